@@ -1,0 +1,82 @@
+"""Every field of a run, once, with its default and what it means.
+
+The defaults are the published CIFAR recipe of SDCLR (Jiang et al., ICML 2021). A data set's own file changes
+what differs there; `methods.py` holds what differs between methods. Override any field on the command line:
+
+    sdclr pretrain --config=configs/digits_lt.py:sdclr --config.prune.rate=0.7 --workdir=runs/sdclr-0.7
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.method = "simclr"  # the row of methods.py that this run uses; reports group runs by it
+    c.seed = 0  # of initialiser, order, views and random pruning; all randomness is a function of (seed, step)
+    c.epochs = 2000
+    c.batch_size = 512  # images a step, over all devices; each gives two views
+    c.log_every = 20  # steps between lines of metrics, the only host synchronisation
+    c.checkpoint_every = 100  # epochs between checkpoints; the last two are kept, and one at the end
+    c.keep_every = 0  # epochs between checkpoints that are kept for good; 0 keeps none of them
+
+    # Who is compared with whom: pairs of (branch, view).
+    c.pairs = ((("dense", 0), ("dense", 1)),)
+
+    c.objective = ConfigDict()
+    c.objective.name = "nt_xent"
+    c.objective.temperature = 0.2
+
+    c.prune = ConfigDict()  # read only where a pair names the sparse branch
+    c.prune.rate = 0.9  # share of all convolution weights cut, by global magnitude
+    c.prune.random_rate = 0.0  # share of all convolution weights cut at random besides
+    c.prune.every = 0  # steps between refreshes of the mask; 0 is every epoch
+    c.prune.norms = "private"  # 'private': each branch its own norms and statistics; 'shared': one set for both
+
+    c.model = ConfigDict()
+    c.model.name = "resnet18"
+    c.model.stem = "cifar"  # 'cifar': one 3x3 convolution; 'imagenet': 7x7 at stride 2 and max-pooling
+    c.model.width = 64  # channels of the first stage
+    c.model.dtype = "float32"  # of the computation; 'bfloat16' on accelerators. Weights and loss stay float32
+
+    c.projector = ConfigDict()
+    c.projector.layers = 3  # the authors give SDCLR 3 and SimCLR 2: a confound, so set one depth for both
+    c.projector.hidden = 512
+    c.projector.out = 128
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "sgd"
+    c.optimizer.learning_rate = 0.5
+    c.optimizer.momentum = 0.9
+    c.optimizer.weight_decay = 1e-4  # on every parameter, as published
+    c.optimizer.warmup_epochs = 10  # linear, from 0
+    c.optimizer.final_learning_rate = 1e-6  # end of the cosine
+
+    c.data = ConfigDict()
+    c.data.name = "digits"
+    c.data.subset = "long_tail"  # what is pretrained on: 'long_tail', its 'balanced' twin, or 'full'
+    c.data.split = 0  # seed of the class order, of the subsets and of the validation images
+    c.data.n_max = 110  # images of the most frequent class
+    c.data.imbalance = 20.0  # n_max over the number of images of the rarest class
+    c.data.validation_per_class = 20  # images a class kept for choosing the probe's epoch and regularisation
+    c.data.few_shot_per_class = 5  # labelled images a class of the few-shot probe
+    c.data.groups = "thirds"  # many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20
+
+    c.views = ConfigDict()
+    c.views.name = "digits"
+    c.views.crop_scale = (0.5, 1.0)  # share of the image's area that a crop covers
+    c.views.rotation = 15.0  # degrees, either way
+    c.views.shift = 1.0  # pixels, either way
+    c.views.contrast = 0.4  # factor from 1 - contrast to 1 + contrast
+
+    c.evaluate = ConfigDict()
+    c.evaluate.batch_size = 256  # images a step when features are extracted
+    c.evaluate.sgd_learning_rate = 30.0
+    c.evaluate.sgd_batch_size = 128
+    c.evaluate.full_epochs = 30
+    c.evaluate.full_drops = (10, 20)  # epochs after which the learning rate falls to a tenth
+    c.evaluate.few_shot_epochs = 100
+    c.evaluate.few_shot_drops = (40, 60)
+    c.evaluate.logistic_l2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # tried at once; validation chooses
+    c.evaluate.knn_k = 20
+    c.evaluate.knn_temperature = 0.1
+    return c

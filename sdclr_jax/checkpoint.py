@@ -1,0 +1,110 @@
+"""Checkpoints of a run's state; nothing else of orbax stands anywhere else.
+
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(step, state)                # returns at once, written in the background
+        state = checkpoints.restore(like=state)      # the newest one that is whole
+"""
+
+import contextlib
+import logging
+import pathlib
+import warnings
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from sdclr_jax import trees
+from sdclr_jax.errors import UserError
+
+LOG = logging.getLogger(__name__)
+_checksum = jax.jit(trees.checksum)
+
+
+class Checkpoints(contextlib.AbstractContextManager):
+    """The checkpoints below a folder; leaving the context waits until everything is on disk.
+
+    Args:
+        directory: where they stand, a folder a step.
+        keep_every: a step divisible by it is kept for good; of the others the last two. 0 keeps only those two.
+    """
+
+    def __init__(self, directory: pathlib.Path, keep_every: int = 0):
+        policies = [checkpoint_managers.LatestN(2)]
+        if keep_every:
+            policies.append(checkpoint_managers.EveryNSteps(keep_every))
+        self._directory = directory.absolute()
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def __exit__(self, *error: Any) -> None:
+        self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any) -> None:
+        """Save in the background; the state may be donated as soon as this returns. A step once saved is not saved again."""
+        if step in self._manager.all_steps():
+            return
+        meta = {"checksum": int(_checksum(state))}
+        self._manager.save(
+            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        )
+
+    def restore(self, like: Any, step: int | None = None) -> Any | None:
+        """The state of the newest whole checkpoint, or None where there is no checkpoint.
+
+        A newer one that cannot be read, or whose checksum is wrong (orbax does not notice a flipped byte), is passed
+        over with a warning and moved out of the way, so that the run can save that step again.
+
+        Args:
+            like: a state of the same structure; shapes, types and shardings are taken from it.
+            step: one step only.
+
+        Raises:
+            UserError: there are checkpoints, but none can be read; or there is none of this step.
+        """
+        steps = self.steps if step is None else [s for s in self.steps if s == step]
+        for candidate in reversed(steps):
+            try:
+                return self._read(candidate, like)
+            except Exception as error:  # orbax raises bare Exception for a damaged file
+                LOG.warning("checkpoint %d of %s cannot be used: %s", candidate, self._directory, _first_line(error))
+                if step is None:
+                    self._set_aside(candidate)
+        if steps or step is not None:
+            raise UserError(
+                f"no checkpoint{'' if step is None else f' of step {step}'} in {self._directory} can be read: "
+                "give a new workdir, or put back the files from a copy"
+            )
+        return None
+
+    def _read(self, step: int, like: Any) -> Any:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            restored = self._manager.restore(step, args=args)
+        if int(_checksum(restored["state"])) != restored["meta"]["checksum"]:
+            raise ValueError("its checksum is wrong, so it is damaged")
+        return restored["state"]
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0:
+            damaged = self._directory.parent / "damaged_checkpoints" / str(step)
+            damaged.parent.mkdir(exist_ok=True)
+            if not damaged.exists():
+                (self._directory / str(step)).rename(damaged)
+        self._manager.reload()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

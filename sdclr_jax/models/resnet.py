@@ -1,0 +1,112 @@
+"""Residual networks (He et al., CVPR 2016), as SDCLR trains them.
+
+Padding, initialiser and bias are explicit, so that weights from PyTorch fit. The initialiser is part of the method:
+one magnitude threshold over all layers compares their scales. A norm is a module whose name contains `norm`: that is
+how the branches tell which parameters are private. The network knows nothing of branches and pruning.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Kaiming normal with fan-out, as in the authors' code: std = sqrt(2 / (kernel area * output channels)).
+kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) -> nn.Conv:
+    """A convolution without bias, symmetric padding ('SAME' is lopsided at stride 2)."""
+    pad = kernel // 2
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        kernel_init=kaiming,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def norm(train: bool, *, dtype: Any, name: str) -> nn.BatchNorm:
+    """Batch norm over the global batch; flax's momentum 0.9 is PyTorch's 0.1. The running variance is the biased one."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: [B, H, W, C] -> [B, H / stride, W / stride, features]."""
+
+    features: int
+    stride: int
+    dtype: Any
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        make_conv, make_norm = partial(conv, dtype=self.dtype), partial(norm, train, dtype=self.dtype)
+        y = nn.relu(make_norm(name="norm1")(make_conv(self.features, 3, self.stride, name="conv1")(x)))
+        y = make_norm(name="norm2")(make_conv(self.features, 3, name="conv2")(y))
+        if x.shape != y.shape:
+            x = make_norm(name="shortcut_norm")(make_conv(self.features, 1, self.stride, name="shortcut")(x))
+        return nn.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 convolutions and a shortcut; the output has 4 x `features` channels."""
+
+    features: int
+    stride: int
+    dtype: Any
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        make_conv, make_norm = partial(conv, dtype=self.dtype), partial(norm, train, dtype=self.dtype)
+        out = self.features * self.expansion
+        y = nn.relu(make_norm(name="norm1")(make_conv(self.features, 1, name="conv1")(x)))
+        y = nn.relu(make_norm(name="norm2")(make_conv(self.features, 3, self.stride, name="conv2")(y)))
+        y = make_norm(name="norm3")(make_conv(out, 1, name="conv3")(y))
+        if x.shape != y.shape:
+            x = make_norm(name="shortcut_norm")(make_conv(out, 1, self.stride, name="shortcut")(x))
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """[B, H, W, C] floats -> features [B, width * 2 ** (stages - 1) * expansion], averaged over space.
+
+    `stem` is 'cifar' (one 3x3 convolution) or 'imagenet' (7x7 at stride 2, then 3x3 max-pooling at stride 2).
+    """
+
+    stages: Sequence[int]
+    block: type[nn.Module]
+    stem: str = "cifar"
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = x.astype(self.dtype)
+        kernel, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+        x = conv(self.width, kernel, stride, dtype=self.dtype, name="stem")(x)
+        x = nn.relu(norm(train, dtype=self.dtype, name="stem_norm")(x))
+        if self.stem == "imagenet":
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for i, blocks in enumerate(self.stages):
+            for j in range(blocks):
+                block_stride = 2 if i > 0 and j == 0 else 1
+                x = self.block(self.width * 2**i, block_stride, self.dtype, name=f"stage{i + 1}_block{j + 1}")(x, train)
+        return x.mean(axis=(1, 2))
+
+
+RESNETS = {
+    "resnet8": partial(ResNet, (1, 1, 1), BasicBlock),  # for images of 8 to 32 pixels
+    "resnet10": partial(ResNet, (1, 1, 1, 1), BasicBlock),
+    "resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock),
+    "resnet34": partial(ResNet, (3, 4, 6, 3), BasicBlock),
+    "resnet50": partial(ResNet, (3, 4, 6, 3), Bottleneck),
+}
+STEMS = ("cifar", "imagenet")

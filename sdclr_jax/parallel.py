@@ -1,0 +1,41 @@
+"""Processes and devices: one mesh, two shardings. Every computation is one `jit` on global arrays.
+
+With the batch split over the devices and the state on each of them, batch norm and the loss are over the global
+batch on any number of devices, and no collective is written by hand.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+class Shardings(NamedTuple):
+    """How arrays lie on the devices: `replicated` (state) or `batch` (leading axis split)."""
+
+    replicated: NamedSharding
+    batch: NamedSharding
+
+
+def initialize() -> None:
+    """Join the processes of a cluster (TPU pod, Slurm, MPI); must come before any other use of JAX."""
+    jax.distributed.initialize()
+
+
+def shardings(devices: list[jax.Device] | None = None) -> Shardings:
+    """Shardings over a one-axis mesh of `devices` (default: all of all processes)."""
+    devices = jax.devices() if devices is None else devices
+    # Auto axes: with explicit ones a product of two batch-sharded arrays raises.
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return Shardings(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
+
+
+def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """The same host array, known whole to every process, on every device."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and shows progress."""
+    return jax.process_index() == 0

@@ -1,0 +1,96 @@
+"""Pruning: one magnitude threshold over all convolution kernels (Jiang et al., ICML 2021, Section 3.2)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from sdclr_jax import trees
+from sdclr_jax.trees import Tree
+
+
+def is_prunable(name: str, leaf: jax.Array) -> bool:
+    """Convolution kernels, stem and shortcuts included; neither heads nor norms."""
+    return name.endswith("/kernel") and leaf.ndim == 4
+
+
+def _prunable(weights: Tree) -> Tree:
+    return trees.partition(weights, is_prunable)[0]
+
+
+def ones(weights: Tree) -> Tree:
+    """The mask that keeps everything: bool in the shape of every prunable leaf, None elsewhere."""
+    return jax.tree.map(lambda w: jnp.ones(w.shape, bool), _prunable(weights))
+
+
+def apply(mask: Tree, weights: Tree) -> Tree:
+    """The weights with the pruned entries at zero; a pruned entry gets no gradient through the result.
+
+    `where` and not a product: a product would pass on a NaN, and strict types refuse bool times float.
+    """
+    pruned = jax.tree.map(
+        lambda m, w: w if m is None else jnp.where(m, w, jnp.zeros_like(w)), mask, weights, is_leaf=lambda x: x is None
+    )
+    return pruned
+
+
+def threshold(weights: list[jax.Array], rank: int) -> jax.Array:
+    """Entry number `rank`, counted from 0, of all |w| in ascending order, as bits (an unsigned integer).
+
+    Non-negative floats order like their bit patterns, so the entry is found by bisection on the bits: one counting
+    pass a bit, exact, without a copy, on sharded arrays too. Sorting 11 million weights takes XLA 20 times as long
+    on a CPU.
+    """
+    bits = [_magnitude_bits(w) for w in weights]
+    dtype = bits[0].dtype
+    width = 8 * dtype.itemsize
+
+    def settle(i: jax.Array, low: jax.Array) -> jax.Array:
+        # `low` holds the bits found so far; the next one is set if at most `rank` entries lie below it.
+        high = low | (jnp.ones((), dtype) << (jnp.asarray(width - 2, dtype) - i.astype(dtype)))
+        below = sum(jnp.sum(b < high, dtype=jnp.int32) for b in bits)
+        return jnp.where(below <= rank, high, low)
+
+    return jax.lax.fori_loop(0, width - 1, settle, jnp.zeros((), dtype))
+
+
+def _magnitude_bits(w: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(jnp.abs(w), jnp.dtype(f"uint{8 * w.dtype.itemsize}"))
+
+
+def magnitude_mask(weights: Tree, rate: float, *, random_rate: float = 0.0, key: jax.Array | None = None) -> Tree:
+    """The mask of the sparse branch, made from the weights as they are.
+
+    Of all n prunable weights together the threshold is entry number ceil(rate * n) of the sorted |w|; what is not
+    below it is kept (so equal magnitudes stay or go together). Of what is kept, a random part of expected size
+    ceil(random_rate * n) goes too.
+
+    Args:
+        weights: tree of arrays; `is_prunable` says which leaves are masked.
+        rate: share cut by magnitude, 0 <= rate < 1.
+        random_rate: share cut at random besides, 0 <= random_rate < 1 - rate.
+        key: for the random part; not read when `random_rate` is 0.
+
+    Returns:
+        Bool leaves where a weight can be pruned, None elsewhere.
+    """
+    prunable = _prunable(weights)
+    leaves, treedef = jax.tree.flatten(prunable)
+    size = sum(leaf.size for leaf in leaves)
+    cut = math.ceil(rate * size)
+    limit = threshold(leaves, min(cut, size - 1))
+    masks = [_magnitude_bits(leaf) >= limit for leaf in leaves]
+    if random_rate:
+        chance = math.ceil(random_rate * size) / (size - cut)
+        keys = jax.random.split(key, len(masks))
+        masks = [m & ~jax.random.bernoulli(k, chance, m.shape) for m, k in zip(masks, keys, strict=True)]
+    return jax.tree.unflatten(treedef, masks)
+
+
+def density(mask: Tree) -> dict[str, jax.Array]:
+    """Share of weights kept in each layer, by the layer's name, and in `all` together."""
+    layers = {name.removesuffix("/kernel"): leaf for name, leaf in trees.named(mask).items()}
+    kept = {name: jnp.sum(leaf, dtype=jnp.int32) for name, leaf in layers.items()}
+    shares = {name: kept[name].astype(jnp.float32) / leaf.size for name, leaf in layers.items()}
+    total = sum(leaf.size for leaf in layers.values())
+    return {**shares, "all": sum(kept.values()).astype(jnp.float32) / total}

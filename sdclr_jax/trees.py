@@ -1,0 +1,59 @@
+"""Trees of arrays: split one in two and join it again, name its leaves, take its checksum."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Tree = Any
+
+
+def name(path: tuple) -> str:
+    """The path of a leaf as text, `encoder/stem/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def named(tree: Tree) -> dict[str, Any]:
+    """The leaves of a tree by name, in the tree's order."""
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def partition(tree: Tree, predicate: Callable[[str, Any], bool]) -> tuple[Tree, Tree]:
+    """Split into the leaves for which `predicate(name, leaf)` holds and the others.
+
+    Both trees have the shape of the whole, with None in the holes; `combine` joins them again.
+    """
+    chosen = jax.tree_util.tree_map_with_path(lambda path, leaf: predicate(name(path), leaf), tree)
+    return (
+        jax.tree.map(lambda leaf, ours: leaf if ours else None, tree, chosen),
+        jax.tree.map(lambda leaf, ours: None if ours else leaf, tree, chosen),
+    )
+
+
+def combine(first: Tree, second: Tree) -> Tree:
+    """Join two trees of equal shape: where the first has a hole (None), the second's leaf."""
+    return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None)
+
+
+def checksum(tree: Tree) -> jax.Array:
+    """One uint32 over every bit of every leaf and its position; it does not depend on devices or shardings.
+
+    Orbax does not notice a flipped byte in stored data, so a checkpoint carries this number. Integer sums wrap
+    and commute, hence the same result in any order of summation; the odd weights make a swap of entries show.
+    """
+    total = jnp.uint32(0)
+    for index, leaf in enumerate(jax.tree.leaves(tree)):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if leaf.dtype == jnp.bool_:
+            leaf = leaf.astype(jnp.uint8)
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+        words = [bits.astype(jnp.uint32)]
+        if leaf.dtype.itemsize == 8:
+            words.append((bits >> jnp.uint64(32)).astype(jnp.uint32))
+        for word in words:
+            word = word.ravel()
+            weight = jnp.uint32(2) * jax.lax.iota(jnp.uint32, word.size) + jnp.uint32(1)
+            total = total * jnp.uint32(31) + jnp.uint32(index + 1) + jnp.sum(word * weight, dtype=jnp.uint32)
+    return total

@@ -1,0 +1,214 @@
+"""One published step, number for number, against figures of the authors' PyTorch code in float64.
+
+`tests/golden/official_step_resnet18_cifar.json`: ResNet-18, 3x3 stem, private norms, rate 0.9, batch 16. Weights and
+inputs are made from the names of the parameters, so both sides start from the same numbers; `probe` is a weighted sum
+over a whole tensor, so one number depends on every entry.
+"""
+
+import json
+import pathlib
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sdclr_jax import branches, objectives, optim, pruning, trees
+from sdclr_jax.models import RESNETS, Network, Projector
+from sdclr_jax.train import Method
+
+GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "official_step_resnet18_cifar.json").read_text())
+PAIRS = ((("dense", 0), ("sparse", 1)),)
+BRANCH_NUMBER = {"dense": 0, "sparse": 1}
+IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+# In float32, rounding through 20 layers and two branches.
+# Unoptimised float64 convolutions take minutes.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+TOLERANCE = {"float64": {"loss": 1e-6, "tensor": 1e-6}, "float32": {"loss": 1e-4, "tensor": 2e-3}}
+
+
+def torch_name(name: str, branch: str) -> str:
+    """Our name of a leaf as the authors' code has it: encoder/stage1_block2/norm1/scale -> layer1.1.bn1.bn_list.0.weight."""
+    parts = name.split("/")
+    module, leaf = parts[-2], parts[-1]
+    if parts[0] == "projector":
+        prefix = "fc."
+        module = module.replace("linear", "fc").replace("norm", "bn")
+    elif parts[1].startswith("stage"):
+        stage, block = parts[1].removeprefix("stage").split("_block")
+        prefix = f"layer{stage}.{int(block) - 1}."
+        module = {"shortcut": "downsample.conv", "shortcut_norm": "downsample.bn"}.get(
+            module, module.replace("norm", "bn")
+        )
+    else:
+        prefix, module = "", {"stem": "conv1", "stem_norm": "bn1"}[module]
+    if "bn" in module:
+        module += f".bn_list.{BRANCH_NUMBER[branch]}"
+    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
+    return f"{prefix}{module}.{leaf}"
+
+
+def torch_layout(x: np.ndarray) -> np.ndarray:
+    return {4: lambda: x.transpose(3, 2, 0, 1), 2: lambda: x.T}.get(x.ndim, lambda: x)()
+
+
+def our_layout(x: np.ndarray) -> np.ndarray:
+    return {4: lambda: x.transpose(2, 3, 1, 0), 2: lambda: x.T}.get(x.ndim, lambda: x)()
+
+
+def made_weight(name: str) -> np.ndarray:
+    shape = GOLDEN["shapes"][name]
+    x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if len(shape) == 4:
+        return x * np.sqrt(2 / np.prod(shape[1:]))
+    if len(shape) == 2:
+        return x * np.sqrt(1 / shape[1])
+    return 0.1 * x if name.endswith("bias") else 1 + 0.1 * x
+
+
+def figures(name: str, x: np.ndarray) -> tuple[float, float]:
+    x = np.asarray(x, np.float64)
+    probe = np.random.default_rng(zlib.crc32(("probe:" + name).encode())).standard_normal(x.shape)
+    return float(np.linalg.norm(x)), float((probe * x).sum() / np.sqrt(x.size))
+
+
+def per_parameter(params) -> dict[str, np.ndarray]:
+    """The trainable leaves under the authors' names and in their layout."""
+    tensors = {torch_name(k, "dense"): v for k, v in trees.named(params["weights"]).items()}
+    for branch in BRANCH_NUMBER:
+        tensors |= {torch_name(k, branch): v for k, v in trees.named(params["norms"][branch]).items()}
+    return {k: torch_layout(np.asarray(v)) for k, v in tensors.items()}
+
+
+def assert_equal(tensors: dict[str, np.ndarray], golden: dict, tolerance: float) -> None:
+    assert tensors.keys() == golden.keys()
+    for name, x in tensors.items():
+        norm, probe = figures(name, x)
+        # The bias before a norm has no gradient but rounding, so a tensor's scale has a floor.
+        scale = max(golden[name]["norm"], 1e-3)
+        assert norm == pytest.approx(golden[name]["norm"], abs=tolerance * scale), name
+        assert probe == pytest.approx(golden[name]["probe"], abs=tolerance * scale), name
+
+
+def published_method(dtype) -> Method:
+    def no_views(key, images):
+        raise AssertionError("the figures start from given views")
+
+    return Method(
+        network=Network(RESNETS["resnet18"](dtype=dtype), Projector(3, 512, 128, dtype=dtype)),
+        branches=branches.choose({"dense", "sparse"}, "private"),
+        pairs=PAIRS,
+        make_views=no_views,
+        objective=objectives.OBJECTIVES["nt_xent"](temperature=0.2),
+        optimizer=optim.sgd(
+            learning_rate=0.5,
+            momentum=0.9,
+            weight_decay=1e-4,
+            warmup_steps=0,
+            total_steps=10**9,
+            final_learning_rate=1e-6,
+        ),
+        prune=lambda weights, key: pruning.magnitude_mask(weights, 0.9),
+    )
+
+
+@pytest.fixture(scope="module", params=["float64", "float32"])
+def published(request):
+    """The published step: state before and after, gradient, outputs, in the type of the parameter."""
+    # Flax asks for promote_types(float64, float32), which strict promotion refuses.
+    with jax.enable_x64(request.param == "float64"), jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.dtype(request.param)
+        method = published_method(dtype)
+        shape = jax.ShapeDtypeStruct((1, 32, 32, 3), dtype)
+        state = jax.eval_shape(method.init, jax.ShapeDtypeStruct((), jnp.uint32), shape)
+
+        def made(branch):
+            return lambda path, leaf: jnp.asarray(our_layout(made_weight(torch_name(trees.name(path), branch))), dtype)
+
+        params = {
+            "weights": jax.tree_util.tree_map_with_path(made("dense"), state.params["weights"]),
+            "norms": {b: jax.tree_util.tree_map_with_path(made(b), state.params["norms"][b]) for b in BRANCH_NUMBER},
+        }
+        stats = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: (jnp.ones if trees.name(path).endswith("var") else jnp.zeros)(leaf.shape, dtype),
+            state.stats,
+        )
+        state = state.replace(
+            step=jnp.int32(0),
+            key=jax.random.key(0),
+            params=params,
+            stats=stats,
+            mask=pruning.ones(params["weights"]),
+            opt_state=method.optimizer.transform.init(params),
+        )
+        state, densities = jax.jit(method.refresh)(state)
+        random = np.random.default_rng(0)
+        views = [random.random((GOLDEN["setup"]["batch"], 3, 32, 32)).transpose(0, 2, 3, 1) for _ in range(2)]
+        views = tuple(jnp.asarray((v - IMAGENET_MEAN) / IMAGENET_STD, dtype) for v in views)
+
+        def everything(state, views):
+            outputs, _ = method.encode(state.params, state, views)
+            after, scalars = method.update(state, views)
+            return outputs, after, scalars
+
+        outputs, after, scalars = jax.jit(everything, compiler_options=OPTIMIZED)(state, views)
+        yield request.param, state, densities, outputs, after, scalars
+
+
+def test_the_mask_keeps_exactly_the_published_counts(published):
+    _, state, densities, *_ = published
+    kept = {torch_name(k, "dense").removesuffix(".weight"): v for k, v in trees.named(state.mask).items()}
+    assert {k: [int(v.sum()), v.size] for k, v in kept.items()} == GOLDEN["mask"]["kept_per_layer"]
+    assert sum(int(v.sum()) for v in kept.values()) == GOLDEN["mask"]["kept"] == 1_115_923
+    assert sum(v.size for v in kept.values()) == GOLDEN["mask"]["total"] == 11_159_232
+    assert float(densities["density/all"]) == pytest.approx(1_115_923 / 11_159_232, rel=1e-6)
+
+
+def test_loss_and_both_branches_outputs(published):
+    dtype, _, _, outputs, _, scalars = published
+    tolerance = TOLERANCE[dtype]
+    assert float(scalars["loss"]) == pytest.approx(GOLDEN["loss"], rel=tolerance["loss"])
+    for side, (branch, view) in zip(("dense", "sparse"), PAIRS[0], strict=True):
+        projection = np.asarray(outputs[branch, view].projection)
+        golden = GOLDEN["features"][side]
+        norm, probe = figures(side, projection)
+        assert norm == pytest.approx(golden["norm"], rel=tolerance["tensor"])
+        assert probe == pytest.approx(golden["probe"], abs=tolerance["tensor"] * golden["norm"])
+        np.testing.assert_allclose(projection[0, :8], golden["row0"], atol=tolerance["tensor"] * 3)
+
+
+def test_parameters_after_one_sgd_step(published):
+    dtype, _, _, _, after, _ = published
+    assert_equal(per_parameter(after.params), GOLDEN["param_after_sgd"], TOLERANCE[dtype]["tensor"])
+
+
+def test_every_gradient(published):
+    dtype, before, _, _, after, _ = published
+    trace = optax.tree.get(after.opt_state, "trace")  # at the first step: gradient + decay * parameter
+    gradient = jax.tree.map(lambda t, p: np.asarray(t, np.float64) - 1e-4 * np.asarray(p, np.float64), trace, before.params)
+    assert_equal(per_parameter(gradient), GOLDEN["grad"], TOLERANCE[dtype]["tensor"])
+
+
+def test_running_statistics(published):
+    """PyTorch stores the unbiased variance, we (flax) the biased one: per update ours is (n - 1) / n of theirs."""
+    dtype, _, _, _, after, _ = published
+    golden = GOLDEN["running_stats_after_one_forward"]
+    tensors = {}
+    for branch in BRANCH_NUMBER:
+        for name, x in trees.named(after.stats[branch]).items():
+            x = np.asarray(x, np.float64)
+            if name.endswith("var"):
+                n = GOLDEN["setup"]["batch"] * positions(name)
+                x = 0.9 + (x - 0.9) * n / (n - 1)
+            tensors[torch_name(name, branch)] = x
+    assert_equal(tensors, golden, TOLERANCE[dtype]["tensor"])
+
+
+def positions(name: str) -> int:
+    """Places in space that a norm averages over, for images of 32 x 32."""
+    if name.startswith("projector"):
+        return 1
+    stage = int(name.split("/")[1].removeprefix("stage")[0]) if "/stage" in name else 1
+    return (32 // 2 ** (stage - 1)) ** 2
