@@ -1,6 +1,6 @@
 """Every field of a run, once, with its default and what it means.
 
-The defaults are the published CIFAR recipe of SDCLR (Jiang et al., ICML 2021). A data set's own file changes
+The defaults are the published recipe of SDCLR for CIFAR-10-LT (Jiang et al., ICML 2021). A data set's own file changes
 what differs there; `methods.py` holds what differs between methods. Override any field on the command line:
 
     sdclr pretrain --config=configs/digits_lt.py:sdclr --config.prune.rate=0.7 --workdir=runs/sdclr-0.7
@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     c.epochs = 2000
     c.batch_size = 512  # images a step, over all devices; each gives two views
     c.log_every = 20  # steps between lines of metrics, the only host synchronisation
-    c.checkpoint_every = 100  # epochs between checkpoints; the last two are kept, and one at the end
-    c.keep_every = 0  # epochs between checkpoints that are kept for good; 0 keeps none of them
+    c.checkpoint_every = 100  # epochs between checkpoints; the last two are kept
+    c.keep_every = 0  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
 
     # Who is compared with whom: pairs of (branch, view).
     c.pairs = ((("dense", 0), ("dense", 1)),)
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     c.model.dtype = "float32"  # of the computation; 'bfloat16' on accelerators. Weights and loss stay float32
 
     c.projector = ConfigDict()
-    c.projector.layers = 3  # the authors give SDCLR 3 and SimCLR 2: a confound, so set one depth for both
+    c.projector.layers = 3  # the authors give SDCLR 3 and SimCLR 2: a confound, so all methods have 3 here
     c.projector.hidden = 512
     c.projector.out = 128
 
@@ -52,31 +52,40 @@ def get_config() -> ConfigDict:
     c.optimizer.final_learning_rate = 1e-6  # end of the cosine
 
     c.data = ConfigDict()
-    c.data.name = "digits"
-    c.data.subset = "long_tail"  # what is pretrained on: 'long_tail', its 'balanced' twin, or 'full'
+    c.data.name = "cifar10"
+    c.data.subset = "long_tail"  # what is pretrained on: 'long_tail', its 'balanced' twin, or all of 'probe_train'
     c.data.split = 0  # seed of the class order, of the subsets and of the validation images
-    c.data.n_max = 110  # images of the most frequent class
-    c.data.imbalance = 20.0  # n_max over the number of images of the rarest class
-    c.data.validation_per_class = 20  # images a class kept for choosing the probe's epoch and regularisation
-    c.data.few_shot_per_class = 5  # labelled images a class of the few-shot probe
+    c.data.n_max = 4500  # images of the most frequent class
+    c.data.imbalance = 100.0  # n_max over the number of images of the rarest class
+    c.data.validation_per_class = 500  # images a class kept for choosing the probe's epoch and regularisation
+    c.data.few_shot_per_class = 50  # labelled images a class of the few-shot probe
     c.data.groups = "thirds"  # many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20
 
-    c.views = ConfigDict()
-    c.views.name = "digits"
-    c.views.crop_scale = (0.5, 1.0)  # share of the image's area that a crop covers
-    c.views.rotation = 15.0  # degrees, either way
-    c.views.shift = 1.0  # pixels, either way
-    c.views.contrast = 0.4  # factor from 1 - contrast to 1 + contrast
+    c.views = ConfigDict()  # a crop, a flip, colours, grey, blur: Chen et al., ICML 2020, Appendix A
+    c.views.name = "simclr"
+    c.views.size = 32  # side of a view in pixels
+    c.views.crop_scale = (0.1, 1.0)  # share of the image's area
+    c.views.crop_ratio = (0.75, 4 / 3)  # width over height
+    c.views.flip = 0.5  # probability
+    c.views.jitter = (0.4, 0.4, 0.4, 0.1)  # strength of brightness, contrast, saturation, hue
+    c.views.jitter_probability = 0.8
+    c.views.grey_probability = 0.2
+    c.views.blur_probability = 0.0
+    c.views.blur_sigma = (0.1, 2.0)  # pixels
+    c.views.mean = (0.485, 0.456, 0.406)  # subtracted from views in 0..1; ImageNet's, as published
+    c.views.std = (0.229, 0.224, 0.225)
 
     c.evaluate = ConfigDict()
     c.evaluate.batch_size = 256  # images a step when features are extracted
-    c.evaluate.sgd_learning_rate = 30.0
+    c.evaluate.sgd_learning_rate = 30.0  # of the published linear probe
     c.evaluate.sgd_batch_size = 128
+    c.evaluate.padding = 4  # pixels around the probe's training images, from which a random crop is taken
+    c.evaluate.flip = 0.5  # probability for the probe's training images
     c.evaluate.full_epochs = 30
     c.evaluate.full_drops = (10, 20)  # epochs after which the learning rate falls to a tenth
     c.evaluate.few_shot_epochs = 100
     c.evaluate.few_shot_drops = (40, 60)
     c.evaluate.logistic_l2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # tried at once; validation chooses
-    c.evaluate.knn_k = 20
+    c.evaluate.knn_k = 200
     c.evaluate.knn_temperature = 0.1
     return c

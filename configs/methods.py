@@ -10,3 +10,11 @@ METHODS = {
     # Jiang et al., Self-Damaging Contrastive Learning, ICML 2021.
     "sdclr": {"pairs": ((("dense", 0), ("sparse", 1)),), "objective": {"name": "nt_xent"}},
 }
+
+
+def choose(config, name: str) -> None:
+    """Overwrite the fields of `config` that the method `name` sets."""
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}: known are {', '.join(METHODS)}")
+    config.method = name
+    config.update(METHODS[name])

@@ -1,8 +1,8 @@
 """Checkpoints of a run's state; nothing else of orbax stands anywhere else.
 
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        checkpoints.save(step, state)                # returns at once, written in the background
-        state = checkpoints.restore(like=state)      # the newest one that is whole
+with Checkpoints(workdir / "checkpoints") as checkpoints:
+    checkpoints.save(step, state)                # returns at once, written in the background
+    state = checkpoints.restore(like=state)      # the newest one that is whole
 """
 
 import contextlib

@@ -86,11 +86,10 @@ class Method:
             objective=self.objective.init(),
         )
 
-    def refresh(self, state: State) -> tuple[State, Scalars]:
-        """Make the mask afresh from the weights; returns the share kept in each layer besides."""
+    def refresh(self, state: State) -> State:
+        """Make the mask afresh from the weights."""
         key = jax.random.fold_in(jax.random.fold_in(state.key, 2), state.step)
-        mask = self.prune(state.params["weights"], key)
-        return state.replace(mask=mask), {f"density/{k}": v for k, v in pruning.density(mask).items()}
+        return state.replace(mask=self.prune(state.params["weights"], key))
 
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""

@@ -143,7 +143,7 @@ def published(request):
             mask=pruning.ones(params["weights"]),
             opt_state=method.optimizer.transform.init(params),
         )
-        state, densities = jax.jit(method.refresh)(state)
+        state = jax.jit(method.refresh)(state)
         random = np.random.default_rng(0)
         views = [random.random((GOLDEN["setup"]["batch"], 3, 32, 32)).transpose(0, 2, 3, 1) for _ in range(2)]
         views = tuple(jnp.asarray((v - IMAGENET_MEAN) / IMAGENET_STD, dtype) for v in views)
@@ -154,20 +154,20 @@ def published(request):
             return outputs, after, scalars
 
         outputs, after, scalars = jax.jit(everything, compiler_options=OPTIMIZED)(state, views)
-        yield request.param, state, densities, outputs, after, scalars
+        yield request.param, state, outputs, after, scalars
 
 
 def test_the_mask_keeps_exactly_the_published_counts(published):
-    _, state, densities, *_ = published
+    _, state, *_ = published
     kept = {torch_name(k, "dense").removesuffix(".weight"): v for k, v in trees.named(state.mask).items()}
     assert {k: [int(v.sum()), v.size] for k, v in kept.items()} == GOLDEN["mask"]["kept_per_layer"]
     assert sum(int(v.sum()) for v in kept.values()) == GOLDEN["mask"]["kept"] == 1_115_923
     assert sum(v.size for v in kept.values()) == GOLDEN["mask"]["total"] == 11_159_232
-    assert float(densities["density/all"]) == pytest.approx(1_115_923 / 11_159_232, rel=1e-6)
+    assert float(pruning.density(state.mask)["all"]) == pytest.approx(1_115_923 / 11_159_232, rel=1e-6)
 
 
 def test_loss_and_both_branches_outputs(published):
-    dtype, _, _, outputs, _, scalars = published
+    dtype, _, outputs, _, scalars = published
     tolerance = TOLERANCE[dtype]
     assert float(scalars["loss"]) == pytest.approx(GOLDEN["loss"], rel=tolerance["loss"])
     for side, (branch, view) in zip(("dense", "sparse"), PAIRS[0], strict=True):
@@ -180,20 +180,22 @@ def test_loss_and_both_branches_outputs(published):
 
 
 def test_parameters_after_one_sgd_step(published):
-    dtype, _, _, _, after, _ = published
+    dtype, _, _, after, _ = published
     assert_equal(per_parameter(after.params), GOLDEN["param_after_sgd"], TOLERANCE[dtype]["tensor"])
 
 
 def test_every_gradient(published):
-    dtype, before, _, _, after, _ = published
+    dtype, before, _, after, _ = published
     trace = optax.tree.get(after.opt_state, "trace")  # at the first step: gradient + decay * parameter
-    gradient = jax.tree.map(lambda t, p: np.asarray(t, np.float64) - 1e-4 * np.asarray(p, np.float64), trace, before.params)
+    gradient = jax.tree.map(
+        lambda t, p: np.asarray(t, np.float64) - 1e-4 * np.asarray(p, np.float64), trace, before.params
+    )
     assert_equal(per_parameter(gradient), GOLDEN["grad"], TOLERANCE[dtype]["tensor"])
 
 
 def test_running_statistics(published):
     """PyTorch stores the unbiased variance, we (flax) the biased one: per update ours is (n - 1) / n of theirs."""
-    dtype, _, _, _, after, _ = published
+    dtype, _, _, after, _ = published
     golden = GOLDEN["running_stats_after_one_forward"]
     tensors = {}
     for branch in BRANCH_NUMBER:

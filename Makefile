@@ -1,0 +1,26 @@
+# The README's commands. Each makes .venv with the locked versions first; needs only Python >= 3.11, pip and make.
+PYTHON ?= python3
+
+.PHONY: demo test lint lock
+
+demo: .venv/installed
+	.venv/bin/python experiments/digits_demo.py
+
+test: .venv/installed
+	.venv/bin/python -m pytest
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+.venv/installed: requirements.lock setup.cfg pyproject.toml
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sdclr_jax needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# One set of versions for all Pythons and systems, from the ranges in setup.cfg. `make lock` after changing them.
+lock:
+	.venv/bin/python -m pip install --quiet uv
+	.venv/bin/uv pip compile --universal --upgrade --no-header --no-annotate --python-version 3.11 --extra test setup.cfg -o requirements.lock

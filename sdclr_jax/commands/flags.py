@@ -1,0 +1,95 @@
+"""Command lines: `--config=FILE.py:METHOD` and `--config.FIELD=VALUE` by ml_collections, errors as one sentence."""
+
+import difflib
+import pathlib
+import sys
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from sdclr_jax.errors import UserError
+
+
+def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
+    """The flags of `sdclr pretrain`: config, workdir, data_dir, distributed, progress."""
+    show_help(argv, usage)
+    # ml_collections wants the file before the fields that override it.
+    argv = sorted(argv, key=lambda arg: not arg.startswith("--config="))
+    if not argv or not argv[0].startswith("--config="):
+        raise UserError("--config is missing: give it as --config=FILE.py:METHOD, such as configs/digits_lt.py:sdclr")
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", None, "", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "", flag_values=values)
+    flags.DEFINE_bool("progress", True, "", flag_values=values)
+    config = _load(argv[0].removeprefix("--config="))
+    _parse(values, config, argv[1:])
+    if not values.workdir:
+        raise UserError("--workdir is missing: give the run's folder, such as --workdir=runs/sdclr")
+    return values
+
+
+def evaluate(argv: list[str], usage: str, config: ConfigDict) -> flags.FlagValues:
+    """The flags of `sdclr evaluate` for a run with this config, of which only `evaluate` may be overridden."""
+    show_help(argv, usage)
+    for arg in argv:
+        if arg.startswith("--config.") and not arg.startswith("--config.evaluate."):
+            raise UserError(f"{arg} would make it another run: evaluate can override config.evaluate only")
+    values = flags.FlagValues()
+    _parse(values, config, argv)
+    return values
+
+
+def show_help(argv: list[str], usage: str) -> None:
+    if "--help" in argv or "-h" in argv:
+        print(usage)
+        sys.exit(0)
+
+
+def _load(location: str) -> ConfigDict:
+    """The config of FILE.py:METHOD. The folder above the file's goes on the import path, so that configs may import
+    their neighbours as `from configs import base`, wherever the command is called."""
+    path = location.partition(":")[0]
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"--config: there is no file {path}")
+    root = str(pathlib.Path(path).absolute().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["sdclr", f"--config={location}"])
+    try:
+        values(["sdclr", f"--config={location}"])
+        return values.config
+    except (flags.Error, ValueError, TypeError, LookupError, AttributeError, ImportError, SyntaxError) as error:
+        raise UserError(f"--config={location}: {_first_line(error)}") from error
+
+
+def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
+    """Parse into `values`, with `config` as the flag of that name and a `data_dir`."""
+    flags.DEFINE_string("data_dir", None, "", flag_values=values)
+    known = [f"config.{field}" for field in _fields(config)] + list(values)
+    for arg in argv:
+        name = arg.partition("=")[0].removeprefix("--")
+        plain = name.removeprefix("no")
+        if not arg.startswith("--"):
+            raise UserError(f"{arg!r} is not a flag: flags are written --name=value")
+        if name not in known and plain not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise UserError(f"there is no field or flag --{name}: the nearest is --{near}")
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["sdclr", *argv])
+    try:
+        values(["sdclr", *argv])
+    except (flags.Error, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(_first_line(error)) from error
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
+    fields = []
+    for name, value in config.items():
+        fields += _fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
+    return fields
+
+
+def _first_line(error: Exception) -> Any:
+    message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return (str(message) or type(error).__name__).splitlines()[0]

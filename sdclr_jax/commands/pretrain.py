@@ -1,0 +1,198 @@
+"""`sdclr pretrain`: train a method, or go on with a run that was stopped."""
+
+import contextlib
+import pathlib
+import signal
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from sdclr_jax import build, parallel, pruning, workdir
+from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax.commands import flags
+from sdclr_jax.errors import Diverged
+from sdclr_jax.train import State
+
+USAGE = """sdclr pretrain --config=FILE.py[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
+
+Pretrains and writes everything about the run to DIR. The same command again goes on where the run stopped: Ctrl-C or
+SIGTERM lets it save first.
+
+  --config=FILE.py:METHOD   such as configs/digits_lt.py:sdclr; its fields, with comments, are in configs/base.py
+  --config.FIELD=VALUE      overrides a field, such as --config.prune.rate=0.7
+  --workdir=DIR             the run's folder
+  --data_dir=DIR            prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
+  --distributed             join the processes of a cluster first (TPU pod, Slurm, MPI)
+  --noprogress              no progress bar"""
+
+
+def main(argv: list[str]) -> None:
+    args = flags.pretrain(argv, USAGE)
+    if args.distributed:
+        parallel.initialize()
+    pretrain(args.config, pathlib.Path(args.workdir), args.data_dir, progress=args.progress)
+
+
+def pretrain(
+    config: ConfigDict,
+    directory: pathlib.Path,
+    data_dir: str | None = None,
+    *,
+    devices: list[jax.Device] | None = None,
+    progress: bool = False,
+) -> State:
+    """Train to the last step, from the newest checkpoint in `directory` if there is one; returns the last state.
+
+    Raises:
+        UserError: bad input, before anything is written.
+        Diverged: the loss is not finite; the last checkpoint stays.
+    """
+    build.check(config)
+    workdir.check(directory, config)
+    shardings = parallel.shardings(devices)
+    images = build.data(config, data_dir).part(config.data.subset).images
+    run = build.run(config, images, shardings)
+    if parallel.is_main():
+        workdir.claim(directory, config)
+
+    method = run.method
+    init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=_quick_compile(shardings))
+    step_fn = jax.jit(method.step, donate_argnums=0, out_shardings=(shardings.replicated, shardings.replicated))
+    refresh = jax.jit(method.refresh, donate_argnums=0, out_shardings=shardings.replicated)
+    density = jax.jit(pruning.density)
+
+    with Checkpoints(directory / "checkpoints", run.keep_every) as checkpoints, _Stop() as stop:
+        state = checkpoints.restore(like=run.abstract_state(shardings))
+        if state is None:
+            state = init(np.uint32(config.seed), jnp.zeros(run.view_shape))
+        start = int(state.step)
+        with contextlib.closing(_log(directory, start)) as log, _bar(run.total_steps, start, progress) as bar:
+            clock = _Clock(config.batch_size, start, log.seconds)
+            batches = run.batches.from_step(start)
+            window = []
+            for step in range(start, run.total_steps):
+                with clock.waiting():
+                    images = next(batches)
+                if method.damaged and step % run.refresh_every == 0:
+                    state = refresh(state)
+                state, scalars = step_fn(state, images)
+                window.append(scalars)
+                done = step + 1
+
+                last = done == run.total_steps
+                checkpoint = done % run.checkpoint_every == 0 or last
+                if not (done % config.log_every == 0 or checkpoint):
+                    continue
+                # Checkpoints fall on lines of the log, so the means in a line do not depend on where a run stopped.
+                line = _mean_of(window, done)  # waits for the devices
+                window.clear()
+                line |= {"epoch": done / run.batches.steps_per_epoch}
+                if method.damaged:
+                    line |= {f"density/{k}": float(v) for k, v in density(state.mask).items()}
+                line |= clock.read(done)
+                log.write(line)
+                bar.set_postfix(loss=f"{line['loss']:.3f}", images_per_s=f"{line['images_per_second']:.0f}")
+                bar.update(done - bar.n)
+                if checkpoint or stop.asked:
+                    checkpoints.save(done, state)
+                if stop.asked:
+                    sys.exit(f"stopped at step {done} of {run.total_steps}; the same command goes on from there")
+    return state
+
+
+def _quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
+    # One random draw a layer, run once: on a CPU, unoptimised code compiles in a quarter of the time.
+    on_cpu = shardings.batch.mesh.devices.flat[0].platform == "cpu"
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None
+
+
+def _mean_of(window: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
+    """Means of the scalars of the steps up to `done`.
+
+    Raises:
+        Diverged: names the first step whose loss is not finite, and the branch it came from.
+    """
+    window = jax.device_get(window)
+    for step, scalars in enumerate(window, done - len(window) + 1):
+        if not np.isfinite(scalars["loss"]):
+            bad = [name.split("/")[1] for name, x in scalars.items() if "/" in name and not np.isfinite(x)]
+            where = f"in the {' and the '.join(bad)} branch" if bad else "in the loss itself"
+            raise Diverged(
+                f"the loss is {scalars['loss']} at step {step}, {where}: the last checkpoint is kept; "
+                "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or model.dtype float32"
+            )
+    return {"step": done} | {name: float(np.mean([scalars[name] for scalars in window])) for name in window[0]}
+
+
+class _Clock:
+    """Images a second since the last line (the first one counts compilation), seconds of training in all, and
+    seconds spent waiting for data since the last line."""
+
+    def __init__(self, batch_size: int, step: int, seconds: float):
+        self._batch_size, self._step, self._seconds = batch_size, step, seconds
+        self._since, self._wait = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self):
+        before = time.perf_counter()
+        yield
+        self._wait += time.perf_counter() - before
+
+    def read(self, step: int) -> dict[str, float]:
+        now = time.perf_counter()
+        elapsed, wait, steps = now - self._since, self._wait, step - self._step
+        self._since, self._step, self._wait = now, step, 0.0
+        self._seconds += elapsed
+        rate = steps * self._batch_size / elapsed
+        return {"images_per_second": rate, "seconds": self._seconds, "data_wait_seconds": wait}
+
+
+class _Stop(contextlib.AbstractContextManager):
+    """Ctrl-C and SIGTERM ask once; a second time they end the process. One process only: several must stop together."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self):
+        try:
+            self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread, as in some notebooks
+            self._before = {}
+        return self
+
+    def _ask(self, number, frame):
+        if self.asked or jax.process_count() > 1:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _NoLog:
+    """The log of a process that is not the main one."""
+
+    seconds = 0.0
+
+    def write(self, line):
+        pass
+
+    def close(self):
+        pass
+
+
+def _log(directory: pathlib.Path, step: int):
+    return workdir.Metrics(directory, step) if parallel.is_main() else _NoLog()
+
+
+def _bar(total: int, start: int, progress: bool) -> tqdm:
+    # A terminal is drawn afresh often; a file would fill up.
+    interval = 0.5 if sys.stderr.isatty() else 30
+    quiet = not (progress and parallel.is_main())
+    return tqdm(total=total, initial=start, unit="step", mininterval=interval, disable=quiet, dynamic_ncols=True)

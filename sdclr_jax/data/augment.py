@@ -1,0 +1,390 @@
+"""Views made on the device: (key, images uint8 [B, H, W, C]) -> float32 [B, h, w, C], every image by its own numbers.
+
+Each view draws one table of uniform numbers [B, P], turns its columns into boxes, factors and the like, and hands
+these to the operations further down, which are deterministic. Nothing depends on an image's neighbours or on where it
+lies, so a `jit` on a batch split over devices needs no communication and gives the values that one device gives.
+
+Operations work on float32 [B, h, w, C] in 0..1 and clip to that range, as Pillow does on bytes.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdclr_jax.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_ATTEMPTS = 10  # boxes tried before the whole image is taken, as in torchvision
+_BRIGHTNESS, _SATURATION, _HUE = 0, 2, 3  # 1 is contrast
+
+
+def simclr_view(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    size: int,
+    crop_scale: tuple[float, float] = (0.1, 1.0),
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flip: float = 0.5,
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+    jitter_probability: float = 0.8,
+    grey_probability: float = 0.2,
+    blur_probability: float = 0.0,
+    blur_sigma: tuple[float, float] = (0.1, 2.0),
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> jax.Array:
+    """The views of SimCLR (Chen et al., ICML 2020, Appendix A), in the order and with the meaning of torchvision.
+
+    A resized crop, a horizontal flip, brightness, contrast, saturation and hue in an order of their own for every
+    image, grey, a Gaussian blur, then (x - mean) / std.
+
+    Args:
+        key: of the whole batch.
+        images: uint8 [B, H, W, 3].
+        size: side of a view in pixels.
+        crop_scale: share of the image's area in the crop, from and to.
+        crop_ratio: width over height of the crop, from and to; uniform in its logarithm.
+        flip: probability.
+        jitter: strength of brightness, contrast and saturation, whose factors lie in max(0, 1 - s)..1 + s, and of hue,
+            whose shift lies in -s..s turns of the colour circle.
+        jitter_probability: of changing an image's colours at all.
+        grey_probability: of leaving only brightness.
+        blur_probability: where it is 0, no blur is compiled.
+        blur_sigma: standard deviation of the blur in pixels, from and to.
+        mean, std: one number a channel, for images in 0..1.
+
+    Returns:
+        float32 [B, size, size, 3].
+
+    Raises:
+        UserError: a field out of its range, or images without three channels.
+    """
+    batch, height, width, channels = images.shape
+    _check("views.name", "simclr", channels == 3, f"one for images of {channels} channels, such as 'digits'")
+    _check("views.size", size, size >= 1, "at least 1")
+    _check_range("views.crop_scale", crop_scale, 1)
+    _check_range("views.crop_ratio", crop_ratio, math.inf)
+    _check_range("views.blur_sigma", blur_sigma, math.inf)
+    jitter_ok = len(jitter) == 4 and min(jitter) >= 0 and jitter[_HUE] <= 0.5
+    _check("views.jitter", jitter, jitter_ok, "four numbers of at least 0, the last at most 0.5")
+    _check_probability("views.flip", flip)
+    _check_probability("views.jitter_probability", jitter_probability)
+    _check_probability("views.grey_probability", grey_probability)
+    _check_probability("views.blur_probability", blur_probability)
+    u = jax.random.uniform(key, (batch, 35))
+    for_crop, for_jitter, for_flip, for_grey, for_blur = jnp.split(u, (22, 31, 32, 33), axis=1)
+    x = resized_crop(images, random_boxes(for_crop, height, width, crop_scale, crop_ratio), size)
+    x = _where(for_flip[:, 0] < flip, x[:, :, ::-1], x)
+    x = color_jitter(x, *random_jitter(for_jitter, jitter, jitter_probability))
+    x = _where(for_grey[:, 0] < grey_probability, jnp.broadcast_to(luma(x), x.shape), x)
+    if blur_probability:
+        sigma = _between(for_blur[:, 1], *blur_sigma)
+        x = _where(for_blur[:, 0] < blur_probability, gaussian_blur(x, sigma), x)
+    return _normalise(x, mean, std)
+
+
+def digits_view(
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    crop_scale: tuple[float, float] = (0.5, 1.0),
+    rotation: float = 15.0,
+    shift: float = 1.0,
+    contrast: float = 0.4,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> jax.Array:
+    """Views of tiny pictures on black: crop, turn and shift in one resampling, contrast, then (x - mean) / std.
+
+    The counterpart of `simclr_view` where colours, flips and repeated resampling would leave nothing to recognise.
+
+    Args:
+        key: of the whole batch.
+        images: uint8 [B, H, W, C].
+        crop_scale: share of the image's area in the crop, from and to; the crop lies anywhere inside the image.
+        rotation: degrees, at most, either way.
+        shift: pixels of the image, at most, either way, down and across; what comes in is black.
+        contrast: the factor lies in 1 - contrast..1 + contrast, about the view's mean.
+        mean, std: one number a channel, for images in 0..1.
+
+    Returns:
+        float32 [B, H, W, C].
+
+    Raises:
+        UserError: a field out of its range.
+    """
+    _check_range("views.crop_scale", crop_scale, 1)
+    _check("views.rotation", rotation, 0 <= rotation <= 180, "between 0 and 180 degrees")
+    _check("views.shift", shift, shift >= 0, "at least 0 pixels")
+    _check("views.contrast", contrast, 0 <= contrast <= 1, "between 0 and 1")
+    u = jax.random.uniform(key, (len(images), 7))
+    side = jnp.sqrt(_between(u[:, :1], *crop_scale))  # [B, 1], share of the image's side
+    room = (1 - side) / 2 * jnp.array([images.shape[1:3]], jnp.float32)  # [B, 2], pixels
+    offset = room * _between(u[:, 1:3], -1, 1) + _between(u[:, 3:5], -shift, shift)
+    angle = jnp.deg2rad(_between(u[:, 5], -rotation, rotation))
+    x = affine(_unit(images), side[:, 0], angle, offset)
+    x = _blend(x, x.mean(axis=(1, 2, 3), keepdims=True), _between(u[:, 6], 1 - contrast, 1 + contrast))
+    return _normalise(x, mean, std)
+
+
+def probe_view(
+    key: jax.Array, images: jax.Array, *, padding: int, flip: float, mean: Sequence[float], std: Sequence[float]
+) -> jax.Array:
+    """What the published linear probe trains on: a random crop of the padded image, a flip, then (x - mean) / std.
+
+    Args:
+        key: of the whole batch.
+        images: uint8 [B, H, W, C].
+        padding: rows and columns of black on each side, out of which [H, W] are cut anywhere.
+        flip: probability.
+        mean, std: one number a channel, for images in 0..1.
+
+    Returns:
+        float32 [B, H, W, C].
+
+    Raises:
+        UserError: a negative padding, or a flip that is no probability.
+    """
+    _check("evaluate.padding", padding, padding >= 0, "at least 0")
+    _check_probability("evaluate.flip", flip)
+    u = jax.random.uniform(key, (len(images), 3))
+    corners = jnp.floor(u[:, :2] * (2 * padding + 1)).astype(jnp.int32) - padding
+    x = shifted_crop(_unit(images), corners)
+    return _normalise(_where(u[:, 2] < flip, x[:, :, ::-1], x), mean, std)
+
+
+def plain(images: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """The images uint8 [B, H, W, C] themselves, as float32 (x - mean) / std: what is evaluated."""
+    return _normalise(_unit(images), mean, std)
+
+
+# From uniform numbers to what they decide.
+
+
+def random_boxes(
+    u: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> jax.Array:
+    """Boxes int32 [B, 4] = top, left, height, width in pixels, from uniform numbers [B, 22]; torchvision's rule.
+
+    The first of ten boxes (area uniform in `scale` times the image's, logarithm of width over height uniform in that of
+    `ratio`, sides rounded) that fits into the image, anywhere in it; if none fits, the largest central box in `ratio`.
+    """
+    area = height * width * _between(u[:, :_ATTEMPTS], *scale)
+    aspect = jnp.exp(_between(u[:, _ATTEMPTS : 2 * _ATTEMPTS], *map(math.log, ratio)))
+    sides = jnp.round(jnp.sqrt(jnp.stack([area / aspect, area * aspect], axis=2)))  # [B, 10, 2], height and width
+    whole = jnp.array([[height, width]], jnp.float32)
+    fits = ((sides >= 1) & (sides <= whole[None])).all(axis=2)
+    first = jnp.argmax(fits, axis=1)[:, None, None]
+    central = (min(height, round(width / ratio[0])), min(width, round(height * ratio[1])))
+    found = fits.any(axis=1)[:, None]
+    box = jnp.where(found, jnp.take_along_axis(sides, first, axis=1)[:, 0], jnp.array([central], jnp.float32))
+    room = whole - box
+    corner = jnp.floor(jnp.where(found, u[:, 2 * _ATTEMPTS :] * (room + 1), room / 2))
+    return jnp.concatenate([corner, box], axis=1).astype(jnp.int32)
+
+
+def random_jitter(u: jax.Array, strength: Sequence[float], probability: float) -> tuple[jax.Array, jax.Array]:
+    """What `color_jitter` asks for, from uniform numbers [B, 9]: factors float32 [B, 4] and order int32 [B, 4].
+
+    An image is left alone with 1 - `probability`: factors of 1, a hue shift of 0.
+    """
+    brightness, contrast, saturation, hue = strength
+    low = jnp.array([[max(0, 1 - brightness), max(0, 1 - contrast), max(0, 1 - saturation), -hue]], jnp.float32)
+    high = jnp.array([[1 + brightness, 1 + contrast, 1 + saturation, hue]], jnp.float32)
+    factors = jnp.where(u[:, :1] < probability, _between(u[:, 1:5], low, high), jnp.array([[1.0, 1.0, 1.0, 0.0]]))
+    return factors, jnp.argsort(u[:, 5:9], axis=1)
+
+
+# Operations.
+
+
+def resized_crop(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
+    """Cut boxes [B, 4] (top, left, height, width) out of uint8 [B, H, W, C] and resize them to [B, size, size, C].
+
+    Bicubic as in Pillow: where a box shrinks the kernel is widened, so that nothing is skipped, and no pixel outside
+    the box is read.
+    """
+    rows = _bicubic(boxes[:, 0], boxes[:, 2], images.shape[1], size)
+    columns = _bicubic(boxes[:, 1], boxes[:, 3], images.shape[2], size)
+    return _separable(_unit(images), rows, columns)
+
+
+def shifted_crop(x: jax.Array, corners: jax.Array) -> jax.Array:
+    """The window of x's own size whose top left pixel lies at `corners` int [B, 2] (row, column); 0 outside of x."""
+
+    def rows(start: jax.Array, size: int) -> jax.Array:
+        return (_index(size, 2) == _index(size, 1) + _column(start)).astype(jnp.float32)
+
+    return _separable(x, rows(corners[:, 0], x.shape[1]), rows(corners[:, 1], x.shape[2]))
+
+
+def affine(x: jax.Array, side: jax.Array, angle: jax.Array, offset: jax.Array) -> jax.Array:
+    """Zoom, turn and shift x about its middle, bilinear, 0 outside of x.
+
+    Args:
+        x: [B, H, W, C], small: the cost grows with the square of H * W.
+        side: [B], share of x's side that fills the view.
+        angle: [B], radians, counter-clockwise.
+        offset: [B, 2], pixels down and across from x's middle to what stands in the middle of the view.
+    """
+    height, width = x.shape[1:3]
+    grid = np.indices((height, width)).reshape(2, 1, -1)
+    down, across = (jnp.array(g - (n - 1) / 2, jnp.float32) for g, n in zip(grid, (height, width), strict=True))
+    cos, sin = (side * jnp.cos(angle))[:, None], (side * jnp.sin(angle))[:, None]
+    row = cos * down + sin * across + offset[:, :1] + (height - 1) / 2  # [B, H * W]: where each pixel is read
+    column = cos * across - sin * down + offset[:, 1:] + (width - 1) / 2
+    # Tents over rows and columns instead of a gather: faster on every kind of device, and 0 outside by themselves.
+    rows = jnp.maximum(0, 1 - jnp.abs(row[:, :, None] - _index(height, 2)))
+    columns = jnp.maximum(0, 1 - jnp.abs(column[:, :, None] - _index(width, 2)))
+    out = jnp.einsum("bpi,bpj,bijc->bpc", rows, columns, x, precision="highest")
+    return out.reshape(x.shape)
+
+
+def luma(x: jax.Array) -> jax.Array:
+    """Brightness [B, h, w, 1] of colours [B, h, w, 3], ITU-R BT.601."""
+    return 0.299 * x[..., :1] + 0.587 * x[..., 1:2] + 0.114 * x[..., 2:]
+
+
+def adjust_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
+    """Turn the hue of x [B, h, w, 3] by `shift` [B] turns of the HSV colour circle, value and saturation unchanged."""
+    red, green, blue = x[..., :1], x[..., 1:2], x[..., 2:]
+    high, low = jnp.maximum(jnp.maximum(red, green), blue), jnp.minimum(jnp.minimum(red, green), blue)
+    chroma = high - low
+    # Comparisons rather than `high == red`: the compiler may compute a colour twice, and differently in its last bit.
+    hue = jnp.where(
+        (red >= green) & (red >= blue),
+        green - blue,
+        jnp.where(green >= blue, blue - red + 2 * chroma, red - green + 4 * chroma),
+    )
+    hue = hue / jnp.maximum(chroma, 1e-12) + 6 * _per_image(shift)
+    hue = hue - 6 * jnp.floor(hue / 6)  # in sixths of the circle; jnp.mod takes five times as long on CPU
+    share = jnp.concatenate([jnp.abs(hue - 3) - 1, 2 - jnp.abs(hue - 2), 2 - jnp.abs(hue - 4)], axis=3)
+    return low + chroma * jnp.clip(share, 0, 1)
+
+
+def color_jitter(x: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
+    """Change brightness, contrast, saturation and hue of x [B, h, w, 3], each image in its own order.
+
+    Args:
+        x: colours in 0..1.
+        factors: float32 [B, 4]: of brightness, contrast and saturation (1 changes nothing), and a hue shift in turns.
+        order: int32 [B, 4], each row a permutation: operation 0..3, in the order of `factors`, at each place.
+    """
+    # Each image runs all operations at all four places and keeps one, so the distribution is torchvision's. But three
+    # of the four are one blend, towards different colours, so a place costs a blend and a hue, not four operations.
+    factors = jnp.take_along_axis(factors, order, axis=1)
+    for place in range(4):
+        operation, factor, grey = _per_image(order[:, place]), factors[:, place], luma(x)
+        towards = jnp.where(operation == _SATURATION, grey, grey.mean(axis=(1, 2, 3), keepdims=True))
+        towards = jnp.where(operation == _BRIGHTNESS, 0.0, towards)
+        x = jnp.where(operation == _HUE, adjust_hue(x, factor), _blend(x, towards, factor))
+    return x
+
+
+def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
+    """Blur x [B, h, w, C] by `sigma` [B] pixels, with a kernel of a tenth of the side, made odd (at least 3).
+
+    As in SimCLR's code; but the picture is mirrored at its borders, as in torchvision, where that code lets black in.
+    """
+    return _separable(x, *(_gaussian(sigma, size) for size in x.shape[1:3]))
+
+
+# Helpers.
+
+
+def _separable(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Every image [H, W] times its own matrices: rows [B, h, H] x columns [B, w, W] -> [B, h, w, C].
+
+    Across first, and clipped in between, as in Pillow: there the bytes between the two passes cannot overshoot either.
+    """
+    x = jnp.clip(jnp.einsum("bijc,bwj->biwc", x, columns, precision="highest"), 0, 1)
+    return jnp.clip(jnp.einsum("biwc,bhi->bhwc", x, rows, precision="highest"), 0, 1)
+
+
+def _bicubic(start: jax.Array, length: jax.Array, size_in: int, size_out: int) -> jax.Array:
+    """Weights [B, size_out, size_in] that stretch `length` pixels from `start` on (int [B]) over `size_out` pixels."""
+    start, length = (_column(v.astype(jnp.float32)) for v in (start, length))
+    scale = length / size_out
+    pixel = _index(size_in, 2) + 0.5
+    t = jnp.abs(pixel - start - (_index(size_out, 1) + 0.5) * scale) / jnp.maximum(scale, 1)
+    # Keys' kernel with a = -0.5.
+    weights = jnp.where(t < 1, (1.5 * t - 2.5) * t * t + 1, jnp.where(t < 2, ((2.5 - 0.5 * t) * t - 4) * t + 2, 0))
+    weights = jnp.where((pixel > start) & (pixel < start + length), weights, 0)
+    return weights / weights.sum(axis=2, keepdims=True)
+
+
+def _gaussian(sigma: jax.Array, size: int) -> jax.Array:
+    """Weights [B, size, size] of a Gaussian cut off at size // 20 pixels and mirrored at the borders."""
+    radius = max(1, size // 20)
+
+    def tap(distance: jax.Array) -> jax.Array:
+        return jnp.where(jnp.abs(distance) <= radius, jnp.exp(-0.5 * (distance / _column(sigma)) ** 2), 0)
+
+    out, pixel = _index(size, 1), _index(size, 2)
+    # What pixel -p or 2 * (size - 1) - p would have shown is p's; the border pixels themselves come once.
+    weights = tap(out - pixel)
+    weights += jnp.where(pixel > 0, tap(out + pixel), 0)
+    weights += jnp.where(pixel < size - 1, tap(2 * (size - 1) - out - pixel), 0)
+    return weights / weights.sum(axis=2, keepdims=True)
+
+
+def _blend(x: jax.Array, towards: jax.Array, factor: jax.Array) -> jax.Array:
+    """x at factor 1, `towards` at factor 0, beyond x above; `factor` is [B]."""
+    factor = _per_image(factor)
+    return jnp.clip(factor * x + (1 - factor) * towards, 0, 1)
+
+
+def _unit(images: jax.Array) -> jax.Array:
+    if images.dtype != jnp.uint8:
+        raise TypeError(f"images are {images.dtype}: views are made of uint8")
+    return images.astype(jnp.float32) / 255
+
+
+def _normalise(x: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    rule = f"{x.shape[3]} numbers, one a channel"
+    _check("views.mean", mean, len(mean) == x.shape[3], rule)
+    _check("views.std", std, len(std) == x.shape[3] and min(std) > 0, rule + ", above 0")
+    mean, std = (jnp.array(v, jnp.float32)[None, None, None] for v in (mean, std))
+    return (x - mean) / std
+
+
+def _between(u: jax.Array, low, high) -> jax.Array:
+    return low + (high - low) * u
+
+
+def _where(chosen: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Images of a where `chosen` [B], of b elsewhere."""
+    return jnp.where(_per_image(chosen), a, b)
+
+
+def _per_image(v: jax.Array) -> jax.Array:
+    return v[:, None, None, None]
+
+
+def _column(v: jax.Array) -> jax.Array:
+    return v[:, None, None]
+
+
+def _index(size: int, axis: int) -> jax.Array:
+    """0..size - 1 along one of three axes."""
+    return jax.lax.broadcasted_iota(jnp.float32, tuple(size if i == axis else 1 for i in range(3)), axis)
+
+
+def _check(field: str, value, ok: bool, rule: str) -> None:
+    if not ok:
+        raise UserError(f"{field} is {value!r}: it must be {rule}")
+
+
+def _check_range(field: str, value: tuple[float, float], high: float) -> None:
+    ok = len(value) == 2 and 0 < value[0] <= value[1] <= high
+    _check(field, value, ok, f"two numbers above 0 and at most {high}, the smaller one first")
+
+
+def _check_probability(field: str, value: float) -> None:
+    _check(field, value, 0 <= value <= 1, "between 0 and 1")

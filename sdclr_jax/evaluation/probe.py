@@ -1,0 +1,211 @@
+"""Linear classifiers on frozen features: the published SGD probe, and a deterministic one without settings of its own.
+
+Both choose on validation images, never on test images, and both give a kernel [D, C] and a bias [C] for `predict`.
+Products are asked for in full float32, which some accelerators do not give by default.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sdclr_jax.errors import UserError
+
+_MOMENTUM = 0.9
+_TOLERANCE = 1e-5  # of the gradient's norm g: the loss is then about g^2 / (2 l2) off its minimum, 5e-5 at l2 = 1e-6
+_MAX_ITERATIONS = 1000
+
+
+class SgdProbe(NamedTuple):
+    kernel: np.ndarray  # float32 [D, C]
+    bias: np.ndarray  # float32 [C]
+    best_epoch: int  # counted from 1: the first epoch with the best validation accuracy, whose weights these are
+    validation_accuracy: float  # share of all validation images, at that epoch
+    history: tuple[float, ...]  # validation accuracy after each epoch
+
+
+class LogisticFit(NamedTuple):
+    l2: float
+    loss: float  # mean cross-entropy + l2 / 2 * |kernel|^2, on standardised features
+    gradient_norm: float  # at most 1e-5, unless the iterations ran out or float32 gives no smaller one
+    iterations: int
+    validation_accuracy: float
+
+
+class LogisticProbe(NamedTuple):
+    kernel: np.ndarray  # float32 [D, C], for raw features
+    bias: np.ndarray  # float32 [C], for raw features
+    best: LogisticFit
+    history: tuple[LogisticFit, ...]  # one for each l2, in the order given
+
+
+def predict(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Class of each row of `features` [N, D], the lowest on ties: int32 [N]."""
+    return np.asarray(_predict(features, kernel, bias))
+
+
+def cached(features: np.ndarray) -> Callable[[int, np.ndarray], jax.Array]:
+    """The `features_of` of a protocol that does not augment: rows of `features` [N, D], kept on the device."""
+    return partial(_rows, jnp.asarray(features, jnp.float32))
+
+
+def sgd(
+    features_of: Callable[[int, np.ndarray], jax.Array],
+    labels: np.ndarray,
+    validation_features: np.ndarray,
+    validation_labels: np.ndarray,
+    *,
+    num_classes: int,
+    epochs: int,
+    drops: Sequence[int],
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+) -> SgdProbe:
+    """The published probe (Jiang et al., ICML 2021, supplement): SGD with momentum 0.9 and no weight decay.
+
+    `features_of(step, indices)` gives the features [batch_size, D] of the training images `indices`, int32
+    [batch_size], at `step`, counted from 0 over all epochs: `cached(features)` where they are fixed, else views made
+    afresh, their randomness a function of the step. `labels` is int [N]; the validation set is [V, D] and int [V].
+    The learning rate falls to a tenth after each of the epochs `drops`. Weights start from normal(0, 0.01), the bias
+    from 0. Epoch e visits the images in the order `np.random.default_rng((seed, e)).permutation(N)`, e counted from 1.
+    The last batch of an epoch is the mean over the images it has, as in a PyTorch loader that keeps it.
+    Raises UserError where there are no validation images, or fewer than one epoch.
+    """
+    _need_validation(validation_labels)
+    if epochs < 1:
+        raise UserError(
+            f"A probe of {epochs} epochs learns nothing: set evaluate.full_epochs and few_shot_epochs above 0."
+        )
+    labels = np.asarray(labels, np.int32)
+    validation_features = jnp.asarray(validation_features, jnp.float32)
+    # NumPy's generator: the same on every device, and no time to compile. Epochs count from 1, so 0 is free for this.
+    kernel = np.random.default_rng((seed, 0)).normal(0.0, 0.01, (validation_features.shape[1], num_classes))
+    weights = (jnp.asarray(kernel, jnp.float32), jnp.zeros(num_classes))
+    velocity = jax.tree.map(jnp.zeros_like, weights)
+    best, best_epoch, history, step = weights, 0, [], 0
+    for epoch in range(1, epochs + 1):
+        # After the epoch, as published; the authors' script moves its schedule first, so it drops one epoch sooner.
+        rate = learning_rate * 0.1 ** sum(epoch > drop for drop in drops)
+        order = np.random.default_rng((seed, epoch)).permutation(len(labels)).astype(np.int32)
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size]
+            # One shape for every batch: what is missing is filled with image 0 and the label -1, which counts nothing.
+            missing = (0, batch_size - len(indices))
+            targets = np.pad(labels[indices], missing, constant_values=-1)
+            features = features_of(step, np.pad(indices, missing))
+            weights, velocity = _sgd_step(weights, velocity, features, targets, rate)
+            step += 1
+        accuracy = _accuracy(validation_features, validation_labels, *weights)
+        if accuracy > max(history, default=-1.0):
+            best, best_epoch = weights, epoch
+        history.append(accuracy)
+    return SgdProbe(np.asarray(best[0]), np.asarray(best[1]), best_epoch, max(history), tuple(history))
+
+
+def logistic(
+    features: np.ndarray,
+    labels: np.ndarray,
+    validation_features: np.ndarray,
+    validation_labels: np.ndarray,
+    *,
+    num_classes: int,
+    l2: Sequence[float],
+) -> LogisticProbe:
+    """Multinomial logistic regression, to its minimum for every `l2`; the best on validation images is kept.
+
+    It minimises mean cross-entropy + l2 / 2 * |kernel|^2, the bias free, by L-BFGS from zero, on features standardised
+    with the training set's mean and standard deviation, so that one `l2` means the same for every encoder; a feature
+    that is constant there, but for rounding, counts for nothing. The result is folded back to raw features. Nothing is
+    random. Of equal accuracies the larger `l2` wins. Features are [N, D] and [V, D], labels int [N] and [V].
+    Raises UserError where there are no validation images or no `l2`.
+    """
+    _need_validation(validation_labels)
+    if not len(l2):
+        raise UserError("evaluate.logistic_l2 is empty: give at least one value, such as (1e-3,).")
+    mean, std = np.mean(features, axis=0, dtype=np.float64), np.std(features, axis=0, dtype=np.float64)
+    # Below float32's resolution of the mean a deviation is rounding noise: dividing by it would make it a feature.
+    scale = np.where(std > 1e-6 * np.abs(mean), std, np.inf)
+    standardised = ((features - mean) / scale).astype(np.float32)
+    # The start is an argument, not made inside: on CPU, XLA of jaxlib 0.10.2 multiplies wrongly by a constant matrix.
+    start = (jnp.zeros((standardised.shape[1], num_classes)), jnp.zeros(num_classes))
+    targets = np.asarray(labels, np.int32)
+    fitted = jax.device_get(_fit_logistic(standardised, targets, np.asarray(l2, np.float32), start))
+    history, candidates = [], []
+    for value, kernel, bias, loss, gradient_norm, iterations in zip(l2, *fitted, strict=True):
+        raw_kernel = kernel / scale[:, None]
+        raw_bias = bias - mean @ raw_kernel
+        candidates.append((raw_kernel.astype(np.float32), raw_bias.astype(np.float32)))
+        accuracy = _accuracy(validation_features, validation_labels, *candidates[-1])
+        history.append(LogisticFit(float(value), float(loss), float(gradient_norm), int(iterations), accuracy))
+    best = max(range(len(l2)), key=lambda i: (history[i].validation_accuracy, history[i].l2))
+    return LogisticProbe(*candidates[best], history[best], tuple(history))
+
+
+@jax.jit
+def _sgd_step(weights, velocity, features: jax.Array, labels: jax.Array, learning_rate: float):
+    """One step of SGD; the momentum takes the gradient in whole, and the rate scales both, as PyTorch does."""
+    gradient = jax.grad(_cross_entropy)(weights, features, labels)
+    velocity = jax.tree.map(lambda v, g: _MOMENTUM * v + g, velocity, gradient)
+    return jax.tree.map(lambda w, v: w - learning_rate * v, weights, velocity), velocity
+
+
+@jax.jit
+def _fit_logistic(features: jax.Array, labels: jax.Array, l2: jax.Array, start):
+    """(kernels [L, D, C], biases [L, C], losses [L], gradient norms [L], iterations [L]) for `l2` [L]."""
+    solver = optax.lbfgs()
+
+    def fit(l2):
+        def objective(weights):
+            return _cross_entropy(weights, features, labels) + 0.5 * l2 * jnp.sum(weights[0] ** 2)
+
+        def unfinished(carry):
+            _, _, _, gradient, iterations = carry
+            return (optax.tree.norm(gradient) > _TOLERANCE) & (iterations < _MAX_ITERATIONS)
+
+        def iterate(carry):
+            weights, state, loss, gradient, iterations = carry
+            updates, state = solver.update(gradient, state, weights, value=loss, grad=gradient, value_fn=objective)
+            # The line search has been where this step ends: it need not be evaluated again.
+            loss, gradient = optax.tree.get(state, "value"), optax.tree.get(state, "grad")
+            return optax.apply_updates(weights, updates), state, loss, gradient, iterations + 1
+
+        first = (start, solver.init(start), *jax.value_and_grad(objective)(start), 0)
+        weights, _, loss, gradient, iterations = jax.lax.while_loop(unfinished, iterate, first)
+        return *weights, loss, optax.tree.norm(gradient), iterations
+
+    # One after the other in one call: under vmap all of them would run until the slowest has converged.
+    return jax.lax.map(fit, l2)
+
+
+def _cross_entropy(weights, features: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over the rows of `features` [B, D] whose label is not -1: one-hot, such a row is zero and drops out."""
+    targets = jax.nn.one_hot(labels, weights[1].shape[0])
+    return -jnp.sum(targets * jax.nn.log_softmax(_logits(features, *weights))) / jnp.sum(targets)
+
+
+def _logits(features: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return jnp.dot(features, kernel, precision="highest") + bias[None, :]
+
+
+@jax.jit
+def _predict(features: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return jnp.argmax(_logits(features, kernel, bias), axis=1)
+
+
+@jax.jit
+def _rows(features: jax.Array, step: int, indices: jax.Array) -> jax.Array:
+    return features[indices]
+
+
+def _accuracy(features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> float:
+    return float(np.mean(predict(features, kernel, bias) == np.asarray(labels)))
+
+
+def _need_validation(labels: np.ndarray) -> None:
+    if not len(labels):
+        raise UserError("There are no validation images to choose a probe by: set data.validation_per_class above 0.")

@@ -1,0 +1,127 @@
+"""The report as one HTML page that needs nothing else: no network, no script, no other file."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from sdclr_jax.report import figures, tables, words
+from sdclr_jax.report.groups import Group, by_data, data_name, flatten, group, shown
+from sdclr_jax.report.runs import SCORES, Run, plain
+from sdclr_jax.report.svg import swatch
+
+RULES = {  # by which classes are many, medium or few
+    "thirds": "thirds of the classes by number of training images",
+    "counts": "more than 100, 20 to 100, and fewer than 20 training images",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture, what is said under it, and the groups that it shows."""
+
+    heading: str
+    svg: Markup
+    caption: str
+    groups: list[Group]
+    is_open: bool = True  # the others unfold on a click
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A field of the runs: its one value, or each value with the runs that have it."""
+
+    name: str
+    values: dict[str, list[str]]
+
+
+def render(runs: list[Run], note: str = "") -> str:
+    """The page of these runs. The same runs and note give the same text, byte for byte."""
+    groups = group(runs)
+    data = " and ".join(dict.fromkeys(data_name(member) for member in groups))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "swatch": lambda index: Markup(swatch(index)),
+        "protocol": tables.title,
+        "unbroken": lambda text: re.sub(r" ([±=]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text),
+    }
+    return environment.get_template("page.html.jinja").render(
+        title=f"{' and '.join(dict.fromkeys(run.method for member in groups for run in member.runs))} on {data}",
+        size=f"{_count(len(runs), 'run')} in {_count(len(groups), 'group')}",
+        note=[plain(" ".join(part.split())) for part in re.split(r"\n\s*\n", note) if part.strip()],
+        summary=words.summary(runs),
+        notes=words.notes(runs),
+        scores=SCORES,
+        levels=tables.compare(runs),
+        differences=tables.differences(runs),
+        figures=list(_figures(groups)),
+        rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results["data"]["group_rule"] for run in runs})],
+        chance=words.chance(tables.differences(runs)),
+        groups=groups,
+        facts=[
+            ("Settings", _facts([(run, flatten(run.config)) for run in runs])),
+            ("Settings of the evaluation", _facts([(run, _protocol_settings(run)) for run in runs])),
+            ("Versions", _facts([(run, run.versions) for run in runs])),
+            ("SHA-256 of the example lists", _facts([(run, run.results["data"]["lists"]) for run in runs])),
+        ],
+    )
+
+
+def _figures(groups: list[Group]) -> Iterator[Figure]:
+    """All pictures, for each data set in turn."""
+    parts = by_data(groups)
+    for number, part in enumerate(parts):
+        on = f", {data_name(part[0])}" if len(parts) > 1 else ""
+        for place, protocol in enumerate(tables.protocols(part)):
+            shown_groups = [member for member in part if any(protocol in run.protocols for run in member.runs)]
+            yield Figure(
+                f"Accuracy by class: {tables.title(protocol)}{on}",
+                Markup(figures.accuracy(part, protocol, f"accuracy-{number}-{place}")),
+                "Classes from the most to the least frequent, with their training images in brackets. Lines are means "
+                "over the runs, bands one sample standard deviation either way.",
+                shown_groups,
+                is_open=place == 0,
+            )
+        if picture := figures.loss(part, f"loss-{number}"):
+            yield Figure(
+                f"Training loss{on}",
+                Markup(picture),
+                "Thin lines are runs, thick lines the mean of their group up to where all its runs have come. Heights "
+                "of different methods or settings do not say whose features are better: damage makes the same task "
+                "harder.",
+                [member for member in part if any(run.metrics for run in member.runs)],
+            )
+        if picture := figures.density(part, f"density-{number}"):
+            yield Figure(
+                f"What the mask keeps{on}",
+                Markup(picture),
+                "Share of each layer's weights in the sparse branch: bars at the last refresh of the mask, strokes at "
+                "the first; means over the runs.",
+                [member for member in part if any(figures.masks(run) for run in member.runs)],
+            )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _facts(fields: list[tuple[Run, dict]]) -> list[Fact]:
+    """Each field of any run once."""
+    facts: dict[str, dict[str, list[str]]] = {}
+    for run, record in fields:
+        for name, value in record.items():
+            facts.setdefault(plain(name), {}).setdefault(shown(value), []).append(run.name)
+    return [Fact(name, values) for name, values in facts.items()]
+
+
+def _protocol_settings(run: Run) -> dict[str, object]:
+    return flatten({name: protocol["settings"] for name, protocol in run.protocols.items()})

@@ -1,0 +1,223 @@
+"""Run folders as `pretrain` and `evaluate` leave them: found, read and checked. Only JSON is read."""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from unicodedata import category
+
+from sdclr_jax.errors import UserError
+
+SCORES = ("all", "many", "medium", "few", "std")
+GROUPS = ("many", "medium", "few")
+FORMAT = 1  # of results.json
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run folder: the parsed content of its JSON files, and the few facts that reports sort runs by."""
+
+    path: Path
+    config: dict
+    versions: dict
+    metrics: list[dict[str, float]]
+    results: dict
+
+    @property
+    def name(self) -> str:
+        """The last two parts of the folder's path: enough to tell runs apart, without the machine's own layout."""
+        return plain("/".join(self.path.resolve().parts[-2:]))
+
+    @property
+    def method(self) -> str:
+        return plain(self.config["method"])
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def split(self) -> int:
+        return self.config["data"]["split"]
+
+    @property
+    def protocols(self) -> dict[str, dict]:
+        return self.results["protocols"]
+
+    @cached_property
+    def lists(self) -> str:
+        """The fingerprints of the example lists, as one string: equal exactly where the examples are the same."""
+        return json.dumps(self.results["data"]["lists"], sort_keys=True)
+
+    @cached_property
+    def has_sparse_branch(self) -> bool:
+        return '"sparse"' in json.dumps(self.config.get("pairs", []))
+
+    def score(self, protocol: str, score: str) -> float | None:
+        """A share from 0 to 1, or None where the run lacks the protocol or the group has no class."""
+        return self.protocols.get(protocol, {}).get(score)
+
+
+def read(dirs: list[str | Path]) -> list[Run]:
+    """The runs of these folders, each once. A folder without config.json stands for its subfolders that have one."""
+    folders = {}
+    for folder in map(Path, dirs):
+        for found in _run_folders(folder):
+            folders.setdefault(found.resolve(), found)
+    return [_read_run(folder) for folder in folders.values()]
+
+
+def plain(text: str) -> str:
+    """The text with what no page, picture or terminal can show (control characters, halves of pairs) replaced."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if category(c) in ("Cc", "Cs", "Cn") else c for c in text)
+
+
+def _run_folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: give run folders written by `sdclr pretrain`")
+    if (folder / "config.json").is_file():
+        return [folder]
+    found = sorted(child for child in folder.iterdir() if (child / "config.json").is_file())
+    if not found:
+        raise UserError(
+            f"{folder} has no config.json, nor has any of its subfolders: give run folders written by `sdclr pretrain`"
+        )
+    return found
+
+
+def _read_run(folder: Path) -> Run:
+    config = _read_config(folder / "config.json")
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run `sdclr evaluate {folder}` first, or leave this folder out")
+    try:
+        results = _json(path)
+        _check_results(results)
+        measured = results["run"]["method"], results["run"]["seed"], results["data"]["split"]
+        if measured != (config["method"], config["seed"], config["data"]["split"]):
+            raise ValueError("its method, seed or split is not that of config.json")
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used ({error}): run `sdclr evaluate {folder}` again") from error
+    results["data"]["class_names"] = [plain(name) for name in results["data"]["class_names"]]
+    return Run(folder, config, _read_versions(folder / "versions.json"), _read_metrics(folder), results)
+
+
+def _json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("not text in UTF-8") from None
+    except (ValueError, RecursionError):
+        raise ValueError("not complete JSON") from None
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = _json(path)
+        _check(config, ("method",), _is_text)
+        _check(config, ("seed",), _is_integer)
+        _check(config, ("data", "split"), _is_integer)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used ({error}): run `sdclr pretrain` again, or leave it out") from error
+    return config
+
+
+def _read_versions(path: Path) -> dict:
+    if not path.exists():
+        return {}
+    try:
+        versions = _json(path)
+        _check({"it": versions}, ("it",), _is_mapping)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used ({error}): delete it to report without versions") from error
+    return versions
+
+
+def _read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The lines by step. A last line that breaks off is left out: the run may be writing it at this moment."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or leave it out") from error
+    rows = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = {key: math.nan if value is None else float(value) for key, value in json.loads(line).items()}
+            rows[row["step"]] = row
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+            if number < len(lines):
+                raise UserError(
+                    f"{path} has a damaged line {number}: delete that line, or run `sdclr pretrain` again"
+                ) from error
+    return [rows[step] for step in sorted(rows)]
+
+
+def _check_results(results) -> None:
+    """Raise ValueError with the first field that is missing or is not what results.json promises."""
+    _check(results, ("format",), _is_integer)
+    if results["format"] != FORMAT:
+        raise ValueError(f"format {results['format']} is not the format {FORMAT} that this version reads")
+    _check(results, ("run", "method"), _is_text)
+    for field, right in (("seed", _is_integer), ("step", _is_count), ("epoch", _is_number)):
+        _check(results, ("run", field), right)
+    for field in ("name", "subset", "group_rule"):
+        _check(results, ("data", field), _is_text)
+    _check(results, ("data", "split"), _is_integer)
+    _check(results, ("data", "class_names"), _list_of(_is_text))
+    classes = len(results["data"]["class_names"])
+    _check(results, ("data", "train_counts"), _list_of(_is_count, classes))
+    _check(results, ("data", "groups"), _list_of(GROUPS.__contains__, classes))
+    _check(results, ("data", "lists"), lambda value: _is_mapping(value) and all(map(_is_text, value.values())))
+    _check(results, ("encoder_checksum",), _is_integer)
+    _check(results, ("protocols",), lambda value: _is_mapping(value) and value)
+    for name in results["protocols"]:
+        _check(results, ("protocols", name, "settings"), _is_mapping)
+        _check(results, ("protocols", name, "per_class"), _list_of(_is_share, classes))
+        _check(results, ("protocols", name, "all"), _is_share)
+        for field in (*GROUPS, "std", "validation_accuracy"):
+            _check(results, ("protocols", name, field), lambda value: value is None or _is_share(value))
+
+
+def _check(record, keys: tuple[str, ...], right) -> None:
+    for depth, key in enumerate(keys, start=1):
+        if not isinstance(record, dict) or key not in record:
+            raise ValueError(f"it lacks {'.'.join(keys[:depth])}")
+        record = record[key]
+    if not right(record):
+        raise ValueError(f"{'.'.join(keys)} is not what it should be")
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+def _is_mapping(value) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_integer(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value) -> bool:
+    return _is_integer(value) and value >= 0
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_share(value) -> bool:
+    return _is_number(value) and 0 <= value <= 1
+
+
+def _list_of(right, length: int | None = None):
+    return lambda value: (
+        isinstance(value, list) and value and length in (None, len(value)) and all(right(item) for item in value)
+    )

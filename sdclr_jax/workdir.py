@@ -1,0 +1,179 @@
+"""A run's folder. Other programs may rely on its names:
+
+config.json      the resolved config, enough to run again
+versions.json    commit, libraries, devices
+metrics.jsonl    one JSON object a line, every `log_every` steps
+tensorboard/     the same as event files
+checkpoints/     a folder a step
+results.json     what `sdclr evaluate` found
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import tempfile
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+
+import sdclr_jax
+from sdclr_jax.errors import UserError
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Write whole or not at all."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        json.dump(content, file, indent=1, allow_nan=False)
+        file.write("\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def read_config(workdir: pathlib.Path) -> ConfigDict:
+    """The config of the run in a folder.
+
+    Raises:
+        UserError: no run there, or a damaged config.json.
+    """
+    path = workdir / "config.json"
+    try:
+        fields = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of an sdclr pretrain") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): put it back from a copy") from error
+    return ConfigDict(_tuples(fields))
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows lists only; configs hold tuples."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def check(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """See that a run of this config may start or go on in a folder; nothing is written.
+
+    Raises:
+        UserError: the folder belongs to another run or to something else, or cannot be written.
+    """
+    if (workdir / "config.json").exists():
+        here, given = _flat(read_config(workdir).to_dict()), _flat(_tuples(json.loads(config.to_json())))
+        differing = [
+            f"{field} ({here.get(field, 'absent')} there, {given.get(field, 'absent')} given)"
+            for field in sorted(here.keys() | given.keys())
+            if here.get(field) != given.get(field)
+        ]
+        if differing:
+            raise UserError(
+                f"{workdir} holds a run of another config: {'; '.join(differing)}: give another --workdir, "
+                "or the fields of that run to go on with it"
+            )
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and holds no run: give a new or empty folder as --workdir")
+    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")
+
+
+def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Make the folder, and write config.json and versions.json."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "versions.json", versions())
+        if not (workdir / "config.json").exists():
+            write_json(workdir / "config.json", json.loads(config.to_json()))
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written: {error}") from error
+
+
+def _flat(fields: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in fields.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """The commit, the libraries and the hardware of this process."""
+    devices = jax.devices()
+    return {
+        "sdclr_jax": sdclr_jax.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": str(jax.process_count()),
+        "hardware": f"{_processor()}, {os.cpu_count()} cores",
+    }
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        # --exclude-standard and -uno: a results folder inside the clone does not make the code dirty.
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard events, continued after `step`: lines of later steps are dropped.
+
+    Fields of a line that are not a function of the config (clocks) are named in `CLOCKS`.
+    """
+
+    CLOCKS = ("images_per_second", "seconds", "data_wait_seconds")
+
+    def __init__(self, workdir: pathlib.Path, step: int):
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text(text)
+        os.replace(temporary, self._path)
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
+
+    def write(self, line: dict[str, int | float]) -> None:
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in line.items():
+            if name != "step":
+                self._events.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl up to one cut short by a crash; none where there is no file."""
+    lines = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+    return lines

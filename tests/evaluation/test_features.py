@@ -1,0 +1,46 @@
+"""Every image counted once and in order, whatever the last batch and the number of devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation.features import extract
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 3), dtype=np.uint8)
+
+
+def encoder(devices: int, dtype=jnp.float32):
+    """[B, 4, 4, 3] -> [B, 3]: each image's sum per channel, exact in float32 and different for each image."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), "data")
+    over_devices = jax.NamedSharding(mesh, jax.P("data"))
+    return jax.jit(lambda images: jnp.sum(images, (1, 2), dtype=dtype), in_shardings=over_devices)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("count", [37, 32, 16, 3])
+def test_every_image_once_in_order_in_one_shape(devices, count):
+    encode = encoder(devices)
+    features = extract(encode, IMAGES[:count], batch_size=16)
+    assert features.dtype == np.float32
+    np.testing.assert_array_equal(features, IMAGES[:count].sum((1, 2)))
+    assert encode._cache_size() == 1
+
+
+def test_half_precision_comes_back_as_float32():
+    features = extract(encoder(1, jnp.bfloat16), IMAGES, batch_size=16)
+    assert features.dtype == np.float32
+    assert features.shape == (37, 3)
+
+
+def test_no_images_and_no_batch_are_errors():
+    with pytest.raises(UserError, match=r"no images.*data\.name"):
+        extract(encoder(1), IMAGES[:0], batch_size=16)
+    with pytest.raises(UserError, match=r"evaluate\.batch_size is 0"):
+        extract(encoder(1), IMAGES, batch_size=0)
+
+
+def test_features_of_a_diverged_encoder_are_an_error():
+    with pytest.raises(UserError, match=r"not finite.*optimizer\.learning_rate"):
+        extract(lambda images: jnp.full((len(images), 2), jnp.nan), IMAGES, batch_size=16)

@@ -1,0 +1,69 @@
+"""Nearest neighbours against brute force and against cases decided by hand."""
+
+import numpy as np
+import pytest
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation import knn
+
+
+def brute_force(train, labels, test, k, temperature, num_classes):
+    """Wu et al., CVPR 2018, section 3.4, in float64, one test image at a time."""
+    train = train.astype(np.float64) / np.linalg.norm(train, axis=1, keepdims=True)
+    test = test.astype(np.float64) / np.linalg.norm(test, axis=1, keepdims=True)
+    predictions = []
+    for image in test:
+        cosines = train @ image
+        votes = np.zeros(num_classes)
+        for neighbour in np.argsort(-cosines, kind="stable")[:k]:
+            votes[labels[neighbour]] += np.exp(cosines[neighbour] / temperature)
+        predictions.append(votes.argmax())
+    return predictions
+
+
+@pytest.mark.parametrize(("k", "temperature", "batch_size"), [(1, 0.1, 16), (7, 0.1, 16), (7, 1.0, 64), (60, 0.07, 50)])
+def test_equals_brute_force(k, temperature, batch_size):
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 5, 60)
+    # Lengths differ by orders of magnitude, so that leaving out the normalisation would show.
+    train = (rng.normal(size=(60, 8)) * rng.uniform(0.01, 100, (60, 1))).astype(np.float32)
+    test = (rng.normal(size=(50, 8)) * rng.uniform(0.01, 100, (50, 1))).astype(np.float32)
+    settings = {"k": k, "temperature": temperature, "num_classes": 5}
+    predictions = knn.predict(train, labels, test, **settings, batch_size=batch_size)
+    assert predictions.dtype == np.int32
+    np.testing.assert_array_equal(predictions, brute_force(train, labels, test, **settings))
+
+
+def on_circle(*degrees):
+    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(("temperature", "winner"), [(0.1, 1), (10.0, 0)])
+def test_temperature_decides_between_one_near_and_two_far(temperature, winner):
+    train, labels = on_circle(60, -60, 5), np.array([0, 0, 1])
+    assert knn.predict(train, labels, on_circle(0), k=3, temperature=temperature, num_classes=2) == [winner]
+
+
+def test_ties_go_to_the_earlier_image_and_then_to_the_lower_class():
+    same = np.ones((40, 4), np.float32)
+    labels = np.full(40, 1)
+    labels[:2] = 3, 2
+    settings = {"temperature": 0.1, "num_classes": 4}
+    np.testing.assert_array_equal(knn.predict(same, labels, same[:3], k=1, **settings), 3)
+    np.testing.assert_array_equal(knn.predict(same, labels, same[:3], k=2, **settings), 2)
+
+
+def test_small_temperatures_do_not_overflow():
+    train, labels = on_circle(90, 30, 10), np.array([0, 1, 2])
+    assert knn.predict(train, labels, on_circle(0), k=3, temperature=1e-4, num_classes=3) == [2]
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_k_must_fit_the_training_set(k):
+    with pytest.raises(UserError, match=r"evaluate\.knn_k is .* 3 training images"):
+        knn.predict(on_circle(0, 1, 2), np.zeros(3, int), on_circle(0), k=k, temperature=0.1, num_classes=1)
+
+
+def test_temperature_must_be_positive():
+    with pytest.raises(UserError, match=r"evaluate\.knn_temperature is 0"):
+        knn.predict(on_circle(0, 1, 2), np.zeros(3, int), on_circle(0), k=1, temperature=0.0, num_classes=1)

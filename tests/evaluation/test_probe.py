@@ -1,0 +1,191 @@
+"""The SGD probe against a plain NumPy loop, the logistic probe against scikit-learn."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation import probe
+
+N, D, C, SEED = 37, 6, 4, 5  # 37 images in batches of 16: the last has 5
+rng = np.random.default_rng(0)
+LABELS = rng.integers(0, C, N)
+CENTRES = rng.normal(size=(C, D))
+FEATURES = (CENTRES[LABELS] + rng.normal(size=(N, D))).astype(np.float32)
+V = 4000  # enough for one epoch's predictions to differ from the next one's, even at a hundredth of the learning rate
+VALIDATION = rng.normal(size=(V, D)).astype(np.float32)
+
+
+def fixed(step, indices):
+    return FEATURES[indices]
+
+
+def fresh(step, indices):
+    """Features that differ at every step, as augmented images' do."""
+    return FEATURES[indices] * np.float32(1 + 0.5 * np.sin(step))
+
+
+@functools.cache
+def oracle(features_of, epochs, drops, learning_rate, batch_size):
+    """(kernel, bias) before training and after each epoch, in float64, each batch as long as it is."""
+    kernel, bias = np.random.default_rng((SEED, 0)).normal(0, 0.01, (D, C)), np.zeros(C)
+    kernel_velocity, bias_velocity = np.zeros((D, C)), np.zeros(C)
+    weights, step = [(kernel, bias)], 0
+    for epoch in range(1, epochs + 1):
+        if epoch - 1 in drops:
+            learning_rate /= 10
+        order = np.random.default_rng((SEED, epoch)).permutation(N)
+        for start in range(0, N, batch_size):
+            batch = order[start : start + batch_size]
+            x = features_of(step, batch).astype(np.float64)
+            error = (softmax(x @ kernel + bias, axis=1) - np.eye(C)[LABELS[batch]]) / len(batch)
+            kernel_velocity = 0.9 * kernel_velocity + x.T @ error
+            bias_velocity = 0.9 * bias_velocity + error.sum(0)
+            kernel, bias = kernel - learning_rate * kernel_velocity, bias - learning_rate * bias_velocity
+            step += 1
+        weights.append((kernel, bias))
+    return weights
+
+
+def run(features_of, validation_labels, *, validation=VALIDATION, **settings):
+    settings = {"epochs": 5, "drops": (2, 4), "learning_rate": 0.5, "batch_size": 16, "seed": SEED} | settings
+    return probe.sgd(features_of, LABELS, validation, validation_labels, num_classes=C, **settings)
+
+
+def classes(weights):
+    return (VALIDATION @ weights[0] + weights[1]).argmax(1)
+
+
+@pytest.mark.parametrize("best_epoch", [1, 3, 5])
+@pytest.mark.parametrize("batch_size", [16, 64])
+@pytest.mark.parametrize("features_of", [fixed, fresh])
+def test_sgd_equals_a_plain_loop_and_keeps_the_best_epoch(features_of, batch_size, best_epoch):
+    weights = oracle(features_of, 5, (2, 4), 0.5, batch_size)
+    labels = classes(weights[best_epoch])  # so that this epoch, and no other, has every validation image right
+    result = run(probe.cached(FEATURES) if features_of is fixed else features_of, labels, batch_size=batch_size)
+    np.testing.assert_allclose(result.kernel, weights[best_epoch][0], atol=1e-4)
+    np.testing.assert_allclose(result.bias, weights[best_epoch][1], atol=1e-4)
+    assert result.kernel.dtype == result.bias.dtype == np.float32
+    assert result.best_epoch == best_epoch
+    assert result.validation_accuracy == max(result.history)
+    np.testing.assert_allclose(result.history, [np.mean(classes(w) == labels) for w in weights[1:]], atol=5e-4)
+
+
+def test_the_first_of_equal_epochs_is_kept_and_training_starts_from_the_documented_weights():
+    result = run(probe.cached(FEATURES), np.zeros(V, int), learning_rate=0.0)
+    assert result.best_epoch == 1
+    assert len(set(result.history)) == 1
+    kernel, bias = oracle(fixed, 5, (2, 4), 0.5, 16)[0]
+    np.testing.assert_array_equal(result.kernel, kernel.astype(np.float32))
+    np.testing.assert_array_equal(result.bias, bias)
+
+
+def test_every_epoch_asks_for_every_image_once_in_one_shape():
+    asked = []
+
+    def record(step, indices):
+        asked.append((step, indices))
+        return FEATURES[indices]
+
+    run(record, np.zeros(V, int), epochs=2)
+    assert [step for step, _ in asked] == [0, 1, 2, 3, 4, 5]
+    assert {indices.shape for _, indices in asked} == {(16,)}
+    assert asked[0][1].dtype == np.int32
+    epochs = [np.concatenate([indices for _, indices in asked[i : i + 3]])[:N] for i in (0, 3)]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(N))
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_sgd_repeats_with_its_seed_and_not_with_another():
+    first, again, other = (run(probe.cached(FEATURES), np.zeros(V, int), seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.kernel, again.kernel)
+    assert (first.kernel != other.kernel).any()
+
+
+def test_features_may_lie_on_many_devices():
+    over_devices = jax.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), "data"), jax.P("data"))
+    weights = oracle(fixed, 5, (2, 4), 0.5, 16)
+    result = run(lambda step, indices: jax.device_put(FEATURES[indices], over_devices), classes(weights[5]))
+    np.testing.assert_allclose(result.kernel, weights[5][0], atol=1e-4)
+
+
+# Overlapping classes; a feature with a large mean, one of another scale, and one that is constant but for rounding.
+ROW_LABELS = rng.integers(0, C, 100)
+ROWS = CENTRES[ROW_LABELS] + 2 * rng.normal(size=(100, D))
+UNSEEN = 2 * rng.normal(size=(1000, D))
+ROWS, UNSEEN = ((x * [1, 1, 1, 100, 0.5, 0] + [0, 0, 1000, 0, 0, 0.1]).astype(np.float32) for x in (ROWS, UNSEEN))
+ROWS[::2, -1] = np.nextafter(ROWS[::2, -1], np.float32(1))
+MEAN, STD = ROWS.mean(0, dtype=np.float64), ROWS.std(0, dtype=np.float64)
+STD[-1] = np.inf
+L2 = (1e-6, 1e-4, 1e-2, 1e-1, 1e-3)
+
+
+@functools.cache
+def by_sklearn(l2):
+    model = LogisticRegression(C=1 / (l2 * len(ROWS)), solver="newton-cholesky", tol=1e-12, max_iter=1000)
+    return model.fit((ROWS - MEAN) / STD, ROW_LABELS)
+
+
+@functools.cache
+def logistic():
+    labels = by_sklearn(1e-2).predict((UNSEEN - MEAN) / STD)  # so that this l2 is the best
+    return probe.logistic(ROWS, ROW_LABELS, UNSEEN, labels, num_classes=C, l2=L2)
+
+
+@pytest.mark.parametrize("i", range(len(L2)))
+def test_every_logistic_fit_reaches_sklearns_minimum(i):
+    fit, model = logistic().history[i], by_sklearn(L2[i])
+    log_probabilities = log_softmax((ROWS - MEAN) / STD @ model.coef_.T + model.intercept_, axis=1)
+    cross_entropy = -log_probabilities[np.arange(len(ROWS)), ROW_LABELS].mean()
+    assert fit.l2 == L2[i]
+    assert fit.loss == pytest.approx(cross_entropy + L2[i] / 2 * np.sum(model.coef_**2), abs=1e-5)
+    assert fit.gradient_norm <= 1e-5
+    assert 0 < fit.iterations < 1000
+    agreement = np.mean(model.predict((UNSEEN - MEAN) / STD) == by_sklearn(1e-2).predict((UNSEEN - MEAN) / STD))
+    assert fit.validation_accuracy == pytest.approx(agreement, abs=5e-3)
+
+
+def test_the_best_logistic_fit_is_folded_back_to_raw_features():
+    result, model = logistic(), by_sklearn(1e-2)
+    assert result.best.l2 == 1e-2
+    assert result.best in result.history
+    assert result.kernel.dtype == result.bias.dtype == np.float32
+    np.testing.assert_array_equal(result.kernel[-1], 0)
+    ours = UNSEEN.astype(np.float64) @ result.kernel + result.bias
+    theirs = (UNSEEN - MEAN) / STD @ model.coef_.T + model.intercept_
+    np.testing.assert_allclose(ours - ours.mean(1, keepdims=True), theirs - theirs.mean(1, keepdims=True), atol=2e-3)
+    assert np.mean(probe.predict(UNSEEN, result.kernel, result.bias) == ours.argmax(1)) > 0.999
+
+
+def test_of_equal_logistic_fits_the_larger_l2_wins_and_nothing_is_random():
+    # The image that looks most like class 0, which all fits take for it.
+    image = ROWS[[by_sklearn(1e-2).decision_function((ROWS - MEAN) / STD)[:, 0].argmax()]]
+    again = probe.logistic(ROWS, ROW_LABELS, image, np.array([0]), num_classes=C, l2=L2)
+    assert {fit.validation_accuracy for fit in again.history} == {1.0}
+    assert again.best.l2 == 1e-1
+    assert [fit.loss for fit in again.history] == [fit.loss for fit in logistic().history]
+
+
+def test_predict_takes_the_lowest_of_equal_classes():
+    kernel, bias = np.eye(3, dtype=np.float32), np.array([0, 1, 0], np.float32)
+    features = np.array([[5, 0, 0], [0, 0, 5], [1, 0, 0], [0, 0, 1]], np.float32)
+    predictions = probe.predict(features, kernel, bias)
+    assert predictions.dtype == np.int32
+    np.testing.assert_array_equal(predictions, [0, 2, 0, 1])
+
+
+def test_what_cannot_be_probed_is_a_users_error():
+    nothing = np.zeros((0, D), np.float32)
+    with pytest.raises(UserError, match=r"data\.validation_per_class"):
+        run(fixed, np.zeros(0, int), validation=nothing)
+    with pytest.raises(UserError, match=r"evaluate\.full_epochs"):
+        run(fixed, np.zeros(V, int), epochs=0)
+    with pytest.raises(UserError, match=r"data\.validation_per_class"):
+        probe.logistic(FEATURES, LABELS, nothing, np.zeros(0, int), num_classes=C, l2=L2)
+    with pytest.raises(UserError, match=r"evaluate\.logistic_l2"):
+        probe.logistic(FEATURES, LABELS, FEATURES, LABELS, num_classes=C, l2=())

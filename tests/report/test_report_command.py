@@ -1,0 +1,62 @@
+import pytest
+
+from sdclr_jax.commands.report import main
+from sdclr_jax.errors import UserError
+
+
+def _files(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def test_writes_page_and_tables_and_prints(six_runs, tmp_path, capsys):
+    main([str(six_runs[0].parent), f"--output={tmp_path}/report.html", "--note=A demonstration."])
+    assert _files(tmp_path) == ["report.csv", "report.html", "report.md"]
+    assert "A demonstration." in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").count("**+12.0 ± 2.0**") == 2
+    assert (tmp_path / "report.csv").read_text(encoding="utf-8").startswith("run,group,method")
+    out = capsys.readouterr().out
+    assert "64.0 ± 4.0 *" in out
+    assert "sdclr is ahead on All" in out
+    assert f"Wrote {tmp_path}/report.html" in out
+
+
+def test_default_output_is_here(make_run, tmp_path, monkeypatch):
+    folder = make_run("a")
+    monkeypatch.chdir(tmp_path)
+    main([str(folder)])
+    assert _files(tmp_path) == ["report.csv", "report.html", "report.md"]
+
+
+def test_bad_run_leaves_an_earlier_report_as_it_was(six_runs, tmp_path):
+    (tmp_path / "report.html").write_text("earlier")
+    results = six_runs[3] / "results.json"
+    results.write_text(results.read_text()[:-20])
+    with pytest.raises(UserError, match=r"results\.json cannot be used \(not complete JSON\)"):
+        main([*map(str, six_runs), f"--output={tmp_path}/report.html"])
+    assert _files(tmp_path) == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "earlier"
+
+
+def test_runs_that_cannot_be_reported_together_write_nothing(make_run, tmp_path):
+    with pytest.raises(UserError, match="leave one of them out"):
+        main([str(make_run("a")), str(make_run("b")), f"--output={tmp_path}/report.html"])
+    assert _files(tmp_path) == []
+
+
+def test_output_must_be_a_page_in_a_folder_that_exists(make_run, tmp_path):
+    folder = str(make_run("a"))
+    with pytest.raises(UserError, match=r"must end in \.html"):
+        main([folder, f"--output={tmp_path}/report.csv"])
+    with pytest.raises(UserError, match="cannot be written .*: give another --output"):
+        main([folder, f"--output={tmp_path}/nowhere/report.html"])
+    (tmp_path / "report.md").mkdir()
+    with pytest.raises(UserError, match=r"report\.md is a folder"):
+        main([folder, f"--output={tmp_path}/report.html"])
+    assert _files(tmp_path) == []
+
+
+def test_no_folder_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+    assert "DIR" in capsys.readouterr().err

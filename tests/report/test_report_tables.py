@@ -1,0 +1,244 @@
+import csv
+import io
+import math
+
+import pytest
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.report import runs, tables, words
+from sdclr_jax.report.groups import confounds, group
+
+
+def test_levels_are_means_and_sample_deviations(six_runs):
+    rows = tables.compare(runs.read(six_runs))
+    assert [(row.protocol, row.label, row.n) for row in rows] == [
+        ("linear_full", "simclr", 3), ("linear_full", "sdclr", 3), ("knn", "simclr", 3), ("knn", "sdclr", 3),
+    ]  # fmt: skip
+    cells = rows[0].cells
+    # few: 50, 52, 54. many: (90 + 80) / 2, (92 + 80) / 2, (88 + 80) / 2. all: 72.5, 73.5, 73.
+    assert (cells["few"].mean, cells["few"].sd) == pytest.approx((52, 2))
+    assert (cells["many"].mean, cells["many"].sd) == pytest.approx((85, 1))
+    assert (cells["medium"].mean, cells["medium"].sd) == pytest.approx((70, 0), abs=1e-9)
+    assert (cells["all"].mean, cells["all"].sd) == pytest.approx((73, 0.5))
+    assert cells["few"].text() == "52.0 ± 2.0"
+
+
+def test_differences_are_paired(six_runs):
+    row = tables.differences(runs.read(six_runs))[0]
+    assert (row.protocol, row.label, row.n) == ("linear_full", "sdclr − simclr", 3)
+    # few: +10, +12, +14, so mean 12, deviation 2, standard error 1.15. medium: +1, -1, 0.
+    assert (row.cells["few"].mean, row.cells["few"].sd) == pytest.approx((12, 2))
+    assert (row.cells["medium"].mean, row.cells["medium"].sd) == pytest.approx((0, 1), abs=1e-9)
+    assert {score: cell.stands_out for score, cell in row.cells.items()} == {
+        "all": True, "many": False, "medium": False, "few": True, "std": True,
+    }  # fmt: skip
+    assert row.cells["few"].text(sign=True) == "+12.0 ± 2.0"
+    assert row.cells["std"].text(sign=True).startswith("−")
+
+
+def test_best_is_marked_only_where_it_is_clearly_best(six_runs):
+    simclr, sdclr, *_ = tables.compare(runs.read(six_runs))
+    assert not any(cell.stands_out for cell in simclr.cells.values())
+    assert {score for score, cell in sdclr.cells.items() if cell.stands_out} == {"all", "few", "std"}
+
+
+@pytest.mark.parametrize(("gains", "clear"), [((0.02, 0.02), True), ((0.01, 0.029), True), ((0.01, 0.031), False)])
+def test_direction_takes_more_than_two_standard_errors(make_run, gains, clear):
+    # The last two: mean 1.95 with standard error 0.95, and mean 2.05 with standard error 1.05.
+    folders = [make_run(f"simclr-{seed}", seed=seed, accuracy=0.5) for seed in range(2)]
+    folders += [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=0.5 + gain) for seed, gain in enumerate(gains)]
+    assert tables.differences(runs.read(folders))[0].cells["all"].stands_out is clear
+
+
+def test_equal_runs_have_no_direction(make_run):
+    found = runs.read([make_run(f"{m}-{s}", m, s, accuracy=0.7) for m in ("simclr", "sdclr") for s in range(3)])
+    assert not any(cell.stands_out for row in tables.differences(found) for cell in row.cells.values())
+    assert (
+        "do not tell sdclr and simclr apart on any score (+0.0 ± 0.0 points on All, n = 3)" in words.summary(found)[0]
+    )
+
+
+def test_one_pair_never_has_a_direction(make_run):
+    found = runs.read([make_run("a", accuracy=0.1), make_run("b", "sdclr", accuracy=0.9)])
+    row = tables.differences(found)[0]
+    assert (row.n, row.cells["all"].text(sign=True), row.cells["all"].stands_out) == (1, "+80.0", False)
+    assert words.summary(found) == [
+        "Linear probe (full): sdclr against simclr, +80.0 points on All, n = 1. "
+        "One pair of runs cannot tell an effect from chance, so no direction is claimed."
+    ]
+
+
+def test_only_common_seeds_and_splits_are_paired(make_run):
+    folders = [make_run(f"simclr-{seed}", seed=seed, accuracy=0.5 + 0.1 * seed) for seed in range(3)]
+    folders += [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=0.5 + 0.1 * seed) for seed in range(1, 4)]
+    folders += [make_run("sdclr-other-split", "sdclr", 0, split=1, accuracy=0.9)]
+    found = runs.read(folders)
+    row = tables.differences(found)[0]
+    assert (row.n, row.cells["all"].mean) == (2, pytest.approx(0))
+    assert "sdclr and simclr share 2 of their seeds and splits; differences use only those." in words.notes(found)
+
+
+def test_no_common_seed(make_run):
+    found = runs.read([make_run("a", seed=0), make_run("b", "sdclr", seed=1)])
+    assert tables.differences(found) == []
+    assert "no two runs of one seed and split" in words.summary(found)[0]
+
+
+def test_groups_leave_out_seed_split_and_settings_that_are_not_read(make_run):
+    folders = [make_run("a", seed=0), make_run("b", seed=1, config={"prune.rate": 0.3}), make_run("c", seed=0, split=1)]
+    assert [(found.label, len(found.runs)) for found in group(runs.read(folders))] == [("simclr", 3)]
+
+
+def test_groups_of_one_method_are_labelled_by_what_differs(make_run):
+    folders = [make_run(f"sdclr-{rate}", "sdclr", config={"prune.rate": rate}) for rate in (0.9, 0.7)]
+    folders += [make_run("simclr"), make_run("simsiam", config={"method": "simsiam"}, edit=_method("simsiam"))]
+    labels = [found.label for found in group(runs.read(folders))]
+    assert labels == ["simclr", "simsiam", "sdclr prune.rate=0.9", "sdclr prune.rate=0.7"]
+
+
+def _method(name):
+    return lambda results: results["run"].update(method=name)
+
+
+def test_same_seed_twice_is_refused(make_run):
+    with pytest.raises(UserError, match="a and .*b have the same configuration, seed and split: leave one"):
+        group(runs.read([make_run("a"), make_run("b")]))
+
+
+def test_other_example_lists_are_other_data(make_run):
+    def other_lists(results):
+        results["data"]["lists"]["train"] = "0123"
+
+    found = runs.read([make_run("a"), make_run("b", seed=1), make_run("c", edit=other_lists)])
+    assert [(found.label, len(found.runs)) for found in group(found)] == [("simclr", 2), ("simclr (lists 2)", 1)]
+    assert tables.differences(found) == []
+    assert "different data" in words.notes(found)[0]
+
+
+def test_other_data_stand_side_by_side_with_a_note(make_run):
+    def balanced(results):
+        results["data"].update(subset="balanced", train_counts=[40, 40, 40, 40])
+
+    both = [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=0.9) for seed in range(2)]
+    both += [make_run(f"b{s}", seed=s, accuracy=0.5, config={"data.subset": "balanced"}, edit=balanced) for s in (0, 1)]
+    found = runs.read(both)
+    assert tables.differences(found) == []
+    assert not any(cell.stands_out for row in tables.compare(found) for cell in row.cells.values())
+    note = words.notes(found)[0]
+    assert "simclr on digits (balanced), sdclr on digits (long_tail)" in note
+    assert "nothing is averaged" in note
+    assert [sentence.split(":")[0] for sentence in words.summary(found)] == [
+        "Linear probe (full), digits (balanced)", "Linear probe (full), digits (long_tail)",
+    ]  # fmt: skip
+
+
+def test_group_without_classes_and_protocols_of_any_name(make_run):
+    def edit(results):
+        results["data"]["groups"] = ["many", "many", "medium", "many"]
+        for protocol in results["protocols"].values():
+            protocol["few"] = None
+        results["protocols"]["ahead of | all"] = results["protocols"]["knn"]
+
+    found = runs.read([make_run(f"{m}-{s}", m, s, edit=edit) for m in ("simclr", "sdclr") for s in range(2)])
+    rows = tables.compare(found)
+    assert [row.protocol for row in rows][::2] == ["linear_full", "knn", "ahead of | all"]
+    assert rows[0].cells["few"].text() == "–"
+    assert "Few" not in words.summary(found)[0]
+
+
+def test_text_and_markdown(six_runs):
+    found = runs.read(six_runs)
+    text, markdown = tables.to_text(tables.compare(found)), tables.to_markdown(tables.differences(found), sign=True)
+    assert "64.0 ± 4.0 *" in text
+    assert "52.0 ± 2.0  " in text
+    assert markdown.splitlines()[0].split("|")[1:4] == [" protocol    ", " runs of        ", "   n "]
+    assert "**+12.0 ± 2.0**" in markdown
+    assert markdown.endswith("|\n")
+
+
+def test_bars_in_names_do_not_break_markdown(make_run):
+    folders = [
+        make_run("a", config={"projector.layers": "x|y"}),
+        make_run("b", config={"projector.layers": "\x1b[31m"}),
+    ]
+    markdown = tables.to_markdown(tables.compare(runs.read(folders)))
+    assert "simclr projector.layers=x\\|y" in markdown
+    assert "\x1b" not in markdown
+
+
+def test_empty_tables():
+    assert "protocol" in tables.to_text([])
+    assert "protocol" in tables.to_markdown([])
+
+
+def test_csv_is_tidy_and_exact(six_runs):
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(runs.read(six_runs)))))
+    assert len(rows) == 6 * 2 * 6  # runs, protocols, scores
+    assert rows[0] == {
+        "run": "runs/simclr-0", "group": "simclr", "method": "simclr", "seed": "0", "split": "0", "data": "digits",
+        "subset": "long_tail", "protocol": "linear_full", "score": "all", "value": rows[0]["value"],
+    }  # fmt: skip
+    assert float(rows[0]["value"]) == pytest.approx(0.725, rel=1e-12)
+    assert [row["value"] for row in rows if row["score"] == "validation_accuracy"] == [""] * 12
+
+
+def test_summary_says_what_is_clear_and_what_is_not(six_runs):
+    assert words.summary(runs.read(six_runs)) == [
+        "Linear probe (full): against simclr, sdclr is ahead on All (+3.0 ± 0.4) and Few (+12.0 ± 2.0) and more even "
+        "over the classes, by Std (−4.6 ± 0.5), in points over 3 pairs of runs; on Many and Medium the runs do not "
+        "tell them apart.",
+        "Chance alone looks like a direction about 2 times in 10 with 3 pairs of runs, on each score.",
+    ]
+
+
+def test_summary_says_behind(make_run):
+    folders = [make_run(f"simclr-{seed}", seed=seed, accuracy=[0.6, 0.6, 0.6, 0.6]) for seed in range(2)]
+    folders += [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=[0.5, 0.7, 0.6, 0.6]) for seed in range(2)]
+    assert "sdclr is ahead on Many (+5.0 ± 0.0), behind on Few (−10.0 ± 0.0) and less even" in words.summary(
+        runs.read(folders)
+    )[0]  # fmt: skip
+
+
+def test_chance_is_that_of_the_t_distribution():
+    for n, often in words.CHANCE.items():
+        freedom = n - 1
+        scale = math.gamma(n / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+        steps = 4000
+        inside = sum((1 + (4 * (i + 0.5) / steps - 2) ** 2 / freedom) ** (-n / 2) for i in range(steps)) * 4 / steps
+        times, of = [int(word) for word in often.split() if word.isdigit()]
+        assert times / of == pytest.approx(1 - scale * inside, abs=0.02)
+
+
+def test_summary_of_one_group(make_run):
+    found = runs.read([make_run("a", seed=0, accuracy=0.7), make_run("b", seed=1, accuracy=0.8)])
+    assert words.summary(found) == [
+        "Linear probe (full): simclr reaches 75.0 ± 7.1 % on All (n = 2); there is nothing to compare it with."
+    ]
+
+
+def test_notes_name_confounds_unfinished_runs_and_environments(make_run):
+    folders = [make_run("a", config={"projector.layers": 2, "epochs": 8}), make_run("b", "sdclr")]
+    (folders[0] / "versions.json").write_text('{"commit": "other", "sdclr_jax": "0.1.0", "jax": "0.10.2"}')
+    notes = words.notes(runs.read(folders))
+    assert (
+        "Besides the method, projector.layers differs (simclr 2, sdclr 3): compare groups where it is equal." in notes
+    )
+    assert "runs/a was evaluated at epoch 2 of 8." in notes
+    assert "The runs do not share one environment; see the details for: commit." in notes
+
+
+def test_evaluations_of_other_settings_are_noted(make_run):
+    def other_k(results):
+        results["protocols"]["knn"]["settings"]["epochs"] = 31
+
+    found = runs.read([make_run("a", accuracy=0.5), make_run("b", seed=1, edit=other_k)])
+    assert [note for note in words.notes(found) if "settings" in note] == [
+        "Nearest neighbours was run with different settings (epochs): run `sdclr evaluate` on all runs with the same "
+        "ones before you trust its averages."
+    ]
+
+
+def test_what_makes_the_method_is_no_confound(make_run):
+    folders = [make_run("a", config={"prune.rate": 0.1}), make_run("b", "sdclr")]
+    folders += [make_run("c", "sdclr", config={"prune.rate": 0.5})]
+    assert confounds(group(runs.read(folders))) == {}

@@ -1,0 +1,72 @@
+"""A file imports only from lower floors, and the layout is the one that the README shows."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1] / "sdclr_jax"
+FLOORS = {
+    "": 0,
+    "errors": 0,
+    "trees": 0,
+    "parallel": 0,
+    "workdir": 0.5,
+    "checkpoint": 0.5,
+    "models": 0,
+    "objectives": 1,
+    "data": 1,
+    "evaluation": 1,
+    "pruning": 1,
+    "optim": 1,
+    "branches": 2,
+    "train": 3,
+    "build": 4,
+    "report": 1,
+    "commands": 5,
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room(module: str) -> str:
+    """sdclr_jax.data.augment -> data"""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Rooms of the package that a file imports."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            # `from sdclr_jax import trees` and `from sdclr_jax.data import augment` both name a module
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {room(m) for m in modules if m.split(".")[0] == "sdclr_jax"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_imports_only_from_lower_floors(path):
+    own = path.relative_to(ROOT).with_suffix("").parts[0]
+    own = "" if own == "__init__" else own
+    for other in imported(path) - {own}:
+        name = other if other in FLOORS else ""
+        assert FLOORS[name] < FLOORS[own] or name == "", f"{path} on floor {FLOORS[own]} imports {other}"
+
+
+def test_training_and_evaluation_do_not_know_each_other():
+    for path in (ROOT / "evaluation").glob("*.py"):
+        assert imported(path) <= {"errors", "evaluation"}
+    assert "evaluation" not in imported(ROOT / "train.py")
+
+
+def test_orbax_stands_in_one_file():
+    assert [p.name for p in FILES if "orbax" in p.read_text() and "import orbax" in p.read_text()] == ["checkpoint.py"]
+
+
+def test_report_reads_only_files():
+    for path in (ROOT / "report").glob("*.py"):
+        assert "import jax" not in path.read_text()
+        assert imported(path) <= {"errors", "report"}

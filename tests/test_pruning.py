@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdclr_jax import parallel, pruning, trees
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "encoder": {
+        "stem": {"kernel": jnp.asarray(RNG.standard_normal((3, 3, 2, 4)), jnp.float32)},
+        "block": {"kernel": jnp.asarray(0.3 * RNG.standard_normal((1, 1, 4, 5)), jnp.float32)},
+        "stem_norm": {"scale": None, "bias": None},
+    },
+    "projector": {"linear1": {"kernel": jnp.ones((5, 3)), "bias": jnp.zeros(3)}},
+}
+magnitude_mask = jax.jit(pruning.magnitude_mask, static_argnames=("rate", "random_rate"))
+
+
+def sorted_threshold(rate):
+    """The paper's rule, by sorting."""
+    flat = np.sort(np.abs(np.concatenate([np.ravel(x) for x in jax.tree.leaves(WEIGHTS["encoder"])])))
+    return flat[min(int(np.ceil(rate * flat.size)), flat.size - 1)]
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.5, 0.9, 0.99])
+def test_mask_equals_the_sorted_rule(rate):
+    mask = magnitude_mask(WEIGHTS, rate)
+    assert trees.named(mask).keys() == {"encoder/stem/kernel", "encoder/block/kernel"}
+    for name, kept in trees.named(mask).items():
+        np.testing.assert_array_equal(kept, np.abs(trees.named(WEIGHTS)[name]) >= sorted_threshold(rate))
+    total = sum(int(m.sum()) for m in jax.tree.leaves(mask))
+    assert total == max(92 - int(np.ceil(rate * 92)), 1)  # the largest weight always stays
+
+
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40),
+    st.floats(0, 1, exclude_max=True),
+)
+@settings(deadline=None, max_examples=60)
+def test_threshold_is_the_order_statistic(values, share):
+    x = np.asarray(values, np.float32)
+    rank = int(share * len(x))
+    bits = pruning.threshold([jnp.asarray(x)], rank)
+    # Denormals flush to zero in XLA's arithmetic but not in its bits, so compare bits.
+    assert int(bits) == int(np.sort(np.abs(x)).view(np.uint32)[rank])
+
+
+def test_equal_magnitudes_stay_together():
+    weights = {"c": {"kernel": jnp.ones((1, 1, 2, 5)) * jnp.array([1.0, -1.0]).reshape(1, 1, 2, 1)}}
+    assert all(m.all() for m in jax.tree.leaves(magnitude_mask(weights, 0.5)))
+
+
+def test_random_part_goes_on_top():
+    weights = {"c": {"kernel": jnp.asarray(RNG.standard_normal((3, 3, 64, 64)), jnp.float32)}}
+    plain = magnitude_mask(weights, 0.5)["c"]["kernel"]
+    both = magnitude_mask(weights, 0.5, random_rate=0.2, key=jax.random.key(0))["c"]["kernel"]
+    other = magnitude_mask(weights, 0.5, random_rate=0.2, key=jax.random.key(1))["c"]["kernel"]
+    assert not (both & ~plain).any()
+    n = plain.size
+    # binomial: n/2 survivors, each lost with probability 0.4
+    assert abs(int(both.sum()) - 0.3 * n) < 5 * np.sqrt(n / 2 * 0.4 * 0.6)
+    assert (both != other).any()
+
+
+def test_pruned_entries_are_zero_and_get_no_gradient():
+    mask = magnitude_mask(WEIGHTS, 0.5)
+    pruned = pruning.apply(mask, WEIGHTS)
+    gradient = jax.grad(lambda w: sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(pruning.apply(mask, w))))(WEIGHTS)
+    for name, kept in trees.named(mask).items():
+        w, p, g = (trees.named(t)[name] for t in (WEIGHTS, pruned, gradient))
+        np.testing.assert_array_equal(p, np.where(kept, w, 0))
+        np.testing.assert_allclose(g, np.where(kept, np.cos(w), 0), rtol=1e-6)
+    np.testing.assert_array_equal(pruned["projector"]["linear1"]["kernel"], WEIGHTS["projector"]["linear1"]["kernel"])
+
+
+def test_a_nan_under_the_mask_stays_there():
+    mask = {"c": {"kernel": jnp.array([True, False]).reshape(1, 1, 1, 2)}}
+    weights = {"c": {"kernel": jnp.array([1.0, jnp.nan]).reshape(1, 1, 1, 2)}}
+    assert jnp.isfinite(pruning.apply(mask, weights)["c"]["kernel"]).all()
+
+
+def test_mask_is_the_same_on_sharded_weights():
+    kernel = RNG.standard_normal((8, 3, 4, 4)).astype(np.float32)
+    expected = magnitude_mask({"c": {"kernel": jnp.asarray(kernel)}}, 0.7)["c"]["kernel"]
+    sharded = {"c": {"kernel": jax.device_put(kernel, parallel.shardings().batch)}}
+    np.testing.assert_array_equal(magnitude_mask(sharded, 0.7)["c"]["kernel"], expected)
+
+
+def test_density_by_layer():
+    mask = magnitude_mask(WEIGHTS, 0.5)
+    density = {k: float(v) for k, v in pruning.density(mask).items()}
+    assert density["encoder/stem"] == pytest.approx(float(mask["encoder"]["stem"]["kernel"].mean()))
+    assert density["all"] == pytest.approx(46 / 92)
+    assert density.keys() == {"encoder/stem", "encoder/block", "all"}

@@ -1,0 +1,58 @@
+"""A method small enough to compile in a second, shared by the tests."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdclr_jax import branches, objectives, optim, pruning
+from sdclr_jax.models import Network, Projector
+from sdclr_jax.models.resnet import BasicBlock, ResNet
+from sdclr_jax.train import Method
+
+PAIRS = {
+    "simclr": ((("dense", 0), ("dense", 1)),),
+    "sdclr": ((("dense", 0), ("sparse", 1)),),
+    "both_ways": ((("dense", 0), ("sparse", 1)), (("dense", 1), ("sparse", 0))),
+}
+
+
+def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Noise on the image, so that views differ and depend on the key."""
+    x = images.astype(jnp.float32) / 255
+    noise = jax.random.normal(key, (2, *images.shape)) * 0.1
+    return x + noise[0], x + noise[1]
+
+
+@cache
+def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtype: str = "float32") -> Method:
+    names = {branch for pair in PAIRS[pairs] for branch, _ in pair}
+    return Method(
+        network=Network(
+            ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Projector(2, 8, 4, dtype=jnp.dtype(dtype))
+        ),
+        branches=branches.choose(names, norms),
+        pairs=PAIRS[pairs],
+        make_views=two_views,
+        objective=objectives.OBJECTIVES["nt_xent"](temperature=0.2),
+        optimizer=optim.sgd(
+            learning_rate=0.1, momentum=0.9, weight_decay=1e-4, warmup_steps=0, total_steps=100, final_learning_rate=0
+        ),
+        prune=lambda weights, key: pruning.magnitude_mask(weights, rate),
+    )
+
+
+@cache
+def functions(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5):
+    """The method's init, step and refresh, jitted; nothing is donated, so that states can be compared."""
+    m = method(pairs, norms, rate)
+    return jax.jit(m.init), jax.jit(m.step), jax.jit(m.refresh)
+
+
+def images(n: int = 16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 8, 8, 1), np.uint8)
+
+
+def state(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5):
+    return functions(pairs, norms, rate)[0](np.uint32(0), jnp.zeros((1, 8, 8, 1)))
