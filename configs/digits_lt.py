@@ -14,6 +14,7 @@ def get_config(method: str = "sdclr") -> ConfigDict:
 
     c.epochs = 200
     c.batch_size = 64
+    c.optimizer.learning_rate = 0.1  # 0.5 at batch 512, about in proportion
     c.checkpoint_every = 50
 
     c.model.name = "resnet8"  # three stages: 8 x 8, 4 x 4, 2 x 2

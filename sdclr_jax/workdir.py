@@ -14,7 +14,6 @@ import os
 import pathlib
 import platform
 import subprocess
-import tempfile
 from typing import Any
 
 import jax
@@ -29,11 +28,10 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-d
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Write whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text)
+    os.replace(part, path)
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -148,9 +146,9 @@ class Metrics:
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(text)
-        os.replace(temporary, self._path)
+        part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
+        part.write_text(text)
+        os.replace(part, self._path)
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process

@@ -24,6 +24,8 @@ k-nearest neighbours (knn); per class, All, Many / Medium / Few, and Std between
   --config.evaluate.FIELD=VALUE   overrides a setting of the evaluation, such as --config.evaluate.knn_k=50
   --data_dir=DIR                  prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data"""
 
+_checksum = jax.jit(trees.checksum)
+
 
 def main(argv: list[str]) -> None:
     directories = [pathlib.Path(arg) for arg in argv if not arg.startswith("-")]
@@ -63,11 +65,11 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     # All that an encoder's features depend on, and nothing else, goes into the evaluation.
     variables = branches.variables(branches.BRANCHES["dense"], state.params, state.stats, mask=None)
     encoder = {name: tree["encoder"] for name, tree in variables.items()}
-    checksum = int(jax.jit(trees.checksum)(encoder))
+    checksum = int(_checksum(encoder))
 
     protocols = _protocols(config, run.method.network, variables, data, shardings)
 
-    if int(jax.jit(trees.checksum)(encoder)) != checksum:
+    if int(_checksum(encoder)) != checksum:
         raise UserError(f"the evaluation of {directory} changed the encoder's variables: its results are void")
     counts, names = data.subsets.train_counts, data.train.class_names
     results = {

@@ -3,7 +3,6 @@
 import difflib
 import pathlib
 import sys
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -61,7 +60,9 @@ def _load(location: str) -> ConfigDict:
         values(["sdclr", f"--config={location}"])
         return values.config
     except (flags.Error, ValueError, TypeError, LookupError, AttributeError, ImportError, SyntaxError) as error:
-        raise UserError(f"--config={location}: {_first_line(error)}") from error
+        # ml_collections hands on the traceback of the file as text; its last line says what was wrong.
+        reason = _first_line(error) if len(str(error).splitlines()) < 2 else str(error).strip().splitlines()[-1]
+        raise UserError(f"--config={location}: {reason.removeprefix('ValueError: ')}") from error
 
 
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
@@ -90,6 +91,6 @@ def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
     return fields
 
 
-def _first_line(error: Exception) -> Any:
+def _first_line(error: Exception) -> str:
     message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
     return (str(message) or type(error).__name__).splitlines()[0]

@@ -1,6 +1,8 @@
 """The console script `sdclr`: one word names the command, errors are one sentence."""
 
 import importlib
+import os
+import pathlib
 import sys
 
 from sdclr_jax.errors import Diverged, UserError
@@ -22,6 +24,10 @@ def main(argv: list[str] | None = None) -> int:
         print(USAGE)
         return 0
     command, *rest = argv
+    # What was compiled once is not compiled again, in this run's next start or in another one of the same shape. Set
+    # before JAX is imported; each variable can be set to something else, or to nothing, from outside.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "sdclr_jax" / "xla"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}: known are {', '.join(COMMANDS)}")
@@ -31,3 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sdclr: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

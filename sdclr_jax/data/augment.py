@@ -4,15 +4,17 @@ Each view draws one table of uniform numbers [B, P], turns its columns into boxe
 these to the operations further down, which are deterministic. Nothing depends on an image's neighbours or on where it
 lies, so a `jit` on a batch split over devices needs no communication and gives the values that one device gives.
 
-Operations work on float32 [B, h, w, C] in 0..1 and clip to that range, as Pillow does on bytes.
+Operations work on float32 [B, h, w, C] in 0..1 and clip to that range, as Pillow does on bytes. Every view ends with
+(x - mean) / std, `mean` and `std` one number a channel, and raises UserError if a field is out of its range.
 """
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.scipy.ndimage import map_coordinates
 
 from sdclr_jax.errors import UserError
 
@@ -39,14 +41,14 @@ def simclr_view(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> jax.Array:
-    """The views of SimCLR (Chen et al., ICML 2020, Appendix A), in the order and with the meaning of torchvision.
+    """The views of SimCLR (Chen et al., ICML 2020, Appendix A), as torchvision makes them.
 
     A resized crop, a horizontal flip, brightness, contrast, saturation and hue in an order of their own for every
-    image, grey, a Gaussian blur, then (x - mean) / std.
+    image, grey, a Gaussian blur. Images uint8 [B, H, W, 3] -> views float32 [B, size, size, 3].
 
     Args:
         key: of the whole batch.
-        images: uint8 [B, H, W, 3].
+        images: of three channels, or UserError.
         size: side of a view in pixels.
         crop_scale: share of the image's area in the crop, from and to.
         crop_ratio: width over height of the crop, from and to; uniform in its logarithm.
@@ -57,13 +59,6 @@ def simclr_view(
         grey_probability: of leaving only brightness.
         blur_probability: where it is 0, no blur is compiled.
         blur_sigma: standard deviation of the blur in pixels, from and to.
-        mean, std: one number a channel, for images in 0..1.
-
-    Returns:
-        float32 [B, size, size, 3].
-
-    Raises:
-        UserError: a field out of its range, or images without three channels.
     """
     batch, height, width, channels = images.shape
     _check("views.name", "simclr", channels == 3, f"one for images of {channels} channels, such as 'digits'")
@@ -71,21 +66,21 @@ def simclr_view(
     _check_range("views.crop_scale", crop_scale, 1)
     _check_range("views.crop_ratio", crop_ratio, math.inf)
     _check_range("views.blur_sigma", blur_sigma, math.inf)
-    jitter_ok = len(jitter) == 4 and min(jitter) >= 0 and jitter[_HUE] <= 0.5
-    _check("views.jitter", jitter, jitter_ok, "four numbers of at least 0, the last at most 0.5")
-    _check_probability("views.flip", flip)
-    _check_probability("views.jitter_probability", jitter_probability)
-    _check_probability("views.grey_probability", grey_probability)
-    _check_probability("views.blur_probability", blur_probability)
+    in_range = len(jitter) == 4 and min(jitter) >= 0 and jitter[_HUE] <= 0.5
+    _check("views.jitter", jitter, in_range, "four numbers of at least 0, the last at most 0.5")
+    probabilities = {"flip": flip, "jitter_probability": jitter_probability}
+    probabilities |= {"grey_probability": grey_probability, "blur_probability": blur_probability}
+    for name, value in probabilities.items():
+        _check(f"views.{name}", value, 0 <= value <= 1, "between 0 and 1")
     u = jax.random.uniform(key, (batch, 35))
     for_crop, for_jitter, for_flip, for_grey, for_blur = jnp.split(u, (22, 31, 32, 33), axis=1)
     x = resized_crop(images, random_boxes(for_crop, height, width, crop_scale, crop_ratio), size)
-    x = _where(for_flip[:, 0] < flip, x[:, :, ::-1], x)
+    x = jnp.where(_per_image(for_flip[:, 0] < flip), x[:, :, ::-1], x)
     x = color_jitter(x, *random_jitter(for_jitter, jitter, jitter_probability))
-    x = _where(for_grey[:, 0] < grey_probability, jnp.broadcast_to(luma(x), x.shape), x)
+    x = jnp.where(_per_image(for_grey[:, 0] < grey_probability), luma(x), x)
     if blur_probability:
         sigma = _between(for_blur[:, 1], *blur_sigma)
-        x = _where(for_blur[:, 0] < blur_probability, gaussian_blur(x, sigma), x)
+        x = jnp.where(_per_image(for_blur[:, 0] < blur_probability), gaussian_blur(x, sigma), x)
     return _normalise(x, mean, std)
 
 
@@ -100,24 +95,17 @@ def digits_view(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> jax.Array:
-    """Views of tiny pictures on black: crop, turn and shift in one resampling, contrast, then (x - mean) / std.
+    """Views of tiny pictures on black, as digits are: crop, turn and shift in a single resampling, then contrast.
 
     The counterpart of `simclr_view` where colours, flips and repeated resampling would leave nothing to recognise.
+    Images uint8 [B, H, W, C] -> views float32 [B, H, W, C].
 
     Args:
         key: of the whole batch.
-        images: uint8 [B, H, W, C].
         crop_scale: share of the image's area in the crop, from and to; the crop lies anywhere inside the image.
         rotation: degrees, at most, either way.
         shift: pixels of the image, at most, either way, down and across; what comes in is black.
         contrast: the factor lies in 1 - contrast..1 + contrast, about the view's mean.
-        mean, std: one number a channel, for images in 0..1.
-
-    Returns:
-        float32 [B, H, W, C].
-
-    Raises:
-        UserError: a field out of its range.
     """
     _check_range("views.crop_scale", crop_scale, 1)
     _check("views.rotation", rotation, 0 <= rotation <= 180, "between 0 and 180 degrees")
@@ -136,31 +124,21 @@ def digits_view(
 def probe_view(
     key: jax.Array, images: jax.Array, *, padding: int, flip: float, mean: Sequence[float], std: Sequence[float]
 ) -> jax.Array:
-    """What the published linear probe trains on: a random crop of the padded image, a flip, then (x - mean) / std.
+    """What the published linear probe trains on (Jiang et al., ICML 2021): the padded image cropped anywhere, a flip.
 
-    Args:
-        key: of the whole batch.
-        images: uint8 [B, H, W, C].
-        padding: rows and columns of black on each side, out of which [H, W] are cut anywhere.
-        flip: probability.
-        mean, std: one number a channel, for images in 0..1.
-
-    Returns:
-        float32 [B, H, W, C].
-
-    Raises:
-        UserError: a negative padding, or a flip that is no probability.
+    `padding` is rows and columns of black on each side, `flip` a probability. Images uint8 [B, H, W, C] -> views
+    float32 [B, H, W, C].
     """
     _check("evaluate.padding", padding, padding >= 0, "at least 0")
-    _check_probability("evaluate.flip", flip)
+    _check("evaluate.flip", flip, 0 <= flip <= 1, "between 0 and 1")
     u = jax.random.uniform(key, (len(images), 3))
     corners = jnp.floor(u[:, :2] * (2 * padding + 1)).astype(jnp.int32) - padding
     x = shifted_crop(_unit(images), corners)
-    return _normalise(_where(u[:, 2] < flip, x[:, :, ::-1], x), mean, std)
+    return _normalise(jnp.where(_per_image(u[:, 2] < flip), x[:, :, ::-1], x), mean, std)
 
 
 def plain(images: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """The images uint8 [B, H, W, C] themselves, as float32 (x - mean) / std: what is evaluated."""
+    """The images uint8 [B, H, W, C] themselves, as float32 [B, H, W, C]: what is evaluated."""
     return _normalise(_unit(images), mean, std)
 
 
@@ -194,10 +172,9 @@ def random_jitter(u: jax.Array, strength: Sequence[float], probability: float) -
 
     An image is left alone with 1 - `probability`: factors of 1, a hue shift of 0.
     """
-    brightness, contrast, saturation, hue = strength
-    low = jnp.array([[max(0, 1 - brightness), max(0, 1 - contrast), max(0, 1 - saturation), -hue]], jnp.float32)
-    high = jnp.array([[1 + brightness, 1 + contrast, 1 + saturation, hue]], jnp.float32)
-    factors = jnp.where(u[:, :1] < probability, _between(u[:, 1:5], low, high), jnp.array([[1.0, 1.0, 1.0, 0.0]]))
+    neutral, strength = jnp.array([[1.0, 1.0, 1.0, 0.0]]), jnp.array([strength], jnp.float32)
+    low = jnp.maximum(neutral - strength, jnp.array([[0.0, 0.0, 0.0, -0.5]]))
+    factors = jnp.where(u[:, :1] < probability, _between(u[:, 1:5], low, neutral + strength), neutral)
     return factors, jnp.argsort(u[:, 5:9], axis=1)
 
 
@@ -217,33 +194,27 @@ def resized_crop(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
 
 def shifted_crop(x: jax.Array, corners: jax.Array) -> jax.Array:
     """The window of x's own size whose top left pixel lies at `corners` int [B, 2] (row, column); 0 outside of x."""
-
-    def rows(start: jax.Array, size: int) -> jax.Array:
-        return (_index(size, 2) == _index(size, 1) + _column(start)).astype(jnp.float32)
-
-    return _separable(x, rows(corners[:, 0], x.shape[1]), rows(corners[:, 1], x.shape[2]))
+    starts = corners.astype(jnp.float32)[:, :, None, None]
+    pick = (_index(n, 2) == _index(n, 1) + starts[:, axis] for axis, n in enumerate(x.shape[1:3]))
+    return _separable(x, *(matrix.astype(jnp.float32) for matrix in pick))
 
 
 def affine(x: jax.Array, side: jax.Array, angle: jax.Array, offset: jax.Array) -> jax.Array:
-    """Zoom, turn and shift x about its middle, bilinear, 0 outside of x.
+    """Zoom, turn and shift x [B, H, W, C] about its middle, bilinear, 0 outside of x.
 
-    Args:
-        x: [B, H, W, C], small: the cost grows with the square of H * W.
-        side: [B], share of x's side that fills the view.
-        angle: [B], radians, counter-clockwise.
-        offset: [B, 2], pixels down and across from x's middle to what stands in the middle of the view.
+    `side` [B] is the share of x's side that fills the view, `angle` [B] is in radians, counter-clockwise, `offset`
+    [B, 2] leads from x's middle to what stands in the middle of the view, in pixels down and across.
     """
     height, width = x.shape[1:3]
-    grid = np.indices((height, width)).reshape(2, 1, -1)
-    down, across = (jnp.array(g - (n - 1) / 2, jnp.float32) for g, n in zip(grid, (height, width), strict=True))
-    cos, sin = (side * jnp.cos(angle))[:, None], (side * jnp.sin(angle))[:, None]
-    row = cos * down + sin * across + offset[:, :1] + (height - 1) / 2  # [B, H * W]: where each pixel is read
-    column = cos * across - sin * down + offset[:, 1:] + (width - 1) / 2
-    # Tents over rows and columns instead of a gather: faster on every kind of device, and 0 outside by themselves.
-    rows = jnp.maximum(0, 1 - jnp.abs(row[:, :, None] - _index(height, 2)))
-    columns = jnp.maximum(0, 1 - jnp.abs(column[:, :, None] - _index(width, 2)))
-    out = jnp.einsum("bpi,bpj,bijc->bpc", rows, columns, x, precision="highest")
-    return out.reshape(x.shape)
+    down = jnp.arange(height, dtype=jnp.float32)[None, :, None] - (height - 1) / 2
+    across = jnp.arange(width, dtype=jnp.float32)[None, None, :] - (width - 1) / 2
+    cos, sin = (side * jnp.cos(angle))[:, None, None], (side * jnp.sin(angle))[:, None, None]
+    shift_down, shift_across = offset[:, 0, None, None], offset[:, 1, None, None]
+    row = cos * down + sin * across + shift_down + (height - 1) / 2  # [B, H, W]: where each pixel is read
+    column = cos * across - sin * down + shift_across + (width - 1) / 2
+    # On CPU four times as fast as weights in matrices, and the cost does not grow with the square of H * W.
+    read = partial(map_coordinates, order=1, mode="constant", cval=0.0)
+    return jax.vmap(jax.vmap(read, in_axes=(2, None), out_axes=2))(x, [row, column])
 
 
 def luma(x: jax.Array) -> jax.Array:
@@ -280,9 +251,9 @@ def color_jitter(x: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Arra
     # of the four are one blend, towards different colours, so a place costs a blend and a hue, not four operations.
     factors = jnp.take_along_axis(factors, order, axis=1)
     for place in range(4):
-        operation, factor, grey = _per_image(order[:, place]), factors[:, place], luma(x)
-        towards = jnp.where(operation == _SATURATION, grey, grey.mean(axis=(1, 2, 3), keepdims=True))
-        towards = jnp.where(operation == _BRIGHTNESS, 0.0, towards)
+        operation, factor = _per_image(order[:, place]), factors[:, place]
+        towards = jnp.where(operation == _SATURATION, luma(x), luma(x.mean(axis=(1, 2), keepdims=True)))
+        towards = jnp.where(operation == _BRIGHTNESS, 0, towards)
         x = jnp.where(operation == _HUE, adjust_hue(x, factor), _blend(x, towards, factor))
     return x
 
@@ -301,7 +272,7 @@ def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
 def _separable(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """Every image [H, W] times its own matrices: rows [B, h, H] x columns [B, w, W] -> [B, h, w, C].
 
-    Across first, and clipped in between, as in Pillow: there the bytes between the two passes cannot overshoot either.
+    Across first, and clipped in between, as in Pillow up to 12: its bytes cannot overshoot between the passes either.
     """
     x = jnp.clip(jnp.einsum("bijc,bwj->biwc", x, columns, precision="highest"), 0, 1)
     return jnp.clip(jnp.einsum("biwc,bhi->bhwc", x, rows, precision="highest"), 0, 1)
@@ -309,7 +280,7 @@ def _separable(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 def _bicubic(start: jax.Array, length: jax.Array, size_in: int, size_out: int) -> jax.Array:
     """Weights [B, size_out, size_in] that stretch `length` pixels from `start` on (int [B]) over `size_out` pixels."""
-    start, length = (_column(v.astype(jnp.float32)) for v in (start, length))
+    start, length = (v.astype(jnp.float32)[:, None, None] for v in (start, length))
     scale = length / size_out
     pixel = _index(size_in, 2) + 0.5
     t = jnp.abs(pixel - start - (_index(size_out, 1) + 0.5) * scale) / jnp.maximum(scale, 1)
@@ -324,7 +295,7 @@ def _gaussian(sigma: jax.Array, size: int) -> jax.Array:
     radius = max(1, size // 20)
 
     def tap(distance: jax.Array) -> jax.Array:
-        return jnp.where(jnp.abs(distance) <= radius, jnp.exp(-0.5 * (distance / _column(sigma)) ** 2), 0)
+        return jnp.where(jnp.abs(distance) <= radius, jnp.exp(-0.5 * (distance / sigma[:, None, None]) ** 2), 0)
 
     out, pixel = _index(size, 1), _index(size, 2)
     # What pixel -p or 2 * (size - 1) - p would have shown is p's; the border pixels themselves come once.
@@ -358,17 +329,8 @@ def _between(u: jax.Array, low, high) -> jax.Array:
     return low + (high - low) * u
 
 
-def _where(chosen: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    """Images of a where `chosen` [B], of b elsewhere."""
-    return jnp.where(_per_image(chosen), a, b)
-
-
 def _per_image(v: jax.Array) -> jax.Array:
     return v[:, None, None, None]
-
-
-def _column(v: jax.Array) -> jax.Array:
-    return v[:, None, None]
 
 
 def _index(size: int, axis: int) -> jax.Array:
@@ -384,7 +346,3 @@ def _check(field: str, value, ok: bool, rule: str) -> None:
 def _check_range(field: str, value: tuple[float, float], high: float) -> None:
     ok = len(value) == 2 and 0 < value[0] <= value[1] <= high
     _check(field, value, ok, f"two numbers above 0 and at most {high}, the smaller one first")
-
-
-def _check_probability(field: str, value: float) -> None:
-    _check(field, value, 0 <= value <= 1, "between 0 and 1")

@@ -1,0 +1,286 @@
+"""The loop on the real digits with a tiny network: exact resume, metrics, refusals, and a loss that is not a number."""
+
+import itertools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdclr_jax import build, trees, workdir
+from sdclr_jax.commands import flags, main
+from sdclr_jax.commands.pretrain import pretrain
+from sdclr_jax.data.batches import Resident
+from sdclr_jax.errors import Diverged, UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = (
+    "--config.epochs=3",
+    "--config.batch_size=64",
+    "--config.log_every=2",
+    "--config.checkpoint_every=1",
+    "--config.model.width=2",
+    "--config.projector.layers=2",
+    "--config.projector.hidden=8",
+    "--config.projector.out=4",
+    "--config.optimizer.warmup_epochs=1",
+)
+
+
+def arguments(directory, data_dir, method="sdclr", *more):
+    file = ROOT / "configs" / "digits_lt.py"
+    return [f"--config={file}:{method}", f"--workdir={directory}", f"--data_dir={data_dir}", *TINY, *more]
+
+
+def config(method="sdclr", *more):
+    return flags.pretrain(arguments("unused", "unused", method, *more), "").config
+
+
+def run(config, directory, data_dir):
+    return pretrain(config, directory, data_dir, devices=jax.devices()[:1])
+
+
+def lines(directory):
+    return [
+        {k: v for k, v in line.items() if k not in workdir.Metrics.CLOCKS}
+        for line in workdir.read_metrics(directory / "metrics.jsonl")
+    ]
+
+
+def assert_same_bits(a, b):
+    for name, x in trees.named(a).items():
+        y = trees.named(b)[name]
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """An uninterrupted run: its folder and its last state."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    return directory, run(config(), directory, data_dir)
+
+
+def test_what_a_run_leaves_behind(finished):
+    directory, state = finished
+    assert {p.name for p in directory.iterdir()} == {
+        "config.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints",
+    }  # fmt: skip
+    metrics = workdir.read_metrics(directory / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
+    assert metrics[-1]["epoch"] == 3.0
+    assert int(state.step) == 15
+    for line in metrics:
+        assert 0 < line["loss"] < 10
+        assert line["density/all"] == pytest.approx(0.1, abs=0.002)
+        assert line["images_per_second"] > 0
+        assert line["seconds"] >= line["data_wait_seconds"] >= 0
+    assert metrics[0]["learning_rate"] < metrics[2]["learning_rate"] > metrics[-1]["learning_rate"]
+    assert json.loads((directory / "config.json").read_text())["prune"]["rate"] == 0.9
+    kept = [p.name for p in (directory / "checkpoints").iterdir()]
+    assert sorted(kept) == ["10", "15"]
+
+
+@pytest.mark.parametrize("stopped_after", [4, 7, 12])
+def test_a_crashed_run_goes_on_exactly(finished, data_dir, tmp_path, monkeypatch, stopped_after):
+    """Parameters, statistics, mask, optimizer and metrics equal those of an uninterrupted run, to the bit."""
+    whole, expected = finished
+    whole_batches = Resident.from_step
+
+    def crash(self, step):
+        yield from itertools.islice(whole_batches(self, step), stopped_after)
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(Resident, "from_step", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(config(), tmp_path / "cut", data_dir)
+    monkeypatch.setattr(Resident, "from_step", whole_batches)
+    state = run(config(), tmp_path / "cut", data_dir)
+    assert_same_bits(state, expected)
+    assert lines(tmp_path / "cut") == lines(whole)
+
+
+def test_a_finished_run_stays_as_it_is(finished, data_dir):
+    directory, expected = finished
+    before = (directory / "metrics.jsonl").read_text()
+    assert_same_bits(run(config(), directory, data_dir), expected)
+    assert (directory / "metrics.jsonl").read_text() == before
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path):
+    """A real process is told to stop in mid-epoch, and a second one ends where an uninterrupted run does."""
+    whole, _ = finished
+    directory = tmp_path / "stopped"
+    command = [sys.executable, "-m", "sdclr_jax.commands.main", "pretrain"]
+    options = arguments(directory, data_dir, "sdclr", "--noprogress")
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not workdir.read_metrics(directory / "metrics.jsonl") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    stopped = workdir.read_metrics(directory / "metrics.jsonl")[-1]["step"]
+    if stopped < 15:  # it may have been at the last line already
+        assert process.returncode == 1
+        assert f"stopped at step {stopped} of 15; the same command goes on from there" in errors
+    second = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert lines(directory) == lines(whole)
+
+
+def test_simclr_has_no_mask(data_dir, tmp_path):
+    state = run(config("simclr", "--config.epochs=2"), tmp_path / "run", data_dir)
+    assert state.mask is None
+    assert not any(k.startswith("density") for line in lines(tmp_path / "run") for k in line)
+
+
+def test_the_mask_is_made_afresh_every_so_many_steps(data_dir, tmp_path, monkeypatch):
+    made = []
+    prune = build.pruning.magnitude_mask
+
+    def noted(weights, rate, **more):
+        jax.debug.callback(lambda: made.append("mask"))
+        return prune(weights, rate, **more)
+
+    monkeypatch.setattr(build.pruning, "magnitude_mask", noted)
+    run(config("sdclr", "--config.epochs=2", "--config.prune.every=3"), tmp_path / "a", data_dir)
+    jax.effects_barrier()
+    assert len(made) == 4  # before steps 0, 3, 6, 9 of 10
+    made.clear()
+    run(config("sdclr", "--config.epochs=2"), tmp_path / "b", data_dir)
+    jax.effects_barrier()
+    assert len(made) == 2  # every epoch
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypatch, capsys):
+    views = build.views
+
+    def broken(config):
+        make = views(config)
+
+        def made(key, images):
+            a, b = make(key, images)
+            return a, b * jnp.nan  # the view that the sparse branch sees
+
+        return made
+
+    run_config = config("sdclr", "--config.epochs=2")
+    run(run_config, tmp_path / "good", data_dir)
+    monkeypatch.setattr(build, "views", broken)
+    with pytest.raises(Diverged, match=r"nan at step 1, in the sparse branch"):
+        run(run_config, tmp_path / "bad", data_dir)
+    assert not list((tmp_path / "bad" / "checkpoints").glob("[0-9]*"))
+    assert lines(tmp_path / "bad") == []
+
+
+def test_the_last_good_checkpoint_is_kept_when_the_loss_explodes(data_dir, tmp_path, capsys):
+    status = main.main(
+        ["pretrain", *arguments(tmp_path / "run", data_dir, "sdclr", "--noprogress")]
+        + ["--config.optimizer.learning_rate=1e38", "--config.optimizer.weight_decay=1e38"]
+    )
+    assert status == 1
+    assert "the loss is nan at step" in capsys.readouterr().err
+    assert all(np.isfinite(line["loss"]) for line in lines(tmp_path / "run"))
+
+
+BAD = {
+    "unknown field": (["--config.prune.raet=0.5"], "no field or flag --config.prune.raet: the nearest is --config.prune.rate"),
+    "unknown flag": (["--worksdir=x"], "no field or flag --worksdir: the nearest is --workdir"),
+    "wrong type": (["--config.batch_size=many"], "config.batch_size"),
+    "not a flag": (["batch_size=3"], "'batch_size=3' is not a flag"),
+    "rate of 1": (["--config.prune.rate=1.0"], "prune.rate is 1.0: it must be at least 0 and below 1"),
+    "negative rate": (["--config.prune.rate=-0.1"], "prune.rate is -0.1"),
+    "random rate": (["--config.prune.random_rate=0.1"], "prune.random_rate is 0.1: it must be at least 0 and below 1 - "),
+    "batch": (["--config.batch_size=1000"], "batch_size is 1000, but the subset has 369 images"),
+    "imbalance": (["--config.data.imbalance=0.5"], "data.imbalance"),
+    "empty class": (["--config.data.imbalance=1000"], "data.imbalance"),
+    "too many": (["--config.data.n_max=500"], "data.n_max"),
+    "objective": (["--config.objective.name=triplet"], "unknown objective.name 'triplet': known are nt_xent"),
+    "model": (["--config.model.name=vgg"], "unknown model.name 'vgg': known are resnet10, resnet18, "),
+    "data set": (["--config.data.name=mnist"], "unknown data.name 'mnist': known are digits"),
+    "subset": (["--config.data.subset=rare"], "unknown data.subset 'rare'"),
+    "stem": (["--config.model.stem=imagenet"], "model.stem is 'imagenet', which leaves 8 x 8 images of digits"),
+    "warm-up": (["--config.optimizer.warmup_epochs=3"], "optimizer.warmup_epochs is 3: it must be below epochs, 3"),
+    "temperature": (["--config.objective.temperature=0"], "objective.temperature is 0"),
+    "pairs": (["--config.pairs=((('dense', 0), ('pruned', 1)),)"], "branch 'pruned'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_before_anything_is_written(name, data_dir, tmp_path, capsys):
+    more, sentence = BAD[name]
+    status = main.main(["pretrain", *arguments(tmp_path / "run", data_dir, "sdclr", "--noprogress"), *more])
+    printed = capsys.readouterr()
+    assert status == 2
+    assert sentence in printed.err
+    assert printed.err.startswith("sdclr: ")
+    assert printed.err.count("\n") == 1, "more than a sentence"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("location", "sentence"),
+    [
+        ("configs/digits_lt.py:simsalabim", "unknown method 'simsalabim': known are simclr, sdclr"),
+        ("configs/nowhere.py", "there is no file"),
+        ("tests/golden", "there is no file"),
+    ],
+)
+def test_bad_config_files(location, sentence, tmp_path, capsys):
+    status = main.main(["pretrain", f"--config={ROOT / location}", f"--workdir={tmp_path / 'run'}"])
+    assert status == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_missing_flags(tmp_path, capsys):
+    assert main.main(["pretrain", f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "--config is missing" in capsys.readouterr().err
+    assert main.main(["pretrain", f"--config={ROOT}/configs/digits_lt.py"]) == 2
+    assert "--workdir is missing" in capsys.readouterr().err
+
+
+def test_a_folder_with_another_run_is_refused(finished, data_dir, capsys):
+    directory, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in directory.rglob("*")}
+    status = main.main(["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress", "--config.seed=5")])
+    assert status == 2
+    assert "seed (0 there, 5 given)" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
+
+
+def test_overrides_may_come_before_the_file():
+    made = flags.pretrain(["--config.seed=3", f"--config={ROOT}/configs/digits_lt.py:simclr", "--workdir=x"], "").config
+    assert made.seed == 3
+    assert made.method == "simclr"
+
+
+def test_overriding_a_tuple():
+    assert config("sdclr", "--config.views.crop_scale=(0.3, 1.0)").views.crop_scale == (0.3, 1.0)
+
+
+def test_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main(["pretrain", "--help"])
+    assert stop.value.code == 0
+    assert "--config.FIELD=VALUE" in capsys.readouterr().out
+    assert main.main([]) == 0
+    assert "pretrain" in capsys.readouterr().out
+    assert main.main(["prterain"]) == 2
+
+
+def test_user_errors_are_value_errors():
+    assert issubclass(UserError, ValueError)

@@ -1,0 +1,451 @@
+"""Views: every operation against Pillow, SciPy or plain NumPy, every distribution against its definition."""
+
+import colorsys
+import itertools
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from PIL import Image, ImageEnhance
+from scipy import ndimage, stats
+
+from sdclr_jax.data import augment
+from sdclr_jax.errors import UserError
+
+GREY = {"mean": (0.3,), "std": (0.4,)}
+NEUTRAL = (1.0, 1.0, 1.0, 0.0)
+SIMCLR = {"size": 8, "grey_probability": 0.3, "blur_probability": 0.5, "blur_sigma": (0.3, 2.0)}
+VIEWS = {  # name -> (view, shape of an image)
+    "simclr": (partial(augment.simclr_view, **SIMCLR), (12, 12, 3)),
+    "digits": (partial(augment.digits_view, **GREY), (8, 8, 1)),
+    "probe": (partial(augment.probe_view, padding=1, flip=0.5, **GREY), (8, 8, 1)),
+}
+
+resized_crop = jax.jit(augment.resized_crop, static_argnums=2)
+color_jitter = jax.jit(augment.color_jitter)
+adjust_hue = jax.jit(augment.adjust_hue)
+gaussian_blur = jax.jit(augment.gaussian_blur)
+affine = jax.jit(augment.affine)
+random_boxes = jax.jit(augment.random_boxes, static_argnums=(1, 2, 3, 4))
+random_jitter = jax.jit(augment.random_jitter, static_argnums=(1, 2))
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def colours(count: int = 24, side: int = 4) -> np.ndarray:
+    """Float32 [count, side, side, 3], the pure colours, black, white and a grey among them."""
+    x = np.random.default_rng(1).random((count, side, side, 3)).astype(np.float32)
+    x[:, 0, :, :] = np.array(list(itertools.product((0, 1), repeat=3)), np.float32)[:side]
+    x[:, 1, :, :] = np.array(list(itertools.product((0, 1), repeat=3)), np.float32)[-side:]
+    x[:, 2, 0, :] = 0.5
+    return x
+
+
+def uniform(*shape: int) -> np.ndarray:
+    return np.random.default_rng(2).random(shape).astype(np.float32)
+
+
+def is_uniform(values: np.ndarray, low: float, high: float) -> bool:
+    return stats.kstest((np.asarray(values, np.float64) - low) / (high - low), "uniform").pvalue > 1e-3
+
+
+def is_share(hits: np.ndarray, probability: float) -> bool:
+    return stats.binomtest(int(hits.sum()), hits.size, probability).pvalue > 1e-3
+
+
+# Operations: geometry.
+
+
+@pytest.mark.parametrize("size", [7, 16, 60])  # shrinks all, shrinks some, enlarges all of the larger boxes
+def test_resized_crop_is_pillows(size):
+    boxes = np.array([[0, 0, 48, 40], [5, 7, 6, 9], [30, 1, 18, 39], [47, 39, 1, 1], [0, 20, 40, 20], [3, 4, 16, 16]])
+    images = noise(len(boxes), 48, 40, 3)
+    images[0] = np.linspace(0, 255, 48, dtype=np.uint8)[:, None, None]
+    images[4] = 255 * (np.indices((48, 40)).sum(axis=0) // 5 % 2)[:, :, None]  # edges, at which bicubic overshoots
+    views = resized_crop(images, boxes.astype(np.int32), size)
+    for view, image, (top, left, height, width) in zip(np.asarray(views), images, boxes, strict=True):
+        crop = Image.fromarray(image).crop((left, top, left + width, top + height))
+        # In two calls, since Pillow 13 takes whichever pass is cheaper first; up to 12 it was always the one across.
+        across = crop.resize((size, height), Image.Resampling.BICUBIC)
+        expected = np.asarray(across.resize((size, size), Image.Resampling.BICUBIC))
+        # Pillow rounds to whole bytes after each pass.
+        np.testing.assert_allclose(view * 255, expected, atol=1.5, rtol=0)
+        assert view.min() >= 0
+        assert view.max() <= 1
+
+
+def test_resized_crop_reads_nothing_outside_the_box():
+    boxes = np.array([[4, 6, 5, 7]], np.int32)
+    images, others = noise(1, 48, 40, 3), 255 - noise(1, 48, 40, 3)
+    others[:, 4:9, 6:13] = images[:, 4:9, 6:13]
+    np.testing.assert_array_equal(resized_crop(images, boxes, 16), resized_crop(others, boxes, 16))
+
+
+def test_the_whole_image_at_its_own_size_is_untouched():
+    images = noise(2, 16, 16, 3)
+    whole = np.array([[0, 0, 16, 16]] * 2, np.int32)
+    np.testing.assert_allclose(resized_crop(images, whole, 16), images / 255, atol=1e-6)
+
+
+def test_shifted_crop_is_a_window_of_the_image_padded_with_zeros():
+    x = uniform(6, 5, 7, 2)
+    corners = np.array([[0, 0], [2, -1], [-3, 3], [1, 1], [-4, -4], [5, 0]], np.int32)
+    padded = np.pad(x, ((0, 0), (5, 5), (5, 5), (0, 0)))
+    expected = [image[5 + i : 10 + i, 5 + j : 12 + j] for image, (i, j) in zip(padded, corners, strict=True)]
+    np.testing.assert_allclose(jax.jit(augment.shifted_crop)(x, corners), expected, atol=1e-7)
+
+
+def test_affine_turns_counter_clockwise_zooms_and_moves():
+    x = uniform(4, 8, 8, 1)
+    one, half = np.ones(4, np.float32), np.full(4, 0.5, np.float32)
+    zero, still = np.zeros(4, np.float32), np.zeros((4, 2), np.float32)
+    np.testing.assert_array_equal(affine(x, one, zero, still), x)
+    turned = affine(x, one, one * np.float32(np.pi / 2), still)
+    np.testing.assert_allclose(turned, np.rot90(x, axes=(1, 2)), atol=1e-5)  # NumPy's turn is counter-clockwise, too
+    moved = np.asarray(affine(x, one, zero, still + np.array([[1, -2]], np.float32)))  # shows what lies below and left
+    np.testing.assert_allclose(moved[:, :7, 2:], x[:, 1:, :6], atol=1e-6)
+    assert not moved[:, 7].any()
+    assert not moved[:, :, :2].any()
+    zoomed = np.asarray(affine(x, half, zero, still))
+    for view, image in zip(zoomed[..., 0], x[..., 0], strict=True):
+        middle = Image.fromarray(image).transform(
+            (8, 8), Image.Transform.EXTENT, (2, 2, 6, 6), Image.Resampling.BILINEAR
+        )
+        np.testing.assert_allclose(view, np.asarray(middle), atol=1e-6)
+
+
+def test_affine_is_scipys():
+    x, u = uniform(8, 6, 9, 2), np.random.default_rng(3).uniform(-1, 1, (8, 4)).astype(np.float32)
+    side, angle, offset = 1 + u[:, 0] / 2, u[:, 1], 2 * u[:, 2:]
+    views = np.asarray(affine(x, side, angle, offset))
+    middle = np.array([2.5, 4])
+    for k in range(8):
+        cos, sin = math.cos(angle[k]), math.sin(angle[k])
+        matrix = side[k] * np.array([[cos, sin], [-sin, cos]])
+        start = middle + offset[k] - matrix @ middle
+        for c in range(2):
+            expected = ndimage.affine_transform(x[k, :, :, c], matrix, start, order=1, mode="grid-constant")
+            np.testing.assert_allclose(views[k, :, :, c], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 62)])
+def test_gaussian_blur_is_a_direct_convolution(height, width):
+    x, sigma = uniform(3, height, width, 2), np.array([0.1, 0.9, 2.0], np.float32)
+    expected = x.astype(np.float64)
+    for axis, size in ((1, height), (2, width)):
+        radius = {8: 1, 32: 1, 62: 3}[size]  # 10 % of the side, made odd: 3, 3 and 7 pixels
+        taps = np.exp(-(np.arange(-radius, radius + 1) ** 2) / (2.0 * sigma[:, None].astype(np.float64) ** 2))
+        taps /= taps.sum(axis=1, keepdims=True)
+        mirrored = np.pad(expected, [(radius, radius) if a == axis else (0, 0) for a in range(4)], mode="reflect")
+        shifted = [np.take(mirrored, np.arange(size) + k, axis=axis) for k in range(2 * radius + 1)]
+        expected = sum(taps[:, k, None, None, None] * shifted[k] for k in range(2 * radius + 1))
+    np.testing.assert_allclose(gaussian_blur(x, sigma), expected, atol=1e-6)
+
+
+# Operations: colours.
+
+
+def oracle(x: np.ndarray, operation: int, factor: float) -> np.ndarray:
+    """One operation on one image [h, w, 3] in 0..1, in float64, from torchvision's definition."""
+    if operation == 3:
+        pixels = [colorsys.rgb_to_hsv(*pixel) for pixel in x.reshape(-1, 3)]
+        return np.array([colorsys.hsv_to_rgb((h + factor) % 1, s, v) for h, s, v in pixels]).reshape(x.shape)
+    grey = (x @ [0.299, 0.587, 0.114])[:, :, None]
+    return np.clip(factor * x + (1 - factor) * (0.0, grey.mean(), grey)[operation], 0, 1)
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.7])
+def test_brightness_contrast_and_saturation_are_pillows(factor):
+    # All three in one call: image 0 has its brightness changed, image 1 its contrast, image 2 its saturation.
+    images = np.round(colours(3, side=4) * 255).astype(np.uint8)
+    factors = np.ones((3, 4), np.float32) - np.array([0, 0, 0, 1], np.float32)
+    factors[range(3), range(3)] = factor
+    order = np.tile(np.arange(4, dtype=np.int32), (3, 1))
+    views = np.asarray(color_jitter(images.astype(np.float32) / 255, factors, order)) * 255
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for view, image, enhancer in zip(views, images, enhancers, strict=True):
+        # Pillow cuts to whole bytes; before that it rounds grey values, and of these the mean.
+        expected = np.asarray(enhancer(Image.fromarray(image)).enhance(factor))
+        np.testing.assert_allclose(view, expected, atol=1.01 + abs(1 - factor), rtol=0)
+
+
+def test_luma_is_pillows():
+    images = np.round(colours() * 255).astype(np.uint8)
+    for grey, image in zip(np.asarray(augment.luma(images.astype(np.float32))), images, strict=True):
+        np.testing.assert_allclose(grey[..., 0], np.asarray(Image.fromarray(image).convert("L")), atol=0.51, rtol=0)
+
+
+@pytest.mark.parametrize("shift", [-0.5, -0.1, 0.0, 1 / 3, 0.5])
+def test_hue_is_colorsys(shift):
+    x = colours()
+    views = np.asarray(adjust_hue(x, np.full(len(x), shift, np.float32)))
+    np.testing.assert_allclose(views, [oracle(image.astype(np.float64), 3, shift) for image in x], atol=3e-6)
+
+
+def test_hue_turns_red_to_green():
+    red = np.array([1, 0, 0], np.float32).reshape(1, 1, 1, 3)
+    np.testing.assert_allclose(adjust_hue(red, np.float32([1 / 3]))[0, 0, 0], [0, 1, 0], atol=1e-6)
+
+
+def test_color_jitter_follows_each_images_own_order():
+    orders = np.array(list(itertools.permutations(range(4))), np.int32)
+    x = np.broadcast_to(colours(1), (24, 4, 4, 3))  # one image, so that only the order tells the results apart
+    factors = np.tile(np.float32([1.6, 0.5, 1.8, 0.3]), (24, 1))
+    views = np.asarray(color_jitter(x, factors, orders))
+    for view, order, image in zip(views, orders, x.astype(np.float64), strict=True):
+        for operation in order:
+            image = oracle(image, operation, factors[0, operation])
+        np.testing.assert_allclose(view, image, atol=1e-5)
+    differences = np.abs(views[:, None] - views[None]).max(axis=(2, 3, 4))
+    assert (differences[~np.eye(24, dtype=bool)] > 1e-3).mean() > 0.9  # a few orders mean the same
+
+
+def test_neutral_factors_change_nothing():
+    x = colours()
+    orders = np.array(list(itertools.permutations(range(4))), np.int32)
+    np.testing.assert_allclose(color_jitter(x, np.tile(np.float32(NEUTRAL), (24, 1)), orders), x, atol=1e-6)
+
+
+# Distributions.
+
+
+def torchvisions_box(u, height, width, scale, ratio):
+    """`RandomResizedCrop.get_params`, its random numbers given."""
+    for attempt in range(10):
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * u[attempt])
+        low, high = math.log(ratio[0]), math.log(ratio[1])
+        aspect = math.exp(low + (high - low) * u[10 + attempt])
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return math.floor(u[20] * (height - h + 1)), math.floor(u[21] * (width - w + 1)), h, w
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale", "central"),
+    [
+        (32, 32, (0.1, 1.0), (0, 0, 32, 32)),
+        (20, 61, (0.9, 1.0), (0, 17, 20, 27)),  # too wide for any crop of that size
+        (61, 20, (0.9, 1.0), (17, 0, 27, 20)),
+        (30, 30, (1.0, 1.0), (0, 0, 30, 30)),
+    ],
+)
+def test_boxes_are_torchvisions(height, width, scale, central):
+    u, ratio = uniform(2000, 22), (3 / 4, 4 / 3)
+    boxes = np.asarray(random_boxes(u, height, width, scale, ratio))
+    expected = np.array([torchvisions_box(row.astype(np.float64), height, width, scale, ratio) for row in u])
+    assert (boxes != expected).any(axis=1).mean() < 0.002  # float32 may round a side or place the other way
+    assert boxes.dtype == np.int32
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] >= 1).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= [height, width]).all()
+    u[:, :20] = 0.999  # ten times too wide, except for the flat image
+    if width <= height:
+        assert (np.asarray(random_boxes(u, height, width, scale, ratio)) == central).all()
+
+
+def test_boxes_are_spread_evenly():
+    boxes = np.asarray(random_boxes(uniform(4000, 22), 2000, 1500, (0.1, 0.4), (3 / 4, 4 / 3))).astype(np.float64)
+    top, left, height, width = boxes.T
+    assert is_uniform(height * width / (2000 * 1500), 0.1, 0.4)
+    assert is_uniform(np.log(width / height), math.log(3 / 4), math.log(4 / 3))
+    assert is_uniform((top + 0.5) / (2000 - height + 1), 0, 1)
+    assert is_uniform((left + 0.5) / (1500 - width + 1), 0, 1)
+    assert abs(np.corrcoef(np.stack([height * width, width / height, top / (2000 - height), left]))[0, 2]) < 0.08
+
+
+def test_jitter_is_spread_evenly():
+    factors, order = map(np.asarray, random_jitter(uniform(24000, 9), (0.4, 1.5, 0.2, 0.1), 0.8))
+    changed = (factors != NEUTRAL).any(axis=1)
+    assert is_share(changed, 0.8)
+    assert (factors[~changed] == np.float32(NEUTRAL)).all()
+    for values, low, high in zip(factors[changed].T, (0.6, 0, 0.8, -0.1), (1.4, 2.5, 1.2, 0.1), strict=True):
+        assert is_uniform(values, low, high)
+    assert np.abs(np.corrcoef(factors[changed].T) - np.eye(4)).max() < 0.04
+    _, counts = np.unique(order, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert stats.chisquare(counts).pvalue > 1e-3
+    assert (np.sort(order, axis=1) == np.arange(4)).all()
+
+
+def recorded(monkeypatch, view, key, images, *operations):
+    """The views, and what each of `operations` was given besides the images: {name: arguments}."""
+    seen = {}
+
+    def spy(name, original, x, *arguments):
+        seen[name] = tuple(a for a in arguments if not isinstance(a, int))
+        return original(x, *arguments)
+
+    def run(key, images):
+        return view(key, images), dict(seen)
+
+    for name in operations:
+        monkeypatch.setattr(augment, name, partial(spy, name, getattr(augment, name)))
+    views, arguments = jax.jit(run)(key, images)
+    return np.asarray(views), arguments
+
+
+def test_a_simclr_view_is_crop_flip_jitter_grey_blur(monkeypatch):
+    images = noise(256, 12, 12, 3)
+    names = ("resized_crop", "color_jitter", "gaussian_blur")
+    views, seen = recorded(monkeypatch, VIEWS["simclr"][0], jax.random.key(3), images, *names)
+    (boxes,), (factors, order), (sigma,) = (seen[name] for name in names)
+    crop = np.asarray(resized_crop(images, boxes, 8))
+    candidates = []  # flipped, grey, blurred: no, no, no; no, no, yes; ...
+    for flipped, grey, blurred in itertools.product((False, True), repeat=3):
+        x = color_jitter(crop[:, :, ::-1] if flipped else crop, factors, order)
+        x = np.repeat(np.asarray(x) @ np.float32([[0.299], [0.587], [0.114]]), 3, axis=3) if grey else x
+        x = gaussian_blur(x, sigma) if blurred else x
+        candidates.append((np.asarray(x) - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225]))
+    errors = np.abs(np.stack(candidates) - views).max(axis=(2, 3, 4))
+    assert errors.min(axis=0).max() < 1e-4
+    which = errors.argmin(axis=0)
+    flipped, grey, blurred = which // 4, which // 2 % 2, which % 2
+    assert is_share(flipped, 0.5)
+    assert is_share(grey, 0.3)
+    assert is_share(blurred, 0.5)
+    assert is_uniform(sigma, 0.3, 2.0)
+    changed = (np.asarray(factors) != np.float32(NEUTRAL)).any(axis=1)
+    assert is_share(changed, 0.8)
+    # None of these choices tells anything about another, or about where the crop lies.
+    rows = np.stack([flipped, grey, blurred, changed, np.asarray(sigma), *np.asarray(boxes).T[2:]])
+    correlation = np.corrcoef(rows) - np.eye(len(rows))
+    correlation[5:, 5:] = 0  # height and width share the area
+    assert np.abs(correlation).max() < 0.25
+
+
+def test_no_blur_is_traced_at_probability_zero(monkeypatch):
+    monkeypatch.setattr(augment, "gaussian_blur", None)
+    images = jax.ShapeDtypeStruct((2, 16, 20, 3), jnp.uint8)
+    view = jax.eval_shape(partial(augment.simclr_view, size=8), jax.random.key(0), images)
+    assert (view.shape, view.dtype) == ((2, 8, 8, 3), jnp.float32)
+
+
+def test_a_digits_view_draws_what_it_says(monkeypatch):
+    images = noise(2048, 8, 8, 1)
+    view = partial(augment.digits_view, crop_scale=(0.5, 0.9), rotation=20.0, shift=1.5, contrast=0.3, **GREY)
+    views, seen = recorded(monkeypatch, view, jax.random.key(4), images, "affine", "_blend")
+    side, angle, offset = map(np.asarray, seen["affine"])
+    factor = np.asarray(seen["_blend"][1])
+    assert is_uniform(side.astype(np.float64) ** 2, 0.5, 0.9)
+    assert is_uniform(np.rad2deg(angle), -20, 20)
+    assert is_uniform(factor, 0.7, 1.3)
+    room = (4 - 4 * side)[:, None]
+    assert (np.abs(offset) <= room + 1.5 + 1e-5).all()
+    # The sum of two uniform numbers, of the crop's place and of the shift, has the sum of their variances.
+    np.testing.assert_allclose((offset / np.sqrt(room**2 + 1.5**2)).std(axis=0), math.sqrt(1 / 3), rtol=0.04)
+    assert np.abs(np.corrcoef(np.column_stack([side, angle, offset, factor]).T) - np.eye(5)).max() < 0.09
+    x = np.asarray(affine(images.astype(np.float32) / 255, side, angle, offset))
+    mean, factor = x.mean(axis=(1, 2, 3), keepdims=True), factor[:, None, None, None]
+    np.testing.assert_allclose(views, (np.clip(mean + factor * (x - mean), 0, 1) - 0.3) / 0.4, atol=1e-5)
+
+
+def test_a_digits_view_without_randomness_is_plain():
+    images = noise(4, 8, 8, 1)
+    still = {"crop_scale": (1.0, 1.0), "rotation": 0.0, "shift": 0.0, "contrast": 0.0}
+    view = jax.jit(partial(augment.digits_view, **still, **GREY))(jax.random.key(0), images)
+    np.testing.assert_allclose(view, augment.plain(images, **GREY), atol=1e-5)
+
+
+def test_plain_is_the_image_itself():
+    images = noise(2, 4, 5, 3)
+    expected = (images / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    view = augment.plain(images, mean=augment.IMAGENET_MEAN, std=augment.IMAGENET_STD)
+    np.testing.assert_allclose(view, expected, atol=1e-6)
+    assert view.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(0, 0.0), (1, 0.5), (2, 0.0), (0, 1.0)])
+def test_a_probe_view_is_any_crop_of_the_padded_image_flipped_or_not(padding, flip):
+    images = noise(1024, 6, 7, 1)
+    view = partial(augment.probe_view, padding=padding, flip=flip, **GREY)
+    views = np.asarray(jax.jit(view)(jax.random.key(5), images))
+    padded = np.pad(images / 255, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    places = list(itertools.product(range(2 * padding + 1), range(2 * padding + 1)))
+    crops = np.stack([padded[:, i : i + 6, j : j + 7] for i, j in places])
+    candidates = (np.concatenate([crops, crops[:, :, :, ::-1]]) - 0.3) / 0.4
+    errors = np.abs(candidates - views).max(axis=(2, 3, 4))
+    assert errors.min(axis=0).max() < 1e-5
+    counts = np.bincount(errors.argmin(axis=0), minlength=2 * len(places)).reshape(2, -1)
+    assert stats.chisquare(counts.sum(axis=0)).pvalue > 1e-3 or padding == 0
+    assert stats.binomtest(int(counts[1].sum()), 1024, flip).pvalue > 1e-3
+
+
+# Keys and devices.
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_are_a_function_of_the_key_on_any_number_of_devices(name):
+    view, shape = VIEWS[name]
+    images = np.broadcast_to(noise(1, *shape), (64, *shape))  # one image: all that differs is the random numbers
+    jitted = jax.jit(view)
+    first, again, other = (np.asarray(jitted(jax.random.key(k), images)) for k in (0, 0, 1))
+    assert first.dtype == np.float32
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max(axis=(1, 2, 3)).mean() > 0.1
+    if name != "probe":  # which has 18 views of an image
+        assert len(np.unique(first.reshape(64, -1), axis=0)) == 64
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    split, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    arguments = jax.device_put(jax.random.key(0), everywhere), jax.device_put(images, split)
+    compiled = jax.jit(view, out_shardings=split).lower(*arguments).compile()
+    # Rounding differs with the shape of what a device computes; random numbers must not.
+    np.testing.assert_allclose(compiled(*arguments), first, atol=1e-4)
+    assert not any(word in compiled.as_text() for word in ("all-gather", "all-reduce", "all-to-all", "permute("))
+
+
+# Errors.
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("simclr", {"size": 0}, r"views\.size is 0: it must be at least 1"),
+        ("simclr", {"crop_scale": (0.5, 0.1)}, r"views\.crop_scale is \(0\.5, 0\.1\)"),
+        ("simclr", {"crop_scale": (0.5, 1.1)}, r"views\.crop_scale .* at most 1,"),
+        ("simclr", {"crop_ratio": (0.0, 1.0)}, r"views\.crop_ratio"),
+        ("simclr", {"blur_sigma": (1.0,)}, r"views\.blur_sigma"),
+        ("simclr", {"jitter": (0.4, 0.4, 0.4)}, r"views\.jitter .* four numbers"),
+        ("simclr", {"jitter": (0.4, 0.4, 0.4, 0.6)}, r"views\.jitter .* at most 0\.5"),
+        ("simclr", {"jitter": (-0.4, 0.4, 0.4, 0.1)}, r"views\.jitter"),
+        ("simclr", {"flip": 1.5}, r"views\.flip is 1\.5: it must be between 0 and 1"),
+        ("simclr", {"jitter_probability": -0.1}, r"views\.jitter_probability"),
+        ("simclr", {"grey_probability": float("nan")}, r"views\.grey_probability"),
+        ("simclr", {"blur_probability": 2}, r"views\.blur_probability"),
+        ("simclr", {"mean": (0.5,)}, r"views\.mean is \(0\.5,\): it must be 3 numbers"),
+        ("simclr", {"std": (0.2, 0.2, 0.0)}, r"views\.std .* above 0"),
+        ("digits", {"crop_scale": (0.0, 1.0)}, r"views\.crop_scale"),
+        ("digits", {"rotation": 200.0}, r"views\.rotation is 200\.0"),
+        ("digits", {"shift": -1.0}, r"views\.shift"),
+        ("digits", {"contrast": 1.5}, r"views\.contrast"),
+        ("digits", {"mean": (0.5, 0.5)}, r"views\.mean"),
+        ("probe", {"padding": -1}, r"evaluate\.padding is -1: it must be at least 0"),
+        ("probe", {"flip": 2.0}, r"evaluate\.flip"),
+    ],
+)
+def test_a_field_out_of_range_is_named(name, fields, message):
+    view, shape = VIEWS[name]
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(partial(view, **fields), jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.uint8))
+
+
+def test_a_grey_image_has_no_simclr_view():
+    with pytest.raises(UserError, match="images of 1 channels"):
+        jax.eval_shape(VIEWS["simclr"][0], jax.random.key(0), jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8))
+
+
+def test_views_are_made_of_bytes():
+    with pytest.raises(TypeError, match="uint8"):
+        jax.eval_shape(partial(augment.plain, **GREY), jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
