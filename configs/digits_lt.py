@@ -4,8 +4,9 @@ sdclr pretrain --config=configs/digits_lt.py:sdclr --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 """
 
-from configs import base, methods
 from ml_collections import ConfigDict
+
+from configs import base, methods
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:

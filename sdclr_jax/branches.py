@@ -39,7 +39,7 @@ def split(params: Tree, norm_sets: set[str]) -> Tree:
     Every set starts from the same values, so with an all-ones mask the branches are identical.
     """
     norms, weights = trees.partition(params, is_norm)
-    return {"weights": weights, "norms": {name: norms for name in sorted(norm_sets)}}
+    return {"weights": weights, "norms": dict.fromkeys(sorted(norm_sets), norms)}
 
 
 def variables(branch: Branch, params: Tree, stats: Tree, mask: Tree) -> Tree:

@@ -52,7 +52,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any) -> None:
-        """Save in the background; the state may be donated as soon as this returns. A step once saved is not saved again."""
+        """Save in the background, unless this step is there; the state may be donated as soon as this returns."""
         if step in self._manager.all_steps():
             return
         meta = {"checksum": int(_checksum(state))}

@@ -28,10 +28,9 @@ def apply(mask: Tree, weights: Tree) -> Tree:
 
     `where` and not a product: a product would pass on a NaN, and strict types refuse bool times float.
     """
-    pruned = jax.tree.map(
+    return jax.tree.map(
         lambda m, w: w if m is None else jnp.where(m, w, jnp.zeros_like(w)), mask, weights, is_leaf=lambda x: x is None
     )
-    return pruned
 
 
 def threshold(weights: list[jax.Array], rank: int) -> jax.Array:

@@ -80,7 +80,7 @@ class Method:
             step=jnp.int32(0),
             key=key,
             params=params,
-            stats={name: variables["batch_stats"] for name in sorted(norm_sets)},
+            stats=dict.fromkeys(sorted(norm_sets), variables["batch_stats"]),
             mask=pruning.ones(params["weights"]) if self.damaged else None,
             opt_state=self.optimizer.transform.init(params),
             objective=self.objective.init(),

@@ -30,7 +30,7 @@ TOLERANCE = {"float64": {"loss": 1e-6, "tensor": 1e-6}, "float32": {"loss": 1e-4
 
 
 def torch_name(name: str, branch: str) -> str:
-    """Our name of a leaf as the authors' code has it: encoder/stage1_block2/norm1/scale -> layer1.1.bn1.bn_list.0.weight."""
+    """The authors' name of a leaf: encoder/stage1_block2/norm1/scale -> layer1.1.bn1.bn_list.0.weight."""
     parts = name.split("/")
     module, leaf = parts[-2], parts[-1]
     if parts[0] == "projector":

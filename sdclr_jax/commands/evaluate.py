@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     directories = [pathlib.Path(arg) for arg in argv if not arg.startswith("-")]
     options = [arg for arg in argv if arg.startswith("-")]
     if not directories:
-        flags.show_help(["--help"] if not options else options, USAGE)
+        flags.show_help(options, USAGE)
         raise UserError("give the folder of a run, as in: sdclr evaluate runs/sdclr")
     jobs = []
     for directory in directories:

@@ -33,7 +33,7 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) 
 
 
 def norm(train: bool, *, dtype: Any, name: str) -> nn.BatchNorm:
-    """Batch norm over the global batch; flax's momentum 0.9 is PyTorch's 0.1. The running variance is the biased one."""
+    """Batch norm over the global batch; flax's momentum 0.9 is PyTorch's 0.1, its running variance the biased one."""
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 

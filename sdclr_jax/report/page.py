@@ -65,7 +65,6 @@ def render(runs: list[Run], note: str = "") -> str:
         differences=tables.differences(runs),
         figures=list(_figures(groups)),
         rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results["data"]["group_rule"] for run in runs})],
-        chance=words.chance(tables.differences(runs)),
         groups=groups,
         facts=[
             ("Settings", _facts([(run, flatten(run.config)) for run in runs])),

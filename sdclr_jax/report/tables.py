@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+from scipy import stats
 from tabulate import tabulate
 
 from sdclr_jax.report.groups import Group, by_data, group
@@ -86,7 +87,8 @@ def differences(runs: list[Run]) -> list[Row]:
 def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:
     """`one` minus `other` over the runs that share seed, split and example lists.
 
-    It stands out where the mean is more than twice its standard error from zero, which takes two pairs at least.
+    It stands out where the 95 % confidence interval of the mean (Student's t) does not hold zero, which takes two
+    pairs at least.
     """
     partner = {(run.seed, run.split, run.lists): run.score(protocol, score) for run in other.runs}
     values = []
@@ -96,7 +98,7 @@ def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:
             values.append(100 * (mine - theirs))
     n, mean, sd = _statistics(values)
     # Sums of floats leave crumbs, which are no difference where all pairs agree.
-    clear = n > 1 and abs(mean) > max(2 * sd / math.sqrt(n), 1e-9)
+    clear = n > 1 and abs(mean) > max(float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n), 1e-9)
     return Cell(n, mean, sd, clear)
 
 

@@ -2,11 +2,7 @@
 
 from sdclr_jax.report.groups import Group, by_data, confounds, data_name, group, settings, shown
 from sdclr_jax.report.runs import SCORES, Run, plain
-from sdclr_jax.report.tables import Cell, Row, difference, differences, leads, level, protocols, title
-
-# How often chance alone passes the rule of two standard errors, by the number of pairs: P(|t| > 2) at n - 1 degrees
-# of freedom. From ten pairs on it is close to the customary 5 %.
-CHANCE = {2: "3 times in 10", 3: "2 times in 10", 4: "1 time in 7", 5: "1 time in 9", 6: "1 time in 10"}
+from sdclr_jax.report.tables import Cell, difference, leads, level, protocols, title
 
 # Entries of a protocol's settings that the fit finds, which differ between runs of one setting.
 FITTED = {"best_epoch", "seconds", "l2", "loss", "gradient_norm", "iterations"}
@@ -23,13 +19,7 @@ def summary(runs: list[Run]) -> list[str]:
             sentences.append(on + _alone(part[0], protocol))
         for place, member in enumerate(part[1:], start=1):
             sentences.append(on + _against(member, _nearest(member, part[:place]), protocol))
-    return [*sentences, *filter(None, [chance(differences(runs))])]
-
-
-def chance(rows: list[Row]) -> str:
-    """How far the rule for a direction can be trusted, for the numbers of pairs in these rows."""
-    often = [f"{CHANCE[n]} with {n} pairs of runs" for n in sorted({row.n for row in rows}) if n in CHANCE]
-    return f"Chance alone looks like a direction about {_and(often)}, on each score." if often else ""
+    return sentences
 
 
 def notes(runs: list[Run]) -> list[str]:

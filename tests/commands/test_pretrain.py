@@ -198,13 +198,13 @@ def test_the_last_good_checkpoint_is_kept_when_the_loss_explodes(data_dir, tmp_p
 
 
 BAD = {
-    "unknown field": (["--config.prune.raet=0.5"], "no field or flag --config.prune.raet: the nearest is --config.prune.rate"),
+    "unknown field": (["--config.prune.raet=0.5"], "--config.prune.raet: the nearest is --config.prune.rate\n"),
     "unknown flag": (["--worksdir=x"], "no field or flag --worksdir: the nearest is --workdir"),
     "wrong type": (["--config.batch_size=many"], "config.batch_size"),
     "not a flag": (["batch_size=3"], "'batch_size=3' is not a flag"),
     "rate of 1": (["--config.prune.rate=1.0"], "prune.rate is 1.0: it must be at least 0 and below 1"),
     "negative rate": (["--config.prune.rate=-0.1"], "prune.rate is -0.1"),
-    "random rate": (["--config.prune.random_rate=0.1"], "prune.random_rate is 0.1: it must be at least 0 and below 1 - "),
+    "random rate": (["--config.prune.random_rate=0.1"], "prune.random_rate is 0.1: it must be at least 0"),
     "batch": (["--config.batch_size=1000"], "batch_size is 1000, but the subset has 369 images"),
     "imbalance": (["--config.data.imbalance=0.5"], "data.imbalance"),
     "empty class": (["--config.data.imbalance=1000"], "data.imbalance"),
