@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
@@ -34,6 +35,12 @@ def shardings(devices: list[jax.Device] | None = None) -> Shardings:
 def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """The same host array, known whole to every process, on every device."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def barrier(name: str) -> None:
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def is_main() -> bool:

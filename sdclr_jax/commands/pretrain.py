@@ -7,7 +7,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -57,6 +56,7 @@ def pretrain(
     shardings = parallel.shardings(devices)
     images = build.data(config, data_dir).part(config.data.subset).images
     run = build.run(config, images, shardings)
+    parallel.barrier("checked")  # no process writes before all have looked
     if parallel.is_main():
         workdir.claim(directory, config)
 
@@ -69,7 +69,7 @@ def pretrain(
     with Checkpoints(directory / "checkpoints", run.keep_every) as checkpoints, _Stop() as stop:
         state = checkpoints.restore(like=run.abstract_state(shardings))
         if state is None:
-            state = init(np.uint32(config.seed), jnp.zeros(run.view_shape))
+            state = init(np.uint32(config.seed), np.zeros(run.view_shape, np.float32))
         start = int(state.step)
         with contextlib.closing(_log(directory, start)) as log, _bar(run.total_steps, start, progress) as bar:
             clock = _Clock(config.batch_size, start, log.seconds)

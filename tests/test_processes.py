@@ -1,0 +1,58 @@
+"""Two processes on one machine, one device each, train what one process with two devices trains."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+
+from sdclr_jax import build, parallel, trees, workdir
+from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax.commands.pretrain import pretrain
+from tests.commands.test_pretrain import arguments, config, lines
+
+PROGRAM = """
+import sys
+import jax
+port, process, *options = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+from sdclr_jax.commands import main
+sys.exit(main.main(["pretrain", *options]))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def test_two_processes_train_what_one_trains(tmp_path):
+    options = arguments(tmp_path / "two", tmp_path / "data", "sdclr", "--noprogress")
+    port = str(free_port())
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, port, str(i), *options],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    outputs = [p.communicate(timeout=240)[0] for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+
+    two = jax.devices()[:2]
+    expected = pretrain(config(), tmp_path / "one", str(tmp_path / "data"), devices=two)
+    shardings = parallel.shardings(two)
+    images = build.data(config(), str(tmp_path / "data")).part("long_tail").images
+    with Checkpoints(tmp_path / "two" / "checkpoints") as checkpoints:
+        state = checkpoints.restore(like=build.run(config(), images, shardings).abstract_state(shardings))
+    assert int(state.step) == 15
+    for name, x in trees.named(state.params).items():
+        np.testing.assert_allclose(x, trees.named(expected.params)[name], atol=1e-4, err_msg=name)
+    assert workdir.read_metrics(tmp_path / "two" / "metrics.jsonl")[-1]["step"] == 15
+    for a, b in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
+        assert abs(a["loss"] - b["loss"]) < 1e-4
