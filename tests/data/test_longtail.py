@@ -292,7 +292,7 @@ def test_groups_are_plain_strings():
 
 
 def test_unknown_rule_lists_the_known_ones():
-    with pytest.raises(UserError, match=r"^data\.groups 'halves' is not known; choose one of: counts, thirds\.$"):
+    with pytest.raises(UserError, match="unknown data.groups .halves.: known are thirds, counts"):
         longtail.groups([1, 2, 3], "halves")
 
 
