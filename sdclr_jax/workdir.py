@@ -8,6 +8,8 @@ checkpoints/     a folder a step
 results.json     what `sdclr evaluate` found
 """
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -91,6 +93,23 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
             write_json(workdir / "config.json", json.loads(config.to_json()))
     except OSError as error:
         raise UserError(f"{workdir} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path):
+    """Hold a run's folder; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {workdir}: wait for it or give another --workdir"
+            ) from None
+        yield
 
 
 def _flat(fields: dict, prefix: str = "") -> dict[str, Any]:

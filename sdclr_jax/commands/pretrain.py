@@ -59,7 +59,14 @@ def pretrain(
     parallel.barrier("checked")  # no process writes before all have looked
     if parallel.is_main():
         workdir.claim(directory, config)
+    with workdir.lock(directory) if parallel.is_main() else contextlib.nullcontext():
+        return _train(config, directory, run, shardings, progress)
 
+
+def _train(
+    config: ConfigDict, directory: pathlib.Path, run: build.Run, shardings: parallel.Shardings, progress: bool
+) -> State:
+    """The loop: batches, refreshes of the mask, steps, lines of metrics, checkpoints."""
     method = run.method
     init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=_quick_compile(shardings))
     step_fn = jax.jit(method.step, donate_argnums=0, out_shardings=(shardings.replicated, shardings.replicated))
@@ -100,7 +107,7 @@ def pretrain(
                 bar.update(done - bar.n)
                 if checkpoint or stop.asked:
                     checkpoints.save(done, state)
-                if stop.asked:
+                if stop.asked and not last:
                     sys.exit(f"stopped at step {done} of {run.total_steps}; the same command goes on from there")
     return state
 

@@ -77,7 +77,7 @@ def finished(tmp_path_factory, data_dir):
 def test_what_a_run_leaves_behind(finished):
     directory, state = finished
     assert {p.name for p in directory.iterdir()} == {
-        "config.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        ".lock", "config.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints",
     }  # fmt: skip
     metrics = workdir.read_metrics(directory / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
@@ -90,6 +90,8 @@ def test_what_a_run_leaves_behind(finished):
         assert line["seconds"] >= line["data_wait_seconds"] >= 0
     assert metrics[0]["learning_rate"] < metrics[2]["learning_rate"] > metrics[-1]["learning_rate"]
     assert json.loads((directory / "config.json").read_text())["prune"]["rate"] == 0.9
+    events = b"".join(p.read_bytes() for p in (directory / "tensorboard").iterdir())
+    assert all(name.encode() in events for name in ("loss", "projection_std/sparse", "density/encoder/stem"))
     kept = [p.name for p in (directory / "checkpoints").iterdir()]
     assert sorted(kept) == ["10", "15"]
 
@@ -260,6 +262,13 @@ def test_a_folder_with_another_run_is_refused(finished, data_dir, capsys):
     assert status == 2
     assert "seed (0 there, 5 given)" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
+
+
+def test_a_folder_in_use_is_refused(finished, data_dir, capsys):
+    directory, _ = finished
+    with workdir.lock(directory):
+        assert main.main(["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]) == 2
+    assert "another process is training in" in capsys.readouterr().err
 
 
 def test_overrides_may_come_before_the_file():
