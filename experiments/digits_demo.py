@@ -50,7 +50,10 @@ class Job:
 
     def _next(self) -> None:
         with self._log.open("a") as log:
-            self._process = subprocess.Popen(self._commands.pop(0), stdout=log, stderr=log, cwd=ROOT)
+            # In a session of its own: Ctrl-C reaches this program alone, which then lets the runs save.
+            self._process = subprocess.Popen(
+                self._commands.pop(0), stdout=log, stderr=log, cwd=ROOT, start_new_session=True
+            )
 
     def running(self) -> bool:
         """Follow the run; whether there is more to come."""
@@ -68,8 +71,11 @@ class Job:
         return False
 
     def stop(self) -> None:
-        """Let the run save and end."""
+        """Ask the run to save and end."""
+        self._bar.close()
         self._process.terminate()
+
+    def wait(self) -> None:
         self._process.wait()
 
     def _show(self) -> None:
@@ -108,9 +114,13 @@ def main() -> None:
                     running[place] = Job(*waiting.pop(0), out, fields, place)
             running = {place: job for place, job in running.items() if job.running()}
             time.sleep(0.2)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command goes on from here")
     finally:
         for job in running.values():
             job.stop()
+        for job in running.values():
+            job.wait()
 
     directories = [str(out / f"{method}-{seed}") for seed in range(options.seeds) for method in METHODS]
     report = [*SDCLR, "report", *directories, f"--output={out / 'report.html'}", f"--note={NOTE}"]

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from configs import base, methods
-from sdclr_jax import build, parallel, trees, workdir
+from sdclr_jax import build, trees, workdir
 
 
 def compiled(batch_size: int):
@@ -29,7 +29,7 @@ def compiled(batch_size: int):
     methods.choose(config, "sdclr")
     config.batch_size = batch_size
     images = np.random.default_rng(0).integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
-    method = build.run(config, images, parallel.shardings()).method
+    method = build.method(config, steps_per_epoch=1)
     state = jax.jit(method.init)(np.uint32(0), jnp.zeros((1, 32, 32, 3)))
     state = jax.jit(method.refresh)(state)
     view = jnp.asarray(images, jnp.float32)

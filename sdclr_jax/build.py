@@ -1,15 +1,15 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, pruning
-from sdclr_jax.data import augment, batches, longtail, sources
+from sdclr_jax.data import augment, longtail, sources
 from sdclr_jax.data.sources import Examples
 from sdclr_jax.errors import UserError
 from sdclr_jax.models import RESNETS, STEMS, Network, Projector
@@ -19,8 +19,53 @@ from sdclr_jax.parallel import Shardings
 from sdclr_jax.train import Method, State
 
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
-SUBSETS = ("long_tail", "balanced", "probe_train")
-DTYPES = ("float32", "bfloat16")
+
+
+KNOWN = {
+    "objective.name": OBJECTIVES,
+    "model.name": RESNETS,
+    "model.stem": STEMS,
+    "model.dtype": ("float32", "bfloat16"),
+    "optimizer.name": OPTIMIZERS,
+    "data.name": sources.DATASETS,
+    "data.subset": ("long_tail", "balanced", "probe_train"),
+    "data.groups": longtail.GROUP_RULES,
+    "views.name": VIEWS,
+    "prune.norms": ("private", "shared"),
+}
+AT_LEAST = {
+    "epochs": 1,
+    "batch_size": 2,
+    "seed": 0,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "keep_every": 0,
+    "prune.rate": 0,
+    "prune.random_rate": 0,
+    "prune.every": 0,
+    "model.width": 1,
+    "projector.layers": 1,
+    "projector.hidden": 1,
+    "projector.out": 1,
+    "optimizer.momentum": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.warmup_epochs": 0,
+    "optimizer.final_learning_rate": 0,
+    "evaluate.batch_size": 1,
+    "evaluate.sgd_batch_size": 1,
+    "evaluate.padding": 0,
+    "evaluate.flip": 0,
+    "evaluate.full_epochs": 1,
+    "evaluate.few_shot_epochs": 1,
+    "evaluate.knn_k": 1,
+}
+ABOVE = {
+    "objective.temperature": 0,
+    "optimizer.learning_rate": 0,
+    "evaluate.sgd_learning_rate": 0,
+    "evaluate.knn_temperature": 0,
+}
+BELOW = {"prune.rate": 1, "optimizer.momentum": 1, "evaluate.flip": 1 + 1e-9, "seed": 2**32}
 
 
 def check(config: ConfigDict) -> None:
@@ -29,65 +74,55 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: names the field, its value and what is accepted.
     """
-    for field, value, known in (
-        ("objective.name", config.objective.name, OBJECTIVES),
-        ("model.name", config.model.name, RESNETS),
-        ("model.stem", config.model.stem, STEMS),
-        ("model.dtype", config.model.dtype, DTYPES),
-        ("optimizer.name", config.optimizer.name, OPTIMIZERS),
-        ("data.name", config.data.name, sources.DATASETS),
-        ("data.subset", config.data.subset, SUBSETS),
-        ("data.groups", config.data.groups, longtail.GROUP_RULES),
-        ("views.name", config.views.name, VIEWS),
-        ("prune.norms", config.prune.norms, ("private", "shared")),
-    ):
-        if value not in known:
-            raise UserError(f"unknown {field} {value!r}: known are {', '.join(sorted(known))}")
-    for field, value, low in (
-        ("epochs", config.epochs, 1),
-        ("batch_size", config.batch_size, 2),
-        ("seed", config.seed, 0),
-        ("log_every", config.log_every, 1),
-        ("checkpoint_every", config.checkpoint_every, 1),
-        ("keep_every", config.keep_every, 0),
-        ("prune.every", config.prune.every, 0),
-        ("model.width", config.model.width, 1),
-        ("projector.layers", config.projector.layers, 1),
-        ("projector.hidden", config.projector.hidden, 1),
-        ("projector.out", config.projector.out, 1),
-        ("optimizer.weight_decay", config.optimizer.weight_decay, 0),
-        ("optimizer.warmup_epochs", config.optimizer.warmup_epochs, 0),
-        ("evaluate.batch_size", config.evaluate.batch_size, 1),
-        ("evaluate.sgd_batch_size", config.evaluate.sgd_batch_size, 1),
-        ("evaluate.full_epochs", config.evaluate.full_epochs, 1),
-        ("evaluate.few_shot_epochs", config.evaluate.few_shot_epochs, 1),
-        ("evaluate.knn_k", config.evaluate.knn_k, 1),
-        ("evaluate.padding", config.evaluate.padding, 0),
-    ):
-        if not value >= low:
-            raise UserError(f"{field} is {value}: it must be at least {low}")
-    for field, value in (
-        ("objective.temperature", config.objective.temperature),
-        ("optimizer.learning_rate", config.optimizer.learning_rate),
-        ("evaluate.knn_temperature", config.evaluate.knn_temperature),
-    ):
-        if not value > 0:
-            raise UserError(f"{field} is {value}: it must be above 0")
-    rate, random_rate = config.prune.rate, config.prune.random_rate
-    if not 0 <= rate < 1:
-        raise UserError(f"prune.rate is {rate}: it must be at least 0 and below 1")
-    if not 0 <= random_rate < 1 - rate:
-        raise UserError(f"prune.random_rate is {random_rate}: it must be at least 0 and below 1 - prune.rate")
+    try:
+        _check(config)
+    except (AttributeError, KeyError) as error:
+        raise UserError(
+            f"the config lacks a field ({error.args[0]}): start from configs/base.py, which has all"
+        ) from error
+
+
+def _check(config: ConfigDict) -> None:
+    values = fields(config)
+    for field, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
+            raise UserError(f"{field} is {value}: it must be finite")
+    for field, known in KNOWN.items():
+        if values[field] not in known:
+            raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
+    for field, low in AT_LEAST.items():
+        if not values[field] >= low:
+            high = f" and below {BELOW[field]}" if field in BELOW else ""
+            raise UserError(f"{field} is {values[field]}: it must be at least {low}{high}")
+    for field, low in ABOVE.items():
+        if not values[field] > low:
+            raise UserError(f"{field} is {values[field]}: it must be above {low}")
+    for field, high in BELOW.items():
+        if not values[field] < high:
+            raise UserError(f"{field} is {values[field]}: it must be at least {AT_LEAST[field]} and below {high:g}")
+    if not config.prune.random_rate < 1 - config.prune.rate:
+        raise UserError(f"prune.random_rate is {config.prune.random_rate}: it must be below 1 - prune.rate")
     if config.optimizer.warmup_epochs >= config.epochs:
         raise UserError(
             f"optimizer.warmup_epochs is {config.optimizer.warmup_epochs}: it must be below epochs, {config.epochs}"
         )
-    for branch, view in (side for pair in config.pairs for side in pair):
-        if branch not in branches.BRANCHES or view not in (0, 1):
-            raise UserError(
-                f"pairs names branch {branch!r} and view {view!r}: branches are {', '.join(branches.BRANCHES)}, "
-                "views 0 and 1"
-            )
+    if not config.evaluate.logistic_l2 or min(config.evaluate.logistic_l2) <= 0:
+        raise UserError(f"evaluate.logistic_l2 is {config.evaluate.logistic_l2}: give at least one value, all above 0")
+    sides = [(branch, view) for branch in branches.BRANCHES for view in (0, 1)]
+    if not config.pairs or any(len(pair) != 2 or any(side not in sides for side in pair) for pair in config.pairs):
+        raise UserError(
+            f"pairs is {config.pairs}: it must be one or more pairs of (branch, view), such as "
+            f"((('dense', 0), ('sparse', 1)),), of the branches {', '.join(branches.BRANCHES)} and the views 0 and 1"
+        )
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """The fields of a config by their full names, `prune.rate`."""
+    named = {}
+    for name, value in config.items():
+        named |= fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return named
 
 
 class Data(NamedTuple):
@@ -129,6 +164,11 @@ def data(config: ConfigDict, data_dir: str | None) -> Data:
         few_shot_per_class=c.few_shot_per_class,
         seed=c.split,
     )
+    if config.evaluate.knn_k > len(subsets.probe_train):
+        raise UserError(
+            f"evaluate.knn_k is {config.evaluate.knn_k}: there are {len(subsets.probe_train)} labelled images to "
+            "choose neighbours from"
+        )
     return Data(train, test, subsets)
 
 
@@ -146,13 +186,14 @@ def views(config: ConfigDict):
 
     def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Both views of an image in neighbouring rows: a batch split over devices is not moved between them.
-        both = view(key, jnp.repeat(images, 2, axis=0)).reshape(len(images), 2, *_view_shape(config, images.shape)[1:])
+        both = view(key, jnp.repeat(images, 2, axis=0)).reshape(len(images), 2, *view_shape(config, images.shape)[1:])
         return both[:, 0], both[:, 1]
 
     return two_views
 
 
-def _view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """[1, h, w, C] of one view of images [N, H, W, C]."""
     size = config.views.get("size")
     height, width = (size, size) if size else image_shape[1:3]
     return (1, height, width, image_shape[3])
@@ -169,41 +210,20 @@ def probe_view(config: ConfigDict):
     return partial(augment.probe_view, padding=c.padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
 
 
-class Run(NamedTuple):
-    """What `pretrain` needs: the method, its batches and the numbers of the schedule."""
-
-    method: Method
-    batches: batches.Resident
-    view_shape: tuple[int, int, int, int]  # [1, h, w, C]
-    total_steps: int
-    refresh_every: int  # steps
-    checkpoint_every: int  # steps
-    keep_every: int  # steps; 0 for none
-
-    def abstract_state(self, shardings: Shardings) -> State:
-        """Shapes, types and shardings of the state, which is what restoring one takes."""
-        shapes = jax.eval_shape(
-            self.method.init, jax.ShapeDtypeStruct((), jnp.uint32), jax.ShapeDtypeStruct(self.view_shape, jnp.float32)
-        )
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
-
-
-def run(config: ConfigDict, images: np.ndarray, shardings: Shardings) -> Run:
-    """Put a pretraining run together on images uint8 [N, H, W, C]."""
-    source = batches.Resident(images, config.batch_size, config.seed, shardings)
-    epoch = source.steps_per_epoch
+def method(config: ConfigDict, steps_per_epoch: int) -> Method:
+    """The method with its network, branches, views, objective and schedule."""
     c = config.optimizer
     optimizer = OPTIMIZERS[c.name](
         learning_rate=c.learning_rate,
         momentum=c.momentum,
         weight_decay=c.weight_decay,
-        warmup_steps=c.warmup_epochs * epoch,
-        total_steps=config.epochs * epoch,
+        warmup_steps=c.warmup_epochs * steps_per_epoch,
+        total_steps=config.epochs * steps_per_epoch,
         final_learning_rate=c.final_learning_rate,
     )
     names = {branch for pair in config.pairs for branch, _ in pair}
     objective = OBJECTIVES[config.objective.name](**{k: v for k, v in config.objective.items() if k != "name"})
-    method = Method(
+    return Method(
         network=network(config),
         branches=branches.choose(names, config.prune.norms),
         pairs=config.pairs,
@@ -214,12 +234,33 @@ def run(config: ConfigDict, images: np.ndarray, shardings: Shardings) -> Run:
             weights, config.prune.rate, random_rate=config.prune.random_rate, key=key
         ),
     )
-    return Run(
-        method=method,
-        batches=source,
-        view_shape=_view_shape(config, images.shape),
-        total_steps=config.epochs * epoch,
-        refresh_every=config.prune.every or epoch,
-        checkpoint_every=config.checkpoint_every * epoch,
-        keep_every=config.keep_every * epoch,
+
+
+def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> State:
+    """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes."""
+    shapes = jax.eval_shape(
+        method(config, steps_per_epoch=1).init,
+        jax.ShapeDtypeStruct((), jnp.uint32),
+        jax.ShapeDtypeStruct(view_shape(config, image_shape), jnp.float32),
     )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
+
+
+def try_step(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> None:
+    """Trace one step, without running it: what only shows then is refused before anything is written.
+
+    Raises:
+        UserError: the fields of the views, the model or the objective do not fit each other or the images.
+    """
+    state = abstract_state(config, image_shape, shardings)
+    batch = jax.ShapeDtypeStruct((config.batch_size, *image_shape[1:]), jnp.uint8)
+    try:
+        jax.eval_shape(method(config, steps_per_epoch=1).step, state, batch)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"views.name {config.views.name!r}, the model and the objective do not fit images of shape "
+            f"{image_shape[1:]} or each other: {reason}"
+        ) from error

@@ -8,6 +8,7 @@ with Checkpoints(workdir / "checkpoints") as checkpoints:
 import contextlib
 import logging
 import pathlib
+import time
 import warnings
 from typing import Any
 
@@ -15,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from sdclr_jax import trees
+from sdclr_jax import parallel, trees
 from sdclr_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -28,18 +29,21 @@ class Checkpoints(contextlib.AbstractContextManager):
     Args:
         directory: where they stand, a folder a step.
         keep_every: a step divisible by it is kept for good; of the others the last two. 0 keeps only those two.
+        read_only: change nothing on disk, as beside a run that is still training.
     """
 
-    def __init__(self, directory: pathlib.Path, keep_every: int = 0):
+    def __init__(self, directory: pathlib.Path, keep_every: int = 0, *, read_only: bool = False):
         policies = [checkpoint_managers.LatestN(2)]
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
-        self._directory = directory.absolute()
+        self._directory, self._read_only = directory.absolute(), read_only
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
+                create=not read_only,
+                read_only=read_only,
             ),
         )
 
@@ -64,7 +68,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         """The state of the newest whole checkpoint, or None where there is no checkpoint.
 
         A newer one that cannot be read, or whose checksum is wrong (orbax does not notice a flipped byte), is passed
-        over with a warning and moved out of the way, so that the run can save that step again.
+        over with a warning. Once an older one has been read it is moved out of the way, so that the run can save that
+        step again; if none can be read, the cause may be this program, and all stay where they are.
 
         Args:
             like: a state of the same structure; shapes, types and shardings are taken from it.
@@ -74,17 +79,21 @@ class Checkpoints(contextlib.AbstractContextManager):
             UserError: there are checkpoints, but none can be read; or there is none of this step.
         """
         steps = self.steps if step is None else [s for s in self.steps if s == step]
+        damaged = []
         for candidate in reversed(steps):
             try:
-                return self._read(candidate, like)
+                state = self._read(candidate, like)
             except Exception as error:  # orbax raises bare Exception for a damaged file
                 LOG.warning("checkpoint %d of %s cannot be used: %s", candidate, self._directory, _first_line(error))
-                if step is None:
-                    self._set_aside(candidate)
+                damaged.append(candidate)
+            else:
+                if damaged and not self._read_only:
+                    self._set_aside(damaged)
+                return state
         if steps or step is not None:
             raise UserError(
-                f"no checkpoint{'' if step is None else f' of step {step}'} in {self._directory} can be read: "
-                "give a new workdir, or put back the files from a copy"
+                f"no checkpoint{'' if step is None else f' of step {step}'} in {self._directory} can be read: give "
+                "another workdir, put back the files from a copy, or use the version that versions.json names"
             )
         return None
 
@@ -97,12 +106,13 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise ValueError("its checksum is wrong, so it is damaged")
         return restored["state"]
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, steps: list[int]) -> None:
         if jax.process_index() == 0:
-            damaged = self._directory.parent / "damaged_checkpoints" / str(step)
-            damaged.parent.mkdir(exist_ok=True)
-            if not damaged.exists():
+            for step in steps:
+                damaged = self._directory.parent / "damaged_checkpoints" / f"{step}.{time.time_ns()}"
+                damaged.parent.mkdir(exist_ok=True)
                 (self._directory / str(step)).rename(damaged)
+        parallel.barrier("damaged checkpoints moved")
         self._manager.reload()
 
 

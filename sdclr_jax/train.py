@@ -109,16 +109,18 @@ class Method:
 
         (loss, (outputs, stats, memory)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = self.optimizer.transform.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
         scalars = {
             "loss": loss,
             "learning_rate": self.optimizer.schedule(state.step),
             "grad_norm": optax.tree.norm(gradient),
+            "weight_norm": optax.tree.norm(params),  # after the step: not finite if the step broke the weights
             # At 1 / sqrt(P) the directions are spread evenly, at 0 they have collapsed to one point.
             **{f"projection_std/{branch}": _spread(out.projection) for (branch, _), out in outputs.items()},
         }
         state = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             stats=stats,
             opt_state=opt_state,
             objective=memory,

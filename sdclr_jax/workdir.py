@@ -45,10 +45,12 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     path = workdir / "config.json"
     try:
         fields = json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of an sdclr pretrain") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): put it back from a copy") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{path} is not an object of fields: put it back from a copy")
     return ConfigDict(_tuples(fields))
 
 
@@ -88,9 +90,12 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Make the folder, and write config.json and versions.json."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "versions.json", versions())
         if not (workdir / "config.json").exists():
             write_json(workdir / "config.json", json.loads(config.to_json()))
+        now, path = versions(), workdir / "versions.json"
+        # What a run was started with stays; what a later start has otherwise stands beside it.
+        first = json.loads(path.read_text()) if path.exists() else now
+        write_json(path, first | {f"resumed_{k}": v for k, v in now.items() if first.get(k) != v})
     except OSError as error:
         raise UserError(f"{workdir} cannot be written: {error}") from error
 
@@ -137,7 +142,9 @@ def versions() -> dict[str, str]:
 def _commit() -> str:
     git = ["git", "-C", str(pathlib.Path(__file__).parent)]
     try:
-        # --exclude-standard and -uno: a results folder inside the clone does not make the code dirty.
+        # A package installed inside some other repository is not of that repository's commit.
+        subprocess.run([*git, "ls-files", "--error-unmatch", "workdir.py"], capture_output=True, check=True, timeout=10)
+        # -uno: a results folder inside the clone does not make the code dirty.
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
         status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
@@ -185,12 +192,21 @@ class Metrics:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl up to one cut short by a crash; none where there is no file."""
-    lines = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-    return lines
+    """The lines of a metrics.jsonl, less a last one cut short by a crash; none where there is no file.
+
+    Raises:
+        UserError: another line is damaged.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    read = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            read.append(json.loads(line))
+            read[-1]["step"], read[-1]["seconds"]
+        except (ValueError, TypeError, LookupError) as error:
+            if number < len(lines):
+                raise UserError(
+                    f"line {number} of {path} is damaged ({error}): mend or delete that line, or put the file back"
+                ) from error
+            read = read[: number - 1]
+    return read

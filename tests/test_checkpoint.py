@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept_aside(tmp_path, state, dam
         assert int(restored.step) == 7
         assert "checkpoint 2" in caplog.text
         checkpoints.save(2, state)
-    assert (tmp_path / "damaged_checkpoints" / "2").is_dir()
+    assert [p.name.split(".")[0] for p in (tmp_path / "damaged_checkpoints").iterdir()] == ["2"]
     with Checkpoints(tmp_path / "c") as checkpoints:
         same(checkpoints.restore(like=state), state)
 
@@ -99,3 +99,44 @@ def test_only_damaged_ones_is_an_error(tmp_path, state):
     largest_file(tmp_path / "c" / "2").unlink()
     with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="can be read"):
         checkpoints.restore(like=state)
+    assert (tmp_path / "c" / "2").is_dir()
+
+
+def test_a_state_of_another_structure_moves_no_checkpoint(tmp_path, state):
+    """An edited config or a newer program must not cost a run its checkpoints."""
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.save(2, state)
+    other = state.replace(objective={"queue": jnp.zeros(3)})
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="can be read"):
+        checkpoints.restore(like=other)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.steps == [1, 2]
+        same(checkpoints.restore(like=state), state)
+
+
+def test_a_step_damaged_twice_is_saved_again_each_time(tmp_path, state):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, state)
+    for _ in range(2):
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            checkpoints.save(2, state)
+        largest_file(tmp_path / "c" / "2").unlink()
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            assert checkpoints.restore(like=state) is not None
+            assert checkpoints.steps == [1]
+    assert len(list((tmp_path / "damaged_checkpoints").iterdir())) == 2
+
+
+def test_read_only_changes_nothing(tmp_path, state):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.save(2, state)
+    largest_file(tmp_path / "c" / "2").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        same(checkpoints.restore(like=state), state)
+    assert sorted(tmp_path.rglob("*")) == before
+    with Checkpoints(tmp_path / "none", read_only=True) as checkpoints:
+        assert checkpoints.restore(like=state) is None
+    assert not (tmp_path / "none").exists()

@@ -3,10 +3,14 @@
 import importlib.util
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from sdclr_jax import workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -37,6 +41,32 @@ def test_the_demo_runs_from_start_to_report(tmp_path):
         assert "sdclr − simclr" in ended.stdout
         page = (tmp_path / "report.html").read_text()
         assert "whether SDCLR is better than SimCLR" in page
+    assert not list(tmp_path.glob("*/damaged_checkpoints"))
+
+
+def test_ctrl_c_lets_the_runs_of_the_demo_save(tmp_path):
+    command = [sys.executable, str(ROOT / "experiments" / "digits_demo.py"), f"--out={tmp_path}", "--seeds=1"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
+    demo = subprocess.Popen(
+        [*command, "--config.model.width=2"], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    runs = [tmp_path / "simclr-0", tmp_path / "sdclr-0"]
+    deadline = time.monotonic() + 180
+    while not all(workdir.read_metrics(run / "metrics.jsonl") for run in runs) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
+    _, errors = demo.communicate(timeout=120)
+    assert demo.returncode == 1
+    assert "the same command goes on from here" in errors
+    for run in runs:
+        last = workdir.read_metrics(run / "metrics.jsonl")[-1]["step"]
+        assert last < 1000
+        assert str(last) in [p.name for p in (run / "checkpoints").iterdir()]
+
+
+def test_a_demo_that_fails_says_why(tmp_path):
+    command = [sys.executable, str(ROOT / "experiments" / "digits_demo.py"), f"--out={tmp_path}", "--seeds=1"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
     bad = subprocess.run([*command, "--config.prune.rate=2.0"], capture_output=True, text=True, env=environment)
     assert bad.returncode == 1
     assert "prune.rate is 2.0" in bad.stderr

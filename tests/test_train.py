@@ -207,7 +207,7 @@ def test_randomness_is_a_function_of_seed_and_step(stepped):
 def test_scalars(stepped):
     _, _, scalars = stepped
     assert scalars.keys() == {
-        "loss", "learning_rate", "grad_norm", "projection_std/dense", "projection_std/sparse",
+        "loss", "learning_rate", "grad_norm", "weight_norm", "projection_std/dense", "projection_std/sparse",
     }  # fmt: skip
     assert float(scalars["learning_rate"]) == pytest.approx(0.1)
     assert 0 < float(scalars["projection_std/sparse"]) <= 1 / np.sqrt(4) + 1e-6

@@ -75,6 +75,39 @@ def test_metrics_are_continued_after_a_step(tmp_path):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
+@pytest.mark.parametrize("damage", ["{nonsense}", "123", '{"loss": 1}', "[1]", "\udcff"])
+def test_a_damaged_line_is_an_error_and_loses_nothing(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    good = '{"step": 10, "seconds": 1.0}\n'
+    path.write_text(good + damage + "\n" + good, errors="surrogateescape")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"line 2 of .*metrics.jsonl is damaged"):
+        workdir.Metrics(tmp_path, 20)
+    assert path.read_bytes() == before
+    path.write_text(good + damage, errors="surrogateescape")  # the last line only: a crash while writing
+    assert workdir.read_metrics(path) == [{"step": 10, "seconds": 1.0}]
+
+
+def test_versions_of_the_first_start_stay(tmp_path, monkeypatch):
+    workdir.claim(tmp_path / "run", CONFIG)
+    first = json.loads((tmp_path / "run" / "versions.json").read_text())
+    monkeypatch.setattr(workdir, "versions", lambda: first | {"jax": "9.9"})
+    workdir.claim(tmp_path / "run", CONFIG)
+    assert json.loads((tmp_path / "run" / "versions.json").read_text()) == first | {"resumed_jax": "9.9"}
+
+
+def test_a_start_killed_while_claiming_can_be_repeated(tmp_path, monkeypatch):
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workdir, "versions", killed)
+    with pytest.raises(KeyboardInterrupt):
+        workdir.claim(tmp_path / "run", CONFIG)
+    monkeypatch.undo()
+    workdir.check(tmp_path / "run", CONFIG)
+    workdir.claim(tmp_path / "run", CONFIG)
+
+
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "results.json"
     workdir.write_json(path, {"a": 1})

@@ -1,8 +1,9 @@
 """`sdclr evaluate`: probe the frozen dense encoder of a run, and write results.json."""
 
 import pathlib
-import time
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +13,10 @@ from sdclr_jax import branches, build, parallel, trees, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
 from sdclr_jax.data import longtail
+from sdclr_jax.data.sources import Examples
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import features, knn, probe, scores
+from sdclr_jax.parallel import Shardings
 
 USAGE = """sdclr evaluate DIR [DIR ...] [--config.evaluate.FIELD=VALUE ...]
 
@@ -28,7 +31,7 @@ _checksum = jax.jit(trees.checksum)
 
 
 def main(argv: list[str]) -> None:
-    directories = [pathlib.Path(arg) for arg in argv if not arg.startswith("-")]
+    directories = [pathlib.Path(arg).expanduser() for arg in argv if not arg.startswith("-")]
     options = [arg for arg in argv if arg.startswith("-")]
     if not directories:
         flags.show_help(options, USAGE)
@@ -53,47 +56,22 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     """Run every protocol on the newest checkpoint of a run; writes and returns what results.json holds.
 
     Raises:
-        UserError: no run or no checkpoint there, or the evaluation has changed the encoder.
+        UserError: no run or no checkpoint there, or the encoder is not what it was before the evaluation.
     """
     shardings = parallel.shardings()
     data = build.data(config, data_dir)
-    run = build.run(config, data.part(config.data.subset).images, shardings)
-    with Checkpoints(directory / "checkpoints") as checkpoints:
-        state = checkpoints.restore(like=run.abstract_state(shardings))
-    if state is None:
-        raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
-    # All that an encoder's features depend on, and nothing else, goes into the evaluation.
-    variables = branches.variables(branches.BRANCHES["dense"], state.params, state.stats, mask=None)
-    encoder = {name: tree["encoder"] for name, tree in variables.items()}
-    checksum = int(_checksum(encoder))
-
-    protocols = _protocols(config, run.method.network, variables, data, shardings)
-
-    if int(_checksum(encoder)) != checksum:
-        raise UserError(f"the evaluation of {directory} changed the encoder's variables: its results are void")
-    counts, names = data.subsets.train_counts, data.train.class_names
+    step, variables = _dense(config, directory, data.train.images.shape, shardings)
+    checksum = int(_checksum(variables))
+    protocols = _protocols(config, _Probed(config, variables, data, shardings))
+    # Both what was used and what lies on disk must be the encoder that was there before.
+    _, again = _dense(config, directory, data.train.images.shape, shardings, step)
+    if not int(_checksum(variables)) == int(_checksum(again)) == checksum:
+        raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
+    epoch = len(data.part(config.data.subset).labels) // config.batch_size
     results = {
         "format": 1,
-        "run": {
-            "method": config.method,
-            "seed": config.seed,
-            "step": int(state.step),
-            "epoch": int(state.step) / run.batches.steps_per_epoch,
-        },
-        "data": {
-            "name": config.data.name,
-            "subset": config.data.subset,
-            "split": config.data.split,
-            "class_names": list(names),
-            "train_counts": [int(n) for n in counts],
-            "group_rule": config.data.groups,
-            "groups": list(longtail.groups(counts, config.data.groups)),
-            "lists": {
-                "train": longtail.list_hash(data.part(config.data.subset).ids),
-                **{part: longtail.list_hash(data.part(part).ids) for part in ("probe_train", "few_shot", "validation")},
-                "test": longtail.list_hash(data.test.ids),
-            },
-        },
+        "run": {"method": config.method, "seed": config.seed, "step": step, "epoch": step / epoch},
+        "data": about(config, data),
         "encoder_checksum": checksum,
         "protocols": protocols,
     }
@@ -101,106 +79,159 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     return results
 
 
-def _protocols(config: ConfigDict, network, variables, data: build.Data, shardings: parallel.Shardings) -> dict:
-    """Every protocol's settings and scores, by name."""
-    c, num_classes = config.evaluate, len(data.train.class_names)
-    groups = longtail.groups(data.subsets.train_counts, config.data.groups)
-    plain, augmented = build.plain_view(config), build.probe_view(config)
+def _dense(
+    config: ConfigDict, directory: pathlib.Path, image_shape: tuple, shardings: Shardings, step: int | None = None
+) -> tuple[int, trees.Tree]:
+    """Step and dense variables of a run's newest checkpoint, or of the one of a step."""
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        state = checkpoints.restore(like=build.abstract_state(config, image_shape, shardings), step=step)
+    if state is None:
+        raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
+    dense = branches.BRANCHES["dense"]
+    return int(state.step), branches.variables(dense, state.params, state.stats, mask=None)
 
-    # The variables are arguments and not constants, so all runs of one shape share the compiled function.
-    def encode_plain(variables, images):
-        return network.apply(variables, plain(images), method="encode")
 
-    def encode_augmented(variables, key, images):
-        return network.apply(variables, augmented(key, images), method="encode")
+def about(config: ConfigDict, data: build.Data) -> dict:
+    """What results.json says of the data: classes, groups, and what names every list of examples."""
+    counts = data.subsets.train_counts
+    parts = {"train": config.data.subset} | {part: part for part in ("probe_train", "few_shot", "validation")}
+    return {
+        "name": config.data.name,
+        "subset": config.data.subset,
+        "split": config.data.split,
+        "class_names": list(data.train.class_names),
+        "train_counts": [int(n) for n in counts],
+        "group_rule": config.data.groups,
+        "groups": list(longtail.groups(counts, config.data.groups)),
+        "lists": {name: longtail.list_hash(data.part(part).ids) for name, part in parts.items()}
+        | {"test": longtail.list_hash(data.test.ids)},
+    }
 
-    to_features = jax.jit(encode_plain, in_shardings=(None, shardings.batch), out_shardings=shardings.replicated)
-    to_augmented = jax.jit(encode_augmented)
-    devices = shardings.batch.mesh.size
-    batch_size = -(-c.batch_size // devices) * devices
 
-    def extract(images):
-        return features.extract(partial(to_features, variables), images, batch_size)
+class _Labelled(NamedTuple):
+    """Images with their labels and the frozen encoder's features of them."""
 
-    validation = data.part("validation")
-    full = data.part("probe_train")
-    test_features, validation_features, full_features = (extract(part.images) for part in (data.test, validation, full))
+    examples: Examples
+    features: np.ndarray  # float32 [N, D]
 
-    def scored(settings: dict, predictions: np.ndarray, validation_accuracy: float | None) -> dict:
-        per_class = scores.per_class_accuracy(predictions, data.test.labels, num_classes)
+    @property
+    def labels(self) -> np.ndarray:
+        return self.examples.labels
+
+
+class _Probed:
+    """A frozen encoder as the protocols see it: features of the labelled images, plain or of augmented views."""
+
+    def __init__(self, config: ConfigDict, variables: trees.Tree, data: build.Data, shardings: Shardings):
+        network, plain, augmented = build.network(config), build.plain_view(config), build.probe_view(config)
+
+        # The variables are arguments and not constants, so that all runs of one shape share what is compiled.
+        def encode(variables: trees.Tree, images: jax.Array) -> jax.Array:
+            return network.apply(variables, plain(images), method="encode")
+
+        def encode_view(variables: trees.Tree, key: jax.Array, images: jax.Array) -> jax.Array:
+            return network.apply(variables, augmented(key, images), method="encode")
+
+        to_features = jax.jit(encode, in_shardings=(None, shardings.batch), out_shardings=shardings.replicated)
+        self._variables, self._encode_view = variables, jax.jit(encode_view)
+        devices = shardings.batch.mesh.size
+        batch_size = -(-config.evaluate.batch_size // devices) * devices
+
+        def labelled(examples: Examples) -> _Labelled:
+            return _Labelled(examples, features.extract(partial(to_features, variables), examples.images, batch_size))
+
+        self.groups = longtail.groups(data.subsets.train_counts, config.data.groups)
+        self.num_classes = len(data.train.class_names)
+        self.full, self.few_shot = labelled(data.part("probe_train")), labelled(data.part("few_shot"))
+        self.validation, self.test = labelled(data.part("validation")), labelled(data.test)
+
+    def views_of(self, train: _Labelled, seed: int) -> Callable[[int, np.ndarray], jax.Array]:
+        """(step, indices) -> features of views of those images, made afresh with a key of that step."""
+        images, key = jax.numpy.asarray(train.examples.images), jax.random.key(seed)
+        return lambda step, rows: self._encode_view(self._variables, jax.random.fold_in(key, step), images[rows])
+
+    def score(self, settings: dict, predictions: np.ndarray, validation_accuracy: float | None) -> dict:
+        """What results.json says of a protocol, from its predictions of the test images."""
+        per_class = scores.per_class_accuracy(predictions, self.test.labels, self.num_classes)
         return {
             "settings": settings,
             "per_class": [float(x) for x in per_class],
-            **scores.summary(per_class, groups),
+            **scores.summary(per_class, self.groups),
             "validation_accuracy": validation_accuracy,
         }
 
-    def published_probe(part: str, epochs: int, drops: tuple[int, ...]) -> dict:
-        before = time.perf_counter()
-        examples = data.part(part)
-        images, key = jax.numpy.asarray(examples.images), jax.random.key(config.seed)
 
-        def views_of(step: int, indices: np.ndarray) -> jax.Array:
-            return to_augmented(variables, jax.random.fold_in(key, step), images[indices])
-
-        fitted = probe.sgd(
-            views_of,
-            examples.labels,
-            validation_features,
-            validation.labels,
-            num_classes=num_classes,
-            epochs=epochs,
-            drops=drops,
-            learning_rate=c.sgd_learning_rate,
-            batch_size=c.sgd_batch_size,
-            seed=config.seed,
-        )
-        settings = {
-            "train": part,
-            "images": len(examples.labels),
-            "epochs": epochs,
-            "drops": list(drops),
-            "learning_rate": c.sgd_learning_rate,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "batch_size": c.sgd_batch_size,
-            "padding": c.padding,
-            "flip": c.flip,
-            "best_epoch": fitted.best_epoch,
-            "seconds": time.perf_counter() - before,
-        }
-        predictions = probe.predict(test_features, fitted.kernel, fitted.bias)
-        return scored(settings, predictions, fitted.validation_accuracy)
-
-    def logistic() -> dict:
-        fitted = probe.logistic(
-            full_features,
-            full.labels,
-            validation_features,
-            validation.labels,
-            num_classes=num_classes,
-            l2=c.logistic_l2,
-        )
-        settings = {
-            "train": "probe_train",
-            "images": len(full.labels),
-            "l2_tried": list(c.logistic_l2),
-            "l2": fitted.best.l2,
-            "loss": fitted.best.loss,
-            "gradient_norm": fitted.best.gradient_norm,
-            "iterations": fitted.best.iterations,
-        }
-        predictions = probe.predict(test_features, fitted.kernel, fitted.bias)
-        return scored(settings, predictions, fitted.best.validation_accuracy)
-
-    def neighbours() -> dict:
-        settings = {"k": c.knn_k, "temperature": c.knn_temperature}
-        predictions = knn.predict(full_features, full.labels, test_features, num_classes=num_classes, **settings)
-        return scored({"train": "probe_train", "images": len(full.labels), **settings}, predictions, None)
-
+def _protocols(config: ConfigDict, probed: _Probed) -> dict[str, dict]:
+    """Every protocol's settings and scores, by name."""
+    c = config.evaluate
     return {
-        "linear_full": published_probe("probe_train", c.full_epochs, c.full_drops),
-        "linear_few_shot": published_probe("few_shot", c.few_shot_epochs, c.few_shot_drops),
-        "logistic": logistic(),
-        "knn": neighbours(),
+        "linear_full": _linear(config, probed, "probe_train", probed.full, c.full_epochs, c.full_drops),
+        "linear_few_shot": _linear(config, probed, "few_shot", probed.few_shot, c.few_shot_epochs, c.few_shot_drops),
+        "logistic": _logistic(config, probed),
+        "knn": _neighbours(config, probed),
     }
+
+
+def _linear(
+    config: ConfigDict, probed: _Probed, part: str, train: _Labelled, epochs: int, drops: tuple[int, ...]
+) -> dict:
+    """The published probe (Jiang et al., ICML 2021, supplement)."""
+    c = config.evaluate
+    augments = c.padding or c.flip
+    fitted = probe.sgd(
+        probed.views_of(train, config.seed) if augments else probe.cached(train.features),
+        train.labels,
+        probed.validation.features,
+        probed.validation.labels,
+        num_classes=probed.num_classes,
+        epochs=epochs,
+        drops=drops,
+        learning_rate=c.sgd_learning_rate,
+        batch_size=c.sgd_batch_size,
+        seed=config.seed,
+    )
+    settings = {
+        "train": part,
+        "images": len(train.labels),
+        "epochs": epochs,
+        "drops": list(drops),
+        "learning_rate": c.sgd_learning_rate,
+        "momentum": probe.MOMENTUM,
+        "weight_decay": 0.0,
+        "batch_size": c.sgd_batch_size,
+        "padding": c.padding,
+        "flip": c.flip,
+        "best_epoch": fitted.best_epoch,
+    }
+    predictions = probe.predict(probed.test.features, fitted.kernel, fitted.bias)
+    return probed.score(settings, predictions, fitted.validation_accuracy)
+
+
+def _logistic(config: ConfigDict, probed: _Probed) -> dict:
+    fitted = probe.logistic(
+        probed.full.features,
+        probed.full.labels,
+        probed.validation.features,
+        probed.validation.labels,
+        num_classes=probed.num_classes,
+        l2=config.evaluate.logistic_l2,
+    )
+    settings = {
+        "train": "probe_train",
+        "images": len(probed.full.labels),
+        "l2_tried": list(config.evaluate.logistic_l2),
+        "l2": fitted.best.l2,
+        "loss": fitted.best.loss,
+        "gradient_norm": fitted.best.gradient_norm,
+        "iterations": fitted.best.iterations,
+    }
+    predictions = probe.predict(probed.test.features, fitted.kernel, fitted.bias)
+    return probed.score(settings, predictions, fitted.best.validation_accuracy)
+
+
+def _neighbours(config: ConfigDict, probed: _Probed) -> dict:
+    settings = {"k": config.evaluate.knn_k, "temperature": config.evaluate.knn_temperature}
+    predictions = knn.predict(
+        probed.full.features, probed.full.labels, probed.test.features, num_classes=probed.num_classes, **settings
+    )
+    return probed.score({"train": "probe_train", "images": len(probed.full.labels), **settings}, predictions, None)

@@ -7,6 +7,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from sdclr_jax import build
 from sdclr_jax.errors import UserError
 
 
@@ -21,6 +22,8 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_bool("progress", True, "", flag_values=values)
+    if any(arg.startswith("--config.method") for arg in argv):
+        raise UserError("--config.method only names the method: choose another as --config=FILE.py:METHOD")
     config = _load(argv[0].removeprefix("--config="))
     _parse(values, config, argv[1:])
     if not values.workdir:
@@ -46,20 +49,22 @@ def show_help(argv: list[str], usage: str) -> None:
 
 
 def _load(location: str) -> ConfigDict:
-    """The config of FILE.py:METHOD. The folder above the file's goes on the import path, so that configs may import
-    their neighbours as `from configs import base`, wherever the command is called."""
+    """The config of FILE.py:METHOD. The folder above the file's, and the clone this package stands in, go on the import
+    path, so that a config may say `from configs import base`, wherever it lies and the command is called."""
     path = location.partition(":")[0]
     if not pathlib.Path(path).is_file():
         raise UserError(f"--config: there is no file {path}")
-    root = str(pathlib.Path(path).absolute().parent.parent)
-    if root not in sys.path:
-        sys.path.insert(0, root)
+    for root in (pathlib.Path(path).absolute().parent.parent, pathlib.Path(__file__).parents[2]):
+        if str(root) not in sys.path:
+            sys.path.append(str(root))
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["sdclr", f"--config={location}"])
     try:
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["sdclr", f"--config={location}"])
         values(["sdclr", f"--config={location}"])
+        if not isinstance(values.config, ConfigDict):
+            raise TypeError("get_config must return a ConfigDict")
         return values.config
-    except (flags.Error, ValueError, TypeError, LookupError, AttributeError, ImportError, SyntaxError) as error:
+    except Exception as error:  # whatever a user's file may raise
         # ml_collections hands on the traceback of the file as text; its last line says what was wrong.
         reason = _first_line(error) if len(str(error).splitlines()) < 2 else str(error).strip().splitlines()[-1]
         raise UserError(f"--config={location}: {reason.removeprefix('ValueError: ')}") from error
@@ -68,7 +73,7 @@ def _load(location: str) -> ConfigDict:
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
     """Parse into `values`, with `config` as the flag of that name and a `data_dir`."""
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
-    known = [f"config.{field}" for field in _fields(config)] + list(values)
+    known = [f"config.{field}" for field in build.fields(config)] + list(values)
     for arg in argv:
         name = arg.partition("=")[0].removeprefix("--")
         plain = name.removeprefix("no")
@@ -82,13 +87,6 @@ def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> Non
         values(["sdclr", *argv])
     except (flags.Error, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(_first_line(error)) from error
-
-
-def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
-    fields = []
-    for name, value in config.items():
-        fields += _fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
-    return fields
 
 
 def _first_line(error: Exception) -> str:

@@ -5,6 +5,8 @@ import os
 import pathlib
 import sys
 
+import absl.logging
+
 from sdclr_jax.errors import Diverged, UserError
 
 USAGE = """usage: sdclr COMMAND ...
@@ -18,7 +20,7 @@ COMMANDS = ("pretrain", "evaluate", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input."""
+    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -31,11 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}: known are {', '.join(COMMANDS)}")
+        # Orbax and tfds tell of their own housekeeping as warnings.
+        absl.logging.set_verbosity(absl.logging.ERROR)
         # Imported here, so that `report` does not wait for JAX.
         importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
     except (UserError, Diverged) as error:
         print(f"sdclr: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("sdclr: stopped", file=sys.stderr)
+        return 130
     return 0
 
 

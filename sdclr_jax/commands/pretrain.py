@@ -5,6 +5,7 @@ import pathlib
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -14,7 +15,9 @@ from tqdm import tqdm
 from sdclr_jax import build, parallel, pruning, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
+from sdclr_jax.data.batches import Resident
 from sdclr_jax.errors import Diverged
+from sdclr_jax.parallel import Shardings
 from sdclr_jax.train import State
 
 USAGE = """sdclr pretrain --config=FILE.py[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
@@ -34,7 +37,7 @@ def main(argv: list[str]) -> None:
     args = flags.pretrain(argv, USAGE)
     if args.distributed:
         parallel.initialize()
-    pretrain(args.config, pathlib.Path(args.workdir), args.data_dir, progress=args.progress)
+    pretrain(args.config, pathlib.Path(args.workdir).expanduser(), args.data_dir, progress=args.progress)
 
 
 def pretrain(
@@ -49,66 +52,72 @@ def pretrain(
 
     Raises:
         UserError: bad input, before anything is written.
-        Diverged: the loss is not finite; the last checkpoint stays.
+        Diverged: something is no longer finite; the last good checkpoint stays.
     """
     build.check(config)
     workdir.check(directory, config)
     shardings = parallel.shardings(devices)
     images = build.data(config, data_dir).part(config.data.subset).images
-    run = build.run(config, images, shardings)
+    batches = Resident(images, config.batch_size, config.seed, shardings)
+    build.try_step(config, images.shape, shardings)
     parallel.barrier("checked")  # no process writes before all have looked
-    if parallel.is_main():
-        workdir.claim(directory, config)
-    with workdir.lock(directory) if parallel.is_main() else contextlib.nullcontext():
-        return _train(config, directory, run, shardings, progress)
+    if not parallel.is_main():
+        return _train(config, directory, batches, images.shape, shardings, progress)
+    workdir.claim(directory, config)
+    with workdir.lock(directory):
+        return _train(config, directory, batches, images.shape, shardings, progress)
 
 
 def _train(
-    config: ConfigDict, directory: pathlib.Path, run: build.Run, shardings: parallel.Shardings, progress: bool
+    config: ConfigDict,
+    directory: pathlib.Path,
+    batches: Resident,
+    image_shape: tuple[int, ...],
+    shardings: Shardings,
+    progress: bool,
 ) -> State:
-    """The loop: batches, refreshes of the mask, steps, lines of metrics, checkpoints."""
-    method = run.method
+    epoch = batches.steps_per_epoch  # all that follows counts in steps
+    total, refresh_every = config.epochs * epoch, config.prune.every or epoch
+    checkpoint_every, keep_every = config.checkpoint_every * epoch, config.keep_every * epoch
+
+    method = build.method(config, epoch)
     init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=_quick_compile(shardings))
     step_fn = jax.jit(method.step, donate_argnums=0, out_shardings=(shardings.replicated, shardings.replicated))
     refresh = jax.jit(method.refresh, donate_argnums=0, out_shardings=shardings.replicated)
     density = jax.jit(pruning.density)
 
-    with Checkpoints(directory / "checkpoints", run.keep_every) as checkpoints, _Stop() as stop:
-        state = checkpoints.restore(like=run.abstract_state(shardings))
+    with Checkpoints(directory / "checkpoints", keep_every) as checkpoints, _Stop() as stop:
+        state = checkpoints.restore(like=build.abstract_state(config, image_shape, shardings))
         if state is None:
-            state = init(np.uint32(config.seed), np.zeros(run.view_shape, np.float32))
+            view_shape = build.view_shape(config, image_shape)
+            state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32))
         start = int(state.step)
-        with contextlib.closing(_log(directory, start)) as log, _bar(run.total_steps, start, progress) as bar:
+        with contextlib.closing(_log(directory, start)) as log, _bar(total, start, progress) as bar:
             clock = _Clock(config.batch_size, start, log.seconds)
-            batches = run.batches.from_step(start)
-            window = []
-            for step in range(start, run.total_steps):
-                with clock.waiting():
-                    images = next(batches)
-                if method.damaged and step % run.refresh_every == 0:
+            window = []  # scalars of the steps since the last line, on the device
+            for done, batch in zip(range(start + 1, total + 1), clock.timed(batches.from_step(start)), strict=False):
+                if method.damaged and (done - 1) % refresh_every == 0:
                     state = refresh(state)
-                state, scalars = step_fn(state, images)
+                state, scalars = step_fn(state, batch)
                 window.append(scalars)
-                done = step + 1
 
-                last = done == run.total_steps
-                checkpoint = done % run.checkpoint_every == 0 or last
-                if not (done % config.log_every == 0 or checkpoint):
-                    continue
                 # Checkpoints fall on lines of the log, so the means in a line do not depend on where a run stopped.
+                checkpoint = done % checkpoint_every == 0 or done == total
+                if not (checkpoint or done % config.log_every == 0):
+                    continue
                 line = _mean_of(window, done)  # waits for the devices
                 window.clear()
-                line |= {"epoch": done / run.batches.steps_per_epoch}
+                line |= {"epoch": done / epoch}
                 if method.damaged:
-                    line |= {f"density/{k}": float(v) for k, v in density(state.mask).items()}
+                    line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
                 line |= clock.read(done)
                 log.write(line)
                 bar.set_postfix(loss=f"{line['loss']:.3f}", images_per_s=f"{line['images_per_second']:.0f}")
                 bar.update(done - bar.n)
                 if checkpoint or stop.asked:
                     checkpoints.save(done, state)
-                if stop.asked and not last:
-                    sys.exit(f"stopped at step {done} of {run.total_steps}; the same command goes on from there")
+                if stop.asked and done < total:
+                    sys.exit(f"stopped at step {done} of {total}; the same command goes on from there")
     return state
 
 
@@ -122,15 +131,17 @@ def _mean_of(window: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
     """Means of the scalars of the steps up to `done`.
 
     Raises:
-        Diverged: names the first step whose loss is not finite, and the branch it came from.
+        Diverged: names the first step with a scalar that is not finite, and the branch it came from.
     """
     window = jax.device_get(window)
     for step, scalars in enumerate(window, done - len(window) + 1):
-        if not np.isfinite(scalars["loss"]):
-            bad = [name.split("/")[1] for name, x in scalars.items() if "/" in name and not np.isfinite(x)]
-            where = f"in the {' and the '.join(bad)} branch" if bad else "in the loss itself"
+        bad = [name for name, x in scalars.items() if not np.isfinite(x)]
+        if bad:
+            branches = [name.split("/")[1] for name in bad if "/" in name]
+            where = f"in the {' and the '.join(branches)} branch" if branches else "in no branch's outputs"
+            name = "loss" if "loss" in bad else bad[0]
             raise Diverged(
-                f"the loss is {scalars['loss']} at step {step}, {where}: the last checkpoint is kept; "
+                f"the {name} is {scalars[name]} at step {step}, {where}: the last good checkpoint is kept; "
                 "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or model.dtype float32"
             )
     return {"step": done} | {name: float(np.mean([scalars[name] for scalars in window])) for name in window[0]}
@@ -144,11 +155,13 @@ class _Clock:
         self._batch_size, self._step, self._seconds = batch_size, step, seconds
         self._since, self._wait = time.perf_counter(), 0.0
 
-    @contextlib.contextmanager
-    def waiting(self):
-        before = time.perf_counter()
-        yield
-        self._wait += time.perf_counter() - before
+    def timed(self, batches: Iterator[jax.Array]) -> Iterator[jax.Array]:
+        """The batches, with the time that each took to come counted as waiting."""
+        while True:
+            before = time.perf_counter()
+            batch = next(batches)
+            self._wait += time.perf_counter() - before
+            yield batch
 
     def read(self, step: int) -> dict[str, float]:
         now = time.perf_counter()
@@ -176,6 +189,7 @@ class _Stop(contextlib.AbstractContextManager):
         if self.asked or jax.process_count() > 1:
             raise KeyboardInterrupt
         self.asked = True
+        print("\nstopping at the next line of metrics; again to stop without saving", file=sys.stderr)
 
     def __exit__(self, *error):
         for number, handler in self._before.items():

@@ -15,7 +15,7 @@ import optax
 
 from sdclr_jax.errors import UserError
 
-_MOMENTUM = 0.9
+MOMENTUM = 0.9
 _TOLERANCE = 1e-5  # of the gradient's norm g: the loss is then about g^2 / (2 l2) off its minimum, 5e-5 at l2 = 1e-6
 _MAX_ITERATIONS = 1000
 
@@ -150,7 +150,7 @@ def logistic(
 def _sgd_step(weights, velocity, features: jax.Array, labels: jax.Array, learning_rate: float):
     """One step of SGD; the momentum takes the gradient in whole, and the rate scales both, as PyTorch does."""
     gradient = jax.grad(_cross_entropy)(weights, features, labels)
-    velocity = jax.tree.map(lambda v, g: _MOMENTUM * v + g, velocity, gradient)
+    velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, gradient)
     return jax.tree.map(lambda w, v: w - learning_rate * v, weights, velocity), velocity
 
 

@@ -3,12 +3,15 @@
 import hashlib
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import build, workdir
+from sdclr_jax import build, parallel, trees, workdir
+from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import evaluate, main
-from sdclr_jax.data import sources
+from sdclr_jax.data import longtail, sources
+from sdclr_jax.evaluation import probe
 from tests.commands.test_pretrain import arguments, config
 
 QUICK = (
@@ -74,6 +77,103 @@ def test_scores_follow_from_the_classes(evaluated):
     assert results["protocols"]["logistic"]["all"] > 0.3  # chance is 0.1
 
 
+@pytest.fixture(scope="module")
+def derived(evaluated, data_dir):
+    """Features of the dense branch and the labels they belong to, put together without commands/evaluate.py."""
+    directory, _, _ = evaluated
+    c = workdir.read_config(directory)
+    train, test = (sources.load("digits", split, data_dir) for split in ("train", "test"))
+    subsets = longtail.draw(
+        train.labels, num_classes=10, n_max=110, imbalance=20.0, validation_per_class=20, few_shot_per_class=5, seed=0
+    )
+    shardings = parallel.shardings(jax.devices()[:1])
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        state = checkpoints.restore(like=build.abstract_state(c, train.images.shape, shardings))
+    variables = {
+        "params": trees.combine(state.params["weights"], state.params["norms"]["dense"]),
+        "batch_stats": state.stats["dense"],
+    }
+    network = build.network(c)
+
+    def features(images):
+        views = (images.astype(np.float32) / 255 - np.float32(0.305)) / np.float32(0.376)
+        return np.asarray(network.apply(variables, views, method="encode"))
+
+    parts = {
+        name: (train.images[rows], train.labels[rows]) for name, rows in subsets._asdict().items() if rows.size > 10
+    }
+    parts["test"] = (test.images, test.labels)
+    return {name: (features(images), labels) for name, (images, labels) in parts.items()}
+
+
+def per_class(predictions, labels):
+    return [float((predictions[labels == c] == c).mean()) for c in range(10)]
+
+
+def test_neighbours_are_of_the_dense_branch_and_the_labelled_train_images(evaluated, derived):
+    x, y = derived["probe_train"]
+    query, labels = derived["test"]
+    unit, query = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, query))
+    similarity = query @ unit.T
+    nearest = np.argsort(-similarity, axis=1)[:, :20]
+    votes = np.zeros((len(query), 10))
+    for row, neighbours in enumerate(nearest):
+        np.add.at(votes[row], y[neighbours], np.exp(similarity[row, neighbours] / 0.1))
+    found = evaluated[1]["protocols"]["knn"]["per_class"]
+    # Equal but for a tie that rounding decides.
+    np.testing.assert_allclose(found, per_class(votes.argmax(axis=1), labels), atol=1.5 / 43)
+
+
+def test_logistic_regression_is_fitted_on_train_and_chosen_on_validation(evaluated, derived):
+    fitted = probe.logistic(
+        *derived["probe_train"], *derived["validation"], num_classes=10, l2=(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    )
+    protocol = evaluated[1]["protocols"]["logistic"]
+    features, labels = derived["test"]
+    predictions = probe.predict(features, fitted.kernel, fitted.bias)
+    assert protocol["settings"]["l2"] == fitted.best.l2
+    assert protocol["validation_accuracy"] == pytest.approx(fitted.best.validation_accuracy, abs=0.011)
+    np.testing.assert_allclose(protocol["per_class"], per_class(predictions, labels), atol=1.5 / 43)
+
+
+def test_the_published_probes_see_the_right_images_and_new_views_each_step(evaluated, derived, data_dir, monkeypatch):
+    directory, _, _ = evaluated
+    seen = []
+    sgd = evaluate.probe.sgd
+
+    def spy(features_of, labels, validation_features, validation_labels, **settings):
+        rows = np.arange(settings["batch_size"], dtype=np.int32) % len(labels)
+        views = [np.asarray(features_of(step, rows)) for step in (0, 1, 0)]
+        seen.append((labels, validation_features, validation_labels, views, rows))
+        return sgd(features_of, labels, validation_features, validation_labels, **settings)
+
+    monkeypatch.setattr(evaluate.probe, "sgd", spy)
+    evaluate.evaluate(workdir.read_config(directory), directory, str(data_dir))
+    for part, (labels, validation_features, validation_labels, views, rows) in zip(
+        ("probe_train", "few_shot"), seen, strict=True
+    ):
+        np.testing.assert_array_equal(labels, derived[part][1])
+        np.testing.assert_array_equal(validation_labels, derived["validation"][1])
+        np.testing.assert_allclose(validation_features, derived["validation"][0], atol=1e-4)
+        np.testing.assert_array_equal(views[0], views[2])
+        assert abs(views[0] - views[1]).max() > 0.01
+        # A view is a shift by a pixel at most, so one in nine is the image itself.
+        same = np.isclose(views[0], derived[part][0][rows], atol=1e-4).all(axis=1)
+        assert 0.01 < same.mean() < 0.4
+
+
+def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, monkeypatch):
+    """Three devices could not share the batch of pretraining, nor that of the evaluation as it stands."""
+    directory, results, _ = evaluated
+    three = parallel.shardings(jax.devices()[:3])
+    monkeypatch.setattr(evaluate.parallel, "shardings", lambda: three)
+    again = evaluate.evaluate(workdir.read_config(directory), directory, str(data_dir))
+    assert again["encoder_checksum"] == results["encoder_checksum"]
+    np.testing.assert_allclose(
+        again["protocols"]["logistic"]["per_class"], results["protocols"]["logistic"]["per_class"], atol=1.5 / 43
+    )
+
+
 def test_evaluation_again_gives_the_same_scores(evaluated, data_dir):
     directory, results, _ = evaluated
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}", "--config.evaluate.knn_k=3"]) == 0
@@ -87,10 +187,10 @@ def test_evaluation_again_gives_the_same_scores(evaluated, data_dir):
 def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, monkeypatch, capsys):
     directory, _, _ = evaluated
     before = (directory / "results.json").read_text()
-    sums = iter((1, 2))
+    sums = iter((1, 1, 2))  # before, after, and on disk
     monkeypatch.setattr(evaluate, "_checksum", lambda tree: next(sums))
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
-    assert "changed the encoder's variables" in capsys.readouterr().err
+    assert "changed during its evaluation" in capsys.readouterr().err
     assert (directory / "results.json").read_text() == before
 
 
@@ -126,7 +226,14 @@ def test_a_run_without_a_checkpoint(data_dir, tmp_path, capsys):
     assert "no checkpoint yet" in capsys.readouterr().err
 
 
+def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
+    for text, sentence in (("[1]", "is not an object"), ('{"seed": 0}', "lacks a field")):
+        (tmp_path / "config.json").write_text(text)
+        assert main.main(["evaluate", str(tmp_path), f"--data_dir={data_dir}"]) == 2
+        assert sentence in capsys.readouterr().err
+
+
 def test_every_subset_can_be_pretrained_on(data_dir):
     data = build.data(config(), str(data_dir))
-    sizes = {subset: len(data.part(subset).labels) for subset in build.SUBSETS}
+    sizes = {subset: len(data.part(subset).labels) for subset in build.KNOWN["data.subset"]}
     assert sizes == {"long_tail": 369, "balanced": 369, "probe_train": 1152}
