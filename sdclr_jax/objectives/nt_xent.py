@@ -38,7 +38,8 @@ def nt_xent_chunked(z_a: jax.Array, z_b: jax.Array, temperature: float, chunk: i
     chunk = min(chunk, len(u))
     blocks = -(-len(u) // chunk)
     padded = jnp.pad(u, ((0, chunk * blocks - len(u)), (0, 0)))
-    # A block is every so manieth row, so that of a batch split over devices each device works on each block.
+    # A block takes rows from the whole length: of a batch split over devices it is split alike, in less than half the
+    # scratch of blocks of neighbours.
     rows = padded.reshape(chunk, blocks, -1).swapaxes(0, 1)
     anchors = jnp.arange(chunk * blocks).reshape(chunk, blocks).T
 

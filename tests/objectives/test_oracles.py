@@ -80,7 +80,7 @@ def test_eight_devices_agree_with_one(name):
     loss, found = COMPILED[name](*arrays)
     shards, shard_gradients = COMPILED[name](*jax.device_put(arrays, parallel.shardings().batch))
     assert float(shards) == pytest.approx(float(loss), rel=1e-5)
-    assert_close(shard_gradients, [np.asarray(x) for x in found], 1e-5)
+    assert_close(shard_gradients, [np.asarray(x) for x in found], 1e-4)
 
 
 def permuted(arrays, rng):
