@@ -35,9 +35,8 @@ def test_chunks_never_hold_the_matrix():
 def test_each_device_holds_its_part():
     batch = parallel.shardings().batch
     assert memory(lambda a, b: nt_xent(a, b, 0.2), batch) < 0.25 * MATRIX
-    assert (
-        memory(lambda a, b: nt_xent_chunked(a, b, 0.2, chunk=256), batch) < 0.03 * MATRIX
-    )  # blocks of neighbours: 0.05
+    # Blocks of neighbouring rows would need 0.05.
+    assert memory(lambda a, b: nt_xent_chunked(a, b, 0.2, chunk=256), batch) < 0.03 * MATRIX
 
 
 @pytest.mark.parametrize("chunk", [1, 1024])
