@@ -1,9 +1,12 @@
 """NT-Xent, the loss of SimCLR (Chen et al., ICML 2020, Eq. 1) and of SDCLR (Jiang et al., ICML 2021, Eq. 1)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
 from sdclr_jax.objectives.base import Objective, stateless
+from sdclr_jax.objectives.vectors import matmul, unit
 
 
 def nt_xent(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
@@ -20,15 +23,40 @@ def nt_xent(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
     Returns:
         A scalar, float32 at least whatever the type of the embeddings.
     """
-    z = jnp.concatenate([z_a, z_b])
-    z = z if z.dtype == jnp.float64 else z.astype(jnp.float32)
-    # The floor keeps value and gradient finite at a zero vector; it is the square of torch's 1e-12.
-    u = z * jax.lax.rsqrt(jnp.maximum(jnp.sum(z * z, axis=1, keepdims=True), 1e-24))
-    logits = jnp.matmul(u, u.T, precision=jax.lax.Precision.HIGHEST) / temperature
-    anchors = jnp.arange(len(z))
-    positives = logits[anchors, jnp.roll(anchors, len(z_a))]
-    others = jnp.where(jnp.eye(len(z), dtype=bool), -jnp.inf, logits)
-    return jnp.mean(jax.nn.logsumexp(others, axis=1) - positives)
+    a, b = unit(z_a), unit(z_b)
+    u = jnp.concatenate([a, b])
+    return jnp.mean(_log_sums(u, jnp.arange(len(u)), u, temperature)) - jnp.mean(jnp.sum(a * b, axis=1)) / temperature
+
+
+def nt_xent_chunked(z_a: jax.Array, z_b: jax.Array, temperature: float, chunk: int = 1024) -> jax.Array:
+    """`nt_xent` that holds `chunk` of the 2N rows of the similarity matrix at a time, for large batches.
+
+    The backward pass computes each block again instead of remembering it. `chunk` need not divide 2N.
+    """
+    a, b = unit(z_a), unit(z_b)
+    u = jnp.concatenate([a, b])
+    chunk = min(chunk, len(u))
+    blocks = -(-len(u) // chunk)
+    padded = jnp.pad(u, ((0, chunk * blocks - len(u)), (0, 0)))
+    # A block takes rows from the whole length: of a batch split over devices it is split alike, in less than half the
+    # scratch of blocks of neighbours.
+    rows = padded.reshape(chunk, blocks, -1).swapaxes(0, 1)
+    anchors = jnp.arange(chunk * blocks).reshape(chunk, blocks).T
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def block(anchors_and_rows):
+        anchors, rows = anchors_and_rows
+        return jnp.sum(jnp.where(anchors < len(u), _log_sums(rows, anchors, u, temperature), 0))
+
+    total = jnp.sum(jax.lax.map(block, (anchors, rows)))
+    return total / len(u) - jnp.mean(jnp.sum(a * b, axis=1)) / temperature
+
+
+def _log_sums(rows: jax.Array, anchors: jax.Array, u: jax.Array, temperature: float) -> jax.Array:
+    """log sum_{k != anchor} exp(row . u_k / T) for each of `rows`, the rows of `u` of index `anchors`."""
+    logits = matmul(rows, u.T) / temperature
+    own = anchors[:, None] == jnp.arange(len(u))[None, :]
+    return jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
 
 
 def objective(temperature: float) -> Objective:

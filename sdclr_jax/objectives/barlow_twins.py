@@ -1,0 +1,25 @@
+"""The loss of Barlow Twins (Zbontar et al., ICML 2021, arXiv:2103.03230, Eq. 1 and 2)."""
+
+import jax
+import jax.numpy as jnp
+
+from sdclr_jax.objectives.vectors import centred, matmul
+
+
+def barlow_twins(z_a: jax.Array, z_b: jax.Array, redundancy: float = 0.0051) -> jax.Array:
+    """Distance of the two views' cross-correlation matrix C from the identity, unscaled.
+
+        C[i, j] = mean over the batch of  s(z_a)[:, i] s(z_b)[:, j]
+        loss = sum_i (1 - C[i, i])^2 + redundancy * sum_{i != j} C[i, j]^2
+
+    where s standardises each dimension over the batch as batch norm without scale and bias does: biased variance,
+    1e-5 added to it. `z_a` and `z_b` are [N, D]; row i of both is the same image.
+    """
+    correlation = matmul(_standardised(z_a).T, _standardised(z_b)) / len(z_a)
+    diagonal = jnp.eye(len(correlation), dtype=bool)
+    return jnp.sum(jnp.where(diagonal, (1 - correlation) ** 2, redundancy * correlation**2))
+
+
+def _standardised(z: jax.Array) -> jax.Array:
+    z = centred(z)
+    return z * jax.lax.rsqrt(jnp.mean(z * z, axis=0, keepdims=True) + 1e-5)

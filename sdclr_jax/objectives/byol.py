@@ -1,0 +1,16 @@
+"""The loss of BYOL (Grill et al., NeurIPS 2020, arXiv:2006.07733, Eq. 2)."""
+
+import jax
+import jax.numpy as jnp
+
+from sdclr_jax.objectives.vectors import cosines
+
+
+def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
+    """Squared distance of online prediction q and target projection z' at unit length, mean over the batch.
+
+        loss = mean || q / |q| - z' / |z'| ||^2 = mean 2 - 2 cos(q, z')
+
+    One of the paper's two directions; the other has the views exchanged. Both are [N, D]; no gradient to `target`.
+    """
+    return jnp.mean(2 - 2 * cosines(prediction, jax.lax.stop_gradient(target)))

@@ -1,0 +1,28 @@
+"""InfoNCE with a queue of negatives, the loss of MoCo (He et al., CVPR 2020, arXiv:1911.05722, Eq. 1)."""
+
+import jax
+import jax.numpy as jnp
+
+from sdclr_jax.objectives.vectors import cosines, matmul, unit
+
+
+def info_nce(query: jax.Array, key: jax.Array, queue: jax.Array, temperature: float) -> jax.Array:
+    """Cross-entropy of picking a query's own key out of the queue, mean over the queries.
+
+    With q, k+ and the K entries k of the queue at unit length:
+
+        loss = mean -log( exp(q . k+ / T) / (exp(q . k+ / T) + sum_k exp(q . k / T)) )
+
+    Args:
+        query: embeddings of one view, [N, D]; the only argument that receives gradient.
+        key: embeddings of the other view by the target branch, [N, D]; row i of both is the same image.
+        queue: keys of earlier batches, [K, D].
+        temperature: T > 0.
+
+    Returns:
+        A scalar, float32 at least whatever the type of the embeddings.
+    """
+    key, queue = jax.lax.stop_gradient((key, queue))
+    positives = cosines(query, key)[:, None]
+    logits = jnp.concatenate([positives, matmul(unit(query), unit(queue).T)], axis=1) / temperature
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])

@@ -1,0 +1,16 @@
+"""The loss of SimSiam (Chen and He, CVPR 2021, arXiv:2011.10566, Eq. 1 and 3)."""
+
+import jax
+import jax.numpy as jnp
+
+from sdclr_jax.objectives.vectors import cosines
+
+
+def simsiam(prediction: jax.Array, projection: jax.Array) -> jax.Array:
+    """Negative cosine of prediction p and the other view's projection z, mean over the batch: -1 where they agree.
+
+        loss = mean -cos(p, stop_gradient(z))
+
+    One of the paper's two directions; the other has the views exchanged. Both are [N, D].
+    """
+    return -jnp.mean(cosines(prediction, jax.lax.stop_gradient(projection)))

@@ -1,0 +1,56 @@
+"""Swapped prediction of codes, the loss of SwAV (Caron et al., NeurIPS 2020, arXiv:2006.09882, Eq. 1 to 5)."""
+
+import jax
+import jax.numpy as jnp
+
+from sdclr_jax.objectives.vectors import at_least_float32
+
+
+def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> jax.Array:
+    """Soft assignment of samples to prototypes in which each prototype gets about the same share of the batch.
+
+    Starts from exp(scores / epsilon); each iteration first divides every prototype by its sum over the batch, then
+    every sample by its sum over the prototypes. (The paper's 1/K and 1/N are constants that the next division takes
+    out again.)
+
+    Args:
+        scores: cosines of samples and prototypes, [N, K].
+        epsilon: the smaller, the harder the assignment.
+        iterations: 1 or more.
+
+    Returns:
+        Codes [N, K], float32 at least; those of a sample sum to 1.
+    """
+
+    def divide(_, logs):
+        return jax.nn.log_softmax(jax.nn.log_softmax(logs, axis=0), axis=1)
+
+    # On logarithms: exp(1 / 0.05) is near 5e8, and of scores that are not cosines it overflows.
+    return jnp.exp(jax.lax.fori_loop(0, iterations, divide, at_least_float32(scores) / epsilon))
+
+
+def swav(
+    scores_a: jax.Array, scores_b: jax.Array, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3
+) -> jax.Array:
+    """Cross-entropy of each view's prototype probabilities with the other view's codes, mean of both and the batch.
+
+    With p = softmax(scores / T) and q = sinkhorn(scores), a constant to the gradient:
+
+        loss = mean_i -( sum_k q_b[i, k] log p_a[i, k] + sum_k q_a[i, k] log p_b[i, k] ) / 2
+
+    Args:
+        scores_a, scores_b: cosines of the two views' samples with the prototypes, [N, K] each; row i of both is the
+            same image.
+        temperature: T > 0.
+        epsilon, iterations: of `sinkhorn`.
+
+    Returns:
+        A scalar, float32 at least whatever the type of the scores.
+    """
+
+    def predict(scores, other):
+        codes = sinkhorn(jax.lax.stop_gradient(other), epsilon, iterations)
+        log_probabilities = jax.nn.log_softmax(at_least_float32(scores) / temperature, axis=1)
+        return -jnp.mean(jnp.sum(codes * log_probabilities, axis=1))
+
+    return (predict(scores_a, scores_b) + predict(scores_b, scores_a)) / 2

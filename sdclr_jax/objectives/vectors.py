@@ -1,0 +1,43 @@
+"""What several objectives share: float32 at least, unit length, products and covariances at full precision."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from sdclr_jax.errors import UserError
+
+# On accelerators the default for float32 is a product of fewer bits.
+matmul = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """float64 stays what it is, everything else becomes float32."""
+    x = jnp.asarray(x)
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """The rows of [N, D] at length 1, float32 at least; a zero vector stays zero."""
+    x = at_least_float32(x)
+    # The floor keeps value and gradient finite at a zero vector; it is the square of torch's 1e-12.
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=1, keepdims=True), 1e-24))
+
+
+def cosines(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Cosine of row i of `x` with row i of `y`, both [N, D]: [N]."""
+    return jnp.sum(unit(x) * unit(y), axis=1)
+
+
+def centred(x: jax.Array) -> jax.Array:
+    """[N, D] less its mean over the batch, float32 at least."""
+    x = at_least_float32(x)
+    return x - jnp.mean(x, axis=0, keepdims=True)
+
+
+def covariance(x: jax.Array) -> jax.Array:
+    """Unbiased covariance over the batch, [N, D] -> [D, D]: the sum over N rows divided by N - 1."""
+    if len(x) < 2:
+        raise UserError(f"A batch of {len(x)} has no covariance: give 2 rows or more.")
+    x = centred(x)
+    return matmul(x.T, x) / (len(x) - 1)

@@ -1,0 +1,52 @@
+"""Whitening and the loss of W-MSE (Ermolov et al., ICML 2021, arXiv:2007.06346, section 3)."""
+
+import jax
+import jax.numpy as jnp
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.objectives.vectors import centred, cosines, covariance
+
+
+def whiten(z: jax.Array, shrinkage: float = 0.0) -> jax.Array:
+    """Embeddings with the batch mean 0 and, without shrinkage, the unbiased batch covariance I.
+
+    With S the covariance over N - 1, and L the Cholesky factor of (1 - shrinkage) S + shrinkage I = L L^T:
+
+        whiten(z) = L^-1 (z - mean z)
+
+    Args:
+        z: embeddings, [N, D], in groups as large as they are to be whitened in.
+        shrinkage: a Python number, 0 to 1. Without it N must be larger than D; more shrinkage, steadier whitening.
+
+    Returns:
+        [N, D], float32 at least; gradients flow through mean and covariance. Where S is singular, because rows are
+        the same, the directions without variance stay without.
+    """
+    rows, dimensions = z.shape
+    if rows <= dimensions and shrinkage == 0:
+        raise UserError(
+            f"The covariance of {rows} embeddings of {dimensions} numbers has no inverse: make the batch larger than "
+            f"{dimensions}, the projection smaller than {rows}, or shrinkage more than 0, such as 0.01."
+        )
+    z = centred(z)
+    shrunk = (1 - shrinkage) * covariance(z) + shrinkage * jnp.eye(dimensions, dtype=z.dtype)
+    # Of a singular S Cholesky gives NaN: only then a diagonal as large as rounding makes S uncertain anyway.
+    singular = ~jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(shrunk))))
+    floor = 8 * jnp.finfo(z.dtype).eps * jax.lax.stop_gradient(jnp.trace(shrunk)) + 1e-24
+    factor = jnp.linalg.cholesky(shrunk + jnp.where(singular, floor, 0) * jnp.eye(dimensions, dtype=z.dtype))
+    return jax.scipy.linalg.solve_triangular(factor, z.T, lower=True).T
+
+
+def wmse(z_a: jax.Array, z_b: jax.Array, shrinkage: float = 0.0) -> jax.Array:
+    """Squared distance of the two views, each whitened over the batch and then at unit length, mean over the batch.
+
+        loss = mean || v_a / |v_a| - v_b / |v_b| ||^2 = mean 2 - 2 cos(v_a, v_b),   v = whiten(z)
+
+    Args:
+        z_a, z_b: embeddings of the two views, [N, D] each; row i of both is the same image. Both receive gradient.
+        shrinkage: see `whiten`.
+
+    Returns:
+        A scalar, float32 at least whatever the type of the embeddings.
+    """
+    return jnp.mean(2 - 2 * cosines(whiten(z_a, shrinkage), whiten(z_b, shrinkage)))

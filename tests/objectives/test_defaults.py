@@ -1,0 +1,79 @@
+"""The published settings are the defaults, and the factors that are easy to get wrong are told apart."""
+
+import inspect
+
+import jax
+import numpy as np
+import pytest
+
+from sdclr_jax import objectives
+from sdclr_jax.errors import UserError
+from tests.objectives.oracles import COMPILED, inputs
+
+byol, simsiam, barlow_twins, vicreg = (
+    jax.jit(f) for f in (objectives.byol, objectives.simsiam, objectives.barlow_twins, objectives.vicreg)
+)
+RNG = np.random.default_rng(0)
+A, B = RNG.standard_normal((2, 8, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "signature"),
+    {
+        "nt_xent": "(z_a, z_b, temperature)",
+        "nt_xent_chunked": "(z_a, z_b, temperature, chunk=1024)",
+        "info_nce": "(query, key, queue, temperature)",
+        "byol": "(prediction, target)",
+        "simsiam": "(prediction, projection)",
+        "sinkhorn": "(scores, epsilon=0.05, iterations=3)",
+        "swav": "(scores_a, scores_b, temperature=0.1, epsilon=0.05, iterations=3)",
+        "barlow_twins": "(z_a, z_b, redundancy=0.0051)",
+        "whiten": "(z, shrinkage=0.0)",
+        "wmse": "(z_a, z_b, shrinkage=0.0)",
+        "vicreg": "(z_a, z_b, invariance=25.0, variance=25.0, covariance=1.0)",
+    }.items(),
+)
+def test_signatures(name, signature):
+    found = inspect.signature(getattr(objectives, name))
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in found.parameters.values()]
+    assert str(inspect.Signature(bare)) == signature
+    assert name in objectives.__all__
+
+
+@pytest.mark.parametrize("name", ["info_nce", "byol", "simsiam"])
+def test_no_gradient_to_what_the_papers_hold_constant(name):
+    _, (first, *others) = COMPILED[name](*inputs(name, dtype=np.float32))
+    assert np.abs(first).max() > 1e-2
+    assert not any(np.asarray(other).any() for other in others)
+
+
+def test_an_empty_queue_leaves_nothing_to_confuse_with():
+    assert float(jax.jit(objectives.info_nce)(A, B, np.zeros((0, 3), np.float32), 0.2)) == pytest.approx(0, abs=1e-6)
+
+
+def test_equal_and_opposite_vectors():
+    assert float(byol(A, 3 * A)) == pytest.approx(0, abs=1e-5)
+    assert float(byol(A, -A)) == pytest.approx(4, rel=1e-6)
+    assert float(simsiam(A, 3 * A)) == pytest.approx(-1, rel=1e-6)
+    assert float(simsiam(A, -A)) == pytest.approx(1, rel=1e-6)
+
+
+def test_barlow_twins_divides_variance_and_correlation_by_the_batch():
+    """By N in both, a view with itself correlates to 1; with N - 1 in one of them it is off by 1/8 in each of 3."""
+    assert float(barlow_twins(A, A, redundancy=0.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_vicreg_term_by_term():
+    """Two dimensions, one the double of the other, over the batch -h, h: variances 2 h^2 and 8 h^2 with N - 1."""
+    h = 0.25
+    z = np.array([[-h, -2 * h], [h, 2 * h]], np.float32)
+    assert float(vicreg(z, z + 1, 1, 0, 0)) == pytest.approx(1)
+    gaps = [1 - np.sqrt(2 * h**2 + 1e-4), 1 - np.sqrt(8 * h**2 + 1e-4)]
+    assert float(vicreg(z, z, 0, 1, 0)) == pytest.approx(np.mean(gaps))  # a half of each view
+    assert float(vicreg(z, 100 * z, 0, 1, 0)) == pytest.approx(np.mean(gaps) / 2)  # no reward beyond 1
+    assert float(vicreg(z, z, 0, 0, 1)) == pytest.approx(2 * (2 * (4 * h**2) ** 2) / 2)  # both views, both corners, / D
+
+
+def test_vicreg_of_one_row_is_refused():
+    with pytest.raises(UserError, match="batch of 1 has no covariance: give 2 rows or more"):
+        vicreg(A[:1], B[:1])
