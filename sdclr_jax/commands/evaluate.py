@@ -1,6 +1,7 @@
 """`sdclr evaluate`: probe the frozen dense encoder of a run, and write results.json."""
 
 import pathlib
+import sys
 import time
 from functools import partial
 
@@ -40,6 +41,8 @@ def main(argv: list[str]) -> None:
         jobs.append((directory, args.config, args.data_dir))
     for directory, config, data_dir in jobs:
         results = evaluate(config, directory, data_dir)
+        if warning := (results["data"]["provenance"] or {}).get("warning"):
+            print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
         for name, protocol in results["protocols"].items():
             groups = "  ".join(f"{k} {_percent(protocol[k])}" for k in ("all", "many", "medium", "few", "std"))
             print(f"{directory}  {name:16s} {groups}", flush=True)
@@ -71,7 +74,6 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
 
     if int(_checksum(encoder)) != checksum:
         raise UserError(f"the evaluation of {directory} changed the encoder's variables: its results are void")
-    counts, names = data.subsets.train_counts, data.train.class_names
     results = {
         "format": 1,
         "run": {
@@ -80,25 +82,32 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
             "step": int(state.step),
             "epoch": int(state.step) / run.batches.steps_per_epoch,
         },
-        "data": {
-            "name": config.data.name,
-            "subset": config.data.subset,
-            "split": config.data.split,
-            "class_names": list(names),
-            "train_counts": [int(n) for n in counts],
-            "group_rule": config.data.groups,
-            "groups": list(longtail.groups(counts, config.data.groups)),
-            "lists": {
-                "train": longtail.list_hash(data.part(config.data.subset).ids),
-                **{part: longtail.list_hash(data.part(part).ids) for part in ("probe_train", "few_shot", "validation")},
-                "test": longtail.list_hash(data.test.ids),
-            },
-        },
+        "data": about(config, data),
         "encoder_checksum": checksum,
         "protocols": protocols,
     }
     workdir.write_json(directory / "results.json", results)
     return results
+
+
+def about(config: ConfigDict, data: build.Data) -> dict:
+    """What results.json says of the data: classes, groups, and what names the archive and every list."""
+    counts, names = data.subsets.train_counts, data.train.class_names
+    return {
+        "name": config.data.name,
+        "subset": config.data.subset,
+        "split": config.data.split,
+        "provenance": data.provenance,
+        "class_names": list(names),
+        "train_counts": [int(n) for n in counts],
+        "group_rule": config.data.groups,
+        "groups": list(longtail.groups(counts, config.data.groups)),
+        "lists": {
+            "train": longtail.list_hash(data.part(config.data.subset).ids),
+            **{part: longtail.list_hash(data.part(part).ids) for part in ("probe_train", "few_shot", "validation")},
+            "test": longtail.list_hash(data.test.ids),
+        },
+    }
 
 
 def _protocols(config: ConfigDict, network, variables, data: build.Data, shardings: parallel.Shardings) -> dict:
