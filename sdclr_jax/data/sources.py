@@ -97,9 +97,9 @@ class Source(NamedTuple):
     """How to get a data set."""
 
     folder: str  # of the prepared data set, in the data folder
-    load: Callable[[str, pathlib.Path], Examples]  # (split, data_dir)
+    load: Callable[[str, pathlib.Path], Examples]  # of a split and the data folder
+    # Of the data folder, archive, accept_checksum and progress, as in the function `prepare`; returns the folder.
     prepare: Callable[[pathlib.Path, pathlib.Path | None, str, bool], pathlib.Path]
-    # (data_dir, archive, accept_checksum, progress) -> folder
 
 
 def _known(name: str) -> Source:
