@@ -54,9 +54,11 @@ def get_config() -> ConfigDict:
     c.data = ConfigDict()
     c.data.name = "cifar10"
     c.data.subset = "long_tail"  # what is pretrained on: 'long_tail', its 'balanced' twin, or all of 'probe_train'
-    c.data.split = 0  # seed of the class order, of the subsets and of the validation images
+    c.data.lists = ""  # folder of published lists (sdclr_jax/data/lists.py); '' draws our own by the same rule
+    c.data.split = 0  # N in the names of those lists; or the seed of class order, subsets and validation images
     c.data.n_max = 4500  # images of the most frequent class
     c.data.imbalance = 100.0  # n_max over the number of images of the rarest class
+    # The next two are read where lists are drawn; a published list has its own.
     c.data.validation_per_class = 500  # images a class kept for choosing the probe's epoch and regularisation
     c.data.few_shot_per_class = 50  # labelled images a class of the few-shot probe
     c.data.groups = "thirds"  # many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20

@@ -2,14 +2,14 @@
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, pruning
-from sdclr_jax.data import augment, longtail, sources
+from sdclr_jax.data import augment, lists, longtail, sources
 from sdclr_jax.data.sources import Examples
 from sdclr_jax.errors import UserError
 from sdclr_jax.models import RESNETS, STEMS, Network, Projector
@@ -126,11 +126,12 @@ def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
 
 
 class Data(NamedTuple):
-    """A data set's splits and the subsets drawn from `train`."""
+    """A data set's splits, the subsets of `train`, and what the data set was made from (`sources.provenance`)."""
 
     train: Examples
     test: Examples
     subsets: longtail.Subsets
+    provenance: dict[str, Any] | None
 
     def part(self, subset: str) -> Examples:
         """The examples of a subset of `train`."""
@@ -140,14 +141,16 @@ class Data(NamedTuple):
 
 
 def data(config: ConfigDict, data_dir: str | None) -> Data:
-    """Load the data set and draw its subsets.
+    """Load the data set, and read its subsets from `data.lists`, or draw them where that is empty.
 
     Raises:
-        UserError: unknown data set; a profile that the data set cannot fill; a stem too coarse for its images.
+        UserError: unknown data set; lists that are not of it; a profile that the data set cannot fill; a stem too
+            coarse for its images.
     """
     c = config.data
     # Before anything is read or prepared; the same call that `draw` makes below.
     longtail.class_counts(c.n_max, c.imbalance, 2)
+    files = lists.find(c.lists, c.name, c.split) if c.lists else None
     train, test = (sources.load(c.name, split, data_dir) for split in ("train", "test"))
     side = config.views.get("size", train.images.shape[1])
     if config.model.stem == "imagenet" and side < 64:
@@ -155,21 +158,24 @@ def data(config: ConfigDict, data_dir: str | None) -> Data:
             f"model.stem is 'imagenet', which leaves {side} x {side} images of {c.name} with {-(-side // 4)} x "
             f"{-(-side // 4)} places after the stem: set model.stem to 'cifar'"
         )
-    subsets = longtail.draw(
-        train.labels,
-        num_classes=len(train.class_names),
-        n_max=c.n_max,
-        imbalance=c.imbalance,
-        validation_per_class=c.validation_per_class,
-        few_shot_per_class=c.few_shot_per_class,
-        seed=c.split,
-    )
+    if files:
+        subsets = lists.subsets(files, train, name=c.name, n_max=c.n_max, imbalance=c.imbalance)
+    else:
+        subsets = longtail.draw(
+            train.labels,
+            num_classes=len(train.class_names),
+            n_max=c.n_max,
+            imbalance=c.imbalance,
+            validation_per_class=c.validation_per_class,
+            few_shot_per_class=c.few_shot_per_class,
+            seed=c.split,
+        )
     if config.evaluate.knn_k > len(subsets.probe_train):
         raise UserError(
             f"evaluate.knn_k is {config.evaluate.knn_k}: there are {len(subsets.probe_train)} labelled images to "
             "choose neighbours from"
         )
-    return Data(train, test, subsets)
+    return Data(train, test, subsets, sources.provenance(c.name, data_dir))
 
 
 def network(config: ConfigDict) -> Network:

@@ -8,12 +8,14 @@ import pathlib
 
 import pytest
 
-from configs import base, digits_lt, methods
+from configs import base, cifar10_lt, cifar100_lt, digits_lt, methods
 from sdclr_jax import build
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CONFIGS = {
     "base": base.get_config,
+    "cifar10_lt_sdclr": cifar10_lt.get_config,
+    "cifar100_lt_sdclr": cifar100_lt.get_config,
     "digits_lt_simclr": lambda: digits_lt.get_config("simclr"),
     "digits_lt_sdclr": lambda: digits_lt.get_config("sdclr"),
 }

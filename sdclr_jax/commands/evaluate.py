@@ -1,6 +1,7 @@
 """`sdclr evaluate`: probe the frozen dense encoder of a run, and write results.json."""
 
 import pathlib
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -43,6 +44,8 @@ def main(argv: list[str]) -> None:
         jobs.append((directory, args.config, args.data_dir))
     for directory, config, data_dir in jobs:
         results = evaluate(config, directory, data_dir)
+        if warning := (results["data"]["provenance"] or {}).get("warning"):
+            print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
         for name, protocol in results["protocols"].items():
             groups = "  ".join(f"{k} {_percent(protocol[k])}" for k in ("all", "many", "medium", "few", "std"))
             print(f"{directory}  {name:16s} {groups}", flush=True)
@@ -92,13 +95,14 @@ def _dense(
 
 
 def about(config: ConfigDict, data: build.Data) -> dict:
-    """What results.json says of the data: classes, groups, and what names every list of examples."""
+    """What results.json says of the data: classes, groups, and what names the archive and every list."""
     counts = data.subsets.train_counts
     parts = {"train": config.data.subset} | {part: part for part in ("probe_train", "few_shot", "validation")}
     return {
         "name": config.data.name,
         "subset": config.data.subset,
         "split": config.data.split,
+        "provenance": data.provenance,
         "class_names": list(data.train.class_names),
         "train_counts": [int(n) for n in counts],
         "group_rule": config.data.groups,

@@ -11,12 +11,13 @@ from sdclr_jax.errors import Diverged, UserError
 
 USAGE = """usage: sdclr COMMAND ...
 
+  prepare     get a data set ready: check it, and convert it once
   pretrain    train a method on unlabelled images, or go on with a stopped run
   evaluate    probe the frozen encoder of a run
   report      compare runs: a table, and a page with pictures
 
 sdclr COMMAND --help says more."""
-COMMANDS = ("pretrain", "evaluate", "report")
+COMMANDS = ("prepare", "pretrain", "evaluate", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError(f"there is no command {command!r}: known are {', '.join(COMMANDS)}")
         # Orbax and tfds tell of their own housekeeping as warnings.
         absl.logging.set_verbosity(absl.logging.ERROR)
-        # Imported here, so that `report` does not wait for JAX.
+        # Imported here, so that `report` and `prepare` do not wait for JAX.
         importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
     except (UserError, Diverged) as error:
         print(f"sdclr: {error}", file=sys.stderr)

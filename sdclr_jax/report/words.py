@@ -45,6 +45,9 @@ def notes(runs: list[Run]) -> list[str]:
                     f"{member.label} and {other.label} share {shared} of their seeds and splits; "
                     f"differences use only those."
                 )
+    for data in (run.results["data"] for run in runs):
+        if warning := (data.get("provenance") or {}).get("warning"):
+            found.append(f"{plain(data['name'])} was {plain(warning)}.")
     for run in runs:
         epoch, last = run.results["run"]["epoch"], run.config.get("epochs")
         if isinstance(last, int | float) and epoch < last:
@@ -61,7 +64,7 @@ def notes(runs: list[Run]) -> list[str]:
     unequal = [name for name in names if len({shown(run.versions.get(name)) for run in runs}) > 1]
     if unequal:
         found.append(f"The runs do not share one environment; see the details for: {plain(', '.join(unequal))}.")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _nearest(member: Group, earlier: list[Group]) -> Group:

@@ -193,7 +193,9 @@ def test_the_remedy_for_damage_works(data_dir, copy):
 
 
 def test_unknown_names_list_the_known_ones(data_dir):
-    with pytest.raises(UserError, match=r"^data\.name 'digit' is not known; choose one of: digits\.$"):
+    with pytest.raises(
+        UserError, match=r"^data\.name 'digit' is not known; choose one of: cifar10, cifar100, digits\.$"
+    ):
         sources.load("digit", "train", data_dir)
     with pytest.raises(UserError, match=r"^Split 'validation' is not in .*; choose one of: train, test\.$"):
         sources.load("digits", "validation", data_dir)

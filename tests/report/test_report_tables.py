@@ -213,6 +213,16 @@ def test_summary_of_one_group(make_run):
     ]
 
 
+def test_a_note_says_that_data_were_not_made_from_what_was_published(make_run):
+    def edit(provenance):
+        return lambda results: results["data"].update(provenance=provenance)
+
+    warning = "not made from the published archive of digits: its figures are none for digits"
+    marked = [make_run("a", seed=0, edit=edit({"warning": warning})), make_run("b", seed=1, edit=edit(None))]
+    assert words.notes(runs.read(marked)) == [f"digits was {warning}."]
+    assert words.notes(runs.read([make_run("c", edit=edit({"published": True}))])) == []
+
+
 def test_notes_name_confounds_unfinished_runs_and_environments(make_run):
     folders = [make_run("a", config={"projector.layers": 2, "epochs": 8}), make_run("b", "sdclr")]
     (folders[0] / "versions.json").write_text('{"commit": "other", "sdclr_jax": "0.1.0", "jax": "0.10.2"}')

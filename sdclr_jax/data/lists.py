@@ -1,0 +1,160 @@
+"""Lists of examples read from files, such as those that the authors of SDCLR published, in place of `longtail.draw`.
+
+A `.npy` list holds whole numbers: places in the original order of the training images, so 42 is the example
+`train_00042` of CIFAR. A `.txt` list holds an example id a line. Either is joined with a data set on the ids, never on
+the position of a record.
+
+The files of a folder have the authors' names, all but CIFAR-10's with the data set's name and `_` in front:
+`split{N}_D_i` (long tail), `split{N}_D_b` (balanced), `split{N}_S_b` (few-shot), `trainIdxList` and `valIdxList`.
+"""
+
+import os
+import pathlib
+import re
+from collections import Counter
+
+import numpy as np
+
+from sdclr_jax.data import longtail
+from sdclr_jax.data.sources import Examples
+from sdclr_jax.errors import UserError
+
+NAMES = {
+    "long_tail": "split{}_D_i",
+    "balanced": "split{}_D_b",
+    "few_shot": "split{}_S_b",
+    "probe_train": "trainIdxList",
+    "validation": "valIdxList",
+}
+_REMEDY = "get the list again, or leave data.lists empty to draw lists by the paper's rule"
+
+
+def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.Path]:
+    """The files of a split's lists, by subset; nothing in them is read.
+
+    Args:
+        folder: where the lists lie.
+        name: of the data set.
+        split: N in the files' names.
+
+    Raises:
+        UserError: no such folder, or a list is missing.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"data.lists is {folder}, which is no folder; give the folder of the lists.")
+    prefix = "" if name == "cifar10" else f"{name}_"
+    files = {}
+    for subset, pattern in NAMES.items():
+        stem = prefix + pattern.format(split)
+        there = [path for path in (folder / f"{stem}.npy", folder / f"{stem}.txt") if path.is_file()]
+        if len(there) != 1:
+            splits = sorted(
+                int(match[1])
+                for path in folder.iterdir()
+                if (match := re.fullmatch(re.escape(prefix) + r"split(\d+)_D_i\.(npy|txt)", path.name))
+            )
+            known = f" (data.split is {split}; there are long tails of the splits {splits})" if splits else ""
+            raise UserError(
+                f"data.lists is {folder}, which holds {'both' if there else 'neither'} {stem}.npy "
+                f"{'and' if there else 'nor'} {stem}.txt{known}; put one list for each of "
+                f"{', '.join(prefix + p.format('N') for p in NAMES.values())} there."
+            )
+        files[subset] = there[0]
+    return files
+
+
+def read(path: pathlib.Path) -> list[str]:
+    """The example ids of one list, in its order.
+
+    Raises:
+        UserError: the file cannot be read, or holds no list of whole numbers or ids, or one example twice.
+    """
+    try:
+        ids = _from_numbers(path) if path.suffix == ".npy" else path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        raise UserError(f"{path} cannot be read as a list ({reason}); {_REMEDY}.") from error
+    ids = [i for i in map(str.strip, ids) if i]
+    if not ids:
+        raise UserError(f"{path} is empty; {_REMEDY}.")
+    if len(set(ids)) < len(ids):
+        twice = next(i for i, times in Counter(ids).items() if times > 1)
+        raise UserError(f"{path} names {twice} more than once; {_REMEDY}.")
+    return ids
+
+
+def _from_numbers(path: pathlib.Path) -> list[str]:
+    with path.open("rb") as file:
+        numbers = np.lib.format.read_array(file, allow_pickle=False)
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
+        raise ValueError(f"an array of {numbers.ndim} dimensions and type {numbers.dtype}, not a row of whole numbers")
+    return [f"train_{i:05d}" for i in numbers.tolist()]
+
+
+def subsets(
+    files: dict[str, pathlib.Path], examples: Examples, *, name: str, n_max: int, imbalance: float
+) -> longtail.Subsets:
+    """Read all lists of a split, and see that they belong to the data set and to each other.
+
+    Args:
+        files: see `find`.
+        examples: all training examples.
+        name: of the data set, for messages.
+        n_max, imbalance: of the profile that the long tail must follow; see `longtail.class_counts`.
+
+    Returns:
+        Index arrays into `examples`, ascending; the order of the classes is that of the list, ties by label.
+
+    Raises:
+        UserError: names the file, what is wrong with it, and the remedy.
+    """
+    place = {i: n for n, i in enumerate(examples.ids.tolist())}
+    found = {}
+    for subset, path in files.items():
+        ids = read(path)
+        if strange := next((i for i in ids if i not in place), None):
+            raise UserError(
+                f"{path} names {strange}, but {name} has {len(place)} training examples, {examples.ids[0]} to "
+                f"{examples.ids[-1]}; check that the list belongs to data.name, or {_REMEDY}."
+            )
+        found[subset] = np.sort([place[i] for i in ids])
+
+    num_classes = len(examples.class_names)
+    counts = {subset: np.bincount(examples.labels[rows], minlength=num_classes) for subset, rows in found.items()}
+    _check_long_tail(files["long_tail"], counts["long_tail"], name, n_max, imbalance)
+    each = counts["long_tail"].sum() // num_classes
+    for subset, right, said in (
+        ("balanced", {each, each + 1}, f"{each} or {each + 1}, as many as the long tail in all"),
+        ("few_shot", {counts["few_shot"][0]}, "the same number of each"),
+    ):
+        if counts[subset].min() < 1 or not set(counts[subset].tolist()) <= right:
+            raise UserError(
+                f"{files[subset]} has {counts[subset].min()} to {counts[subset].max()} images a class of {name} and "
+                f"not {said}; it belongs to another data set or split: {_REMEDY}."
+            )
+    for subset in ("probe_train", "validation"):
+        if missing := np.flatnonzero(counts[subset] == 0).tolist():
+            raise UserError(
+                f"{files[subset]} has no image of class {missing[0]} of {name}; it belongs to another data set: "
+                f"{_REMEDY}."
+            )
+    for subset in found.keys() - {"validation"}:
+        if len(both := np.intersect1d(found[subset], found["validation"])):
+            raise UserError(
+                f"{files[subset]} and {files['validation']} share {len(both)} examples, such as "
+                f"{examples.ids[both[0]]}, so validation would be on images trained on; {_REMEDY}."
+            )
+    class_order = np.argsort(-counts["long_tail"], kind="stable")
+    return longtail.Subsets(**found, class_order=class_order, train_counts=counts["long_tail"])
+
+
+def _check_long_tail(path: pathlib.Path, counts: np.ndarray, name: str, n_max: int, imbalance: float) -> None:
+    found, expected = np.sort(counts)[::-1], longtail.class_counts(n_max, imbalance, len(counts))
+    if different := np.flatnonzero(found != expected).tolist():
+        k = different[0]
+        raise UserError(
+            f"{path} has {found[k]} images of the class of {name} that is number {k} by frequency, from 0, where "
+            f"data.n_max {n_max} and data.imbalance {imbalance:g} give {expected[k]}; check that the list belongs to "
+            "data.name and those two fields to the list."
+        )
