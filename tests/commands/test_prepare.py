@@ -11,7 +11,7 @@ from sdclr_jax.data import cifar, longtail
 from tests import archives
 
 ROOT = pathlib.Path(__file__).parents[2]
-PROFILE = ("--config.data.n_max=5", "--config.data.imbalance=5")
+PROFILE = ("--config.evaluate.knn_k=5", "--config.data.n_max=5", "--config.data.imbalance=5")
 
 
 def write_lists(folder, labels):
