@@ -50,7 +50,7 @@ class Job:
 
     def _next(self) -> None:
         with self._log.open("a") as log:
-            # In a session of its own: Ctrl-C reaches this program alone, which then lets the runs save.
+            # Ctrl-C is to reach this program alone, which then lets the runs save.
             self._process = subprocess.Popen(
                 self._commands.pop(0), stdout=log, stderr=log, cwd=ROOT, start_new_session=True
             )
