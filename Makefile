@@ -7,7 +7,7 @@ demo: .venv/installed
 	.venv/bin/python experiments/digits_demo.py
 
 test: .venv/installed
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 lint: .venv/installed
 	.venv/bin/ruff check .
