@@ -4,8 +4,8 @@ sdclr prepare cifar100
 sdclr pretrain --config=configs/cifar100_lt.py:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
-Cost: not measured yet (ResNet-18, 2,000 epochs of 9,754 images). The paper's numbers, not ours, for its five splits:
-linear probe, All, 47.11 for SimCLR and 55.48 for SDCLR.
+Cost: not measured yet (ResNet-18, 2,000 epochs of 9,754 images). The paper's numbers, not ours and
+taken from secondary sources, for its five splits: linear probe, All, 47.11 for SimCLR and 55.48 for SDCLR.
 """
 
 from ml_collections import ConfigDict

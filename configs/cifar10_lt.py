@@ -4,8 +4,8 @@ sdclr prepare cifar10
 sdclr pretrain --config=configs/cifar10_lt.py:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
-Cost: not measured yet (ResNet-18, 2,000 epochs of 11,165 images). The paper's numbers, not ours, for its five splits:
-linear probe, All, 75.55 for SimCLR and 82.00 for SDCLR.
+Cost: not measured yet (ResNet-18, 2,000 epochs of 11,165 images). The paper's numbers, not ours and
+taken from secondary sources, for its five splits: linear probe, All, 75.55 for SimCLR and 82.00 for SDCLR.
 """
 
 from ml_collections import ConfigDict

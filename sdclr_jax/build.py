@@ -252,13 +252,13 @@ def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: 
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
 
 
-def try_step(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> None:
-    """Trace one step, without running it: what only shows then is refused before anything is written.
+def try_step(config: ConfigDict, state: State, image_shape: tuple[int, ...]) -> None:
+    """Trace one step from an abstract state, without running it: what only shows then is refused before anything is
+    written.
 
     Raises:
         UserError: the fields of the views, the model or the objective do not fit each other or the images.
     """
-    state = abstract_state(config, image_shape, shardings)
     batch = jax.ShapeDtypeStruct((config.batch_size, *image_shape[1:]), jnp.uint8)
     try:
         jax.eval_shape(method(config, steps_per_epoch=1).step, state, batch)

@@ -20,7 +20,6 @@ from sdclr_jax import parallel, trees
 from sdclr_jax.errors import UserError
 
 LOG = logging.getLogger(__name__)
-_checksum = jax.jit(trees.checksum)
 
 
 class Checkpoints(contextlib.AbstractContextManager):
@@ -59,7 +58,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Save in the background, unless this step is there; the state may be donated as soon as this returns."""
         if step in self._manager.all_steps():
             return
-        meta = {"checksum": int(_checksum(state))}
+        meta = {"checksum": int(trees.checksum(state))}
         self._manager.save(
             step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         )
@@ -102,7 +101,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             restored = self._manager.restore(step, args=args)
-        if int(_checksum(restored["state"])) != restored["meta"]["checksum"]:
+        if int(trees.checksum(restored["state"])) != restored["meta"]["checksum"]:
             raise ValueError("its checksum is wrong, so it is damaged")
         return restored["state"]
 

@@ -17,6 +17,7 @@ from sdclr_jax import branches, pruning
 from sdclr_jax.branches import Branch
 from sdclr_jax.models import Outputs
 from sdclr_jax.objectives import Objective
+from sdclr_jax.objectives.vectors import unit
 from sdclr_jax.optim import Optimizer
 from sdclr_jax.trees import Tree
 
@@ -146,5 +147,4 @@ class Method:
 
 def _spread(z: jax.Array) -> jax.Array:
     """Mean over the dimensions of the standard deviation of unit-length embeddings [N, P]."""
-    z = z.astype(jnp.float32)
-    return (z / jnp.maximum(jnp.linalg.norm(z, axis=1, keepdims=True), 1e-12)).std(axis=0).mean()
+    return unit(z).std(axis=0).mean()

@@ -36,6 +36,7 @@ def combine(first: Tree, second: Tree) -> Tree:
     return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=lambda leaf: leaf is None)
 
 
+@jax.jit
 def checksum(tree: Tree) -> jax.Array:
     """One uint32 over every bit of every leaf and its position; it does not depend on devices or shardings.
 

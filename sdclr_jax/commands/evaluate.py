@@ -18,6 +18,8 @@ from sdclr_jax.data.sources import Examples
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import features, knn, probe, scores
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.train import State
+from sdclr_jax.trees import checksum
 
 USAGE = """sdclr evaluate DIR [DIR ...] [--config.evaluate.FIELD=VALUE ...]
 
@@ -27,8 +29,6 @@ k-nearest neighbours (knn); per class, All, Many / Medium / Few, and Std between
 
   --config.evaluate.FIELD=VALUE   overrides a setting of the evaluation, such as --config.evaluate.knn_k=50
   --data_dir=DIR                  prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data"""
-
-_checksum = jax.jit(trees.checksum)
 
 
 def main(argv: list[str]) -> None:
@@ -63,31 +63,30 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     """
     shardings = parallel.shardings()
     data = build.data(config, data_dir)
-    step, variables = _dense(config, directory, data.train.images.shape, shardings)
-    checksum = int(_checksum(variables))
+    like = build.abstract_state(config, data.train.images.shape, shardings)
+    step, variables = _dense(directory, like)
+    before = int(checksum(variables))
     protocols = _protocols(config, _Probed(config, variables, data, shardings))
     # Both what was used and what lies on disk must be the encoder that was there before.
-    _, again = _dense(config, directory, data.train.images.shape, shardings, step)
-    if not int(_checksum(variables)) == int(_checksum(again)) == checksum:
+    _, again = _dense(directory, like, step)
+    if not int(checksum(variables)) == int(checksum(again)) == before:
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
     epoch = len(data.part(config.data.subset).labels) // config.batch_size
     results = {
         "format": 1,
         "run": {"method": config.method, "seed": config.seed, "step": step, "epoch": step / epoch},
         "data": about(config, data),
-        "encoder_checksum": checksum,
+        "encoder_checksum": before,
         "protocols": protocols,
     }
     workdir.write_json(directory / "results.json", results)
     return results
 
 
-def _dense(
-    config: ConfigDict, directory: pathlib.Path, image_shape: tuple, shardings: Shardings, step: int | None = None
-) -> tuple[int, trees.Tree]:
+def _dense(directory: pathlib.Path, like: State, step: int | None = None) -> tuple[int, trees.Tree]:
     """Step and dense variables of a run's newest checkpoint, or of the one of a step."""
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        state = checkpoints.restore(like=build.abstract_state(config, image_shape, shardings), step=step)
+        state = checkpoints.restore(like=like, step=step)
     if state is None:
         raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
     dense = branches.BRANCHES["dense"]

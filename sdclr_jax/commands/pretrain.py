@@ -59,20 +59,22 @@ def pretrain(
     shardings = parallel.shardings(devices)
     images = build.data(config, data_dir).part(config.data.subset).images
     batches = Resident(images, config.batch_size, config.seed, shardings)
-    build.try_step(config, images.shape, shardings)
+    like = build.abstract_state(config, images.shape, shardings)
+    build.try_step(config, like, images.shape)
     parallel.barrier("checked")  # no process writes before all have looked
     if not parallel.is_main():
-        return _train(config, directory, batches, images.shape, shardings, progress)
+        return _train(config, directory, batches, like, build.view_shape(config, images.shape), shardings, progress)
     workdir.claim(directory, config)
     with workdir.lock(directory):
-        return _train(config, directory, batches, images.shape, shardings, progress)
+        return _train(config, directory, batches, like, build.view_shape(config, images.shape), shardings, progress)
 
 
 def _train(
     config: ConfigDict,
     directory: pathlib.Path,
     batches: Resident,
-    image_shape: tuple[int, ...],
+    like: State,
+    view_shape: tuple[int, ...],
     shardings: Shardings,
     progress: bool,
 ) -> State:
@@ -87,9 +89,8 @@ def _train(
     density = jax.jit(pruning.density)
 
     with Checkpoints(directory / "checkpoints", keep_every) as checkpoints, _Stop() as stop:
-        state = checkpoints.restore(like=build.abstract_state(config, image_shape, shardings))
+        state = checkpoints.restore(like=like)
         if state is None:
-            view_shape = build.view_shape(config, image_shape)
             state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32))
         start = int(state.step)
         with contextlib.closing(_log(directory, start)) as log, _bar(total, start, progress) as bar:

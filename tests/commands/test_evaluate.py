@@ -188,7 +188,7 @@ def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, mon
     directory, _, _ = evaluated
     before = (directory / "results.json").read_text()
     sums = iter((1, 1, 2))  # before, after, and on disk
-    monkeypatch.setattr(evaluate, "_checksum", lambda tree: next(sums))
+    monkeypatch.setattr(evaluate, "checksum", lambda tree: next(sums))
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
     assert "changed during its evaluation" in capsys.readouterr().err
     assert (directory / "results.json").read_text() == before
