@@ -1,0 +1,102 @@
+"""Encoded images of any size and kind: where they lie, and how each becomes eight-bit red, green and blue.
+
+`Examples.images` is either one array, where all images have one size and fit in memory, or `Encoded`: images that are
+decoded when they are asked for. This module imports neither JAX nor tfds, so that worker processes start quickly.
+"""
+
+import abc
+import io
+import pathlib
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+class BadImage(ValueError):
+    """An image that cannot be decoded; its message says why, in a few words."""
+
+
+class Encoded(abc.ABC):
+    """Images as encoded bytes, read when asked for. Small to pickle: workers are sent the whole object once."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, rows: np.ndarray) -> "Encoded":
+        """The images of these rows, int [M], in that order; nothing is read."""
+
+    @abc.abstractmethod
+    def read(self, row: int) -> bytes:
+        """The encoded bytes of one image. Raises OSError where they cannot be had."""
+
+    @abc.abstractmethod
+    def name(self, row: int) -> str:
+        """What a person would look for: a path, or an id."""
+
+
+class Files(Encoded):
+    """Files below a folder; `paths` str [N] are relative to `root`."""
+
+    def __init__(self, root: pathlib.Path | str, paths: np.ndarray):
+        self.root, self.paths = pathlib.Path(root), np.asarray(paths, str)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: np.ndarray) -> "Files":
+        return Files(self.root, self.paths[rows])
+
+    def read(self, row: int) -> bytes:
+        return (self.root / self.paths[row]).read_bytes()
+
+    def name(self, row: int) -> str:
+        return str(self.root / self.paths[row])
+
+
+def opened(data: bytes) -> Image.Image:
+    """The image, its header read and its pixels not yet, so that its size is known at little cost.
+
+    Raises:
+        BadImage: not an image, or one of a size that no photograph has.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return Image.open(io.BytesIO(data))
+        except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
+            raise BadImage(_reason(error)) from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """An opened image as it is meant to be seen: upright, RGB, eight bits, transparent parts on white, the first frame
+    of an animation, CMYK and grey converted, 16-bit grey scaled.
+
+    Raises:
+        BadImage: truncated, damaged, or pixels that are floating-point numbers without a known range.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to 8 bits clips it at 255
+                return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+            if image.mode == "F":
+                raise BadImage("floating-point pixels")
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                return Image.alpha_composite(white, image).convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
+        except BadImage:
+            raise
+        except Exception as error:  # as above
+            raise BadImage(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image of a known format"
+    return (str(error) or type(error).__name__).splitlines()[0]
