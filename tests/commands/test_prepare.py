@@ -86,13 +86,13 @@ def test_digits_and_help(tmp_path, capsys):
     assert main.main(["prepare", "digits", f"--data_dir={tmp_path}"]) == 0  # again: as it is
     with pytest.raises(SystemExit) as stop:
         main.main(["prepare", "--help"])
-    assert stop.value.code == 0 and "cifar10, cifar100, digits" in capsys.readouterr().out
+    assert stop.value.code == 0 and "cifar10, cifar100, digits, im" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["cifar11"], "data.name 'cifar11' is not known; choose one of: cifar10, cifar100, digits."),
+        (["cifar11"], "data.name 'cifar11' is not known; choose one of: celeba, cifar10, cifar100, digits, im"),
         (["cifar10", "--archive=/none"], "/none cannot be read as an archive (No such file or directory); give the"),
         (["digits", "--archive=x"], "leave out --archive"),
     ],
