@@ -11,7 +11,7 @@ import os
 import pathlib
 import stat
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from sdclr_jax.data import images, prepared
@@ -109,12 +109,12 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
     changed = [path for path in files if path not in entries]
     try:
         with (
-            bar(f"looking at {root.name}", len(changed), progress, unit="image") as shown,
+            bar(f"looking at {root.name}", len(changed), progress and bool(changed), unit="image") as shown,
             ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
         ):
             batches = [changed[i : i + _BATCH] for i in range(0, len(changed), _BATCH)]
             try:
-                for done in as_completed([pool.submit(_look, root, batch) for batch in batches]):
+                for done in [pool.submit(_look, root, batch) for batch in batches]:
                     for path, (width, height, reason) in done.result().items():
                         entries[path] = Entry(*files[path], width, height, reason)
                         shown.update()

@@ -41,6 +41,11 @@ def from_directories(paths: list[str], root: pathlib.Path) -> Table:
     """
     tops = {path.split("/")[0] for path in paths if "/" in path}
     in_splits = "train" in tops and tops <= SPLITS.keys() and all("/" in path for path in paths)
+    if {"train"} < tops & SPLITS.keys() and (others := sorted({path.split("/")[0] for path in paths} - SPLITS.keys())):
+        held = sorted(tops & SPLITS.keys() - {"train"})[0]
+        raise UserError(
+            f"{root} has train and {held}, and {others[0]!r} besides: move that elsewhere, or into one of them."
+        )
     splits = [SPLITS[path.split("/")[0]] if in_splits else "train" for path in paths]
     places = [path.split("/")[in_splits:] for path in paths]
     flat = [len(place) == 1 for place in places]
@@ -90,7 +95,9 @@ def from_manifest(path: pathlib.Path, usable: Iterable[str], skipped: Iterable[s
         if name in found:
             raise refuse(number, f"names {name!r} a second time: keep one of the lines")
         if name not in usable and name not in skipped:
-            raise refuse(number, f"names {name!r}, which is no image in the folder: correct the path or the line out")
+            raise refuse(
+                number, f"names {name!r}, which is no image in the folder: correct the path, or leave the line out"
+            )
         found[name] = number, row
     names = sorted(name for name in found if name in usable)
     if not names:
