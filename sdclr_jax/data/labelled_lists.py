@@ -126,12 +126,13 @@ def read(
     test, rows = _of_classes(test, numbering.classes, rows, [subset for subset in rows if subset == "test"])
     if "test" in rows:
         test = test.take(rows.pop("test"))
+        _check_classes(files["test"], test.labels, test.class_names)
     origins = {subset: files[subset].name if subset in files else "drawn" for subset in SUBSETS}
     if "test" not in files:
         origins["test"] = "all test images of these classes"
     if "validation" not in files and train.held_out is not None:
         rows["validation"], origins["validation"] = np.flatnonzero(train.held_out), "the data set's own"
-    _check_apart(origins, rows, train)
+    _check_apart({subset: files.get(subset, origin) for subset, origin in origins.items()}, rows, train)
 
     num_classes = len(train.class_names)
     validation = rows.get("validation")
@@ -250,17 +251,20 @@ def _of_classes(
     return few, rows | {subset: np.sort(new_row[rows[subset]]) for subset in subsets}
 
 
-def _check_apart(origins: dict[str, str], rows: dict[str, np.ndarray], train: Examples) -> None:
+def _check_apart(named: dict[str, object], rows: dict[str, np.ndarray], train: Examples) -> None:
     for subset in rows.keys() - {"validation"}:
         if len(both := np.intersect1d(rows[subset], rows.get("validation", []))):
             raise UserError(
-                f"{origins[subset]} and validation, {origins['validation']}, share {len(both)} images, such as "
+                f"{named[subset]} and validation, {named['validation']}, share {len(both)} images, such as "
                 f"{train.ids[int(both[0])]}, so validation would be on images trained on; {_REMEDY}."
             )
     for subset in rows:
-        counts = np.bincount(train.labels[rows[subset]], minlength=len(train.class_names))
-        if missing := np.flatnonzero(counts == 0).tolist():
-            raise UserError(f"{origins[subset]} has no image of {train.class_names[missing[0]]}; {_REMEDY}.")
+        _check_classes(named[subset], train.labels[rows[subset]], train.class_names)
+
+
+def _check_classes(named: object, labels: np.ndarray, class_names: tuple[str, ...]) -> None:
+    if missing := np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0).tolist():
+        raise UserError(f"{named} has no image of {class_names[missing[0]]}; {_REMEDY}.")
 
 
 def _validation(train: Examples, rows: dict[str, np.ndarray], per_class: int, seed: int, profile: str) -> np.ndarray:

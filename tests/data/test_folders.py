@@ -135,7 +135,7 @@ def test_an_image_that_changes_while_it_is_read(tmp_path):
         ([], r"p holds no usable image \(none at all\); give a folder of JPEG, PNG or other images\.$"),
         (["notes.txt"], r"holds no usable image \(none at all\)"),
         (["bad.png", "worse.jpg"], r"holds no usable image \(2 skipped, see .*skipped\.csv\); give"),
-        (["only/1.png", "only/2.png"], r"p has the class directory 'only' only, and telling classes apart takes two: add"),
+        (["only/1.png", "only/2.png"], r"p has the class directory 'only' only, and telling classes apart takes"),
         (["train/a/1.png", "test/a/1.png"], r"the class directory 'a' only"),
         (["a/1.png", "b/1.png", "c.png"], r"both beside directories \('c\.png'\) and in them \('a/1\.png'\): move"),
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], r"The class 'c' has no image to train on: put"),
