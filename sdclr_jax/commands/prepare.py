@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
     if "warning" in made_from:
         print(f"warning: {name} was {made_from['warning']}", file=sys.stderr)
     if made_from.get("skipped"):
-        print(f"{made_from['skipped']} files skipped, listed in {made_from['skipped_list']}", file=sys.stderr)
+        print(f"skipped files: {made_from['skipped']}, listed in {made_from['skipped_list']}", file=sys.stderr)
     print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
 
 
