@@ -18,6 +18,9 @@ def get_config() -> ConfigDict:
     c.log_every = 20  # steps between lines of metrics, the only host synchronisation
     c.checkpoint_every = 100  # epochs between checkpoints; the last two are kept
     c.keep_every = 0  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
+    c.collapse_every = (
+        100  # steps between measurements of collapse, each a forward pass, and one at the end; 0 is never
+    )
 
     # Who is compared with whom: pairs of (branch, view).
     c.pairs = ((("dense", 0), ("dense", 1)),)

@@ -92,10 +92,16 @@ class Method:
         key = jax.random.fold_in(jax.random.fold_in(state.key, 2), state.step)
         return state.replace(mask=self.prune(state.params["weights"], key))
 
+    def diagnose(self, state: State, images: jax.Array) -> dict[tuple[str, int], Outputs]:
+        """What the next step would make of images uint8 [B, H, W, C], {(branch, view): Outputs}; the state is left."""
+        return self.encode(state.params, state, self._views(state, images))[0]
+
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""
-        views = self.make_views(jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step), images)
-        return self.update(state, views)
+        return self.update(state, self._views(state, images))
+
+    def _views(self, state: State, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.make_views(jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step), images)
 
     def update(self, state: State, views: tuple[jax.Array, jax.Array]) -> tuple[State, Scalars]:
         """The step from its views on: every branch once, one gradient, one update."""

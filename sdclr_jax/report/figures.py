@@ -17,7 +17,7 @@ NAMED_CLASSES = 20  # up to which every class has its name on the axis
 
 def loss(groups: list[Group], name: str) -> str:
     """The training loss: a thin line for each run, a thick one for the mean of its group. Empty without metrics."""
-    curves = {member: [_curve(run) for run in member.runs if _curve(run)[0].size] for member in groups}
+    curves = {member: _curves(member, "loss") for member in groups}
     if not any(curves.values()):
         return ""
     with drawing(height=280) as axes:
@@ -26,15 +26,52 @@ def loss(groups: list[Group], name: str) -> str:
             for _, epochs, losses in lines:
                 axes.plot(*_thinned(epochs, losses), **look | {"linestyle": "-"}, linewidth=0.8, alpha=0.45)
             if lines:
-                # Only where all runs have arrived: a mean over fewer would jump.
-                shared = sorted(set.intersection(*(set(steps) for steps, _, _ in lines)))
-                rows = [np.isin(steps, shared) for steps, _, _ in lines]
-                mean = np.mean([losses[row] for (_, _, losses), row in zip(lines, rows, strict=True)], axis=0)
-                axes.plot(*_thinned(lines[0][1][rows[0]], mean), **look, linewidth=2.2)
+                axes.plot(*_thinned(*_mean(lines)), **look, linewidth=2.2)
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
         names = " and ".join(member.label for member, lines in curves.items() if lines)
         return finish(axes, name, f"Line chart: training loss by epoch of {names}.")
+
+
+COLLAPSE = {  # field of the metrics -> what its axis says
+    "projection_std": "std",
+    "projection_rank": "rank",
+    "feature_rank": "rank, features",
+    "uniformity": "uniformity",
+    "alignment": "alignment",
+    "prototype_usage": "prototypes in use",
+}
+BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
+
+
+def collapse(groups: list[Group], name: str) -> str:
+    """Signs of collapse over training, a panel each and a line for every branch: means over the runs of a group.
+
+    Empty where no run was measured; what no run has takes no panel.
+    """
+    panels = {}
+    for field in COLLAPSE:
+        keys = sorted(
+            {key for g in groups for run in g.runs for row in run.metrics for key in row if _is_of(key, field)}
+        )
+        lines = [(member, key, curves) for member in groups for key in keys if (curves := _curves(member, key))]
+        if lines:
+            panels[field] = lines
+    if not panels.keys() & {"projection_rank"}:
+        return ""
+    with drawing(height=40 + 120 * len(panels), rows=len(panels)) as rows:
+        for axes, (field, lines) in zip(rows, panels.items(), strict=True):
+            for member, key, curves in lines:
+                epochs, mean = _thinned(*_mean(curves), points=POINTS // 2)
+                look = {"color": colour(member.index), "linestyle": dash(member.index), "linewidth": 1.6}
+                marker = BRANCH_MARKERS.get(key.partition("/")[2])
+                axes.plot(epochs, mean, marker=marker, markersize=5, markevery=0.17, **look)
+            axes.set_ylabel(COLLAPSE[field])
+        rows[-1].set_xlabel("epoch")
+        names = " and ".join(dict.fromkeys(member.label for lines in panels.values() for member, _, _ in lines))
+        return finish(
+            rows[0], name, f"Line charts: {', '.join(COLLAPSE[field] for field in panels)} by epoch of {names}."
+        )
 
 
 def accuracy(groups: list[Group], protocol: str, name: str) -> str:
@@ -103,17 +140,34 @@ def masks(run: Run) -> list[dict[str, float]]:
     return [found[0], found[-1]] if found else []
 
 
-def _curve(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rows = [row for row in run.metrics if "loss" in row]
-    steps, epochs, losses = (
-        np.array([row.get(key, row["step"]) for row in rows], float) for key in ("step", "epoch", "loss")
-    )
-    return steps, epochs, np.where(np.isfinite(losses), losses, np.nan)
+def _curves(member: Group, field: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Steps, epochs and values of a field of the metrics, for each run that has it."""
+    found = []
+    for run in member.runs:
+        if rows := [row for row in run.metrics if field in row]:
+            steps, epochs, values = (
+                np.array([row.get(key, row["step"]) for row in rows], float) for key in ("step", "epoch", field)
+            )
+            found.append((steps, epochs, np.where(np.isfinite(values), values, np.nan)))
+    return found
 
 
-def _thinned(*lines: np.ndarray) -> list[np.ndarray]:
-    """Means over neighbours, POINTS of them at most."""
-    return [np.array([part.mean() for part in np.array_split(y, min(POINTS, y.size))]) for y in lines if y.size]
+def _mean(curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs and mean over the runs, only where all of them have arrived: a mean over fewer would jump."""
+    shared = sorted(set.intersection(*(set(steps) for steps, _, _ in curves)))
+    rows = [np.isin(steps, shared) for steps, _, _ in curves]
+    mean = np.mean([values[row] for (_, _, values), row in zip(curves, rows, strict=True)], axis=0)
+    return curves[0][1][rows[0]], mean
+
+
+def _is_of(key: str, field: str) -> bool:
+    """Whether a name in the metrics is the field's own, or that of one of its branches: `uniformity/dense`."""
+    return key.partition("/")[0] == field
+
+
+def _thinned(*lines: np.ndarray, points: int = POINTS) -> list[np.ndarray]:
+    """Means over neighbours, `points` of them at most."""
+    return [np.array([part.mean() for part in np.array_split(y, min(points, y.size))]) for y in lines if y.size]
 
 
 def _order(run: Run) -> np.ndarray:

@@ -99,6 +99,22 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 "harder.",
                 [member for member in part if any(run.metrics for run in member.runs)],
             )
+        if picture := figures.collapse(part, f"collapse-{number}"):
+            yield Figure(
+                f"Collapse{on}",
+                Markup(picture),
+                "Means over the runs. Lines with triangles are the sparse branch, with circles the target, the others "
+                "the dense one. Std: mean standard deviation of the dimensions of unit-length projections, 0 where all "
+                "have become one point. Rank: how many directions projections and features use (RankMe, on a batch), 1 "
+                "where it is a single one. Uniformity: 0 is one point, about −4 an even spread; alignment: squared "
+                "distance of the two views of an image, 0 where they are the same.",
+                [
+                    member
+                    for member in part
+                    if any("projection_rank" in key for run in member.runs for row in run.metrics for key in row)
+                ],
+                is_open=False,
+            )
         if picture := figures.density(part, f"density-{number}"):
             yield Figure(
                 f"What the mask keeps{on}",
