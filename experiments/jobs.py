@@ -15,6 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 ROOT = pathlib.Path(__file__).parents[1]
+sys.path.append(str(ROOT))  # configs/ is data beside the package, not installed with it
 SDCLR = [sys.executable, "-m", "sdclr_jax.commands.main"]
 
 
