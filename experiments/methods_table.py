@@ -1,6 +1,6 @@
 """Every method, plain and damaged, on long-tailed digits: the table of the README.
 
-    python experiments/methods_table.py [--out=runs/methods_table] [--seeds=3] [--methods=NAME,...] [--config.X=VALUE ...]
+    python experiments/methods_table.py [--out=DIR] [--seeds=3] [--methods=NAME,...] [--config.X=VALUE ...]
 
 Each seed draws its own class order, long tail and weights, the same ones for all methods. `untrained` is the encoder as
 it is drawn, whose norms alone have seen the images: what a probe makes of random features. Writes `table.md` and
