@@ -12,6 +12,15 @@ from sdclr_jax.report.tables import title
 MARKERS = "os^Dv"
 POINTS = 150  # of a curve at most; more cannot be seen, and would make the page heavy
 TOTAL = "all"  # the name of the density of all layers together
+SIGNS = {  # of collapse: field of the metrics -> what its axis says
+    "projection_std": "std",
+    "projection_rank": "rank",
+    "feature_rank": "feature rank",
+    "uniformity": "uniformity",
+    "alignment": "alignment",
+    "prototype_usage": "prototypes",
+}
+BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
 NAMED_CLASSES = 20  # up to which every class has its name on the axis
 
 
@@ -33,45 +42,40 @@ def loss(groups: list[Group], name: str) -> str:
         return finish(axes, name, f"Line chart: training loss by epoch of {names}.")
 
 
-COLLAPSE = {  # field of the metrics -> what its axis says
-    "projection_std": "std",
-    "projection_rank": "rank",
-    "feature_rank": "rank, features",
-    "uniformity": "uniformity",
-    "alignment": "alignment",
-    "prototype_usage": "prototypes in use",
-}
-BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
-
-
 def collapse(groups: list[Group], name: str) -> str:
-    """Signs of collapse over training, a panel each and a line for every branch: means over the runs of a group.
+    """Signs of collapse over training: a panel each, and a line for every branch, the mean over the runs of a group.
 
     Empty where no run was measured; what no run has takes no panel.
     """
+    measured_groups = [member for member in groups if any(map(measured, member.runs))]
+    keys = sorted({key for member in measured_groups for run in member.runs for row in run.metrics for key in row})
     panels = {}
-    for field in COLLAPSE:
-        keys = sorted(
-            {key for g in groups for run in g.runs for row in run.metrics for key in row if _is_of(key, field)}
-        )
-        lines = [(member, key, curves) for member in groups for key in keys if (curves := _curves(member, key))]
+    for field in SIGNS:
+        own = [key for key in keys if key.partition("/")[0] == field]
+        lines = [(member, key, found) for member in measured_groups for key in own if (found := _curves(member, key))]
         if lines:
             panels[field] = lines
-    if not panels.keys() & {"projection_rank"}:
+    if not panels:
         return ""
     with drawing(height=40 + 120 * len(panels), rows=len(panels)) as rows:
-        for axes, (field, lines) in zip(rows, panels.items(), strict=True):
-            for member, key, curves in lines:
-                epochs, mean = _thinned(*_mean(curves), points=POINTS // 2)
+        for axes, (field, lines) in zip(np.atleast_1d(rows), panels.items(), strict=True):
+            for member, key, found in lines:
+                epochs, mean = _thinned(*_mean(found), points=POINTS // 3)
                 look = {"color": colour(member.index), "linestyle": dash(member.index), "linewidth": 1.6}
                 marker = BRANCH_MARKERS.get(key.partition("/")[2])
                 axes.plot(epochs, mean, marker=marker, markersize=5, markevery=0.17, **look)
-            axes.set_ylabel(COLLAPSE[field])
-        rows[-1].set_xlabel("epoch")
-        names = " and ".join(dict.fromkeys(member.label for lines in panels.values() for member, _, _ in lines))
-        return finish(
-            rows[0], name, f"Line charts: {', '.join(COLLAPSE[field] for field in panels)} by epoch of {names}."
-        )
+            # Zero is where all has collapsed: a curve's height says how far from it the run is.
+            axes.set_ylim(**{"top" if field == "uniformity" else "bottom": 0})
+            axes.locator_params(axis="y", nbins=4)
+            axes.set_ylabel(SIGNS[field])
+        axes.set_xlabel("epoch")
+        names = " and ".join(member.label for member in measured_groups)
+        return finish(axes, name, f"Line chart: {', '.join(SIGNS[field] for field in panels)} by epoch of {names}.")
+
+
+def measured(run: Run) -> bool:
+    """Whether signs of collapse were measured besides the standard deviation that every line of metrics has."""
+    return any(key.startswith("projection_rank/") for row in run.metrics for key in row)
 
 
 def accuracy(groups: list[Group], protocol: str, name: str) -> str:
@@ -158,11 +162,6 @@ def _mean(curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.n
     rows = [np.isin(steps, shared) for steps, _, _ in curves]
     mean = np.mean([values[row] for (_, _, values), row in zip(curves, rows, strict=True)], axis=0)
     return curves[0][1][rows[0]], mean
-
-
-def _is_of(key: str, field: str) -> bool:
-    """Whether a name in the metrics is the field's own, or that of one of its branches: `uniformity/dense`."""
-    return key.partition("/")[0] == field
 
 
 def _thinned(*lines: np.ndarray, points: int = POINTS) -> list[np.ndarray]:

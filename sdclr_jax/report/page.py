@@ -103,16 +103,12 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
             yield Figure(
                 f"Collapse{on}",
                 Markup(picture),
-                "Means over the runs. Lines with triangles are the sparse branch, with circles the target, the others "
+                "Means over the runs; lines with triangles are the sparse branch, with circles the target, the others "
                 "the dense one. Std: mean standard deviation of the dimensions of unit-length projections, 0 where all "
-                "have become one point. Rank: how many directions projections and features use (RankMe, on a batch), 1 "
-                "where it is a single one. Uniformity: 0 is one point, about −4 an even spread; alignment: squared "
-                "distance of the two views of an image, 0 where they are the same.",
-                [
-                    member
-                    for member in part
-                    if any("projection_rank" in key for run in member.runs for row in run.metrics for key in row)
-                ],
+                "images have become one point. Rank: how many directions the projections, or the features, of a batch "
+                "use (RankMe). Uniformity: 0 for one point, about −4 for an even spread. Alignment: squared distance "
+                "of the two views of an image. Prototypes: how evenly images use them, 1 is best.",
+                [member for member in part if any(map(figures.measured, member.runs))],
                 is_open=False,
             )
         if picture := figures.density(part, f"density-{number}"):
