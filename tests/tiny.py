@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdclr_jax import branches, objectives, optim, pruning
-from sdclr_jax.models import Network, Projector
+from sdclr_jax.models import Head, Network
 from sdclr_jax.models.resnet import BasicBlock, ResNet
 from sdclr_jax.train import Method
 
@@ -30,7 +30,7 @@ def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtyp
     names = {branch for pair in PAIRS[pairs] for branch, _ in pair}
     return Method(
         network=Network(
-            ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Projector(2, 8, 4, dtype=jnp.dtype(dtype))
+            ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Head(2, 8, 4, dtype=jnp.dtype(dtype))
         ),
         branches=branches.choose(names, norms),
         pairs=PAIRS[pairs],
