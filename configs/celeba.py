@@ -13,15 +13,14 @@ Cost: not measured (ResNet-18, 100 epochs of 162,770 images). The recipe is ours
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from configs import methods, photos
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    c = photos.get_config(method)
+    c = photos.get_config(method, methods.SMALL, "resnet18")
 
     c.epochs = 100
-    c.model.name = "resnet18"
-    c.projector.hidden = 512
+    c.batch_size = 512
     c.data.name = "celeba"
     c.data.profile = "as_is"
     c.data.few_shot_per_class = 40  # of 40 attributes: 1 % of the images

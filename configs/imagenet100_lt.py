@@ -9,6 +9,9 @@ IMAGENET holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, of these 100 classes or 
 tfds prepared as imagenet2012. LISTS is a folder with the authors' split/imagenet-100 or part of it, at least
 imageNet_100_LT_train.txt, which also says which classes these are.
 
+The recipe is the authors' for SDCLR (cmds/shell_scrips/imagenet-100-res50-LT.sh in their repository, and its README).
+SimCLR has the temperature 0.2 there, and here the same 0.3, so that like is compared with like.
+
 Cost: not measured (ResNet-50, 500 epochs of 12,205 images). The paper's numbers, not ours and taken from secondary
 sources: linear probe, All, 65.46 for SimCLR and 66.48 for SDCLR; on 1 % of the labels 42.16 and 42.38.
 """

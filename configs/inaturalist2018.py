@@ -10,7 +10,7 @@ is what tfds prepared as i_naturalist2018. Its published validation images are t
 fifth of each class is drawn out of the training images.
 
 Cost: not measured (ResNet-50, 100 epochs of about 430,000 images of 8,142 classes). The recipe is that of
-ImageNet-100-LT: there is none for this data set.
+ImageNet: there is none for this data set.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,7 @@
-"""What photographs of ordinary size have in common, whatever the data set: the recipe of Jiang et al., ICML 2021, for
-ImageNet-100-LT (ResNet-50), as their shell script has it (cmds/shell_scrips/imagenet-100-res50-LT.sh at
-https://github.com/VITA-Group/SDCLR). The data sets' files start from it.
+"""What photographs of ordinary size have in common, whatever the data set; the data sets' files start from it.
+
+The views are those of Jiang et al., ICML 2021, for ImageNet-100-LT, as their code has them (train_simCLR.py at
+https://github.com/VITA-Group/SDCLR), where a method does not have its own.
 """
 
 from ml_collections import ConfigDict
@@ -8,22 +9,17 @@ from ml_collections import ConfigDict
 from configs import base, methods
 
 
-def get_config(method: str = "sdclr") -> ConfigDict:
+def get_config(method: str, recipe: dict = methods.IMAGENET, model: str = "resnet50") -> ConfigDict:
     c = base.get_config()
-    methods.choose(c, method)
-
-    c.epochs = 500
-    c.batch_size = 256
-    c.prune.rate = 0.3
-    c.model.name = "resnet50"
+    c.model.name = model
     c.model.stem = "imagenet"
-    c.projector.hidden = 2048  # as wide as the features, as in the authors' code
-    if method == "sdclr":
-        c.objective.temperature = 0.3  # theirs; SimCLR has 0.2, so give both the same to compare them
-
-    c.data.groups = "counts"
+    c.prune.rate = 0.3  # as published for ImageNet-100-LT, where 32 x 32 images have 0.9
+    c.projector.hidden = 2048 if model == "resnet50" else 512  # as wide as the features, as in the authors' code
     c.views.size = 224
     c.views.crop_scale = (0.08, 1.0)
     c.views.blur_probability = 0.5
+    methods.choose(c, method, recipe)
+
+    c.data.groups = "counts"
     c.evaluate.sgd_batch_size = 512
     return c

@@ -80,7 +80,7 @@ def test_the_published_recipe_of_photos():
     """cmds/shell_scrips/imagenet-100-res50-LT.sh and README of the authors' repository."""
     c = imagenet100_lt.get_config()
     assert (c.epochs, c.batch_size, c.objective.temperature, c.prune.rate) == (500, 256, 0.3, 0.3)
-    assert imagenet100_lt.get_config("simclr").objective.temperature == 0.2
+    assert imagenet100_lt.get_config("simclr").projector == c.projector  # like with like
     assert (c.model.name, c.model.stem, c.projector.hidden, c.projector.out) == ("resnet50", "imagenet", 2048, 128)
     assert (c.optimizer.learning_rate, c.optimizer.weight_decay, c.evaluate.sgd_batch_size) == (0.5, 1e-4, 512)
     assert (c.views.size, c.views.crop_scale, c.views.blur_probability) == (224, (0.08, 1.0), 0.5)
