@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pathlib
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -33,7 +34,7 @@ class Folder:
             raise UserError("data.name is 'folder:' without a path; write data.name=folder:/path/to/images.")
         self._root = pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser()))
         self._manifest = pathlib.Path(manifest).expanduser() if manifest else None
-        self._seed, self._progress = seed, False
+        self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, for whoever waits
         name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:16]
         self._known = data_dir / "folders" / name
         self._test_list = self._known / f"test_split{seed}.csv"
