@@ -194,9 +194,7 @@ def test_the_remedy_for_damage_works(data_dir, copy):
 
 def test_unknown_names_list_the_known_ones(data_dir):
     with pytest.raises(
-        UserError,
-        UserError,
-        match=r"^data\.name 'digit' is not known; choose one of: celeba, .*, or folder:/path/to/images\.$",
+        UserError, match=r"^data\.name 'digit' is not known; choose one of: celeba, .*, or folder:/path/to/images\.$"
     ):
         sources.load("digit", "train", data_dir)
     with pytest.raises(UserError, match=r"^Split 'validation' is not in .*; choose one of: train, test\.$"):
