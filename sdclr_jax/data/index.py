@@ -19,13 +19,11 @@ from sdclr_jax.data.progress import bar
 from sdclr_jax.errors import UserError
 
 # What cameras, phones and the web write. Those that Pillow cannot read are named as skipped and not passed over.
-_SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
-        *("tga", "jp2", "avif", "heic", "heif", "jxl", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2"),
-    )
+_ENDINGS = (
+    *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
+    *("tga", "jp2", "avif", "heic", "heif", "jxl", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2"),
 )
+_SUFFIXES = {"", *(f".{ending}" for ending in _ENDINGS)}
 _NO_PHOTOS = frozenset(("__MACOSX",))  # folders that archivers make
 _BATCH = 256  # files a task: enough that handing them out costs nothing
 
@@ -50,7 +48,7 @@ class Index(NamedTuple):
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name may be an image: no hidden file, and with the ending of one, or without any."""
-    return not name.startswith(".") and pathlib.PurePath(name).suffix.lower() in {*_SUFFIXES, ""}
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
 def scan(root: pathlib.Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
