@@ -65,6 +65,4 @@ def _pareto(rank: np.ndarray, most: float, least: float, pareto: tuple[float, fl
         raise UserError(f"data.pareto must be a power and a scale, both above 0, but is {pareto}.")
     power, scale = pareto[0], pareto[1] * most
     top, bottom = ((1 + n / scale) ** -power for n in (most, least))
-    exact = scale * ((top + rank * (bottom - top)) ** (-1 / power) - 1)
-    exact[0] = most  # not left to the error of going there and back
-    return exact
+    return scale * ((top + rank * (bottom - top)) ** (-1 / power) - 1)
