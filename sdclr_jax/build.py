@@ -43,6 +43,7 @@ AT_LEAST = {
     "log_every": 1,
     "checkpoint_every": 1,
     "keep_every": 0,
+    "collapse_every": 0,
     "prune.rate": 0,
     "prune.random_rate": 0,
     "prune.every": 0,
