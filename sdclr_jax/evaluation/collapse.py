@@ -23,21 +23,21 @@ FEW_DIRECTIONS = 0.05
 # Of the prototypes that a batch could use. Images spread over a tenth of them at random still use more.
 FEW_PROTOTYPES = 0.05
 
-# What to look at first, by objective. All of it is advice on fields of the config.
+# What to look at first, by objective: advice on fields of the config.
+_RATE = "try a lower optimizer.learning_rate or a longer optimizer.warmup_epochs"
 TO_ONE_POINT = {
-    "vicreg": "raise objective.variance, which keeps embeddings apart",
-    "byol": "check the predictor, bring target.decay nearer to 1 and try a lower optimizer.learning_rate",
-    "simsiam": "check the predictor and try a lower optimizer.learning_rate",
-    "nt_xent": "try a lower optimizer.learning_rate or a longer optimizer.warmup_epochs",
+    "vicreg": "raise objective.variance, which keeps images apart",
+    "byol": f"bring target.momentum nearer to 1, and {_RATE}",
+    "simsiam": f"see that predictor.layers is above 0, and {_RATE}",
 }
 TO_FEW_DIRECTIONS = {
     "vicreg": "raise objective.covariance, which keeps dimensions from saying the same",
-    "barlow_twins": "raise objective.off_diagonal, which keeps dimensions from saying the same",
+    "barlow_twins": "raise objective.redundancy, which keeps dimensions from saying the same",
     "nt_xent": "lower objective.temperature or raise batch_size, so that more images are told apart",
+    "info_nce": "lower objective.temperature or raise objective.queue, so that more images are told apart",
 }
 TO_FEW_PROTOTYPES = "lower objective.epsilon or raise batch_size, so that images are shared out more evenly"
-OTHERWISE = "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or a larger batch_size"
-DAMAGE = "the others are as they should be, so prune.rate is likely too high: lower it"
+DAMAGE = "the other branches are healthy, so prune.rate is likely too high: lower it"
 
 Pairs = tuple[tuple[tuple[str, int], tuple[str, int]], ...]
 
@@ -149,10 +149,10 @@ def warnings(
 
     if point:
         what = f"have collapsed to one point (standard deviation {{:.2g}}; {even:.2g} when spread evenly)"
-        find("one point", point, what, TO_ONE_POINT.get(objective, OTHERWISE))
+        find("one point", point, what, TO_ONE_POINT.get(objective, _RATE))
     if flat:
         what = f"use {{:.1f}} of {most} directions"
-        find("few directions", flat, what, TO_FEW_DIRECTIONS.get(objective, OTHERWISE))
+        find("few directions", flat, what, TO_FEW_DIRECTIONS.get(objective, _RATE))
     if unused:
         find("few prototypes", unused, "use {:.1%} of the prototypes that a batch can use", TO_FEW_PROTOTYPES)
     return found
