@@ -38,9 +38,7 @@ def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
 def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtype: str = "float32") -> Method:
     names = {branch for pair in PAIRS[pairs] for branch, _ in pair}
     return Method(
-        network=Network(
-            ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Head(2, 8, 4, dtype=jnp.dtype(dtype))
-        ),
+        network=Network(ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Head(2, 8, 4, dtype=jnp.dtype(dtype))),
         branches=branches.choose(names, norms),
         pairs=PAIRS[pairs],
         make_views=two_views,
