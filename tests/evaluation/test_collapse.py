@@ -1,12 +1,16 @@
 """Measures of collapse against NumPy, known cases and invariances; warnings on constructed lines."""
 
+import re
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from configs import digits_lt, methods
+from sdclr_jax import build
 from sdclr_jax.evaluation import collapse
+from tests import tiny
 
 # Numbers, since an array cannot be held against pytest.approx.
 spread, effective_rank, alignment, uniformity, prototype_usage = (
@@ -142,7 +146,7 @@ def test_a_healthy_line_and_one_without_measures_give_no_warning():
     [
         ({"projection_std/dense": 0.003, "projection_rank/dense": 1.0}, "vicreg", "one point",
          ("of the dense branch have collapsed to one point (standard deviation 0.003; 0.12", "objective.variance")),
-        ({"projection_std/dense": 0.0}, "simsiam", "one point", ("the predictor",)),
+        ({"projection_std/dense": 0.0}, "simsiam", "one point", ("predictor.layers",)),
         ({"projection_std/dense": 0.0, "projection_std/target": 0.001}, "byol", "one point",
          ("of the dense and target branches",)),
         ({"projection_rank/dense": 3.1}, "vicreg", "few directions", ("use 3.1 of 64", "objective.covariance")),
@@ -174,3 +178,30 @@ def test_measures_of_constructed_collapse_give_rise_to_the_warnings():
     assert [w.cause for w in found(line(spread_out * 0.01 + 1))] == ["one point"]
     line_only = rng.normal(size=(256, 2)) @ rng.normal(size=(2, 64))
     assert [w.cause for w in found(line(line_only.astype(np.float32)))] == ["few directions"]
+
+
+def test_all_that_is_advised_can_be_done():
+    """Every field named in a warning is one of the method's config."""
+    bad = SPARSE | {"prototype_usage/dense": 0.0, "projection_std/dense": 0.1, "projection_std/sparse": 0.1}
+    lines = [
+        bad | {"projection_rank/dense": 1.0},
+        HEALTHY | {"projection_std/dense": 0.0},
+        SPARSE | {"projection_std/sparse": 0.0},
+    ]
+    for row in methods.ROWS:
+        config = digits_lt.get_config(f"sd_{row}" if row != "simclr" else "sdclr")
+        for line in lines:
+            for warning in found(HEALTHY | line, config.objective.name):
+                named = set(re.findall(r"\b[a-z]+\.[a-z_]+\b", warning.message))
+                assert named or "batch_size" in warning.message
+                if row == "swav" or "prototypes" not in warning.cause:
+                    assert named <= build.fields(config).keys(), warning.message
+
+
+def test_a_method_with_a_damaged_branch_and_prototypes_is_measured_in_both():
+    method = tiny.row("sd_swav")
+    state = jax.eval_shape(method.init, np.uint32(0), np.zeros((1, 8, 8, 1), np.float32))
+    measured = jax.eval_shape(lambda s, x: collapse.measure(method.diagnose(s, x), method.pairs), state, tiny.images())
+    for branch in ("dense", "sparse"):
+        for name in ("feature_std", "feature_rank", "projection_rank", "uniformity", "prototype_usage"):
+            assert measured[f"{name}/{branch}"].shape == ()
