@@ -13,12 +13,17 @@ import jax.numpy as jnp
 
 from sdclr_jax.evaluation.features import unit
 
-# Share of an even spread's standard deviation: at 0.3 two images have a mean cosine of at least 1 - 0.3 ** 2 = 0.91.
-# Healthy runs of SimCLR, SDCLR and VICReg on long-tailed digits were never below 0.8 from step 20 on; VICReg without
-# its variance term was at 0.23 after 1,000 steps (experiments/vicreg_ablation.py).
-POINT = 0.3
-# Share of min(N, P) directions. The same healthy runs were never below 0.17; VICReg without its covariance term was at
-# 0.05 after 80 steps and at 0.025 after 1,000.
+# Healthy runs below are of SimCLR, SDCLR, SwAV and VICReg on long-tailed digits, 64 to 256 dimensions, batches of 64;
+# the others are of VICReg in experiments/vicreg_ablation.py.
+#
+# Share of an even spread's standard deviation: at 0.1 two images have a mean cosine of at least 1 - 0.1 ** 2 = 0.99.
+# Healthy runs were never below 0.23 (SwAV, step 40).
+POINT = 0.1
+# Alignment ratio, once this share of the training is done: a healthy start may be at 1, and a slow one (BYOL's) stay
+# above 0.8 for a tenth of the steps. Without the variance term the ratio stays at 0.7 to 0.9.
+NOT_TOLD_APART, AFTER = 0.5, 0.5
+# Share of min(N, P) directions. Healthy runs were never below 0.11; without the covariance term it was 0.05 after 80
+# steps and 0.025 after 1,000.
 FEW_DIRECTIONS = 0.05
 # Of the prototypes that a batch could use. Images spread over a tenth of them at random still use more.
 FEW_PROTOTYPES = 0.05
@@ -70,6 +75,16 @@ def alignment(z_a: jax.Array, z_b: jax.Array) -> jax.Array:
     return jnp.mean(jnp.sum((unit(z_a) - unit(z_b)) ** 2, axis=1))
 
 
+def alignment_ratio(z_a: jax.Array, z_b: jax.Array) -> jax.Array:
+    """`alignment` over the mean squared distance of views of two images: 0 is best, at 1 a view does not tell which
+    image it is of. It sees a collapse to one point also where unit length blows up what is left of it."""
+    z_a, z_b = unit(z_a), unit(z_b)
+    distances = 2 - 2 * jnp.matmul(z_a, z_b.T, precision="highest")
+    different = ~jnp.eye(len(z_a), dtype=bool)
+    # The floor is float32's rounding: where all is one point, all is as near as all else.
+    return (alignment(z_a, z_b) + 1e-6) / (jnp.mean(distances, where=different) + 1e-6)
+
+
 def uniformity(z: jax.Array) -> jax.Array:
     """log of the mean of exp(-2 |x - y|^2) over pairs of two images (Wang and Isola, ICML 2020, Section 4.1.2, t = 2).
 
@@ -96,12 +111,17 @@ def measure(outputs: Mapping[tuple[str, int], Any], pairs: Pairs) -> dict[str, j
     """All of these as named scalars, for a line of metrics.
 
     Args:
-        outputs: (branch, view) -> `features` [N, D], `projection` [N, P] and `prototypes` [P, K], or None where there
-            are none. Views of one branch are averaged, so that branches which see one and two of them can be compared.
-        pairs: what is compared with what, for `alignment`.
+        outputs: (branch, view) -> `features` [N, D] and `projection` [N, P]; and `prediction` [N, P] and `prototypes`
+            [P, K], or None where there are none. Views of one branch are averaged, so that branches which see one and
+            two of them can be compared.
+        pairs: what is compared with what, for `alignment` and its ratio, which are averaged over them: the prediction
+            of the first side, where there is one, and else its projection, with the projection of the second.
     """
-    aligned = [alignment(outputs[a].projection, outputs[b].projection) for a, b in pairs]
-    found = {"alignment": jnp.mean(jnp.stack(aligned))}
+    compared = [(_compared(outputs[a]), outputs[b].projection) for a, b in pairs]
+    found = {
+        measure.__name__: jnp.mean(jnp.stack([measure(z_a, z_b) for z_a, z_b in compared]))
+        for measure in (alignment, alignment_ratio)
+    }
     for branch, sides in groupby(sorted(outputs), key=lambda side: side[0]):
         views = [outputs[side] for side in sides]
         measures = {
@@ -123,12 +143,19 @@ class Finding(NamedTuple):
 
 
 def warnings(
-    line: Mapping[str, float], *, dimensions: int, images: int, objective: str, damaged: Collection[str]
+    line: Mapping[str, float],
+    *,
+    epochs: int,
+    dimensions: int,
+    images: int,
+    objective: str,
+    damaged: Collection[str],
 ) -> list[Finding]:
     """What a line of metrics says of collapse; nothing where it is healthy, or has nothing measured.
 
     Args:
-        line: metrics by name: `projection_std/BRANCH`, and what `measure` gives.
+        line: metrics by name: `epoch`, `projection_std/BRANCH`, and what `measure` gives.
+        epochs: of the whole training.
         dimensions: P, of the projections.
         images: N, of the batch that was measured.
         objective: its name, for the advice.
@@ -150,6 +177,13 @@ def warnings(
     if point:
         what = f"have collapsed to one point (standard deviation {{:.2g}}; {even:.2g} when spread evenly)"
         find("one point", point, what, TO_ONE_POINT.get(objective, _RATE))
+    ratio = line.get("alignment_ratio", 0.0)
+    if not point and ratio > NOT_TOLD_APART and line["epoch"] >= AFTER * epochs:
+        message = (
+            f"the projections do not tell images apart (the views of one are {ratio:.2g} times as far from each other "
+            f"as from those of another): {TO_ONE_POINT.get(objective, _RATE)}"
+        )
+        found.append(Finding("images not told apart", message + (", or lower prune.rate" if damaged else "")))
     if flat:
         what = f"use {{:.1f}} of {most} directions"
         find("few directions", flat, what, TO_FEW_DIRECTIONS.get(objective, _RATE))
@@ -162,8 +196,12 @@ def _of_branches(line: Mapping[str, float], name: str) -> dict[str, float]:
     return {key.partition("/")[2]: value for key, value in line.items() if key.partition("/")[0] == name}
 
 
+def _compared(out: Any) -> jax.Array:
+    return out.projection if out.prediction is None else out.prediction
+
+
 def _has_prototypes(out: Any) -> bool:
-    return getattr(out, "prototypes", None) is not None
+    return out.prototypes is not None
 
 
 def _scores(out: Any) -> jax.Array:

@@ -18,6 +18,7 @@ SIGNS = {  # of collapse: field of the metrics -> what its axis says
     "feature_rank": "feature rank",
     "uniformity": "uniformity",
     "alignment": "alignment",
+    "alignment_ratio": "alignment ratio",
     "prototype_usage": "prototypes",
 }
 BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
