@@ -144,7 +144,7 @@ def test_measures_of_a_batch_split_over_devices_are_those_of_one():
 
 HEALTHY = {
     "step": 40,
-    "epoch": 8.0,
+    "epoch": 30.0,
     "loss": 3.7,
     "alignment": 0.5,
     "alignment_ratio": 0.3,
