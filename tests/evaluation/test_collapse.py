@@ -143,7 +143,7 @@ def test_measures_of_a_batch_split_over_devices_are_those_of_one():
 
 
 HEALTHY = {
-    "step": 40,
+    "step": 400,
     "epoch": 30.0,
     "loss": 3.7,
     "alignment": 0.5,
@@ -161,10 +161,11 @@ def found(line, objective="vicreg", dimensions=64, images=256):
 
 def test_a_healthy_line_and_one_without_measures_give_no_warning():
     assert found(HEALTHY | SPARSE | {"prototype_usage/dense": 0.3}) == []
-    assert found({"step": 20, "loss": 3.0, "projection_std/dense": 0.12}) == []
-    assert found({"step": 20, "loss": 3.0}) == []
+    assert found({"step": 20, "epoch": 1.0, "loss": 3.0, "projection_std/dense": 0.12}) == []
+    assert found({"step": 20, "epoch": 1.0, "loss": 3.0}) == []
     # Early on, images are not told apart yet.
     assert found(HEALTHY | {"epoch": 20.0, "alignment_ratio": 0.8}) == []
+    assert found(HEALTHY | {"step": 150, "alignment_ratio": 0.8}) == []
     # A batch of few images cannot show many directions.
     assert found(HEALTHY | {"projection_rank/dense": 3.0}, dimensions=2048, images=32) == []
     assert found(HEALTHY | {"projection_rank/dense": 3.0, "projection_std/dense": 0.02}, dimensions=2048) != []
@@ -201,7 +202,11 @@ def test_measures_of_constructed_collapse_give_rise_to_the_warnings():
 
     def line(z):
         measured = jax.jit(lambda z: collapse.measure({("dense", 0): outputs(z, z)}, ((("dense", 0),) * 2,)))(z)
-        return {k: float(v) for k, v in measured.items()} | {"projection_std/dense": spread(z), "epoch": 1.0}
+        return {k: float(v) for k, v in measured.items()} | {
+            "projection_std/dense": spread(z),
+            "epoch": 1.0,
+            "step": 20,
+        }
 
     spread_out = rng.normal(size=(256, 64)).astype(np.float32)
     assert found(line(spread_out)) == []
