@@ -3,7 +3,8 @@
     python experiments/vicreg_ablation.py [--out=runs/vicreg_ablation] [--seeds=3] [--config.FIELD=VALUE ...]
 
 The paper's own ablation (Bardes et al., ICLR 2022, Section 5) on long-tailed digits. Without variance the projections
-draw together to one point; without covariance they use few directions. Writes `table.md` and `table.json` (a row a
+draw together to one point, and what unit length makes of the rest is noise: images are not told apart. Without
+covariance they use few directions. Writes `table.md` and `table.json` (a row a
 run) to the folder. Started again, it goes on where it stopped.
 """
 
@@ -59,6 +60,7 @@ def _row(variant: str, seed: int, directory: pathlib.Path) -> dict:
         "seed": seed,
         "std, % of even": 100 * last["projection_std/dense"] / even,
         "rank": last["projection_rank/dense"],
+        "alignment ratio": last["alignment_ratio"],
         "uniformity": last["uniformity/dense"],
         "feature rank": last["feature_rank/dense"],
         "k-NN, %": 100 * results["protocols"]["knn"]["all"],
@@ -78,13 +80,19 @@ def _table(rows: list[dict]) -> str:
         warned = "; ".join(
             f"{cause} (in {len(at)} of {len(own)} runs, first at step {min(at)})" for cause, at in steps.items()
         )
-        lines.append([variant, *(_spread([row[name] for row in own]) for name in columns), warned or "none"])
+        lines.append(
+            [
+                variant,
+                *(_spread([row[name] for row in own], 2 if name == "alignment ratio" else 1) for name in columns),
+                warned or "none",
+            ]
+        )
     return tabulate(lines, ["VICReg", *columns, "warned of"], tablefmt="github", disable_numparse=True) + "\n"
 
 
-def _spread(values: list[float]) -> str:
-    mean = f"{statistics.mean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.1f}"
+def _spread(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 if __name__ == "__main__":

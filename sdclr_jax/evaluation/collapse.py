@@ -22,8 +22,8 @@ POINT = 0.1
 # Alignment ratio, once half of the training and 200 steps are done: a healthy start may be at 1, and BYOL was still
 # above 0.8 after 120 steps. Without the variance term the ratio stays at 0.6 to 0.9.
 NOT_TOLD_APART, AFTER, AFTER_STEPS = 0.5, 0.5, 200
-# Share of min(N, P) directions. Healthy runs were never below 0.11; without the covariance term it was 0.05 after 80
-# steps and 0.025 after 1,000.
+# Share of min(N, P) directions. Healthy runs were never below 0.11; without the covariance term it was 0.03 after 60
+# steps.
 FEW_DIRECTIONS = 0.05
 # Of the prototypes that a batch could use. Images spread over a tenth of them at random still use more.
 FEW_PROTOTYPES = 0.05
