@@ -159,17 +159,18 @@ class Meter:
     def _compared(self, networks: list[Tree]) -> tuple[np.ndarray, np.ndarray]:
         size = len(self._images)
         order = np.random.default_rng(self._config.seed).permutation(size)
-        scores, features = np.empty((len(networks) - 1, len(self.scores), size)), [None] * size
+        scores, features = np.empty((len(networks) - 1, len(self.scores), size)), None
         for start in range(0, size, self._batch_size):
             # The last batch is filled up with images of the first, as negatives; they are not counted again.
             rows = order[(start + np.arange(self._batch_size)) % size]
             whole, *pruned = self._outputs_of(networks, rows, start)
             counted = rows[: size - start]
             for i, outputs in enumerate(pruned):
-                scores[i][:, counted] = np.asarray(self._compare(whole, outputs), np.float64)[: len(counted)].T
-            for row, feature in zip(counted, np.asarray(whole[0].features, np.float32), strict=False):
-                features[row] = feature
-        return scores, np.stack(features)
+                scores[i][:, counted] = np.asarray(self._compare(whole, outputs))[: len(counted)].T
+            if features is None:
+                features = np.empty((size, whole[0].features.shape[1]), np.float32)
+            features[counted] = np.asarray(whole[0].features, np.float32)[: len(counted)]
+        return scores, features
 
     def _outputs_of(self, networks: list[Tree], rows: np.ndarray, start: int) -> list[list[Outputs]]:
         """Of each network, the outputs of the plain view and of each augmented one."""

@@ -1,7 +1,6 @@
 """`sdclr exemplars`: which images pruning makes a trained network forget, who they are, and a page to look at them."""
 
 import argparse
-import csv
 import io
 import itertools
 import os
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow
+import pyarrow.csv
 import pyarrow.parquet
 from ml_collections import ConfigDict
 
@@ -80,37 +80,37 @@ class Ranking(NamedTuple):
     """A run's images, and how much each was forgotten at its last checkpoint."""
 
     ids: np.ndarray  # str [N]
-    scores: np.ndarray  # [N]
+    scores: np.ndarray  # float64 [N]
 
 
 def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace) -> tuple[Ranking, dict]:
     """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and summary.json.
 
     Raises:
-        UserError: no run or no checkpoint there, or a pruned network whose outputs are not finite.
+        UserError: no checkpoint there, more neighbours than images, or a run whose scores are not finite.
     """
     shardings = parallel.shardings()
     data = build.data(config, options.data_dir)
     examples = data.part(config.data.subset)
     if options.neighbours >= len(examples.ids):
         raise UserError(f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all")
-    groups = _groups(config, data, examples.labels)
     meter = damage.Meter(
         config, examples.images, rates=options.rates, pairs=options.views, against=options.against, shardings=shardings
     )
     like = build.abstract_state(config, examples.images.shape, shardings)
+    class_groups = longtail.groups(data.subsets.train_counts, config.data.groups) if examples.class_names else ()
+    members = _members(data.subsets.train_counts, class_groups, examples.labels)
     epoch = len(examples.ids) // config.batch_size
-    first = previous = None
+    first = before = last = None
     checkpoints = []
     with Checkpoints(directory / "checkpoints", read_only=True) as kept:
         if not kept.steps:
             raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
         for step in kept.steps:
-            measured = meter.measure(kept.restore(like=like, step=step))
-            first = first or measured
-            rates = [_of_rate(meter, i, groups, measured, first, previous) for i in range(len(meter.rates))]
+            before, last = last, meter.measure(kept.restore(like=like, step=step))
+            first = first or last
+            rates = [_of_rate(meter, i, members, first, before, last) for i in range(len(meter.rates))]
             checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
-            previous = measured
     summary = {
         "format": 1,
         "run": {"method": config.method, "seed": config.seed},
@@ -119,27 +119,108 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
             "subset": config.data.subset,
             "split": config.data.split,
             "images": len(examples.ids),
-            "class_names": list(examples.class_names),
-            "groups": {name: float(member.mean()) for name, member in groups.items()},
             "list": longtail.list_hash(examples.ids),
+            "class_names": list(examples.class_names),
+            "class_groups": list(class_groups),
         },
         "settings": meter.settings,
         "confidence": exemplars.CONFIDENCE,
         "ranked_by": {"score": meter.scores[0], "rate": meter.rates[-1]},
         "checkpoints": checkpoints,
     }
-    scores = measured.scores[-1, 0]
-    class_groups = longtail.groups(data.subsets.train_counts, config.data.groups) if groups else ()
-    table = _table(meter, examples, class_groups, measured.scores)
-    order = exemplars.order(scores)
-    shown = _shown(order, options.gallery)
-    near = exemplars.neighbours(measured.features, shown, options.neighbours)
+    ranking = Ranking(examples.ids, last.scores[-1, 0])
+    table = _table(meter, examples, class_groups, last.scores)
+    order = exemplars.order(ranking.scores)
+    # The most and the least forgotten, the whole ranking where it is short enough.
+    half = -(-options.gallery // 2)
+    shown = order if len(order) <= options.gallery else np.concatenate([order[:half], order[half - options.gallery :]])
+    near = exemplars.neighbours(last.features, shown, options.neighbours)
     pictured = np.array(list(dict.fromkeys([*shown.tolist(), *near.ravel().tolist()])))
+    place = {image: i for i, image in enumerate(pictured.tolist())}
     page = gallery.render(
         summary,
-        rows=[{name: column[i] for name, column in table.items()} for i in np.argsort(order)[pictured]],
+        images=table.take(np.argsort(order)[pictured]).to_pylist(),
+        neighbours=[[place[image] for image in row] for row in near.tolist()],
         thumbnails=thumbnails.make(examples.images, pictured),
-        neighbours=np.searchsorted(pictured, near, sorter=np.argsort(pictured)),
-        class_groups=class_groups,
     )
-    return Ranking(examples.ids, scores), summary
+    _write(directory / "exemplars", table, page)
+    workdir.write_json(directory / "exemplars" / "summary.json", summary)
+    return ranking, summary
+
+
+def _members(train_counts: np.ndarray, class_groups: tuple[str, ...], labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Which images are of each group of classes: many, medium, few, and the rarer half; none without labels."""
+    if not class_groups:
+        return {}
+    by_class = {name: [c for c, group in enumerate(class_groups) if group == name] for name in longtail.GROUPS}
+    rarest = np.argsort(-np.asarray(train_counts), kind="stable")[-(len(train_counts) // 2) :]
+    by_class["rarer_half"] = rarest
+    return {name: np.isin(labels, classes) for name, classes in by_class.items() if len(classes)}
+
+
+def _of_rate(
+    meter: damage.Meter,
+    i: int,
+    members: dict[str, np.ndarray],
+    first: damage.Measured,
+    before: damage.Measured | None,
+    now: damage.Measured,
+) -> dict:
+    """What summary.json says of a checkpoint at one rate, held against the first checkpoint and the one before."""
+    scores = {
+        name: {
+            "mean": float(now.scores[i, j].mean()),
+            "shares": exemplars.shares(now.scores[i, j], members),
+            "since_previous": before and exemplars.overlaps(before.scores[i, j], now.scores[i, j]),
+        }
+        for j, name in enumerate(meter.scores)
+    }
+    mask = {
+        "density": {layer.removesuffix("/kernel"): float(kept.mean()) for layer, kept in now.masks[i].items()},
+        "since_first": exemplars.drift(first.masks[i], now.masks[i]),
+        "since_previous": before and exemplars.drift(before.masks[i], now.masks[i]),
+    }
+    return {"rate": meter.rates[i], "scores": scores, "mask": mask}
+
+
+def _table(meter: damage.Meter, examples: Examples, class_groups: tuple[str, ...], scores: np.ndarray) -> pyarrow.Table:
+    """A row an image, the most forgotten first; `score` is the one that ranks. Without labels, nor class nor group."""
+    order = exemplars.order(scores[-1, 0])
+    columns = {
+        "rank": np.arange(1, len(order) + 1),
+        "id": examples.ids[order],
+        "path": [thumbnails.path(examples.images, row) for row in order],
+    }
+    if class_groups:
+        labels = examples.labels[order]
+        columns["label"] = labels
+        columns["class"] = [examples.class_names[label] for label in labels]
+        columns["group"] = [class_groups[label] for label in labels]
+    columns["score"] = scores[-1, 0][order]
+    for i, rate in enumerate(meter.rates):
+        columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(meter.scores)}
+    return pyarrow.table(columns)
+
+
+def _pair(a: tuple[pathlib.Path, Ranking], b: tuple[pathlib.Path, Ranking]) -> dict:
+    """How far two runs forget the same images, of those that both were trained on."""
+    (first, one), (second, other) = a, b
+    common, in_one, in_other = np.intersect1d(one.ids, other.ids, return_indices=True)
+    found = {"runs": [str(first), str(second)], "common_images": len(common)}
+    return found | exemplars.overlaps(one.scores[in_one], other.scores[in_other]) if len(common) else found
+
+
+def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
+    """The ranking and the page, each whole or not at all."""
+    files = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
+    pyarrow.csv.write_csv(table, files["exemplars.csv"])
+    pyarrow.parquet.write_table(table, files["exemplars.parquet"])
+    contents = {name: file.getvalue() for name, file in files.items()} | {"gallery.html": page.encode()}
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            part = folder / f".{name}.{os.getpid()}.part"
+            part.write_bytes(content)
+            os.replace(part, folder / name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): make room and permission there") from error
