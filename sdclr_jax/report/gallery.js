@@ -5,7 +5,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const [ID, PATH, CLASS, RANK, SCORES, NEAR] = [0, 1, 2, 3, 4, 5];
 const by = (id) => document.getElementById(id);
-const form = by("filters"), grid = by("grid"), detail = by("detail");
+const form = by("filters"), grid = by("grid"), rack = by("rack"), detail = by("detail");
+const WIDTH = 78, HEIGHT = 94; // of a tile and the gap to the next, in pixels
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -24,20 +25,48 @@ function picture(i) {
 
 const className = (image) => (image[CLASS] === null ? "" : data.classes[image[CLASS]]);
 const score = (image) => image[SCORES][+form.score.value];
+const caption = (image) => element("span", { class: "caption" }, className(image) || `${image[RANK]}`);
 const digits = (x) => x.toPrecision(3);
 const words = (image) =>
   [className(image) && `class ${className(image)}`, `rank ${image[RANK]}`, image[ID]].filter(Boolean).join(", ");
 
-// Tiles are made once; filters and order only choose among them.
-const tiles = data.images.slice(0, data.shown).map((image, i) => {
-  const caption = element("span", { class: "caption" }, className(image) || `${image[RANK]}`);
-  const tile = element("div", { class: "tile", role: "option", tabindex: "-1", "aria-selected": "false" }, picture(i), caption);
-  tile.setAttribute("aria-label", words(image));
+let view = []; // indices of the images that pass the filters, in order
+let place = new Map(); // index of such an image -> its place in `view`
+let current = -1; // index of the image whose details are shown
+let columns = 1;
+const live = new Map(); // index of an image -> its tile, of those near what can be seen, and the current one
+
+function tileOf(i) {
+  const image = data.images[i];
+  const tile = element("div", { class: "tile", role: "option", "aria-label": words(image) }, picture(i), caption(image));
   tile.dataset.image = i;
   return tile;
-});
-let view = []; // indices of the images shown, in order
-let current = -1; // index of the image whose details are shown
+}
+
+// Ten thousand tiles would take a second to lay out afresh at every key: only those near the window exist.
+function draw() {
+  columns = Math.max(1, Math.floor(grid.clientWidth / WIDTH));
+  rack.style.height = `${Math.ceil(view.length / columns) * HEIGHT}px`;
+  const first = Math.max(0, (Math.floor(grid.scrollTop / HEIGHT) - 2) * columns);
+  const last = (Math.ceil((grid.scrollTop + grid.clientHeight) / HEIGHT) + 2) * columns;
+  const wanted = new Set(view.slice(first, last));
+  if (place.has(current)) wanted.add(current); // or the keyboard would lose its place
+  for (const [i, tile] of live)
+    if (!wanted.has(i)) {
+      tile.remove();
+      live.delete(i);
+    }
+  for (const i of wanted) {
+    if (!live.has(i)) rack.append(live.set(i, tileOf(i)).get(i));
+    const tile = live.get(i), at = place.get(i);
+    tile.style.left = `${(at % columns) * WIDTH}px`;
+    tile.style.top = `${Math.floor(at / columns) * HEIGHT}px`;
+    tile.tabIndex = i === current ? 0 : -1; // one tile at a time is a stop of the Tab key; arrows move between them
+    tile.setAttribute("aria-selected", i === current);
+    tile.setAttribute("aria-posinset", at + 1);
+    tile.setAttribute("aria-setsize", view.length);
+  }
+}
 
 function filter() {
   const text = form.text.value.trim().toLowerCase();
@@ -48,62 +77,58 @@ function filter() {
     (only === "" || only === `class ${image[CLASS]}` || only === `group ${data.groups[image[CLASS]]}`) &&
     score(image) >= low && score(image) <= high &&
     (text === "" || image[ID].toLowerCase().includes(text) || image[PATH].toLowerCase().includes(text));
-  view = [...tiles.keys()].filter((i) => keep(data.images[i]));
+  view = [...Array(data.shown).keys()].filter((i) => keep(data.images[i]));
   const sign = form.order.value === "most" ? -1 : 1;
   view.sort((a, b) => sign * (score(data.images[a]) - score(data.images[b])) || a - b);
-  const fragment = document.createDocumentFragment();
-  for (const i of view) fragment.append(tiles[i]);
-  grid.replaceChildren(fragment);
-  grid.scrollTop = 0;
-  by("count").textContent = `${view.length} of ${tiles.length} images`;
+  place = new Map(view.map((i, at) => [i, at]));
+  by("count").textContent = `${view.length} of ${data.shown} images`;
   by("none").hidden = view.length > 0;
-  select(view.includes(current) ? current : view.length ? view[0] : -1);
+  grid.scrollTop = 0;
+  select(view.length ? view[0] : -1);
 }
 
-// One tile at a time is a stop of the Tab key; arrows move between them.
 function select(i, focus = false) {
-  const before = tiles[current];
-  if (before) before.setAttribute("aria-selected", "false"), (before.tabIndex = -1);
+  if (current !== i || i < 0) show(i);
   current = i;
-  show(i);
-  const tile = tiles[i];
-  if (!tile) return;
-  tile.setAttribute("aria-selected", "true");
-  tile.tabIndex = 0;
-  if (focus) tile.focus();
+  if (place.has(i)) {
+    const top = Math.floor(place.get(i) / columns) * HEIGHT;
+    grid.scrollTop = Math.min(top, Math.max(grid.scrollTop, top + HEIGHT - grid.clientHeight));
+  }
+  draw();
+  if (focus && live.has(i)) live.get(i).focus({ preventScroll: true });
 }
 
 function show(i) {
   detail.replaceChildren();
   if (i < 0) return;
   const image = data.images[i];
-  const facts = element("dl");
-  const fact = (name, value) => value && facts.append(element("dt", {}, name), element("dd", {}, value));
-  fact("Class", className(image) && `${className(image)} (${data.groups[image[CLASS]]})`);
-  fact("Rank", `${image[RANK]} of ${data.total}`);
-  fact("Id", image[ID]);
-  fact("Path", image[PATH]);
-  data.scores.forEach((name, j) => fact(name, digits(image[SCORES][j])));
+  const list = (facts) =>
+    element("dl", {}, ...facts.filter(([, value]) => value).flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   const large = picture(i);
   large.classList.add("large");
   large.setAttribute("role", "img");
   large.setAttribute("aria-label", words(image));
   const near = element("div", { class: "near" });
   for (const j of image[NEAR]) {
-    const tag = j < tiles.length ? "button" : "span"; // one without a tile is only looked at
-    const other = element(tag, { class: "tile", title: words(data.images[j]) });
-    other.append(picture(j), element("span", { class: "caption" }, className(data.images[j]) || `${data.images[j][RANK]}`));
+    const tag = j < data.shown ? "button" : "span"; // one without a tile is only looked at
+    const other = element(tag, { class: "tile", title: words(data.images[j]) }, picture(j), caption(data.images[j]));
     other.setAttribute("aria-label", `neighbour: ${words(data.images[j])}`);
     if (tag === "button") other.addEventListener("click", () => visit(j));
     else other.setAttribute("role", "img");
     near.append(other);
   }
-  detail.append(large, facts);
+  detail.append(large, list([
+    ["Class", className(image) && `${className(image)} (${data.groups[image[CLASS]]})`],
+    ["Rank", `${image[RANK]} of ${data.total}`],
+    ["Id", image[ID]],
+    ["Path", image[PATH]],
+  ]));
   if (image[NEAR].length) detail.append(element("h3", {}, "Nearest in feature space"), near);
+  detail.append(element("h3", {}, "Scores"), list(data.scores.map((name, j) => [name, digits(image[SCORES][j])])));
 }
 
 function visit(i) {
-  if (!view.includes(i)) {
+  if (!place.has(i)) {
     form.reset();
     filter();
   }
@@ -112,24 +137,24 @@ function visit(i) {
 
 function move(event) {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
-  const rows = Math.max(1, Math.floor(grid.clientHeight / tiles[current]?.offsetHeight || 1));
+  const page = Math.max(1, Math.floor(grid.clientHeight / HEIGHT)) * columns;
   const steps = {
-    ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, PageDown: rows * columns,
-    PageUp: -rows * columns, Home: -Infinity, End: Infinity,
+    ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, PageDown: page, PageUp: -page,
+    Home: -Infinity, End: Infinity,
   };
   if (!(event.key in steps) || !view.length) return;
   event.preventDefault();
-  const place = view.indexOf(current) + steps[event.key];
-  select(view[Math.min(Math.max(place, 0), view.length - 1)], true);
+  select(view[Math.min(Math.max(place.get(current) + steps[event.key], 0), view.length - 1)], true);
 }
 
 form.addEventListener("input", filter);
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("reset", () => setTimeout(filter));
+form.addEventListener("reset", () => setTimeout(filter)); // once the fields are empty
 grid.addEventListener("keydown", move);
 grid.addEventListener("click", (event) => {
   const tile = event.target.closest(".tile");
   if (tile) select(+tile.dataset.image, true);
 });
+grid.addEventListener("scroll", () => requestAnimationFrame(draw));
+new ResizeObserver(draw).observe(grid);
 filter();

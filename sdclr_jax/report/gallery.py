@@ -18,7 +18,7 @@ from PIL import Image
 from sdclr_jax.report.runs import plain
 from sdclr_jax.report.svg import INK, colour, dash, drawing, finish, swatch
 
-COLUMNS = 32  # thumbnails in a row of a sheet
+COLUMNS = 16  # thumbnails in a row of a sheet
 SHEET = COLUMNS * COLUMNS  # thumbnails a sheet
 LOSSLESS = 16  # pixels of a thumbnail's side up to which every one of them is kept
 GROUPS = {"many": "many", "medium": "medium", "few": "few", "rarer_half": "rarer half of the classes"}

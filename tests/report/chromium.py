@@ -77,7 +77,9 @@ class Page(contextlib.AbstractContextManager):
     def _call(self, method: str, **parameters) -> dict:
         self._last += 1
         message = {"id": self._last, "method": method, "params": parameters}
-        os.write(self._to, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0")
+        os.write(
+            self._to, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
+        )
         while True:
             answer = self._read()
             if answer.get("id") == self._last:
@@ -92,9 +94,11 @@ class Page(contextlib.AbstractContextManager):
         message, self._rest = self._rest.split(b"\0", 1)
         message = json.loads(message)
         method, parameters = message.get("method"), message.get("params", {})
-        if method == "Runtime.exceptionThrown" or (
-            method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning")
-        ) or (method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning")):
+        if (
+            method == "Runtime.exceptionThrown"
+            or (method == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"))
+            or (method == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning"))
+        ):
             self.errors.append(parameters)
         elif method == "Network.requestWillBeSent":
             self.requests.append(parameters["request"]["url"])
