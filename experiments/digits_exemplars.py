@@ -24,10 +24,9 @@ METHODS = ("simclr", "sdclr")
 GROUP, FRACTION, RATE = "rarer_half", 0.1, 0.9
 NOTE = f"""\
 Share of the five rarer classes among the tenth of the training images whose representation changes most when \
-{RATE:.0%} \
-of the convolution weights are pruned; at the last checkpoint. `recalibrated`, `pruned` and `sparse` are the ways to \
-prune of `sdclr exemplars`. Chance is the central 95 % interval of a random tenth (hypergeometric), per seed the same \
-up to the class order. `beyond` counts the seeds above, and those below it."""
+{RATE:.0%} of the convolution weights are pruned; at the last checkpoint. `recalibrated`, `pruned` and `sparse` are \
+the ways to prune of `sdclr exemplars`. Chance is the central 95 % interval of the share in a random tenth \
+(hypergeometric); `beyond` counts the seeds above and below it."""
 
 
 def main() -> None:

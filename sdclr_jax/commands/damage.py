@@ -26,8 +26,8 @@ from sdclr_jax.trees import Tree
 #                 then as much that these no longer fit as what was forgotten.
 #   sparse        the sparse branch as it was trained, with its own mask, norms and statistics; of damaged methods only.
 AGAINST = ("recalibrated", "pruned", "sparse")
-# Batches whose statistics are averaged: 6,400 views at batch 64. A few thousand suffice, and a plain mean is better than
-# the moving one of training (Wu & Johnson, Rethinking "Batch" in BatchNorm, 2021, Section 3: PreciseBN).
+# Batches whose statistics are averaged: 6,400 views at batch 64. A few thousand suffice, and a plain mean is better
+# than the moving one of training (Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, Section 3).
 CALIBRATION = 50
 
 
