@@ -18,9 +18,7 @@ def get_config() -> ConfigDict:
     c.log_every = 20  # steps between lines of metrics, the only host synchronisation
     c.checkpoint_every = 100  # epochs between checkpoints; the last two are kept
     c.keep_every = 0  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
-    c.collapse_every = (
-        100  # steps between measurements of collapse, each a forward pass, and one at the end; 0 is never
-    )
+    c.collapse_every = 100  # steps between measurements of collapse, each a forward pass; 0 measures none
 
     # Who is compared with whom: pairs of (branch, view); the first learns from the second, or both from each other.
     # Branches are 'dense', 'sparse' and 'target'. As many views are made as the pairs name, from 0 on.

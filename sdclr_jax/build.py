@@ -99,7 +99,7 @@ BELOW = {
     "evaluate.flip": 1 + 1e-9,
     "seed": 2**32,
 }
-# Fields that some objectives or views do not have.
+# Where fields stand that some objectives or views do not have.
 OPTIONAL = ("objective.", "views.")
 
 
@@ -128,18 +128,18 @@ def _check(config: ConfigDict) -> None:
             raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
     sources.check_name(config.data.name)
     _check_objective(config)
-    absent = {field for field in AT_LEAST | ABOVE if field.startswith(OPTIONAL) and field not in values}
-    for field in AT_LEAST.keys() - absent:
-        low = AT_LEAST[field]
+    at_least, above, below = (
+        {field: bound for field, bound in bounds.items() if field in values or not field.startswith(OPTIONAL)}
+        for bounds in (AT_LEAST, ABOVE, BELOW)
+    )
+    for field, low in at_least.items():
         if not values[field] >= low:
             high = f" and below {BELOW[field]}" if field in BELOW else ""
             raise UserError(f"{field} is {values[field]}: it must be at least {low}{high}")
-    for field in ABOVE.keys() - absent:
-        low = ABOVE[field]
+    for field, low in above.items():
         if not values[field] > low:
             raise UserError(f"{field} is {values[field]}: it must be above {low}")
-    for field in BELOW.keys() - absent:
-        high = BELOW[field]
+    for field, high in below.items():
         if not values[field] < high:
             raise UserError(f"{field} is {values[field]}: it must be at least {AT_LEAST[field]} and below {high:g}")
     if not config.prune.random_rate < 1 - config.prune.rate:

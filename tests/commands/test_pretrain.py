@@ -146,6 +146,7 @@ def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
     assert_same_bits(state, finished[1])
     measures = {
         "alignment",
+        "alignment_ratio",
         *(f"{m}/{b}" for m in ("feature_std", "feature_rank", "projection_rank", "uniformity") for b in state.stats),
     }
     often, never = lines(tmp_path / "often"), lines(tmp_path / "never")
