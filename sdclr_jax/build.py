@@ -6,10 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, pruning
 from sdclr_jax.data import augment, lists, longtail, sources
+from sdclr_jax.data.batches import Resident, Streamed
+from sdclr_jax.data.crops import CentreCrop, RandomCrops
+from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.sources import Examples
 from sdclr_jax.errors import UserError
 from sdclr_jax.models import RESNETS, STEMS, Network, Projector
@@ -51,7 +55,10 @@ AT_LEAST = {
     "optimizer.weight_decay": 0,
     "optimizer.warmup_epochs": 0,
     "optimizer.final_learning_rate": 0,
+    "data.workers": -1,
+    "data.prefetch": 1,
     "evaluate.batch_size": 1,
+    "evaluate.crop": 1,
     "evaluate.sgd_batch_size": 1,
     "evaluate.padding": 0,
     "evaluate.flip": 0,
@@ -107,8 +114,16 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"optimizer.warmup_epochs is {config.optimizer.warmup_epochs}: it must be below epochs, {config.epochs}"
         )
-    if not config.evaluate.logistic_l2 or min(config.evaluate.logistic_l2) <= 0:
-        raise UserError(f"evaluate.logistic_l2 is {config.evaluate.logistic_l2}: give at least one value, all above 0")
+    c = config.evaluate
+    if not c.logistic_l2 or min(c.logistic_l2) <= 0:
+        raise UserError(f"evaluate.logistic_l2 is {c.logistic_l2}: give at least one value, all above 0")
+    low, high = c.crop_scale if len(c.crop_scale) == 2 else (0, 0)
+    if not 0 < low <= high <= 1:
+        raise UserError(
+            f"evaluate.crop_scale is {c.crop_scale}: it must be two numbers above 0 and at most 1, the smaller first"
+        )
+    if c.resize < c.crop:
+        raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
     sides = [(branch, view) for branch in branches.BRANCHES for view in (0, 1)]
     if not config.pairs or any(len(pair) != 2 or any(side not in sides for side in pair) for pair in config.pairs):
         raise UserError(
@@ -152,7 +167,12 @@ def data(config: ConfigDict, data_dir: str | None) -> Data:
     longtail.class_counts(c.n_max, c.imbalance, 2)
     files = lists.find(c.lists, c.name, c.split) if c.lists else None
     train, test = (sources.load(c.name, split, data_dir) for split in ("train", "test"))
-    side = config.views.get("size", train.images.shape[1])
+    if isinstance(train.images, Encoded) and "size" not in config.views:
+        raise UserError(
+            f"views.name is {config.views.name!r}, which needs images of one size, and those of {c.name} have many: "
+            "set views.name to 'simclr'"
+        )
+    side = config.views.get("size") or train.images.shape[1]
     if config.model.stem == "imagenet" and side < 64:
         raise UserError(
             f"model.stem is 'imagenet', which leaves {side} x {side} images of {c.name} with {-(-side // 4)} x "
@@ -186,23 +206,47 @@ def network(config: ConfigDict) -> Network:
     return Network(encoder, Projector(head.layers, head.hidden, head.out, dtype=dtype))
 
 
+def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Streamed:
+    """The batches of a run: taken from images on the devices, or decoded and cropped as they are needed.
+
+    Raises:
+        UserError: batch_size does not fit the images or the devices.
+    """
+    if not isinstance(images, Encoded):
+        return Resident(images, config.batch_size, config.seed, shardings)
+    c = config.views
+    crops = RandomCrops(count=2, size=c.size, scale=c.crop_scale, ratio=c.crop_ratio, seed=config.seed)
+    workers = {"workers": config.data.workers, "prefetch": config.data.prefetch}
+    return Streamed(images, config.batch_size, config.seed, shardings, crops=crops, **workers)
+
+
+def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, ...]:
+    """[N, H, W, C] of images, or [N, 2, S, S, 3] of the random crops that are made of encoded ones."""
+    return (len(images), 2, config.views.size, config.views.size, 3) if isinstance(images, Encoded) else images.shape
+
+
 def views(config: ConfigDict):
-    """(key, uint8 images [B, H, W, C]) -> two float views [B, h, w, C], in one computation."""
+    """(key, uint8 images [B, H, W, C], or random crops [B, 2, S, S, C] of them) -> two float views [B, h, w, C], in one
+    computation."""
     view = partial(VIEWS[config.views.name], **{k: v for k, v in config.views.items() if k != "name"})
 
     def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Both views of an image in neighbouring rows: a batch split over devices is not moved between them.
-        both = view(key, jnp.repeat(images, 2, axis=0)).reshape(len(images), 2, *view_shape(config, images.shape)[1:])
+        if images.ndim == 5:
+            both = view(key, images.reshape(-1, *images.shape[2:]), cropped=True)
+        else:
+            both = view(key, jnp.repeat(images, 2, axis=0))
+        both = both.reshape(len(images), 2, *both.shape[1:])
         return both[:, 0], both[:, 1]
 
     return two_views
 
 
 def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """[1, h, w, C] of one view of images [N, H, W, C]."""
+    """[1, h, w, C] of one view of images [N, H, W, C], or of crops [N, 2, S, S, C]."""
     size = config.views.get("size")
-    height, width = (size, size) if size else image_shape[1:3]
-    return (1, height, width, image_shape[3])
+    height, width = (size, size) if size else image_shape[-3:-1]
+    return (1, height, width, image_shape[-1])
 
 
 def plain_view(config: ConfigDict):
@@ -210,10 +254,23 @@ def plain_view(config: ConfigDict):
     return partial(augment.plain, mean=config.views.mean, std=config.views.std)
 
 
-def probe_view(config: ConfigDict):
-    """(key, uint8 images [B, H, W, C]) -> float views, with the published probe's crop and flip."""
+def probe_view(config: ConfigDict, cropped: bool = False):
+    """(key, uint8 images [B, H, W, C]) -> float views, with the published probe's crop and flip; of images that are
+    random crops already, with a flip alone."""
     c = config.evaluate
-    return partial(augment.probe_view, padding=c.padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
+    padding = 0 if cropped else c.padding
+    return partial(augment.probe_view, padding=padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
+
+
+def centre_crop(config: ConfigDict) -> CentreCrop:
+    """What is evaluated of an encoded image."""
+    return CentreCrop(size=config.evaluate.crop, resize=config.evaluate.resize)
+
+
+def probe_crops(config: ConfigDict) -> RandomCrops:
+    """What the probe trains on of an encoded image: torchvision's RandomResizedCrop, as in the authors' code."""
+    c = config.evaluate
+    return RandomCrops(count=1, size=c.crop, scale=c.crop_scale, ratio=(3 / 4, 4 / 3), seed=config.seed)
 
 
 def method(config: ConfigDict, steps_per_epoch: int) -> Method:
@@ -243,7 +300,7 @@ def method(config: ConfigDict, steps_per_epoch: int) -> Method:
 
 
 def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> State:
-    """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes."""
+    """Shapes, types and shardings of the state of a run on images of `image_shape`: what restoring one takes."""
     shapes = jax.eval_shape(
         method(config, steps_per_epoch=1).init,
         jax.ShapeDtypeStruct((), jnp.uint32),
@@ -268,5 +325,5 @@ def try_step(config: ConfigDict, state: State, image_shape: tuple[int, ...]) -> 
         reason = str(error).splitlines()[0]
         raise UserError(
             f"views.name {config.views.name!r}, the model and the objective do not fit images of shape "
-            f"{image_shape[1:]} or each other: {reason}"
+            f"{image_shape[-3:]} or each other: {reason}"
         ) from error

@@ -10,7 +10,7 @@ import pathlib
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 
 class BadImage(ValueError):
@@ -67,6 +67,21 @@ def opened(data: bytes) -> Image.Image:
             return Image.open(io.BytesIO(data))
         except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
             raise BadImage(_reason(error)) from error
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an opened image as `rgb` will show it, its pixels not yet read where its kind allows that.
+
+    Raises:
+        BadImage: damaged.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        except Exception as error:  # as above
+            raise BadImage(_reason(error)) from error
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def rgb(image: Image.Image) -> Image.Image:
