@@ -106,14 +106,15 @@ def cut(data: bytes, crops: Crops, step: int, place: int) -> list[Image.Image]:
         BadImage: the image cannot be decoded.
     """
     image = images.opened(data)
-    height, width = images.upright_size(image)
+    height, width, backwards = images.layout(image)
     boxes = crops.boxes(height, width, step, place)
-    shrink = boxes[:, 2:].min() // crops.size
-    if shrink >= 2:
-        shrink = 8 if shrink >= 8 else 4 if shrink >= 4 else 2
-        image.draft(None, (image.width // shrink, image.height // shrink))  # of JPEG; does nothing to others
+    shrink = max(s for s in (1, 2, 4, 8) if s == 1 or s * crops.size <= boxes[:, 2:].min())
+    # Of JPEG; it does nothing to others, and says so.
+    if shrink > 1 and image.draft(None, (image.width // shrink, image.height // shrink)):
+        # The last pixel stored of a row or column may reach beyond the image; turned about, it is the first one.
+        beyond = [-side % shrink if back else 0 for side, back in zip((height, width), backwards, strict=True)]
+        boxes = (boxes + [[*beyond, 0, 0]]) / shrink
     image = images.rgb(image)
-    boxes *= np.array([[image.height / height, image.width / width] * 2])
     return [_resized(image, box, crops) for box in boxes]
 
 

@@ -8,6 +8,7 @@ import abc
 import io
 import pathlib
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -69,8 +70,16 @@ def opened(data: bytes) -> Image.Image:
             raise BadImage(_reason(error)) from error
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width of an opened image as `rgb` will show it, its pixels not yet read where its kind allows that.
+class Layout(NamedTuple):
+    """Of an opened image as `rgb` will show it, against how it is stored."""
+
+    height: int
+    width: int
+    reversed: tuple[bool, bool]  # whether the first row, and the first column, is the last one that is stored
+
+
+def layout(image: Image.Image) -> Layout:
+    """Known before the pixels are read, where the image's kind allows that.
 
     Raises:
         BadImage: damaged.
@@ -78,10 +87,11 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         except Exception as error:  # as above
             raise BadImage(_reason(error)) from error
-    return (image.width, image.height) if turned else (image.height, image.width)
+    height, width = (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
+    return Layout(height, width, (orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)))
 
 
 def rgb(image: Image.Image) -> Image.Image:
