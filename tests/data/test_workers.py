@@ -1,5 +1,6 @@
 """Workers make what this process makes, die with a sentence, and leave nothing behind."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -123,6 +124,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 @linux
 def test_a_killed_worker_is_one_sentence_and_nothing_is_left(files):
+    gc.collect()  # the memory of tests before this one
     before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
     endless = (Task(step, np.arange(5), np.arange(5)) for step in range(10**9))
     with Croppers(files, CROPS, largest=5, workers=2, ahead=2) as croppers:
@@ -133,14 +135,13 @@ def test_a_killed_worker_is_one_sentence_and_nothing_is_left(files):
             for _ in made:
                 pass
     assert processes() == before
-    del made, croppers  # and with them the memory
+    del made, croppers
+    gc.collect()  # and with them the memory
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_a_worker_starts_without_jax():
-    program = (
-        "import sys, sdclr_jax.data.workers; print([m for m in ('jax', 'tensorflow_datasets') if m in sys.modules])"
-    )
+    program = "import sys, sdclr_jax.data.workers; print({'jax', 'tensorflow_datasets'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.check_output([sys.executable, "-c", program], env=environment, text=True) == "set()\n"
 
