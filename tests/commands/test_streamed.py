@@ -23,7 +23,7 @@ FIELDS = (
     *TINY,
     "--config.epochs=2",
     "--config.batch_size=8",
-    "--config.model.name=resnet10",
+    "--config.model.name=resnet8",
     "--config.data.name=photos",
     "--config.data.n_max=8",
     "--config.data.imbalance=2",
@@ -94,8 +94,7 @@ def test_a_run_on_files(finished):
     assert all(np.isfinite(line["loss"]) and line["data_wait_seconds"] >= 0 for line in metrics)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, tmp_path, monkeypatch, workers):
+def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, tmp_path, monkeypatch):
     """To the bit: batches do not depend on who decodes them."""
     whole, expected = finished
     from_step = Streamed.from_step
@@ -109,7 +108,7 @@ def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, tmp_path, mo
     with pytest.raises(RuntimeError, match="crash"):
         run(config(), tmp_path / "run")
     monkeypatch.setattr(Streamed, "from_step", from_step)
-    monkeypatch.setattr("sdclr_jax.build.Streamed", lambda *a, **k: Streamed(*a, **k | {"workers": workers}))
+    monkeypatch.setattr("sdclr_jax.build.Streamed", lambda *a, **k: Streamed(*a, **k | {"workers": 0}))
     assert_same_bits(run(config(), tmp_path / "run"), expected)
     assert lines(tmp_path / "run") == lines(whole)
 
@@ -123,8 +122,6 @@ def test_its_evaluation(finished, folder, capsys):
     assert settings["flip"] == 0.5
     assert "padding" not in settings
     assert len(results["protocols"]["knn"]["per_class"]) == 3
-    assert main.main(["evaluate", str(directory), "--config.evaluate.noaugment"]) in (0, 2)
-    capsys.readouterr()
     assert main.main(["evaluate", str(directory), "--config.evaluate.augment=False"]) == 0
     fixed = json.loads((directory / "results.json").read_text())
     assert fixed["protocols"]["linear_full"]["settings"]["augment"] is False
