@@ -18,11 +18,15 @@ def get_config() -> ConfigDict:
     c.log_every = 20  # steps between lines of metrics, the only host synchronisation
     c.checkpoint_every = 100  # epochs between checkpoints; the last two are kept
     c.keep_every = 0  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
+    c.collapse_every = (
+        100  # steps between measurements of collapse, each a forward pass, and one at the end; 0 is never
+    )
 
-    # Who is compared with whom: pairs of (branch, view).
+    # Who is compared with whom: pairs of (branch, view); the first learns from the second, or both from each other.
+    # Branches are 'dense', 'sparse' and 'target'. As many views are made as the pairs name, from 0 on.
     c.pairs = ((("dense", 0), ("dense", 1)),)
 
-    c.objective = ConfigDict()
+    c.objective = ConfigDict()  # a file of sdclr_jax/objectives and its settings; methods.py has those of each
     c.objective.name = "nt_xent"
     c.objective.temperature = 0.2
 
@@ -42,12 +46,30 @@ def get_config() -> ConfigDict:
     c.projector.layers = 3  # the authors give SDCLR 3 and SimCLR 2: a confound, so all methods have 3 here
     c.projector.hidden = 512
     c.projector.out = 128
+    c.projector.hidden_norm = True  # a batch norm after each layer but the last
+    c.projector.last = "norm"  # after the last: 'norm', 'plain_norm' (no scale and bias), 'bias' (no norm) or 'nothing'
+
+    c.predictor = ConfigDict()  # on the projection, for the objectives that compare predictions
+    c.predictor.layers = 0  # 0: no predictor
+    c.predictor.hidden = 512
+    c.predictor.last = "nothing"  # as of the projector
+
+    c.prototypes = ConfigDict()
+    c.prototypes.count = 0  # 0: no prototypes
+    c.prototypes.frozen_epochs = 1  # they stay where they start
+
+    c.target = ConfigDict()  # read only where a pair names the target branch
+    c.target.momentum = 0.99  # share that the target keeps of itself in the first step
+    c.target.final_momentum = 1.0  # and in the last; between the two along a half cosine
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "sgd"
+    c.optimizer.name = "sgd"  # or 'lars' or 'adam'
     c.optimizer.learning_rate = 0.5
-    c.optimizer.momentum = 0.9
-    c.optimizer.weight_decay = 1e-4  # on every parameter, as published
+    c.optimizer.momentum = 0.9  # of Adam: the first beta
+    c.optimizer.weight_decay = 1e-4
+    c.optimizer.decay_vectors = True  # decay norms and biases too, as published; and, with 'lars', adapt their rate
+    c.optimizer.trust_coefficient = 1e-3  # read by 'lars' alone
+    c.optimizer.constant_rate = ()  # modules that keep learning_rate from first to last, such as 'predictor'
     c.optimizer.warmup_epochs = 10  # linear, from 0
     c.optimizer.final_learning_rate = 1e-6  # end of the cosine
 
@@ -70,12 +92,14 @@ def get_config() -> ConfigDict:
     c.views.name = "simclr"
     c.views.size = 32  # side of a view in pixels
     c.views.crop_scale = (0.1, 1.0)  # share of the image's area
+    c.views.small_size = 0  # side of the views from the third on (multi-crop); 0: as the others
+    c.views.small_crop_scale = (0.05, 0.14)  # and their share of the area
     c.views.crop_ratio = (0.75, 4 / 3)  # width over height
     c.views.flip = 0.5  # probability
     c.views.jitter = (0.4, 0.4, 0.4, 0.1)  # strength of brightness, contrast, saturation, hue
     c.views.jitter_probability = 0.8
     c.views.grey_probability = 0.2
-    # The next two may be a tuple, a number for each of the two views, as BYOL has it.
+    # The next two may be a tuple, a number for each view, as BYOL has it.
     c.views.blur_probability = FieldReference(0.0, field_type=object)
     c.views.solarize_probability = FieldReference(0.0, field_type=object)  # of turning values above a half about
     c.views.blur_sigma = (0.1, 2.0)  # pixels

@@ -9,19 +9,52 @@ from ml_collections import ConfigDict
 from configs import base, methods
 
 
+_HEAD = {"hidden": 128, "out": 64}
+_SGD = {"learning_rate": 0.1, "weight_decay": 5e-4}
+RECIPE = {
+    "simclr": {"projector": _HEAD, "optimizer": {"learning_rate": 0.1}},  # 0.5 at batch 512, about in proportion
+    "moco": {
+        "objective": {"queue": 256},  # of 369 images
+        "projector": _HEAD,
+        "target": {"momentum": 0.99, "final_momentum": 0.99},
+        "optimizer": _SGD,
+    },
+    "byol": {
+        "projector": _HEAD,
+        "predictor": {"hidden": 128},
+        "target": {"momentum": 0.99},
+        "optimizer": _SGD,
+    },
+    "simsiam": {
+        "projector": {"layers": 2, "hidden": 128, "out": 128},
+        "predictor": {"hidden": 32},
+        "optimizer": _SGD | {"warmup_epochs": 0},
+    },
+    "swav": {"projector": _HEAD, "prototypes": {"count": 32}, "optimizer": _SGD},
+    "barlow_twins": {
+        "objective": {"scale": 0.1},
+        "projector": {"layers": 2, "hidden": 256, "out": 256},
+        "optimizer": _SGD,
+    },
+    "w_mse": {
+        "objective": {"slice_size": 64},
+        "projector": {"hidden": 128, "out": 16},
+        "optimizer": {"name": "adam", "learning_rate": 3e-3, "weight_decay": 1e-6},
+    },
+    "vicreg": {"projector": {"layers": 2, "hidden": 256, "out": 256}, "optimizer": _SGD},
+}
+
+
 def get_config(method: str = "sdclr") -> ConfigDict:
     c = base.get_config()
-    methods.choose(c, method)
+    methods.choose(c, method, RECIPE)
 
     c.epochs = 200
     c.batch_size = 64
-    c.optimizer.learning_rate = 0.1  # 0.5 at batch 512, about in proportion
     c.checkpoint_every = 50
 
     c.model.name = "resnet8"  # three stages: 8 x 8, 4 x 4, 2 x 2
     c.model.width = 16
-    c.projector.hidden = 128
-    c.projector.out = 64
 
     c.data.name = "digits"
     c.data.n_max = 110

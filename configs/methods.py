@@ -1,20 +1,250 @@
-"""The methods: what differs between them, as data. `file.py:NAME` picks a row; its fields overwrite base.py's.
+"""The methods: what differs between them, as data. `file.py:NAME` picks one; its fields overwrite base.py's.
 
-A pair says which branch sees which view, and what is compared with what. Damage is a matter of pairs alone: where
-plain SimCLR shows both views to the dense branch, SDCLR shows the second one to the sparse branch.
+A pair says which branch sees which view, and what is compared with what. Self-damage is a matter of pairs alone: the
+damaged methods are those of their row with the other pairs. Where gradient stops at the second side of a pair, the
+sparse branch stands on the first, which learns.
+
+`METHODS` holds what a method is, for every data set; `SMALL` and `IMAGENET` hold how it is trained.
 """
 
-METHODS = {
+from ml_collections import ConfigDict
+
+# Jiang et al., Self-Damaging Contrastive Learning, ICML 2021: damaged SimCLR has a name of its own.
+DAMAGED_NAMES = {"simclr": "sdclr"}
+
+# Each makes the pairs of `views` views; damaged, the odd views are seen by the sparse branch.
+
+
+def _sides(views, damaged):
+    return [("sparse" if damaged and view % 2 else "dense", view) for view in range(views)]
+
+
+def each_other(views, damaged):
+    """Every two views once; both learn."""
+    sides = _sides(views, damaged)
+    return tuple((a, b) for i, a in enumerate(sides) for b in sides[i + 1 :])
+
+
+def codes_of_first_two(views, damaged):
+    """Every view learns from views 0 and 1, but for itself."""
+    sides = _sides(views, damaged)
+    return tuple((a, b) for b in sides[:2] for a in sides if a != b)
+
+
+def other_views_by(branch):
+    """Every view learns from the others as `branch` sees them."""
+
+    def pairs(views, damaged):
+        return tuple((a, (branch, view)) for a in _sides(views, damaged) for view in range(views) if view != a[1])
+
+    return pairs
+
+
+def first_or_all(pairs):
+    """Plain, view 0 alone learns; damaged, all do, lest the sparse branch see no gradient."""
+    return lambda views, damaged: pairs(views, damaged) if damaged else pairs(views, damaged)[:1]
+
+
+# name -> (its pairs, its fields)
+ROWS = {
     # Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020.
-    "simclr": {"pairs": ((("dense", 0), ("dense", 1)),), "objective": {"name": "nt_xent"}},
-    # Jiang et al., Self-Damaging Contrastive Learning, ICML 2021.
-    "sdclr": {"pairs": ((("dense", 0), ("sparse", 1)),), "objective": {"name": "nt_xent"}},
+    "simclr": (
+        each_other,
+        {"objective": {"name": "nt_xent", "temperature": 0.2}},
+    ),
+    # He et al., Momentum Contrast, CVPR 2020, with the head and temperature of v2 (Chen et al., arXiv:2003.04297).
+    "moco": (
+        first_or_all(other_views_by("target")),
+        {
+            "objective": {"name": "info_nce", "temperature": 0.2, "queue": 65536},
+            "projector": {"layers": 2, "hidden": 2048, "out": 128, "hidden_norm": False, "last": "bias"},
+            "target": {"momentum": 0.999, "final_momentum": 0.999},
+        },
+    ),
+    # Grill et al., Bootstrap Your Own Latent, NeurIPS 2020.
+    "byol": (
+        other_views_by("target"),
+        {
+            "objective": {"name": "byol"},
+            "projector": {"layers": 2, "hidden": 4096, "out": 256, "last": "nothing"},
+            "predictor": {"layers": 2, "hidden": 4096, "last": "nothing"},
+            "target": {"momentum": 0.996, "final_momentum": 1.0},
+        },
+    ),
+    # Chen and He, Exploring Simple Siamese Representation Learning, CVPR 2021. The second side is the dense branch.
+    "simsiam": (
+        other_views_by("dense"),
+        {
+            "objective": {"name": "simsiam"},
+            "projector": {"layers": 3, "hidden": 2048, "out": 2048, "last": "plain_norm"},
+            "predictor": {"layers": 2, "hidden": 512, "last": "bias"},
+            "optimizer": {"constant_rate": ("predictor",)},
+        },
+    ),
+    # Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS 2020.
+    "swav": (
+        codes_of_first_two,
+        {
+            "objective": {
+                "name": "swav",
+                "temperature": 0.1,
+                "epsilon": 0.05,
+                "iterations": 3,  # of Sinkhorn
+                "queue": 0,  # earlier projections that the codes are over besides the batch
+                "queue_start_epochs": 15,
+            },
+            "projector": {"layers": 2, "hidden": 2048, "out": 128, "last": "bias"},
+            "prototypes": {"count": 3000, "frozen_epochs": 1},
+        },
+    ),
+    # Zbontar et al., Barlow Twins, ICML 2021.
+    "barlow_twins": (
+        each_other,
+        {
+            "objective": {"name": "barlow_twins", "redundancy": 0.0051, "scale": 0.024},
+            "projector": {"layers": 3, "hidden": 8192, "out": 8192, "last": "nothing"},
+        },
+    ),
+    # Ermolov et al., Whitening for Self-Supervised Representation Learning, ICML 2021, with two views.
+    "w_mse": (
+        each_other,
+        {
+            # slice_size: rows whitened together, 0 is the whole batch; repeats: cuts a step
+            "objective": {"name": "w_mse", "slice_size": 128, "repeats": 1, "shrinkage": 0.0},
+            "projector": {"layers": 2, "hidden": 1024, "out": 64, "last": "bias"},
+        },
+    ),
+    # Bardes et al., VICReg, ICLR 2022.
+    "vicreg": (
+        each_other,
+        {
+            "objective": {"name": "vicreg", "invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+            "projector": {"layers": 3, "hidden": 8192, "out": 8192, "last": "nothing"},
+        },
+    ),
+}
+
+# name -> (the row's name, whether damaged)
+METHODS = {name: (name, False) for name in ROWS} | {
+    DAMAGED_NAMES.get(name, f"sd_{name}"): (name, True) for name in ROWS
+}
+
+# Images of 32 x 32, ResNet-18, batch 512. SimCLR as SDCLR's authors train both (base.py). The others but W-MSE and
+# VICReg as in lightly's benchmark on CIFAR-10 with a batch of 512, whose heads and rates these are:
+# https://github.com/lightly-ai/lightly/blob/0351a522d08b80d0d2a0e4e1ae75cf8b832239f6/docs/source/getting_started/benchmarks/cifar10_benchmark.py
+_SGD = {"learning_rate": 0.24, "weight_decay": 5e-4, "warmup_epochs": 10}
+SMALL = {
+    "simclr": {},
+    "moco": {
+        "objective": {"queue": 4096},  # an image must have left the queue before it comes again: 11,165 in CIFAR-10-LT
+        "projector": {"hidden": 512},
+        "target": {"momentum": 0.99, "final_momentum": 0.99},
+        "optimizer": _SGD,
+    },
+    "byol": {
+        "projector": {"hidden": 1024},
+        "predictor": {"hidden": 1024},
+        "target": {"momentum": 0.99},
+        "optimizer": _SGD,
+    },
+    # The paper's own for CIFAR-10 (appendix D): 2 layers in the projector, 0.03 for a batch of 256, no warm-up.
+    "simsiam": {
+        "projector": {"layers": 2},
+        "optimizer": {"learning_rate": 0.06, "weight_decay": 5e-4, "warmup_epochs": 0, "final_learning_rate": 0.0},
+    },
+    "swav": {
+        "projector": {"hidden": 512},
+        "prototypes": {"count": 512},
+        "optimizer": {"name": "adam", "learning_rate": 4e-3, "weight_decay": 1e-6, "warmup_epochs": 10},
+    },
+    "barlow_twins": {"projector": {"layers": 2, "hidden": 2048, "out": 2048}, "optimizer": _SGD},
+    # The authors' for CIFAR, at a batch of 256 (https://github.com/htdt/self-supervised).
+    "w_mse": {"optimizer": {"name": "adam", "learning_rate": 3e-3, "weight_decay": 1e-6, "warmup_epochs": 2}},
+    "vicreg": {"projector": {"layers": 3, "hidden": 2048, "out": 2048}, "optimizer": _SGD},
+}
+
+# ImageNet, ResNet-50, two views of 224 x 224, as published. A rate is for the batch beside it.
+_LARS = {"name": "lars", "decay_vectors": False, "final_learning_rate": 0.0}
+_VIEWS = {"crop_scale": (0.08, 1.0), "blur_probability": 0.5, "size": 224}
+_STRONG_JITTER = {"jitter": (0.8, 0.8, 0.8, 0.2)}
+_BYOL_JITTER = {"jitter": (0.4, 0.4, 0.2, 0.1)}
+IMAGENET = {
+    # SDCLR's authors, for ImageNet-100 (supplement): SGD, temperature 0.3, prune rate 0.3.
+    "simclr": {
+        "epochs": 500,
+        "batch_size": 256,
+        "objective": {"temperature": 0.3},
+        "prune": {"rate": 0.3},
+        "views": _VIEWS,
+    },
+    "moco": {
+        "epochs": 200,
+        "batch_size": 256,
+        "optimizer": {"learning_rate": 0.03, "weight_decay": 1e-4, "warmup_epochs": 0, "final_learning_rate": 0.0},
+        "views": _VIEWS | {"crop_scale": (0.2, 1.0)},
+    },
+    "byol": {
+        "epochs": 1000,
+        "batch_size": 4096,
+        "optimizer": _LARS | {"learning_rate": 3.2, "weight_decay": 1.5e-6, "warmup_epochs": 10},
+        "views": _VIEWS | _BYOL_JITTER,
+    },
+    "simsiam": {
+        "epochs": 100,
+        "batch_size": 256,
+        "optimizer": {"learning_rate": 0.05, "weight_decay": 1e-4, "warmup_epochs": 0, "final_learning_rate": 0.0},
+        "views": _VIEWS | {"crop_scale": (0.2, 1.0)},
+    },
+    "swav": {
+        "epochs": 800,
+        "batch_size": 4096,
+        "number_of_views": 8,  # two of 224 and six of 96
+        "optimizer": {
+            "name": "lars",  # without exclusions, as the authors' wrapper
+            "learning_rate": 4.8,
+            "weight_decay": 1e-6,
+            "warmup_epochs": 10,
+            "final_learning_rate": 0.0048,
+        },
+        "views": _VIEWS
+        | _STRONG_JITTER
+        | {"crop_scale": (0.14, 1.0), "small_size": 96, "small_crop_scale": (0.05, 0.14)},
+    },
+    "barlow_twins": {
+        "epochs": 1000,
+        "batch_size": 2048,
+        # 0.2 for every 256 images, and a thousandth of it at the end
+        "optimizer": _LARS
+        | {"learning_rate": 1.6, "weight_decay": 1e-6, "warmup_epochs": 10, "final_learning_rate": 1.6e-3},
+        "views": _VIEWS | _BYOL_JITTER,
+    },
+    # The paper has ImageNet-100: a batch of 256, embeddings of 128 in slices of 256, Adam at 2e-3.
+    "w_mse": {
+        "epochs": 240,
+        "batch_size": 256,
+        "objective": {"slice_size": 256, "repeats": 4},
+        "projector": {"out": 128},
+        "optimizer": {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6, "warmup_epochs": 2},
+        "views": _VIEWS,
+    },
+    "vicreg": {
+        "epochs": 1000,
+        "batch_size": 2048,
+        "optimizer": _LARS
+        | {"learning_rate": 1.6, "weight_decay": 1e-6, "warmup_epochs": 10, "final_learning_rate": 0.002},
+        "views": _VIEWS | _BYOL_JITTER,
+    },
 }
 
 
-def choose(config, name: str) -> None:
-    """Overwrite the fields of `config` that the method `name` sets."""
+def choose(config, name: str, recipe: dict = SMALL) -> None:
+    """Overwrite the fields of `config` that the method `name` sets, and those of its recipe."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}: known are {', '.join(METHODS)}")
     config.method = name
-    config.update(METHODS[name])
+    row, damaged = METHODS[name]
+    pairs, fields = ROWS[row]
+    config.pairs = pairs(recipe[row].get("number_of_views", 2), damaged)
+    config.objective = ConfigDict(fields["objective"])  # another objective has other fields
+    config.update(fields)
+    config.update({field: value for field, value in recipe[row].items() if field != "number_of_views"})

@@ -103,7 +103,7 @@ def ours(paths, workers):
     from sdclr_jax import parallel
     from sdclr_jax.data.batches import Streamed
 
-    crops = RandomCrops(count=2, size=SIZE, scale=SCALE, ratio=RATIO, seed=0)
+    crops = [RandomCrops(count=2, size=SIZE, scale=SCALE, ratio=RATIO, seed=0)]
     shardings = parallel.shardings(jax.devices()[:1])
     stream = Streamed(Files("/", np.array(paths)), BATCH, 0, shardings, crops=crops, workers=workers, prefetch=2)
     with contextlib.closing(stream.from_step(0)) as batches:

@@ -2,8 +2,9 @@
 
     dense   the weights, its norms, its statistics
     sparse  the mask applied to the same weights, its own norms and statistics
+    target  moving averages of the dense weights and norms, its own statistics; encoder and projector only
 
-Gradients flow to whatever a branch reads.
+Gradients flow to whatever a branch reads; what the target reads is not learnt, so it receives none.
 """
 
 from typing import NamedTuple
@@ -13,19 +14,27 @@ from sdclr_jax.trees import Tree
 
 
 class Branch(NamedTuple):
-    """`norms`: whose norms and statistics it reads; `masked`: whether it reads the weights through the mask."""
+    """`norms`: whose norms and statistics it reads; `masked`: whether it reads the weights through the mask;
+    `averaged`: whether it reads the moving averages instead of what is learnt."""
 
     norms: str
-    masked: bool
+    masked: bool = False
+    averaged: bool = False
 
 
-BRANCHES = {"dense": Branch("dense", masked=False), "sparse": Branch("sparse", masked=True)}
+BRANCHES = {
+    "dense": Branch("dense"),
+    "sparse": Branch("sparse", masked=True),
+    "target": Branch("target", averaged=True),
+}
 
 
 def choose(names: set[str], norms: str) -> dict[str, Branch]:
-    """The branches named, in the order of `BRANCHES`; with norms 'shared', all of them read the dense ones."""
+    """The branches named, in the order of `BRANCHES`; with norms 'shared', those that learn read the dense ones."""
     chosen = {name: branch for name, branch in BRANCHES.items() if name in names}
-    return {name: branch._replace(norms="dense") for name, branch in chosen.items()} if norms == "shared" else chosen
+    if norms == "shared":
+        chosen = {name: b if b.averaged else b._replace(norms="dense") for name, b in chosen.items()}
+    return chosen
 
 
 def is_norm(name: str, leaf: object) -> bool:
@@ -42,14 +51,27 @@ def split(params: Tree, norm_sets: set[str]) -> Tree:
     return {"weights": weights, "norms": dict.fromkeys(sorted(norm_sets), norms)}
 
 
-def variables(branch: Branch, params: Tree, stats: Tree, mask: Tree) -> Tree:
+def dense(params: Tree) -> Tree:
+    """The parameters that the dense branch reads, joined again."""
+    return trees.combine(params["weights"], params["norms"]["dense"])
+
+
+def backbone(variables: Tree) -> Tree:
+    """What of a network's variables the target has: predictor and prototypes stand on the online side alone."""
+    return {name: module for name, module in variables.items() if name in ("encoder", "projector")}
+
+
+def variables(branch: Branch, params: Tree, stats: Tree, mask: Tree, target: Tree = None) -> Tree:
     """The variables that the network is applied with in this branch.
 
     Args:
         branch: which choice.
         params: {"weights": tree, "norms": {set: tree}}, as `split` makes it.
         stats: {set: batch statistics}.
-        mask: bool tree of the prunable weights; not read by a branch that is not masked.
+        mask: bool tree of the prunable weights; read by a masked branch alone.
+        target: moving average of `backbone(dense(params))`; read by an averaged branch alone.
     """
+    if branch.averaged:
+        return {"params": target, "batch_stats": stats[branch.norms]}
     weights = pruning.apply(mask, params["weights"]) if branch.masked else params["weights"]
     return {"params": trees.combine(weights, params["norms"][branch.norms]), "batch_stats": stats[branch.norms]}

@@ -1,5 +1,6 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
+import inspect
 import math
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import branches, pruning
+from sdclr_jax import branches, optim, pruning
 from sdclr_jax.data import augment, lists, longtail, sources
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.sources import Examples
 from sdclr_jax.errors import UserError
-from sdclr_jax.models import RESNETS, STEMS, Network, Projector
+from sdclr_jax.models import LAST, RESNETS, STEMS, Head, Network, Prototypes
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.parallel import Shardings
@@ -24,12 +25,15 @@ from sdclr_jax.train import Method, State
 
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
 
+PER_VIEW = ("blur_probability", "solarize_probability")  # fields of the views that may be a tuple, one a view
 
 KNOWN = {
     "objective.name": OBJECTIVES,
     "model.name": RESNETS,
     "model.stem": STEMS,
     "model.dtype": ("float32", "bfloat16"),
+    "projector.last": LAST,
+    "predictor.last": LAST,
     "optimizer.name": OPTIMIZERS,
     "data.name": sources.DATASETS,
     "data.subset": ("long_tail", "balanced", "probe_train"),
@@ -44,6 +48,7 @@ AT_LEAST = {
     "log_every": 1,
     "checkpoint_every": 1,
     "keep_every": 0,
+    "collapse_every": 0,
     "prune.rate": 0,
     "prune.random_rate": 0,
     "prune.every": 0,
@@ -51,6 +56,23 @@ AT_LEAST = {
     "projector.layers": 1,
     "projector.hidden": 1,
     "projector.out": 1,
+    "predictor.layers": 0,
+    "predictor.hidden": 1,
+    "prototypes.count": 0,
+    "prototypes.frozen_epochs": 0,
+    "target.momentum": 0,
+    "target.final_momentum": 0,
+    "objective.queue": 0,
+    "objective.queue_start_epochs": 0,
+    "objective.iterations": 1,
+    "objective.redundancy": 0,
+    "objective.slice_size": 0,
+    "objective.repeats": 1,
+    "objective.shrinkage": 0,
+    "objective.invariance": 0,
+    "objective.variance": 0,
+    "objective.covariance": 0,
+    "views.small_size": 0,
     "optimizer.momentum": 0,
     "optimizer.weight_decay": 0,
     "optimizer.warmup_epochs": 0,
@@ -68,11 +90,24 @@ AT_LEAST = {
 }
 ABOVE = {
     "objective.temperature": 0,
+    "objective.epsilon": 0,
+    "objective.scale": 0,
+    "optimizer.trust_coefficient": 0,
     "optimizer.learning_rate": 0,
     "evaluate.sgd_learning_rate": 0,
     "evaluate.knn_temperature": 0,
 }
-BELOW = {"prune.rate": 1, "optimizer.momentum": 1, "evaluate.flip": 1 + 1e-9, "seed": 2**32}
+BELOW = {
+    "prune.rate": 1,
+    "optimizer.momentum": 1,
+    "target.momentum": 1 + 1e-9,
+    "target.final_momentum": 1 + 1e-9,
+    "objective.shrinkage": 1 + 1e-9,
+    "evaluate.flip": 1 + 1e-9,
+    "seed": 2**32,
+}
+# Fields that some objectives or views do not have.
+OPTIONAL = ("objective.", "views.")
 
 
 def check(config: ConfigDict) -> None:
@@ -98,14 +133,19 @@ def _check(config: ConfigDict) -> None:
     for field, known in KNOWN.items():
         if values[field] not in known:
             raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
-    for field, low in AT_LEAST.items():
+    _check_objective(config)
+    absent = {field for field in AT_LEAST | ABOVE if field.startswith(OPTIONAL) and field not in values}
+    for field in AT_LEAST.keys() - absent:
+        low = AT_LEAST[field]
         if not values[field] >= low:
             high = f" and below {BELOW[field]}" if field in BELOW else ""
             raise UserError(f"{field} is {values[field]}: it must be at least {low}{high}")
-    for field, low in ABOVE.items():
+    for field in ABOVE.keys() - absent:
+        low = ABOVE[field]
         if not values[field] > low:
             raise UserError(f"{field} is {values[field]}: it must be above {low}")
-    for field, high in BELOW.items():
+    for field in BELOW.keys() - absent:
+        high = BELOW[field]
         if not values[field] < high:
             raise UserError(f"{field} is {values[field]}: it must be at least {AT_LEAST[field]} and below {high:g}")
     if not config.prune.random_rate < 1 - config.prune.rate:
@@ -124,12 +164,56 @@ def _check(config: ConfigDict) -> None:
         )
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
-    sides = [(branch, view) for branch in branches.BRANCHES for view in (0, 1)]
-    if not config.pairs or any(len(pair) != 2 or any(side not in sides for side in pair) for pair in config.pairs):
+    _check_pairs(config.pairs)
+    count = _view_count(config)
+    for field in PER_VIEW:
+        value = config.views.get(field, 0)
+        if isinstance(value, tuple) and len(value) != count:
+            raise UserError(f"views.{field} is {value}: it must be one number, or {count}, one a view")
+
+
+def _check_objective(config: ConfigDict) -> None:
+    """Refuse fields that the objective does not have, and a lack of those that it has."""
+    name = config.objective.name
+    known = inspect.signature(OBJECTIVES[name]).parameters
+    given = _objective_fields(config, steps_per_epoch=1)
+    for field in given.keys() ^ known.keys():
+        said = "lacks" if field in known else "has"
         raise UserError(
-            f"pairs is {config.pairs}: it must be one or more pairs of (branch, view), such as "
-            f"((('dense', 0), ('sparse', 1)),), of the branches {', '.join(branches.BRANCHES)} and the views 0 and 1"
+            f"the config {said} objective.{field.replace('_steps', '_epochs')}: the fields of {name} are "
+            f"{', '.join(k.replace('_steps', '_epochs') for k in known) or 'none'} (configs/methods.py)"
         )
+
+
+def _objective_fields(config: ConfigDict, steps_per_epoch: int) -> dict[str, object]:
+    """The settings of the objective, with epochs counted in steps."""
+    return {
+        k.replace("_epochs", "_steps"): v * steps_per_epoch if k.endswith("_epochs") else v
+        for k, v in config.objective.items()
+        if k != "name"
+    }
+
+
+def _check_pairs(pairs: tuple) -> None:
+    def is_side(side):
+        return len(side) == 2 and side[0] in branches.BRANCHES and isinstance(side[1], int) and side[1] >= 0
+
+    try:
+        well_formed = bool(pairs) and all(len(pair) == 2 and all(map(is_side, pair)) for pair in pairs)
+    except TypeError:
+        well_formed = False
+    if not well_formed:
+        raise UserError(
+            f"pairs is {pairs}: it must be one or more pairs of (branch, view), such as "
+            f"((('dense', 0), ('sparse', 1)),), of the branches {', '.join(branches.BRANCHES)} and views from 0 on"
+        )
+    seen = {view for pair in pairs for _, view in pair}
+    if seen != set(range(len(seen))):
+        raise UserError(f"pairs is {pairs}: its views are {sorted(seen)}, but they must be 0, 1 and so on without gaps")
+    for a, b in pairs:
+        if branches.BRANCHES[a[0]].averaged or a == b:
+            why = "its first side must learn, and the target does not" if a != b else "its sides are the same"
+            raise UserError(f"pairs has {(a, b)}: {why}")
 
 
 def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
@@ -199,11 +283,25 @@ def data(config: ConfigDict, data_dir: str | None) -> Data:
 
 
 def network(config: ConfigDict) -> Network:
-    """The encoder and its projector."""
+    """The encoder and its heads."""
     dtype = jnp.dtype(config.model.dtype)
     encoder = RESNETS[config.model.name](stem=config.model.stem, width=config.model.width, dtype=dtype)
-    head = config.projector
-    return Network(encoder, Projector(head.layers, head.hidden, head.out, dtype=dtype))
+    projector, predictor, prototypes = config.projector, config.predictor, config.prototypes
+    return Network(
+        encoder,
+        Head(
+            projector.layers,
+            projector.hidden,
+            projector.out,
+            hidden_norm=projector.hidden_norm,
+            last=projector.last,
+            dtype=dtype,
+        ),
+        Head(predictor.layers, predictor.hidden, projector.out, last=predictor.last, dtype=dtype)
+        if predictor.layers
+        else None,
+        Prototypes(prototypes.count) if prototypes.count else None,
+    )
 
 
 def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Streamed:
@@ -214,39 +312,72 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
     """
     if not isinstance(images, Encoded):
         return Resident(images, config.batch_size, config.seed, shardings)
-    c = config.views
-    crops = RandomCrops(count=2, size=c.size, scale=c.crop_scale, ratio=c.crop_ratio, seed=config.seed)
+    crops = tuple(
+        RandomCrops(
+            count=count, size=v["size"], scale=v["crop_scale"], ratio=v["crop_ratio"], seed=config.seed, first=n
+        )
+        for n, count, v in _view_groups(config)
+    )
     workers = {"workers": config.data.workers, "prefetch": config.data.prefetch}
     return Streamed(images, config.batch_size, config.seed, shardings, crops=crops, **workers)
 
 
-def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, ...]:
-    """[N, H, W, C] of images, or [N, 2, S, S, 3] of the random crops that are made of encoded ones."""
-    return (len(images), 2, config.views.size, config.views.size, 3) if isinstance(images, Encoded) else images.shape
+def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, int, int, int]:
+    """[N, H, W, C] of images; encoded ones are taken to have the size of a view."""
+    return (len(images), config.views.size, config.views.size, 3) if isinstance(images, Encoded) else images.shape
 
 
 def views(config: ConfigDict):
-    """(key, uint8 images [B, H, W, C], or random crops [B, 2, S, S, C] of them) -> two float views [B, h, w, C], in one
-    computation."""
-    view = partial(VIEWS[config.views.name], **{k: v for k, v in config.views.items() if k != "name"})
+    """(key, uint8 images [B, H, W, C]) -> as many float views [B, h, w, C] as the pairs name; those of one size in one
+    computation.
 
-    def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Both views of an image in neighbouring rows: a batch split over devices is not moved between them.
+    In place of the images stand the random crops of encoded ones, uint8 [B, V, S, S, C] for each size.
+    """
+    view, groups = VIEWS[config.views.name], _view_groups(config)
+
+    def alike(key: jax.Array, images: jax.Array, count: int, fields: dict) -> tuple[jax.Array, ...]:
+        # All views of an image in neighbouring rows: a batch split over devices is not moved between them.
         if images.ndim == 5:
-            both = view(key, images.reshape(-1, *images.shape[2:]), cropped=True)
+            rows = view(key, images.reshape(-1, *images.shape[2:]), cropped=True, **fields)
         else:
-            both = view(key, jnp.repeat(images, 2, axis=0))
-        both = both.reshape(len(images), 2, *both.shape[1:])
-        return both[:, 0], both[:, 1]
+            rows = view(key, jnp.repeat(images, count, axis=0), **fields)
+        rows = rows.reshape(len(images), count, *rows.shape[1:])
+        return tuple(rows[:, i] for i in range(count))
 
-    return two_views
+    def make_views(key: jax.Array, images: jax.Array | tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        made = ()
+        for number, (_, count, fields) in enumerate(groups):
+            own_key = jax.random.fold_in(key, number) if number else key
+            made += alike(own_key, images[number] if isinstance(images, tuple) else images, count, fields)
+        return made
+
+    return make_views
+
+
+def _view_groups(config: ConfigDict) -> list[tuple[int, int, dict[str, Any]]]:
+    """Views that are made together, since they have one size: number of the first, how many, and their fields."""
+    fields = {k: v for k, v in config.views.items() if k not in ("name", "small_size", "small_crop_scale")}
+    count, changed = _view_count(config), {}
+    large = min(count, 2) if config.views.get("small_size") else count
+    if large < count:
+        changed = {"size": config.views.small_size, "crop_scale": config.views.small_crop_scale}
+    groups = []
+    for first, end, own in ((0, large, fields), (large, count, fields | changed)):
+        if first < end:
+            own = {k: v[first:end] if k in PER_VIEW and isinstance(v, tuple) else v for k, v in own.items()}
+            groups.append((first, end - first, own))
+    return groups
+
+
+def _view_count(config: ConfigDict) -> int:
+    return len({view for pair in config.pairs for _, view in pair})
 
 
 def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """[1, h, w, C] of one view of images [N, H, W, C], or of crops [N, 2, S, S, C]."""
+    """[1, h, w, C] of one view of images [N, H, W, C]."""
     size = config.views.get("size")
-    height, width = (size, size) if size else image_shape[-3:-1]
-    return (1, height, width, image_shape[-1])
+    height, width = (size, size) if size else image_shape[1:3]
+    return (1, height, width, image_shape[3])
 
 
 def plain_view(config: ConfigDict):
@@ -275,32 +406,39 @@ def probe_crops(config: ConfigDict) -> RandomCrops:
 
 def method(config: ConfigDict, steps_per_epoch: int) -> Method:
     """The method with its network, branches, views, objective and schedule."""
+    total_steps = config.epochs * steps_per_epoch
     c = config.optimizer
     optimizer = OPTIMIZERS[c.name](
         learning_rate=c.learning_rate,
         momentum=c.momentum,
         weight_decay=c.weight_decay,
+        decay_vectors=c.decay_vectors,
         warmup_steps=c.warmup_epochs * steps_per_epoch,
-        total_steps=config.epochs * steps_per_epoch,
+        total_steps=total_steps,
         final_learning_rate=c.final_learning_rate,
+        constant_rate=c.constant_rate,
+        frozen_prototype_steps=config.prototypes.frozen_epochs * steps_per_epoch if config.prototypes.count else None,
+        **({"trust_coefficient": c.trust_coefficient} if c.name == "lars" else {}),
     )
     names = {branch for pair in config.pairs for branch, _ in pair}
-    objective = OBJECTIVES[config.objective.name](**{k: v for k, v in config.objective.items() if k != "name"})
     return Method(
         network=network(config),
         branches=branches.choose(names, config.prune.norms),
         pairs=config.pairs,
         make_views=views(config),
-        objective=objective,
+        objective=OBJECTIVES[config.objective.name](**_objective_fields(config, steps_per_epoch)),
         optimizer=optimizer,
         prune=lambda weights, key: pruning.magnitude_mask(
             weights, config.prune.rate, random_rate=config.prune.random_rate, key=key
+        ),
+        target_momentum=optim.target_momentum(
+            start=config.target.momentum, end=config.target.final_momentum, total_steps=total_steps
         ),
     )
 
 
 def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> State:
-    """Shapes, types and shardings of the state of a run on images of `image_shape`: what restoring one takes."""
+    """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes."""
     shapes = jax.eval_shape(
         method(config, steps_per_epoch=1).init,
         jax.ShapeDtypeStruct((), jnp.uint32),
@@ -309,14 +447,20 @@ def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: 
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
 
 
-def try_step(config: ConfigDict, state: State, image_shape: tuple[int, ...]) -> None:
+def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> None:
     """Trace one step from an abstract state, without running it: what only shows then is refused before anything is
     written.
 
     Raises:
         UserError: the fields of the views, the model or the objective do not fit each other or the images.
     """
-    batch = jax.ShapeDtypeStruct((config.batch_size, *image_shape[1:]), jnp.uint8)
+    shape = image_shape(config, images)[1:]
+    batch = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
+    if isinstance(images, Encoded):
+        batch = tuple(
+            jax.ShapeDtypeStruct((config.batch_size, count, fields["size"], fields["size"], 3), jnp.uint8)
+            for _, count, fields in _view_groups(config)
+        )
     try:
         jax.eval_shape(method(config, steps_per_epoch=1).step, state, batch)
     except UserError:
@@ -325,5 +469,5 @@ def try_step(config: ConfigDict, state: State, image_shape: tuple[int, ...]) -> 
         reason = str(error).splitlines()[0]
         raise UserError(
             f"views.name {config.views.name!r}, the model and the objective do not fit images of shape "
-            f"{image_shape[-3:]} or each other: {reason}"
+            f"{shape} or each other: {reason}"
         ) from error

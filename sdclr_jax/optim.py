@@ -1,9 +1,13 @@
-"""Learning-rate schedule and optimizer, as published."""
+"""Learning-rate schedules and optimizers, as published."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
+
+from sdclr_jax import trees
 
 
 class Optimizer(NamedTuple):
@@ -13,19 +17,72 @@ class Optimizer(NamedTuple):
     schedule: optax.Schedule
 
 
-def sgd(
+def sgd(*, momentum: float, **common) -> Optimizer:
+    """SGD as PyTorch does it: decay is added to the gradient, then momentum, then the rate."""
+    return _optimizer(lambda affected: optax.trace(momentum), **common)
+
+
+def lars(*, momentum: float, trust_coefficient: float, **common) -> Optimizer:
+    """LARS (You et al., 2017, arXiv:1708.03888): the decayed gradient of each tensor times
+
+        trust_coefficient * |weight| / |decayed gradient|,
+
+    then momentum, then the rate, in the order of the authors of BYOL, Barlow Twins and VICReg (`optax.lars` has the
+    rate before the momentum). What is not decayed is not scaled either.
+    """
+
+    def direction(affected):
+        return optax.chain(
+            optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), affected),
+            optax.trace(momentum),
+        )
+
+    return _optimizer(direction, **common)
+
+
+def adam(*, momentum: float, **common) -> Optimizer:
+    """Adam as PyTorch does it, with the decay added to the gradient; `momentum` is its first beta, the second 0.999."""
+    scale = optax.scale_by_adam(b1=momentum)
+
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the integer step
+            return scale.update(updates, state, params)
+
+    return _optimizer(lambda affected: optax.GradientTransformation(scale.init, update), **common)
+
+
+def target_momentum(*, start: float, end: float, total_steps: int) -> optax.Schedule:
+    """step k -> end - (end - start) (cos(pi k / K) + 1) / 2 (Grill et al., NeurIPS 2020, section 3.1, with end 1)."""
+    rest = optax.cosine_decay_schedule(end - start, total_steps)
+    return lambda step: end - rest(jnp.asarray(step, jnp.float32))
+
+
+OPTIMIZERS = {"sgd": sgd, "lars": lars, "adam": adam}
+
+
+def _optimizer(
+    direction: Callable[[Callable], optax.GradientTransformation],
     *,
     learning_rate: float,
-    momentum: float,
-    weight_decay: float,
+    final_learning_rate: float,
     warmup_steps: int,
     total_steps: int,
-    final_learning_rate: float,
+    weight_decay: float,
+    decay_vectors: bool = True,
+    constant_rate: Sequence[str] = (),
+    frozen_prototype_steps: int | None = None,
 ) -> Optimizer:
-    """SGD as PyTorch does it: decay is added to the gradient of every parameter, then momentum, then the rate.
+    """What all optimizers have in common.
 
     The rate rises linearly from 0 over `warmup_steps` and falls along a half cosine to `final_learning_rate` at
     `total_steps`, a new value every step.
+
+    Args:
+        direction: (mask of the parameters that are affected by decay) -> a transform of the decayed gradient.
+        decay_vectors: whether norms and biases are decayed too.
+        constant_rate: modules of the network whose rate is `learning_rate` from first to last.
+        frozen_prototype_steps: how long the prototypes stay where they are; afterwards they keep unit length. None
+            where there are no prototypes.
     """
     curve = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else learning_rate,
@@ -39,9 +96,44 @@ def sgd(
         # Optax mixes the integer step with floats, which strict type promotion refuses.
         return curve(jnp.asarray(step, jnp.float32))
 
-    return Optimizer(
-        optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum=momentum)), schedule
-    )
+    def affected(params):
+        return jax.tree.map(lambda x: decay_vectors or x.ndim > 1, params)
+
+    chain = [optax.add_decayed_weights(weight_decay, affected), direction(affected)]
+    if constant_rate:
+        rates = {"scheduled": schedule, "constant": learning_rate}
+        chain.append(
+            optax.partition(
+                {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()},
+                lambda params: _by_module(params, constant_rate, "constant", "scheduled"),
+            )
+        )
+    else:
+        chain.append(optax.scale_by_learning_rate(schedule))
+    if frozen_prototype_steps is not None:
+        chain.insert(1, _on_prototypes(optax.scale_by_schedule(lambda step: jnp.float32(step >= frozen_prototype_steps))))
+        chain.append(_on_prototypes(optax.stateless(_keep_unit_length)))
+    return Optimizer(optax.chain(*chain), schedule)
 
 
-OPTIMIZERS = {"sgd": sgd}
+def _by_module(params: trees.Tree, modules: Sequence[str], inside, outside) -> trees.Tree:
+    """A tree that says of each parameter whether it is inside one of the modules."""
+
+    def label(path, leaf):
+        return inside if set(trees.name(path).split("/")) & set(modules) else outside
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
+def _on_prototypes(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+    return optax.masked(transform, lambda params: _by_module(params, ("prototypes",), True, False))
+
+
+def _keep_unit_length(updates: optax.Updates, params: optax.Params) -> optax.Updates:
+    """The update that ends at the nearest columns of unit length."""
+
+    def of(update, prototypes):
+        moved = prototypes + update
+        return moved / jnp.linalg.norm(moved, axis=0, keepdims=True) - prototypes
+
+    return jax.tree.map(of, updates, params)

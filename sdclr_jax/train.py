@@ -21,7 +21,9 @@ from sdclr_jax.objectives.vectors import unit
 from sdclr_jax.optim import Optimizer
 from sdclr_jax.trees import Tree
 
-Pairs = tuple[tuple[tuple[str, int], tuple[str, int]], ...]
+Side = tuple[str, int]  # (branch, view)
+Pairs = tuple[tuple[Side, Side], ...]
+Views = tuple[jax.Array, ...]
 Scalars = dict[str, jax.Array]
 
 
@@ -34,8 +36,9 @@ class State:
     params: Tree  # {"weights": tree, "norms": {set: tree}}
     stats: Tree  # {set: batch statistics}
     mask: Tree  # bool leaves for convolution kernels, None elsewhere; None where no branch is sparse
+    target: Tree  # moving average of the dense encoder and projector; None where no branch reads it
     opt_state: optax.OptState
-    objective: Any  # what the objective remembers
+    memory: dict[str, Any]  # {side: what the objective remembers of it}, for the sides compared with
 
 
 class Method:
@@ -44,11 +47,14 @@ class Method:
     Args:
         network: Flax module, (views [B, H, W, C], train) -> Outputs.
         branches: name -> Branch, those that the pairs name.
-        pairs: which branch sees which view, and what is compared with what; the loss is the mean over the pairs.
-        make_views: (key, uint8 images [B, H, W, C]) -> two float views [B, h, w, C].
+        pairs: ((branch, view), (branch, view)): the first side learns from the second, or both from each other, as
+            the objective has it; the loss is the mean over the pairs.
+        make_views: (key, uint8 images [B, H, W, C]) -> as many float views [B, h, w, C] as the pairs name; h and w may
+            differ from view to view.
         objective: compares the outputs of a pair.
         optimizer: optax chain and schedule.
         prune: (weights, key) -> mask.
+        target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
     """
 
     def __init__(
@@ -57,14 +63,17 @@ class Method:
         network: nn.Module,
         branches: dict[str, Branch],
         pairs: Pairs,
-        make_views: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]],
+        make_views: Callable[[jax.Array, jax.Array], Views],
         objective: Objective,
         optimizer: Optimizer,
         prune: Callable[[Tree, jax.Array], Tree],
+        target_momentum: optax.Schedule | None = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer, self.prune = objective, optimizer, prune
+        self.target_momentum = target_momentum
         self.damaged = any(branch.masked for branch in branches.values())
+        self.averaged = any(branch.averaged for branch in branches.values())
 
     def init(self, seed: jax.Array, view: jax.Array) -> State:
         """The state before the first step.
@@ -74,43 +83,54 @@ class Method:
             view: [1, h, w, C]; only its shape is read.
         """
         key = jax.random.key(seed)
-        variables = self.network.init(jax.random.fold_in(key, 0), view, train=True)
-        norm_sets = {branch.norms for branch in self.branches.values()} | {"dense"}
-        params = branches.split(variables["params"], norm_sets)
+        outputs, variables = self.network.init_with_output(jax.random.fold_in(key, 0), view, train=True)
+        learnt = {branch.norms for branch in self.branches.values() if not branch.averaged} | {"dense"}
+        params, stats = branches.split(variables["params"], learnt), dict.fromkeys(learnt, variables["batch_stats"])
+        compared_with = sorted({b for _, b in self.pairs})
         return State(
             step=jnp.int32(0),
             key=key,
             params=params,
-            stats=dict.fromkeys(sorted(norm_sets), variables["batch_stats"]),
+            stats=stats | ({"target": branches.backbone(variables["batch_stats"])} if self.averaged else {}),
             mask=pruning.ones(params["weights"]) if self.damaged else None,
+            target=branches.backbone(variables["params"]) if self.averaged else None,
             opt_state=self.optimizer.transform.init(params),
-            objective=self.objective.init(),
+            memory={
+                _name(b): self.objective.init(jax.random.fold_in(jax.random.fold_in(key, 4), i), outputs)
+                for i, b in enumerate(compared_with)
+            },
         )
 
     def refresh(self, state: State) -> State:
         """Make the mask afresh from the weights."""
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 2), state.step)
-        return state.replace(mask=self.prune(state.params["weights"], key))
+        return state.replace(mask=self.prune(state.params["weights"], _key(state, 2)))
 
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""
-        views = self.make_views(jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step), images)
-        return self.update(state, views)
+        return self.update(state, self.make_views(_key(state, 1), images))
 
-    def update(self, state: State, views: tuple[jax.Array, jax.Array]) -> tuple[State, Scalars]:
+    def diagnose(self, state: State, images: jax.Array) -> dict[Side, Outputs]:
+        """What the step would compare on these images, in training mode; the state stays as it is."""
+        return self.encode(state.params, state, self.make_views(_key(state, 1), images))[0]
+
+    def update(self, state: State, views: Views) -> tuple[State, Scalars]:
         """The step from its views on: every branch once, one gradient, one update."""
+        key = _key(state, 3)
 
-        def loss_of(params: Tree) -> tuple[jax.Array, tuple[dict[tuple[str, int], Outputs], Tree, Any]]:
+        def loss_of(params: Tree) -> tuple[jax.Array, tuple[dict[Side, Outputs], Tree]]:
             outputs, stats = self.encode(params, state, views)
-            losses, memory = [], state.objective
-            for a, b in self.pairs:
-                loss, memory = self.objective.apply(memory, outputs[a], outputs[b])
-                losses.append(loss)
-            return sum(losses) / len(losses), (outputs, stats, memory)
+            losses = [
+                self.objective.loss(state.memory[_name(b)], outputs[a], outputs[b], key) for a, b in self.pairs
+            ]
+            return sum(losses) / len(losses), (outputs, stats)
 
-        (loss, (outputs, stats, memory)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, (outputs, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = self.optimizer.transform.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        target = state.target
+        if self.averaged:
+            online = branches.backbone(branches.dense(params))
+            target = optax.incremental_update(online, target, 1 - self.target_momentum(state.step))
         scalars = {
             "loss": loss,
             "learning_rate": self.optimizer.schedule(state.step),
@@ -123,26 +143,40 @@ class Method:
             step=state.step + 1,
             params=params,
             stats=stats,
+            target=target,
             opt_state=opt_state,
-            objective=memory,
+            memory={_name(b): self.objective.remember(state.memory[_name(b)], outputs[b]) for _, b in self.pairs},
         )
         return state, scalars
 
-    def encode(
-        self, params: Tree, state: State, views: tuple[jax.Array, jax.Array]
-    ) -> tuple[dict[tuple[str, int], Outputs], Tree]:
-        """Each branch once, on all the views it sees: {(branch, view): Outputs} and the new batch statistics."""
+    def encode(self, params: Tree, state: State, views: Views) -> tuple[dict[Side, Outputs], Tree]:
+        """Each branch once, on all the views of one size that it sees: {side: Outputs} and the new batch statistics.
+
+        Batch norm is over all of these views together, as in SimCLR.
+        """
         outputs, stats = {}, state.stats
         for name, branch in self.branches.items():
+            network = self.network.clone(predictor=None, prototypes=None) if branch.averaged else self.network
             seen = sorted({view for pair in self.pairs for side, view in pair if side == name})
-            # Rows of one image stay together, so that a batch split over devices is not moved between them.
-            batch = jnp.stack([views[v] for v in seen], axis=1).reshape(-1, *views[0].shape[1:])
-            variables = branches.variables(branch, params, stats, state.mask)
-            out, new = self.network.apply(variables, batch, train=True, mutable=["batch_stats"])
-            stats = {**stats, branch.norms: new["batch_stats"]}
-            for i, view in enumerate(seen):
-                outputs[name, view] = Outputs(*(x.reshape(-1, len(seen), x.shape[-1])[:, i] for x in out))
+            for shape in dict.fromkeys(views[v].shape for v in seen):
+                alike = [v for v in seen if views[v].shape == shape]
+                # Rows of one image stay together, so that a batch split over devices is not moved between them.
+                batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
+                variables = branches.variables(branch, params, stats, state.mask, state.target)
+                out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
+                stats = {**stats, branch.norms: new["batch_stats"]}
+                outputs |= {(name, view): out.of_view(i, len(alike)) for i, view in enumerate(alike)}
         return outputs, stats
+
+
+def _key(state: State, purpose: int) -> jax.Array:
+    """The key of this step for: 1 views, 2 pruning, 3 the objective. (0 and 4 are for the start.)"""
+    return jax.random.fold_in(jax.random.fold_in(state.key, purpose), state.step)
+
+
+def _name(side: Side) -> str:
+    """('target', 1) -> 'target1', a key that a checkpoint can hold."""
+    return f"{side[0]}{side[1]}"
 
 
 def _spread(z: jax.Array) -> jax.Array:

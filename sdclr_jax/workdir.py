@@ -3,6 +3,7 @@
 config.json      the resolved config, enough to run again
 versions.json    commit, libraries, devices
 metrics.jsonl    one JSON object a line, every `log_every` steps
+warnings.jsonl   one JSON object a line for each cause of a warning; no file where there was none
 tensorboard/     the same as event files
 checkpoints/     a folder a step
 results.json     what `sdclr evaluate` found
@@ -161,7 +162,7 @@ def _processor() -> str:
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard events, continued after `step`: lines of later steps are dropped.
+    """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`: lines of later steps are dropped.
 
     Fields of a line that are not a function of the config (clocks) are named in `CLOCKS`.
     """
@@ -169,12 +170,10 @@ class Metrics:
     CLOCKS = ("images_per_second", "seconds", "data_wait_seconds")
 
     def __init__(self, workdir: pathlib.Path, step: int):
-        self._path = workdir / "metrics.jsonl"
-        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
-        part.write_text(text)
-        os.replace(part, self._path)
+        self._path, self._warnings = workdir / "metrics.jsonl", workdir / "warnings.jsonl"
+        kept = _cut(self._path, read_metrics(self._path), step)
+        warned = _cut(self._warnings, _read(self._warnings, ("step", "cause")), step)
+        self._warned = {line["cause"] for line in warned}
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
@@ -185,6 +184,16 @@ class Metrics:
         for name, value in line.items():
             if name != "step":
                 self._events.add_scalar(name, value, line["step"])
+
+    def warn(self, line: dict[str, int | float], cause: str, message: str) -> bool:
+        """Write down a warning that a line of metrics gives rise to; False if the run has been warned of that cause."""
+        if cause in self._warned:
+            return False
+        self._warned.add(cause)
+        warning = {"step": line["step"], "epoch": line["epoch"], "cause": cause, "message": message}
+        with self._warnings.open("a") as file:
+            file.write(json.dumps(warning) + "\n")
+        return True
 
     def close(self) -> None:
         self._file.close()
@@ -197,12 +206,17 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
         UserError: another line is damaged.
     """
+    return _read(path, ("step", "seconds"))
+
+
+def _read(path: pathlib.Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:
     lines = path.read_bytes().splitlines() if path.exists() else []
     read = []
     for number, line in enumerate(lines, start=1):
         try:
             read.append(json.loads(line))
-            read[-1]["step"], read[-1]["seconds"]
+            for field in needed:
+                read[-1][field]
         except (ValueError, TypeError, LookupError) as error:
             if number < len(lines):
                 raise UserError(
@@ -210,3 +224,14 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
                 ) from error
             read = read[: number - 1]
     return read
+
+
+def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+    """Keep of a file's lines those up to `step`, whole or not at all, and return them."""
+    kept = [line for line in lines if line["step"] <= step]
+    if not path.exists():
+        return kept
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    os.replace(part, path)
+    return kept

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from sdclr_jax import branches, objectives, optim, pruning, trees
-from sdclr_jax.models import RESNETS, Network, Projector
+from sdclr_jax.models import RESNETS, Head, Network
 from sdclr_jax.train import Method
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "official_step_resnet18_cifar.json").read_text())
@@ -97,7 +97,7 @@ def published_method(dtype) -> Method:
         raise AssertionError("the figures start from given views")
 
     return Method(
-        network=Network(RESNETS["resnet18"](dtype=dtype), Projector(3, 512, 128, dtype=dtype)),
+        network=Network(RESNETS["resnet18"](dtype=dtype), Head(3, 512, 128, dtype=dtype)),
         branches=branches.choose({"dense", "sparse"}, "private"),
         pairs=PAIRS,
         make_views=no_views,

@@ -50,7 +50,7 @@ def test_pruned_entries_receive_the_dense_gradient_only(stepped):
     def loss(dense_weights, sparse_weights):
         outputs, _ = method.encode({**state.params, "weights": dense_weights}, state, views())
         damaged, _ = method.encode({**state.params, "weights": sparse_weights}, state, views())
-        return method.objective.apply(None, outputs["dense", 0], damaged["sparse", 1])[0]
+        return method.objective.loss(None, outputs["dense", 0], damaged["sparse", 1], None)
 
     weights = state.params["weights"]
     dense, sparse = jax.jit(jax.grad(loss, argnums=(0, 1)))(weights, weights)
@@ -70,7 +70,7 @@ def step_loss(method):
     def loss(params, state):
         made = method.make_views(jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step), tiny.images())
         outputs, _ = method.encode(params, state, made)
-        return method.objective.apply(None, outputs["dense", 0], outputs["sparse", 1])[0]
+        return method.objective.loss(None, outputs["dense", 0], outputs["sparse", 1], None)
 
     return loss
 
@@ -122,7 +122,7 @@ def test_several_pairs_share_the_forward_and_average_the_loss():
     outputs, _ = jax.jit(method.encode)(state.params, state, views())
     assert outputs.keys() == {("dense", 0), ("dense", 1), ("sparse", 0), ("sparse", 1)}
     _, scalars = jax.jit(method.update)(state, views())
-    pairs = [method.objective.apply(None, outputs[a], outputs[b])[0] for a, b in method.pairs]
+    pairs = [method.objective.loss(None, outputs[a], outputs[b], None) for a, b in method.pairs]
     assert float(scalars["loss"]) == pytest.approx(float(sum(pairs)) / 2, rel=1e-5)
 
 

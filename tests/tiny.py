@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax import branches, objectives, optim, pruning
-from sdclr_jax.models import Network, Projector
+from configs import base, methods
+from sdclr_jax import branches, build, objectives, optim, pruning
+from sdclr_jax.models import Head, Network
 from sdclr_jax.models.resnet import BasicBlock, ResNet
 from sdclr_jax.train import Method
 
@@ -16,6 +17,14 @@ PAIRS = {
     "sdclr": ((("dense", 0), ("sparse", 1)),),
     "both_ways": ((("dense", 0), ("sparse", 1)), (("dense", 1), ("sparse", 0))),
 }
+STEPS_PER_EPOCH = 2
+# What makes the method of a row of configs/methods.py tiny; everything else is as the row has it.
+RECIPE = {name: {"projector": {"hidden": 8, "out": 4}, "predictor": {"hidden": 6}} for name in methods.ROWS}
+RECIPE["moco"]["objective"] = {"queue": 20}
+RECIPE["swav"] |= {"objective": {"queue": 16, "queue_start_epochs": 1}, "prototypes": {"count": 5, "frozen_epochs": 1}}
+RECIPE["w_mse"]["objective"] = {"slice_size": 8}
+RECIPE["byol"]["optimizer"] = {"name": "lars", "decay_vectors": False}
+RECIPE["w_mse"]["optimizer"] = {"name": "adam", "learning_rate": 0.01}
 
 
 def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -29,9 +38,7 @@ def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
 def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtype: str = "float32") -> Method:
     names = {branch for pair in PAIRS[pairs] for branch, _ in pair}
     return Method(
-        network=Network(
-            ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Projector(2, 8, 4, dtype=jnp.dtype(dtype))
-        ),
+        network=Network(ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Head(2, 8, 4, dtype=jnp.dtype(dtype))),
         branches=branches.choose(names, norms),
         pairs=PAIRS[pairs],
         make_views=two_views,
@@ -41,6 +48,19 @@ def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtyp
         ),
         prune=lambda weights, key: pruning.magnitude_mask(weights, rate),
     )
+
+
+@cache
+def row(name: str, dtype: str = "float32") -> Method:
+    """The method of a row of configs/methods.py, as `build` puts it together, with a tiny network."""
+    config = base.get_config()
+    methods.choose(config, name, RECIPE)
+    config.epochs, config.optimizer.warmup_epochs, config.model.dtype = 10, 0, dtype
+    config.prune.rate = 0.5
+    built = build.method(config, STEPS_PER_EPOCH)
+    built.network = built.network.clone(encoder=ResNet((1,), BasicBlock, width=4, dtype=jnp.dtype(dtype)))
+    built.make_views = two_views
+    return built
 
 
 @cache

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.errors import Diverged
+from sdclr_jax.evaluation import collapse
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.train import State
 
@@ -60,7 +62,7 @@ def pretrain(
     images = build.data(config, data_dir).part(config.data.subset).images
     batches, shape = build.batches(config, images, shardings), build.image_shape(config, images)
     like = build.abstract_state(config, shape, shardings)
-    build.try_step(config, like, shape)
+    build.try_step(config, like, images)
     parallel.barrier("checked")  # no process writes before all have looked
     if not parallel.is_main():
         return _train(config, directory, batches, like, build.view_shape(config, shape), shardings, progress)
@@ -87,6 +89,17 @@ def _train(
     step_fn = jax.jit(method.step, donate_argnums=0, out_shardings=(shardings.replicated, shardings.replicated))
     refresh = jax.jit(method.refresh, donate_argnums=0, out_shardings=shardings.replicated)
     density = jax.jit(pruning.density)
+    measure = jax.jit(
+        lambda state, batch: collapse.measure(method.diagnose(state, batch), method.pairs),
+        out_shardings=shardings.replicated,
+    )
+    warnings_in = partial(
+        collapse.warnings,
+        dimensions=config.projector.out,
+        images=config.batch_size,
+        objective=config.objective.name,
+        damaged=[name for name, branch in method.branches.items() if branch.masked],
+    )
 
     with Checkpoints(directory / "checkpoints", keep_every) as checkpoints, _Stop() as stop:
         state = checkpoints.restore(like=like)
@@ -107,17 +120,23 @@ def _train(
                 state, scalars = step_fn(state, batch)
                 window.append(scalars)
 
-                # Checkpoints fall on lines of the log, so the means in a line do not depend on where a run stopped.
+                # What is due falls on lines of the log, so the means in a line do not depend on where a run stopped.
                 checkpoint = done % checkpoint_every == 0 or done == total
-                if not (checkpoint or done % config.log_every == 0):
+                measured = config.collapse_every and (done % config.collapse_every == 0 or done == total)
+                if not (checkpoint or measured or done % config.log_every == 0):
                     continue
                 line = _mean_of(window, done)  # waits for the devices
                 window.clear()
                 line |= {"epoch": done / epoch}
                 if method.damaged:
                     line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
+                if measured:
+                    line |= _mean_of([measure(state, batch)], done)
                 line |= batches.counts() | clock.read(done)
                 log.write(line)
+                for cause, message in warnings_in(line):
+                    if log.warn(line, cause, message):
+                        bar.write(f"warning at step {done}: {message}", file=sys.stderr)
                 bar.set_postfix(loss=f"{line['loss']:.3f}", images_per_s=f"{line['images_per_second']:.0f}")
                 bar.update(done - bar.n)
                 if checkpoint or stop.asked:
@@ -209,6 +228,9 @@ class _NoLog:
 
     def write(self, line):
         pass
+
+    def warn(self, line, cause, message):
+        return False
 
     def close(self):
         pass

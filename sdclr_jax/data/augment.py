@@ -96,7 +96,7 @@ def simclr_view(
         x = jnp.where(_per_image(for_blur[:, 0] < _per_row(blur_probability, batch)), gaussian_blur(x, sigma), x)
     if np.any(solarize_probability):
         # A draw of its own, so that what is drawn above is the same with and without it.
-        for_solarize = jax.random.uniform(jax.random.fold_in(key, 1), (batch,))
+        for_solarize = jax.random.uniform(jax.random.fold_in(key, 2), (batch,))
         x = jnp.where(_per_image(for_solarize < _per_row(solarize_probability, batch)), solarize(x), x)
     return _normalise(x, mean, std)
 
@@ -357,4 +357,4 @@ def _check_probabilities(field: str, value: float | tuple[float, ...], batch: in
     numbers = value if isinstance(value, tuple) else (value,)
     ok = bool(numbers) and all(isinstance(x, int | float) and 0 <= x <= 1 for x in numbers)
     ok = ok and batch % len(numbers) == 0
-    _check(field, value, ok, "between 0 and 1, or a tuple of such numbers, one for each of the two views")
+    _check(field, value, ok, "between 0 and 1, or a tuple of such numbers, one a view")

@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeVar
@@ -83,7 +83,7 @@ class Streamed:
         batch_size: images a step over all devices.
         seed: of the order; that of the crops is in `crops`.
         shardings: how arrays lie on the devices.
-        crops: what is cut out of each image.
+        crops: what is cut out of each image, the crops of one size together.
         workers: processes that decode, beside this one; 0 decodes in this one, -1 is one a core.
         prefetch: batches made ahead.
 
@@ -98,7 +98,7 @@ class Streamed:
         seed: int,
         shardings: Shardings,
         *,
-        crops: Crops,
+        crops: Sequence[Crops],
         workers: int,
         prefetch: int,
     ):
@@ -109,8 +109,9 @@ class Streamed:
         self._unreadable, self._warned = 0, set()
         self.steps_per_epoch = len(images) // batch_size
 
-    def from_step(self, step: int) -> Iterator[jax.Array]:
-        """Batches [batch_size, crops, S, S, 3], split over the devices, of this step and those after it, without end.
+    def from_step(self, step: int) -> Iterator[tuple[jax.Array, ...]]:
+        """Batches, split over the devices, of this step and those after it, without end: [batch_size, count, S, S, 3]
+        for each of `crops`.
 
         To be closed, which ends the processes: `with contextlib.closing(batches.from_step(0)) as stream`.
 
@@ -133,11 +134,12 @@ class Streamed:
         count, self._unreadable = self._unreadable, 0
         return {"unreadable_images": count}
 
-    def _made(self, croppers: Croppers, step: int) -> Iterator[tuple[jax.Array, list[Unreadable]]]:
+    def _made(self, croppers: Croppers, step: int) -> Iterator[tuple[tuple[jax.Array, ...], list[Unreadable]]]:
         picked = (rows(len(self._images), self._batch_size, self._seed, n)[self._places] for n in itertools.count(step))
         tasks = (Task(n, share, self._places) for n, share in enumerate(picked, step))
-        for crops, unreadable in croppers.crops(tasks):
-            yield parallel.split(crops, self._places, self._batch_size, self._shardings.batch), unreadable
+        for made, unreadable in croppers.crops(tasks):
+            split = (parallel.split(x, self._places, self._batch_size, self._shardings.batch) for x in made)
+            yield tuple(split), unreadable
 
     def _count(self, unreadable: list[Unreadable]) -> None:
         self._unreadable += len(unreadable)
@@ -157,10 +159,10 @@ def in_order(images: Encoded, crops: Crops, batch_size: int, workers: int) -> It
         Task(0, np.arange(start, min(start + batch_size, len(images))), np.arange(batch_size))
         for start in range(0, len(images), batch_size)
     )
-    with Croppers(images, crops, largest=batch_size, workers=processes(workers), ahead=1) as croppers:
+    with Croppers(images, (crops,), largest=batch_size, workers=processes(workers), ahead=1) as croppers:
         for made, unreadable in croppers.crops(tasks):
             _refuse(unreadable)
-            yield made[:, 0].copy()
+            yield made[0][:, 0].copy()
 
 
 @contextlib.contextmanager
@@ -171,12 +173,12 @@ def on_demand(
 
     `batch_size` is the largest M. The function raises UserError where an image cannot be read, as above.
     """
-    with Croppers(images, crops, largest=batch_size, workers=processes(workers)) as croppers:
+    with Croppers(images, (crops,), largest=batch_size, workers=processes(workers)) as croppers:
 
         def crops_of(step: int, rows: np.ndarray) -> np.ndarray:
             ((made, unreadable),) = croppers.crops([Task(step, rows, np.arange(len(rows)))])
             _refuse(unreadable)
-            return made[:, 0].copy()
+            return made[0][:, 0].copy()
 
         yield crops_of
 

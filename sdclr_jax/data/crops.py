@@ -6,6 +6,7 @@ that worker processes start quickly.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +32,11 @@ class RandomCrops(NamedTuple):
     scale: tuple[float, float]  # share of the image's area, from and to
     ratio: tuple[float, float]  # width over height, from and to
     seed: int
+    first: int = 0  # number of the first of these crops, where there are others of the image
 
     def boxes(self, height: int, width: int, step: int, place: int) -> np.ndarray:
         """Float64 [count, 4] = top, left, height, width in whole pixels, for the image at a place of a step's batch."""
-        u = np.stack([uniform(self.seed, step, place, crop) for crop in range(self.count)])
+        u = np.stack([uniform(self.seed, step, place, self.first + crop) for crop in range(self.count)])
         return random_boxes(u, height, width, self.scale, self.ratio).astype(np.float64)
 
 
@@ -95,11 +97,11 @@ def random_boxes(u, height: int, width: int, scale: tuple[float, float], ratio: 
     return xp.concatenate([corner, box], axis=1).astype(xp.int32)
 
 
-def cut(data: bytes, crops: Crops, step: int, place: int) -> list[Image.Image]:
-    """The crops of one encoded image, RGB, bicubic and antialiased.
+def cut(data: bytes, crops: Sequence[Crops], step: int, place: int) -> list[np.ndarray]:
+    """The crops of one encoded image, uint8 [count, size, size, 3] for each of `crops`; bicubic and antialiased.
 
     A JPEG of which even the smallest box is twice the size of a view or more is decoded at a half, a quarter or an
-    eighth of its size, as long as no box falls below the size of a view: a photograph from a telephone then takes a
+    eighth of its size, as long as no box falls below the size of its view: a photograph from a telephone then takes a
     fraction of the time.
 
     Raises:
@@ -107,15 +109,16 @@ def cut(data: bytes, crops: Crops, step: int, place: int) -> list[Image.Image]:
     """
     image = images.opened(data)
     height, width, backwards = images.layout(image)
-    boxes = crops.boxes(height, width, step, place)
-    shrink = max(s for s in (1, 2, 4, 8) if s == 1 or s * crops.size <= boxes[:, 2:].min())
+    boxes = [c.boxes(height, width, step, place) for c in crops]
+    room = min(b[:, 2:].min() / c.size for b, c in zip(boxes, crops, strict=True))
+    shrink = max(s for s in (1, 2, 4, 8) if s <= max(room, 1))
     # Of JPEG; it does nothing to others, and says so.
     if shrink > 1 and image.draft(None, (image.width // shrink, image.height // shrink)):
         # The last pixel stored of a row or column may reach beyond the image; turned about, it is the first one.
         beyond = [-side % shrink if back else 0 for side, back in zip((height, width), backwards, strict=True)]
-        boxes = (boxes + [[*beyond, 0, 0]]) / shrink
+        boxes = [(b + [[*beyond, 0, 0]]) / shrink for b in boxes]
     image = images.rgb(image)
-    return [_resized(image, box, crops) for box in boxes]
+    return [np.stack([np.asarray(_resized(image, box, c)) for box in b]) for b, c in zip(boxes, crops, strict=True)]
 
 
 def _resized(image: Image.Image, box: np.ndarray, crops: Crops) -> Image.Image:
@@ -135,8 +138,10 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-def fill(out: np.ndarray, encoded: Encoded, row: int, crops: Crops, step: int, place: int) -> list[Unreadable]:
-    """Write the crops of an image, or of the next one of the set that can be read, to `out` uint8 [count, S, S, 3].
+def fill(
+    out: Sequence[np.ndarray], encoded: Encoded, row: int, crops: Sequence[Crops], step: int, place: int
+) -> list[Unreadable]:
+    """Write what `cut` gives of an image, or of the next one of the set that can be read, to the arrays `out`.
 
     Returns what was passed over. Raises UserError after a hundred in a row.
     """
@@ -149,8 +154,8 @@ def fill(out: np.ndarray, encoded: Encoded, row: int, crops: Crops, step: int, p
             reason = error.strerror if isinstance(error, OSError) else None
             passed.append(Unreadable(encoded.name(candidate), reason or str(error)))
         else:
-            for place_of_view, view in zip(out, views, strict=True):
-                place_of_view[...] = view
+            for there, made in zip(out, views, strict=True):
+                there[...] = made
             return passed
     raise UserError(
         f"{len(passed)} images in a row cannot be read, the last one {passed[-1].name} ({passed[-1].reason}): see that "

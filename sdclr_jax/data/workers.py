@@ -6,6 +6,7 @@ would import the user's script again in every worker, and fill the small /dev/sh
 """
 
 import contextlib
+import math
 import mmap
 import os
 import signal
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import NamedTuple
@@ -40,34 +41,34 @@ class Croppers(contextlib.AbstractContextManager):
 
     Args:
         images: where the encoded images are.
-        crops: what is cut out of each.
+        crops: what is cut out of each, the crops of one size together.
         largest: images in a task, at most.
         workers: processes.
         ahead: tasks worked on while the caller is busy with the one before.
     """
 
-    def __init__(self, images: Encoded, crops: Crops, *, largest: int, workers: int, ahead: int = 0):
+    def __init__(self, images: Encoded, crops: Sequence[Crops], *, largest: int, workers: int, ahead: int = 0):
         self._images, self._crops = images, crops
         self._slots = 1 + ahead if workers else 1
-        shape = (self._slots, largest, crops.count, crops.size, crops.size, 3)
+        shapes = [(self._slots, largest, c.count, c.size, c.size, 3) for c in crops]
         self._workers = []
         if not workers:
-            self._memory = np.empty(shape, np.uint8)
+            self._memory = [np.empty(shape, np.uint8) for shape in shapes]
             return
-        with _anonymous_file(int(np.prod(shape))) as file:
-            self._memory = _shared(file, shape)
+        with _anonymous_file(sum(map(math.prod, shapes))) as file:
+            self._memory = _shared(file, shapes)
             try:
                 for _ in range(workers):
                     self._workers.append(_Worker(file))
                 for worker in self._workers:
-                    worker.send((images, crops, shape))
+                    worker.send((images, crops, shapes))
             except BaseException:
                 self.close()
                 raise
 
-    def crops(self, tasks: Iterable[Task]) -> Iterator[tuple[np.ndarray, list[Unreadable]]]:
-        """The crops uint8 [M, count, size, size, 3] of each task in turn, valid until the next is asked for, and the
-        images that could not be read: the next one of the set that can was taken in their place.
+    def crops(self, tasks: Iterable[Task]) -> Iterator[tuple[list[np.ndarray], list[Unreadable]]]:
+        """For each task in turn its crops, uint8 [M, count, size, size, 3] for each size, valid until the next is asked
+        for; and the images that could not be read: the next one of the set that can was taken in their place.
 
         Raises:
             UserError: a hundred images in a row cannot be read, or a worker has been killed.
@@ -83,7 +84,7 @@ class Croppers(contextlib.AbstractContextManager):
 
     def _begin(self, slot: int, task: Task) -> list[Unreadable] | None:
         if not self._workers:
-            return _fill(self._memory[slot], self._images, self._crops, task, range(len(task.rows)))
+            return _fill(self._memory, slot, self._images, self._crops, task, range(len(task.rows)))
         for share, worker in enumerate(self._workers):
             # Every worker has its share of every task, in a pipe that is filled ahead: none waits for another.
             worker.send((slot, task, range(share, len(task.rows), len(self._workers))))
@@ -92,7 +93,7 @@ class Croppers(contextlib.AbstractContextManager):
     def _finish(self, slot: int, count: int, unreadable: list[Unreadable] | None):
         if unreadable is None:
             unreadable = [image for worker in self._workers for image in worker.receive()]
-        return self._memory[slot, :count], unreadable
+        return [memory[slot, :count] for memory in self._memory], unreadable
 
     def close(self) -> None:
         """End the workers at once; they hold nothing that could be lost."""
@@ -159,12 +160,12 @@ def work(pipe: int, memory: int) -> None:
     """What a worker does, until the other end of the pipe is closed. Arguments are open file descriptors."""
     pipe = Connection(pipe)
     try:
-        images, crops, shape = pipe.recv()
-        slots = _shared(memory, shape)
+        images, crops, shapes = pipe.recv()
+        slots = _shared(memory, shapes)
         while True:
             slot, task, share = pipe.recv()
             try:
-                answer = _fill(slots[slot], images, crops, task, share), None
+                answer = _fill(slots, slot, images, crops, task, share), None
             except UserError as error:
                 answer = [], error
             except Exception:
@@ -174,10 +175,13 @@ def work(pipe: int, memory: int) -> None:
         return
 
 
-def _fill(slot: np.ndarray, images: Encoded, what: Crops, task: Task, share: Iterable[int]) -> list[Unreadable]:
+def _fill(
+    memory: list[np.ndarray], slot: int, images: Encoded, what: Sequence[Crops], task: Task, share: Iterable[int]
+) -> list[Unreadable]:
     unreadable = []
     for i in share:
-        unreadable += crops.fill(slot[i], images, int(task.rows[i]), what, task.step, int(task.places[i]))
+        out = [m[slot, i] for m in memory]
+        unreadable += crops.fill(out, images, int(task.rows[i]), what, task.step, int(task.places[i]))
     return unreadable
 
 
@@ -196,5 +200,8 @@ def _anonymous_file(size: int) -> Iterator[int]:
         os.close(file)
 
 
-def _shared(file: int, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(mmap.mmap(file, int(np.prod(shape))), np.uint8).reshape(shape)
+def _shared(file: int, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Arrays uint8 of these shapes, one after the other in the file."""
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = np.frombuffer(mmap.mmap(file, sum(sizes)), np.uint8)
+    return [part.reshape(shape) for part, shape in zip(np.split(memory, np.cumsum(sizes)[:-1]), shapes, strict=True)]

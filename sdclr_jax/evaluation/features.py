@@ -4,12 +4,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sdclr_jax.errors import UserError
 
 # Batches dispatched before the oldest is fetched: the device need not wait for the host, nor hold more than these.
 _IN_FLIGHT = 2
+
+
+def unit(features: jax.Array) -> jax.Array:
+    """The rows of [N, D] at length 1, float32; a zero vector stays zero."""
+    features = features.astype(jnp.float32)
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
 def in_batches(function: Callable[[np.ndarray], jax.Array], rows: np.ndarray, batch_size: int) -> np.ndarray:

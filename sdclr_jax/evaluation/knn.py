@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation.features import in_batches
+from sdclr_jax.evaluation.features import in_batches, unit
 
 
 def predict(
@@ -33,7 +33,7 @@ def predict(
         )
     if temperature <= 0:
         raise UserError(f"evaluate.knn_temperature is {temperature}: set it above 0.")
-    train = _normalise(jnp.asarray(train_features, jnp.float32))
+    train = unit(jnp.asarray(train_features, jnp.float32))
     votes = jax.nn.one_hot(np.asarray(train_labels, np.int32), num_classes)
     vote = partial(_vote, train, votes, k=k, temperature=temperature)
     return in_batches(vote, np.asarray(test_features, np.float32), batch_size)
@@ -42,12 +42,8 @@ def predict(
 @partial(jax.jit, static_argnames="k")
 def _vote(train: jax.Array, votes: jax.Array, test: jax.Array, *, k: int, temperature: float) -> jax.Array:
     """Classes [B] of `test` [B, D], given unit `train` [N, D] and its one-hot `votes` [N, C]."""
-    cosines, neighbours = jax.lax.top_k(jnp.dot(_normalise(test), train.T, precision="highest"), k)
+    cosines, neighbours = jax.lax.top_k(jnp.dot(unit(test), train.T, precision="highest"), k)
     # Softmax gives the weights over their sum: the same classes win and no temperature overflows. (Nor is `cosines`
     # sliced for its maximum: XLA on CPU would then sort whole rows, thirty times slower.)
     weights = jax.nn.softmax(cosines / temperature, axis=1)
     return jnp.argmax(jnp.einsum("bk,bkc->bc", weights, votes[neighbours], precision="highest"), axis=1)
-
-
-def _normalise(features: jax.Array) -> jax.Array:
-    return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)

@@ -5,28 +5,43 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
-from sdclr_jax.models.heads import Projector
+from sdclr_jax.models.heads import LAST, Head, Prototypes
 from sdclr_jax.models.resnet import RESNETS, STEMS
 
-__all__ = ["RESNETS", "STEMS", "Network", "Outputs", "Projector"]
+__all__ = ["LAST", "RESNETS", "STEMS", "Head", "Network", "Outputs", "Prototypes"]
 
 
 class Outputs(NamedTuple):
-    """What a branch makes of a view: `features` [B, D] of the encoder, `projection` [B, P] of the head."""
+    """What a branch makes of a view: `features` [B, D] of the encoder, `projection` [B, P] of the projector,
+    `prediction` [B, P] of the predictor; and the `prototypes` [P, K]. None where the network has no such head."""
 
     features: jax.Array
     projection: jax.Array
+    prediction: jax.Array | None = None
+    prototypes: jax.Array | None = None
+
+    def of_view(self, i: int, views: int) -> "Outputs":
+        """The rows of view i, where the rows of the `views` views of an image stand together."""
+        features, projection, prediction = (
+            None if x is None else x.reshape(-1, views, x.shape[-1])[:, i] for x in self[:3]
+        )
+        return Outputs(features, projection, prediction, self.prototypes)
 
 
 class Network(nn.Module):
-    """An encoder and a projector: views [B, H, W, C] -> Outputs."""
+    """An encoder and its heads: views [B, H, W, C] -> Outputs."""
 
     encoder: nn.Module
     projector: nn.Module
+    predictor: nn.Module | None = None
+    prototypes: nn.Module | None = None
 
     def __call__(self, views: jax.Array, train: bool) -> Outputs:
         features = self.encoder(views, train)
-        return Outputs(features, self.projector(features, train))
+        projection = self.projector(features, train)
+        prediction = self.predictor(projection, train) if self.predictor else None
+        prototypes = self.prototypes(projection.shape[-1]) if self.prototypes else None
+        return Outputs(features, projection, prediction, prototypes)
 
     def encode(self, views: jax.Array) -> jax.Array:
         """Features [B, D] with running statistics, for evaluation."""

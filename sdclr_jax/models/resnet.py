@@ -32,9 +32,20 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) 
     )
 
 
-def norm(train: bool, *, dtype: Any, name: str) -> nn.BatchNorm:
-    """Batch norm over the global batch; flax's momentum 0.9 is PyTorch's 0.1, its running variance the biased one."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+def norm(train: bool, *, dtype: Any, name: str, affine: bool = True) -> nn.BatchNorm:
+    """Batch norm over the global batch; flax's momentum 0.9 is PyTorch's 0.1, its running variance the biased one.
+
+    `affine`: with a scale and a bias to be learnt.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_scale=affine,
+        use_bias=affine,
+        dtype=dtype,
+        name=name,
+    )
 
 
 class BasicBlock(nn.Module):

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from sdclr_jax.objectives.base import Objective
+from sdclr_jax.objectives.queue import push
 from sdclr_jax.objectives.vectors import cosines, matmul, unit
 
 
@@ -26,3 +28,19 @@ def info_nce(query: jax.Array, key: jax.Array, queue: jax.Array, temperature: fl
     positives = cosines(query, key)[:, None]
     logits = jnp.concatenate([positives, matmul(unit(query), unit(queue).T)], axis=1) / temperature
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+
+
+def objective(temperature: float, queue: int) -> Objective:
+    """InfoNCE of a side's projections with the other's, against the last `queue` of these; random directions at first.
+
+    MoCo shuffles the batch over the devices for the keys, lest the statistics of a device's few images tell which
+    belong together; batch norm over the global batch has no such groups.
+    """
+
+    def init(key, b):
+        return unit(jax.random.normal(key, (queue, b.projection.shape[-1])))
+
+    def loss(memory, a, b, key):
+        return info_nce(a.projection, b.projection, memory, temperature)
+
+    return Objective(init, loss, remember=lambda memory, b: push(memory, b.projection))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from sdclr_jax.objectives.base import Objective, prediction, stateless
 from sdclr_jax.objectives.vectors import cosines
 
 
@@ -14,3 +15,8 @@ def simsiam(prediction: jax.Array, projection: jax.Array) -> jax.Array:
     One of the paper's two directions; the other has the views exchanged. Both are [N, D].
     """
     return -jnp.mean(cosines(prediction, jax.lax.stop_gradient(projection)))
+
+
+def objective() -> Objective:
+    """The prediction of one side against the projection of the other."""
+    return stateless(lambda a, b: simsiam(prediction(a), b.projection))

@@ -3,7 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from sdclr_jax.objectives.vectors import at_least_float32
+from sdclr_jax.errors import UserError
+from sdclr_jax.models import Outputs
+from sdclr_jax.objectives.base import Objective
+from sdclr_jax.objectives.queue import push
+from sdclr_jax.objectives.vectors import at_least_float32, matmul, unit
 
 
 def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> jax.Array:
@@ -49,8 +53,56 @@ def swav(
     """
 
     def predict(scores, other):
-        codes = sinkhorn(jax.lax.stop_gradient(other), epsilon, iterations)
-        log_probabilities = jax.nn.log_softmax(at_least_float32(scores) / temperature, axis=1)
-        return -jnp.mean(jnp.sum(codes * log_probabilities, axis=1))
+        return cross_entropy(scores, sinkhorn(jax.lax.stop_gradient(other), epsilon, iterations), temperature)
 
     return (predict(scores_a, scores_b) + predict(scores_b, scores_a)) / 2
+
+
+def cross_entropy(scores: jax.Array, codes: jax.Array, temperature: float) -> jax.Array:
+    """Of softmax(scores / T) with the codes, both [N, K], mean over the batch (Eq. 2)."""
+    log_probabilities = jax.nn.log_softmax(at_least_float32(scores) / temperature, axis=1)
+    return -jnp.mean(jnp.sum(codes * log_probabilities, axis=1))
+
+
+def objective(temperature: float, epsilon: float, iterations: int, queue: int, queue_start_steps: int) -> Objective:
+    """One side predicts the other's codes; with a pair for each direction the mean of both is `swav`.
+
+    The codes are over the batch and, once full, a queue of the last `queue` projections of that side, which begins to
+    fill at `queue_start_steps`; 0 has none. Many prototypes and few images a step need it (section 4.4).
+    """
+
+    def init(key, b):
+        return {"queue": jnp.zeros((queue, b.projection.shape[-1])), "steps": jnp.int32(0)} if queue else None
+
+    def codes_of(memory, b):
+        scores = jax.lax.stop_gradient(_scores(b.projection, b.prototypes))
+        if not queue:
+            return sinkhorn(scores, epsilon, iterations)
+        earlier = jax.lax.stop_gradient(_scores(memory["queue"], b.prototypes))
+        full = memory["steps"] - queue_start_steps >= -(-queue // len(scores))
+        return jnp.where(
+            full,
+            sinkhorn(jnp.concatenate([earlier, scores]), epsilon, iterations)[queue:],
+            sinkhorn(scores, epsilon, iterations),
+        )
+
+    def loss(memory, a, b, key):
+        return cross_entropy(_scores(a.projection, a.prototypes), codes_of(memory, b), temperature)
+
+    def remember(memory, b):
+        if not queue:
+            return memory
+        filling = memory["steps"] >= queue_start_steps
+        return {
+            "queue": jnp.where(filling, push(memory["queue"], b.projection), memory["queue"]),
+            "steps": memory["steps"] + 1,
+        }
+
+    return Objective(init, loss, remember)
+
+
+def _scores(projection: jax.Array, prototypes: jax.Array | None) -> jax.Array:
+    """Cosines of [N, P] with prototypes [P, K] of unit length: [N, K]."""
+    if prototypes is None:
+        raise UserError("the objective swav needs prototypes, and the network has none: set prototypes.count")
+    return matmul(unit(projection), at_least_float32(prototypes))

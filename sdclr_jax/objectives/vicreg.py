@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.objectives import vectors
+from sdclr_jax.objectives.base import Objective, stateless
 
 
 def vicreg(
@@ -42,3 +43,8 @@ def _variance_term(matrix: jax.Array) -> jax.Array:
 def _covariance_term(matrix: jax.Array) -> jax.Array:
     diagonal = jnp.eye(len(matrix), dtype=bool)
     return jnp.sum(jnp.where(diagonal, 0, matrix**2)) / len(matrix)
+
+
+def objective(invariance: float, variance: float, covariance: float) -> Objective:
+    """VICReg on the projections, which its authors call the expander's embeddings."""
+    return stateless(lambda a, b: vicreg(a.projection, b.projection, invariance, variance, covariance))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.errors import UserError
+from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.vectors import centred, cosines, covariance
 
 
@@ -50,3 +51,38 @@ def wmse(z_a: jax.Array, z_b: jax.Array, shrinkage: float = 0.0) -> jax.Array:
         A scalar, float32 at least whatever the type of the embeddings.
     """
     return jnp.mean(2 - 2 * cosines(whiten(z_a, shrinkage), whiten(z_b, shrinkage)))
+
+
+def wmse_sliced(
+    z_a: jax.Array, z_b: jax.Array, key: jax.Array, slice_size: int, repeats: int = 1, shrinkage: float = 0.0
+) -> jax.Array:
+    """`wmse` with the batch cut at random into slices that are whitened each by itself, mean over slices and repeats.
+
+    The expectation over smaller batches steadies the gradient (section 3.2). Both views are cut alike; another cut is
+    drawn for each repeat.
+
+    Args:
+        z_a, z_b, shrinkage: as for `wmse`.
+        key: of the cuts.
+        slice_size: divides the batch, or UserError.
+        repeats: 1 or more.
+    """
+    if len(z_a) % slice_size:
+        raise UserError(f"objective.slice_size is {slice_size}: it must divide the batch, {len(z_a)}")
+
+    def slices(z, order):
+        return z[order].reshape(-1, slice_size, z.shape[1])
+
+    losses = jax.vmap(lambda a, b: wmse(a, b, shrinkage))
+    orders = [jax.random.permutation(k, len(z_a)) for k in jax.random.split(key, repeats)]
+    return jnp.mean(jnp.stack([losses(slices(z_a, order), slices(z_b, order)) for order in orders]))
+
+
+def objective(slice_size: int, repeats: int, shrinkage: float) -> Objective:
+    """W-MSE on the projections, whitened in slices of `slice_size`; 0 is the whole batch."""
+
+    def loss(memory, a, b, key):
+        size = slice_size or len(a.projection)
+        return wmse_sliced(a.projection, b.projection, key, size, repeats, shrinkage)
+
+    return Objective(init=lambda key, b: None, loss=loss, remember=lambda memory, b: memory)

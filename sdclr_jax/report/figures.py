@@ -12,12 +12,21 @@ from sdclr_jax.report.tables import title
 MARKERS = "os^Dv"
 POINTS = 150  # of a curve at most; more cannot be seen, and would make the page heavy
 TOTAL = "all"  # the name of the density of all layers together
+SIGNS = {  # of collapse: field of the metrics -> what its axis says
+    "projection_std": "std",
+    "projection_rank": "rank",
+    "feature_rank": "feature rank",
+    "uniformity": "uniformity",
+    "alignment": "alignment",
+    "prototype_usage": "prototypes",
+}
+BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
 NAMED_CLASSES = 20  # up to which every class has its name on the axis
 
 
 def loss(groups: list[Group], name: str) -> str:
     """The training loss: a thin line for each run, a thick one for the mean of its group. Empty without metrics."""
-    curves = {member: [_curve(run) for run in member.runs if _curve(run)[0].size] for member in groups}
+    curves = {member: _curves(member, "loss") for member in groups}
     if not any(curves.values()):
         return ""
     with drawing(height=280) as axes:
@@ -26,15 +35,47 @@ def loss(groups: list[Group], name: str) -> str:
             for _, epochs, losses in lines:
                 axes.plot(*_thinned(epochs, losses), **look | {"linestyle": "-"}, linewidth=0.8, alpha=0.45)
             if lines:
-                # Only where all runs have arrived: a mean over fewer would jump.
-                shared = sorted(set.intersection(*(set(steps) for steps, _, _ in lines)))
-                rows = [np.isin(steps, shared) for steps, _, _ in lines]
-                mean = np.mean([losses[row] for (_, _, losses), row in zip(lines, rows, strict=True)], axis=0)
-                axes.plot(*_thinned(lines[0][1][rows[0]], mean), **look, linewidth=2.2)
+                axes.plot(*_thinned(*_mean(lines)), **look, linewidth=2.2)
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
         names = " and ".join(member.label for member, lines in curves.items() if lines)
         return finish(axes, name, f"Line chart: training loss by epoch of {names}.")
+
+
+def collapse(groups: list[Group], name: str) -> str:
+    """Signs of collapse over training: a panel each, and a line for every branch, the mean over the runs of a group.
+
+    Empty where no run was measured; what no run has takes no panel.
+    """
+    measured_groups = [member for member in groups if any(map(measured, member.runs))]
+    keys = sorted({key for member in measured_groups for run in member.runs for row in run.metrics for key in row})
+    panels = {}
+    for field in SIGNS:
+        own = [key for key in keys if key.partition("/")[0] == field]
+        lines = [(member, key, found) for member in measured_groups for key in own if (found := _curves(member, key))]
+        if lines:
+            panels[field] = lines
+    if not panels:
+        return ""
+    with drawing(height=40 + 120 * len(panels), rows=len(panels)) as rows:
+        for axes, (field, lines) in zip(np.atleast_1d(rows), panels.items(), strict=True):
+            for member, key, found in lines:
+                epochs, mean = _thinned(*_mean(found), points=POINTS // 3)
+                look = {"color": colour(member.index), "linestyle": dash(member.index), "linewidth": 1.6}
+                marker = BRANCH_MARKERS.get(key.partition("/")[2])
+                axes.plot(epochs, mean, marker=marker, markersize=5, markevery=0.17, **look)
+            # Zero is where all has collapsed: a curve's height says how far from it the run is.
+            axes.set_ylim(**{"top" if field == "uniformity" else "bottom": 0})
+            axes.locator_params(axis="y", nbins=4)
+            axes.set_ylabel(SIGNS[field])
+        axes.set_xlabel("epoch")
+        names = " and ".join(member.label for member in measured_groups)
+        return finish(axes, name, f"Line chart: {', '.join(SIGNS[field] for field in panels)} by epoch of {names}.")
+
+
+def measured(run: Run) -> bool:
+    """Whether signs of collapse were measured besides the standard deviation that every line of metrics has."""
+    return any(key.startswith("projection_rank/") for row in run.metrics for key in row)
 
 
 def accuracy(groups: list[Group], protocol: str, name: str) -> str:
@@ -103,17 +144,29 @@ def masks(run: Run) -> list[dict[str, float]]:
     return [found[0], found[-1]] if found else []
 
 
-def _curve(run: Run) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rows = [row for row in run.metrics if "loss" in row]
-    steps, epochs, losses = (
-        np.array([row.get(key, row["step"]) for row in rows], float) for key in ("step", "epoch", "loss")
-    )
-    return steps, epochs, np.where(np.isfinite(losses), losses, np.nan)
+def _curves(member: Group, field: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Steps, epochs and values of a field of the metrics, for each run that has it."""
+    found = []
+    for run in member.runs:
+        if rows := [row for row in run.metrics if field in row]:
+            steps, epochs, values = (
+                np.array([row.get(key, row["step"]) for row in rows], float) for key in ("step", "epoch", field)
+            )
+            found.append((steps, epochs, np.where(np.isfinite(values), values, np.nan)))
+    return found
 
 
-def _thinned(*lines: np.ndarray) -> list[np.ndarray]:
-    """Means over neighbours, POINTS of them at most."""
-    return [np.array([part.mean() for part in np.array_split(y, min(POINTS, y.size))]) for y in lines if y.size]
+def _mean(curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs and mean over the runs, only where all of them have arrived: a mean over fewer would jump."""
+    shared = sorted(set.intersection(*(set(steps) for steps, _, _ in curves)))
+    rows = [np.isin(steps, shared) for steps, _, _ in curves]
+    mean = np.mean([values[row] for (_, _, values), row in zip(curves, rows, strict=True)], axis=0)
+    return curves[0][1][rows[0]], mean
+
+
+def _thinned(*lines: np.ndarray, points: int = POINTS) -> list[np.ndarray]:
+    """Means over neighbours, `points` of them at most."""
+    return [np.array([part.mean() for part in np.array_split(y, min(points, y.size))]) for y in lines if y.size]
 
 
 def _order(run: Run) -> np.ndarray:

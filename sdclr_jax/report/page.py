@@ -99,6 +99,18 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 "harder.",
                 [member for member in part if any(run.metrics for run in member.runs)],
             )
+        if picture := figures.collapse(part, f"collapse-{number}"):
+            yield Figure(
+                f"Collapse{on}",
+                Markup(picture),
+                "Means over the runs; lines with triangles are the sparse branch, with circles the target, the others "
+                "the dense one. Std: mean standard deviation of the dimensions of unit-length projections, 0 where all "
+                "images have become one point. Rank: how many directions the projections, or the features, of a batch "
+                "use (RankMe). Uniformity: 0 for one point, about −4 for an even spread. Alignment: squared distance "
+                "of the two views of an image. Prototypes: how evenly images use them, 1 is best.",
+                [member for member in part if any(map(figures.measured, member.runs))],
+                is_open=False,
+            )
         if picture := figures.density(part, f"density-{number}"):
             yield Figure(
                 f"What the mask keeps{on}",

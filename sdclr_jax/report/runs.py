@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ class Run:
     config: dict
     versions: dict
     metrics: list[dict[str, float]]
+    warnings: list[dict]  # step, epoch and message, by step
     results: dict
 
     @property
@@ -100,7 +102,12 @@ def _read_run(folder: Path) -> Run:
     except ValueError as error:
         raise UserError(f"{path} cannot be used ({error}): run `sdclr evaluate {folder}` again") from error
     results["data"]["class_names"] = [plain(name) for name in results["data"]["class_names"]]
-    return Run(folder, config, _read_versions(folder / "versions.json"), _read_metrics(folder), results)
+    versions, metrics, warnings = (
+        _read_versions(folder / "versions.json"),
+        _read_metrics(folder),
+        _read_warnings(folder),
+    )
+    return Run(folder, config, versions, metrics, warnings, results)
 
 
 def _json(path: Path):
@@ -137,25 +144,41 @@ def _read_versions(path: Path) -> dict:
 
 
 def _read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines by step. A last line that breaks off is left out: the run may be writing it at this moment."""
-    path = folder / "metrics.jsonl"
+    def parsed(line: str) -> dict[str, float]:
+        row = {key: math.nan if value is None else float(value) for key, value in json.loads(line).items()}
+        row["step"]
+        return row
+
+    rows = {row["step"]: row for row in _lines(folder / "metrics.jsonl", parsed)}
+    return [rows[step] for step in sorted(rows)]
+
+
+def _read_warnings(folder: Path) -> list[dict]:
+    def parsed(line: str) -> dict:
+        row = json.loads(line)
+        return {"step": float(row["step"]), "epoch": float(row["epoch"]), "message": plain(row["message"])}
+
+    return sorted(_lines(folder / "warnings.jsonl", parsed), key=lambda row: row["step"])
+
+
+def _lines(path: Path, parsed: Callable[[str], dict]) -> list[dict]:
+    """The lines of a file, if there is one. A last line that breaks off is left out: the run may be writing it now."""
     if not path.exists():
         return []
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or leave it out") from error
-    rows = {}
+    rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = {key: math.nan if value is None else float(value) for key, value in json.loads(line).items()}
-            rows[row["step"]] = row
+            rows.append(parsed(line))
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError) as error:
             if number < len(lines):
                 raise UserError(
                     f"{path} has a damaged line {number}: delete that line, or run `sdclr pretrain` again"
                 ) from error
-    return [rows[step] for step in sorted(rows)]
+    return rows
 
 
 def _check_results(results) -> None:

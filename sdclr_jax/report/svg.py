@@ -9,6 +9,7 @@ import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -51,14 +52,15 @@ def dash(index: int):
 
 
 @contextmanager
-def drawing(height: float) -> Iterator[Axes]:
-    """Axes of the given height, in the report's style whatever the user's own settings are."""
+def drawing(height: float, rows: int = 1) -> Iterator[Any]:
+    """Axes in a picture of the given height, in the report's style whatever the user's own settings are; with several
+    `rows` an array of axes, one below the other over one x axis."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         FigureCanvasSVG(figure)
-        yield figure.add_subplot()
+        yield figure.subplots(rows, sharex=True)
 
 
 def swatch(index: int) -> str:

@@ -49,6 +49,9 @@ def notes(runs: list[Run]) -> list[str]:
         if warning := (data.get("provenance") or {}).get("warning"):
             found.append(f"{plain(data['name'])} was {plain(warning)}.")
     for run in runs:
+        for warning in run.warnings:
+            found.append(f"{run.name} gave a warning at epoch {warning['epoch']:.4g}: {warning['message']}.")
+    for run in runs:
         epoch, last = run.results["run"]["epoch"], run.config.get("epochs")
         if isinstance(last, int | float) and epoch < last:
             found.append(f"{run.name} was evaluated at epoch {epoch:g} of {last:g}.")

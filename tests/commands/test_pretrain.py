@@ -17,6 +17,7 @@ import pytest
 
 from sdclr_jax import build, trees, workdir
 from sdclr_jax.commands import flags, main
+from sdclr_jax.commands import pretrain as pretrain_command
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data.batches import Resident
 from sdclr_jax.errors import Diverged, UserError
@@ -101,14 +102,14 @@ def test_what_a_run_leaves_behind(finished):
 def finished_between_refreshes(tmp_path_factory, data_dir):
     """An uninterrupted run whose checkpoints (steps 5, 10) do not fall on refreshes of the mask (steps 0, 4, 8, 12)."""
     directory = tmp_path_factory.mktemp("runs") / "whole"
-    return directory, run(config("sdclr", "--config.prune.every=4"), directory, data_dir)
+    return directory, run(config("sdclr", "--config.prune.every=4", "--config.collapse_every=3"), directory, data_dir)
 
 
 @pytest.mark.parametrize("stopped_after", [4, 7, 12])
 def test_a_crashed_run_goes_on_exactly(finished_between_refreshes, data_dir, tmp_path, monkeypatch, stopped_after):
     """Parameters, statistics, mask, optimizer and metrics equal those of an uninterrupted run, to the bit."""
     whole, expected = finished_between_refreshes
-    between = config("sdclr", "--config.prune.every=4")
+    between = config("sdclr", "--config.prune.every=4", "--config.collapse_every=3")
     whole_batches = Resident.from_step
 
     def crash(self, step):
@@ -129,6 +130,61 @@ def test_a_finished_run_stays_as_it_is(finished, data_dir):
     before = (directory / "metrics.jsonl").read_text()
     assert_same_bits(run(config(), directory, data_dir), expected)
     assert (directory / "metrics.jsonl").read_text() == before
+
+
+def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
+    finished, data_dir, tmp_path, monkeypatch, capsys
+):
+    """Every three steps and at the end, compiled once; the run is that without measures, to the bit."""
+    traced = []
+    measure = pretrain_command.collapse.measure
+    monkeypatch.setattr(pretrain_command.collapse, "measure", lambda *given: traced.append(1) or measure(*given))
+    state = run(config("sdclr", "--config.collapse_every=3"), tmp_path / "often", data_dir)
+    assert len(traced) == 1
+    assert_same_bits(state, run(config("sdclr", "--config.collapse_every=0"), tmp_path / "never", data_dir))
+    assert len(traced) == 1
+    assert_same_bits(state, finished[1])
+    measures = {
+        "alignment",
+        *(f"{m}/{b}" for m in ("feature_std", "feature_rank", "projection_rank", "uniformity") for b in state.stats),
+    }
+    often, never = lines(tmp_path / "often"), lines(tmp_path / "never")
+    assert [line["step"] for line in often if measures <= line.keys()] == [3, 6, 9, 12, 15]
+    assert not any(measures & line.keys() for line in never)
+    plain = {line["step"]: line for line in never}
+    for line in often:
+        if line["step"] in plain and line["step"] - 1 not in (3, 9):  # else a mean over fewer steps
+            assert {k: v for k, v in line.items() if k not in measures} == plain[line["step"]]
+    assert [line["step"] for line in lines(finished[0]) if measures <= line.keys()] == [15]  # every 100, and at the end
+    assert 1 < often[-1]["projection_rank/sparse"] <= 4
+    assert not (tmp_path / "often" / "warnings.jsonl").exists()
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretrain_command.collapse, "POINT", 2.0)  # so that every run has collapsed
+    whole_batches = Resident.from_step
+
+    def crash(self, step):
+        yield from itertools.islice(whole_batches(self, step), 7)
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(Resident, "from_step", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(config(), tmp_path / "run", data_dir)
+    assert capsys.readouterr().err.count("warning at step 2: the projections of the dense and sparse branches") == 1
+    (warning,) = [json.loads(line) for line in (tmp_path / "run" / "warnings.jsonl").read_text().splitlines()]
+    assert (warning["step"], warning["epoch"], warning["cause"]) == (2, 0.4, "one point")
+    assert "optimizer.learning_rate" in warning["message"]
+    monkeypatch.setattr(Resident, "from_step", whole_batches)
+    before = (tmp_path / "run" / "warnings.jsonl").read_text()
+    run(config(), tmp_path / "run", data_dir)  # from step 5
+    assert (tmp_path / "run" / "warnings.jsonl").read_text() == before
+    assert "warning" not in capsys.readouterr().err
+    # What was said of steps that are gone is forgotten.
+    log = workdir.Metrics(tmp_path / "run", step=0)
+    assert log.warn({"step": 2, "epoch": 0.4}, "one point", "again")
+    log.close()
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path):
@@ -248,6 +304,7 @@ BAD = {
     "crop": (["--config.views.crop_scale=(2.0, 3.0)"], "views.crop_scale"),
     "channels": (["--config.views.mean=(0.1, 0.2)"], "views.mean"),
     "views": (["--config.views.name=simclr"], "views.name 'simclr'"),
+    "collapse": (["--config.collapse_every=-1"], "collapse_every is -1: it must be at least 0"),
     "seed": (["--config.seed=5000000000"], "seed is 5000000000"),
     "not finite": (["--config.optimizer.momentum=nan"], "optimizer.momentum is nan: it must be finite"),
     "infinite": (["--config.optimizer.learning_rate=inf"], "optimizer.learning_rate is inf: it must be finite"),

@@ -20,8 +20,10 @@ RATIO = (3 / 4, 4 / 3)
 TWO = RandomCrops(count=2, size=16, scale=(0.2, 1.0), ratio=RATIO, seed=5)
 
 
-def pixels(views) -> np.ndarray:
-    return np.stack([np.asarray(view) for view in views])
+def one(data: bytes, crop, step: int = 0, place: int = 0) -> np.ndarray:
+    """The crops of one size."""
+    (views,) = cut(data, (crop,), step, place)
+    return views
 
 
 # Where.
@@ -88,7 +90,7 @@ def test_a_crop_is_torchvisions_resized_crop(orientation):
     for place in range(8):
         boxes = TWO.boxes(upright.height, upright.width, 2, place).astype(int)
         expected = [upright.crop((x, y, x + w, y + h)).resize((16, 16), BICUBIC) for y, x, h, w in boxes]
-        np.testing.assert_array_equal(pixels(cut(data, TWO, 2, place)), pixels(expected))
+        np.testing.assert_array_equal(one(data, TWO, 2, place), [np.asarray(view) for view in expected])
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 60), (50, 90), (40, 40), (33, 201)])
@@ -99,9 +101,21 @@ def test_what_is_evaluated_is_torchvisions_resize_and_centre_crop(width, height,
     resized = image.resize((resize * width // shorter, resize * height // shorter), BICUBIC)
     left, top = round((resized.width - size) / 2), round((resized.height - size) / 2)
     expected = np.asarray(resized.crop((left, top, left + size, top + size)), int)
-    (view,) = pixels(cut(encoded(image, "PNG"), CentreCrop(size, resize), 0, 0)).astype(int)
+    (view,) = one(encoded(image, "PNG"), CentreCrop(size, resize)).astype(int)
     # Pillow keeps 22 bits of its weights, and these are worked out for another corner.
     np.testing.assert_allclose(view, expected, atol=1)
+
+
+def test_crops_of_two_sizes_are_of_one_image_and_have_boxes_of_their_own():
+    small = RandomCrops(count=3, size=6, scale=(0.05, 0.14), ratio=RATIO, seed=5, first=2)
+    data = encoded(photo(40, 30), "PNG")
+    large, little = cut(data, (TWO, small), 1, 2)
+    assert little.shape == (3, 6, 6, 3)
+    np.testing.assert_array_equal(large, one(data, TWO, 1, 2))
+    np.testing.assert_array_equal(little, one(data, small, 1, 2))
+    boxes = small.boxes(30, 40, 1, 2)
+    expected = [random_boxes(uniform(5, 1, 2, crop)[None], 30, 40, small.scale, RATIO)[0] for crop in (2, 3, 4)]
+    np.testing.assert_array_equal(boxes, expected)
 
 
 def decoded_sizes(monkeypatch) -> list[tuple[int, int]]:
@@ -124,10 +138,10 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(monkeypatch, orientati
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     whole = encoded(large, "PNG", exif=exif)  # which is always decoded at its size
-    full = [pixels(cut(whole, crop, 0, place)).astype(int) for place in range(6)]
+    full = [one(whole, crop, 0, place).astype(int) for place in range(6)]
     sizes = decoded_sizes(monkeypatch)
     for place in range(6):
-        difference = np.abs(pixels(cut(data, crop, 0, place)) - full[place])
+        difference = np.abs(one(data, crop, 0, place) - full[place])
         assert difference.mean() < 0.5  # 1.6 where what reaches beyond the image is not accounted for
         assert difference.max() < 6
     assert set(sizes) == {(101, 76)}
@@ -137,12 +151,14 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same(monkeypatch, orientati
 def test_no_jpeg_is_decoded_smaller_than_its_views(monkeypatch, size, expected):
     sizes = decoded_sizes(monkeypatch)
     whole = RandomCrops(count=1, size=size, scale=(1.0, 1.0), ratio=(1.0, 1.0), seed=0)
-    (view,) = cut(jpeg(photo(400, 400)), whole, 0, 0)
-    assert view.size == (size, size)
+    assert one(jpeg(photo(400, 400)), whole).shape == (1, size, size, 3)
     assert sizes == [(expected, expected)]
     sizes.clear()
-    cut(jpeg(photo(400, 200)), CentreCrop(size=50, resize=50), 0, 0)
+    one(jpeg(photo(400, 200)), CentreCrop(size=50, resize=50))
     assert sizes == [(100, 50)]
+    sizes.clear()
+    cut(jpeg(photo(400, 400)), (whole._replace(size=10), whole), 0, 0)
+    assert sizes == [(expected, expected)], "the largest view decides"
 
 
 def test_host_and_device_make_the_same_views():
@@ -150,7 +166,7 @@ def test_host_and_device_make_the_same_views():
     images = [photo(24, 24, seed) for seed in range(8)]
     resident = jax.jit(lambda boxes: augment.resized_crop(np.stack([np.asarray(i) for i in images]), boxes, 16))
     boxes = np.stack([TWO.boxes(24, 24, 0, place)[0] for place in range(8)])
-    host = np.stack([pixels(cut(encoded(image, "PNG"), TWO, 0, place))[0] for place, image in enumerate(images)])
+    host = np.stack([one(encoded(image, "PNG"), TWO, 0, place)[0] for place, image in enumerate(images)])
     np.testing.assert_allclose(host, resident(boxes.astype(np.int32)) * 255, atol=1.5)
 
     fields = {"size": 24, "crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "blur_probability": 0.5}
@@ -173,7 +189,7 @@ def files(tmp_path):
 
 def filled(files, row):
     out = np.zeros((2, 16, 16, 3), np.uint8)
-    return out, fill(out, files, row, TWO, 1, 2)
+    return out, fill([out], files, row, [TWO], 1, 2)
 
 
 def test_what_cannot_be_read_is_replaced_by_the_next_that_can(files):

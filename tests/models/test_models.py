@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdclr_jax import branches, pruning, trees
-from sdclr_jax.models import RESNETS, Network, Projector
+from sdclr_jax.models import RESNETS, Head, Network
 
 
 def shapes_of(network, view):
@@ -44,7 +44,7 @@ def test_resolution(stem, side, last):
 
 
 def test_features_and_projection_shapes():
-    network = Network(RESNETS["resnet50"](width=8), Projector(3, 16, 6))
+    network = Network(RESNETS["resnet50"](width=8), Head(3, 16, 6))
     variables = shapes_of(network, (1, 32, 32, 3))
     outputs, _ = jax.eval_shape(
         lambda v: network.apply(v, jnp.zeros((5, 32, 32, 3)), train=True, mutable=["batch_stats"]), variables
@@ -55,7 +55,7 @@ def test_features_and_projection_shapes():
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_projector_has_a_bias_first_and_a_norm_after_each(layers):
-    params = shapes_of(Projector(layers, 16, 6), (5, 8))["params"]
+    params = shapes_of(Head(layers, 16, 6), (5, 8))["params"]
     assert "bias" in params["linear1"]
     assert [k for k in params if k.startswith("linear") and "bias" in params[k]] == ["linear1"]
     assert sum(k.startswith("norm") for k in params) == layers
@@ -64,7 +64,7 @@ def test_projector_has_a_bias_first_and_a_norm_after_each(layers):
 
 @pytest.fixture(scope="module")
 def initial():
-    network = Network(RESNETS["resnet18"](), Projector(3, 512, 128))
+    network = Network(RESNETS["resnet18"](), Head(3, 512, 128))
     return jax.jit(lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True))()["params"]
 
 
@@ -105,7 +105,7 @@ def test_norms_are_told_by_name(initial):
 
 
 def test_bfloat16_computes_in_half_and_keeps_float32_weights():
-    network = Network(RESNETS["resnet8"](width=4, dtype=jnp.bfloat16), Projector(2, 8, 4, dtype=jnp.bfloat16))
+    network = Network(RESNETS["resnet8"](width=4, dtype=jnp.bfloat16), Head(2, 8, 4, dtype=jnp.bfloat16))
     with jax.numpy_dtype_promotion("standard"):
         variables = shapes_of(network, (1, 8, 8, 1))
         outputs, _ = jax.eval_shape(

@@ -29,7 +29,19 @@ def protocol(per_class, groups=tuple(CLASS_GROUPS)):
 def make_run(tmp_path):
     """make_run(name, method, seed, ...) -> folder. `config` holds dotted fields, `edit` changes results.json."""
 
-    def make(name, method="simclr", seed=0, split=0, accuracy=0.8, config=None, edit=None, steps=6, layers=("stem",)):
+    def make(
+        name,
+        method="simclr",
+        seed=0,
+        split=0,
+        accuracy=0.8,
+        config=None,
+        edit=None,
+        steps=6,
+        layers=("stem",),
+        measured=False,
+        warnings=(),
+    ):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         settings = {
@@ -72,10 +84,22 @@ def make_run(tmp_path):
             line = {"step": step, "epoch": step / 3, "loss": 5.0 / step, "images_per_second": 100.0}
             if "sdclr" in method:
                 line |= {"density/all": 0.1} | {f"density/encoder/{layer}": 0.5 / step for layer in layers}
+            if measured:
+                branches = ("dense", "sparse") if "sdclr" in method else ("dense",)
+                line |= {"alignment": 0.5 / step}
+                for measure, last in (
+                    ("projection_std", 0.1),
+                    ("projection_rank", 9),
+                    ("feature_rank", 9),
+                    ("uniformity", -3),
+                ):
+                    line |= {f"{measure}/{branch}": last / (1 + step) for branch in branches}
             lines.append(json.dumps(line) + "\n")
         (folder / "config.json").write_text(json.dumps(settings))
         (folder / "versions.json").write_text(json.dumps({"sdclr_jax": "0.1.0", "commit": "abc", "jax": "0.10.2"}))
         (folder / "metrics.jsonl").write_text("".join(lines))
+        if warnings:
+            (folder / "warnings.jsonl").write_text("".join(json.dumps(warning) + "\n" for warning in warnings))
         (folder / "results.json").write_text(json.dumps(results))
         return folder
 

@@ -197,10 +197,35 @@ def test_different_data_get_pictures_of_their_own(make_run):
     assert "Before you compare" in html
 
 
+def test_signs_of_collapse_have_a_picture_with_a_line_for_every_branch(make_run):
+    folders = [make_run("a", measured=True), make_run("b", "sdclr", measured=True), make_run("c", "old")]
+    html = page.render(runs.read(folders))
+    picture = pictures(html)[-1]
+    drawn = ["".join(text.itertext()) for text in picture.iter(f"{{{svg.SVG}}}text")]
+    assert [text for text in drawn if text[0].isalpha()] == [
+        "std", "rank", "feature rank", "uniformity", "epoch", "alignment",
+    ]  # fmt: skip
+    lines = [path.get("style", "") for path in picture.iter(f"{{{svg.SVG}}}path") if path.get("d").count("L") == 5]
+    assert sum("var(--g0)" in style for style in lines) == 5  # simclr: the dense branch, and the alignment
+    assert sum("var(--g1)" in style for style in lines) == 0  # never measured
+    assert sum("var(--g2)" in style for style in lines) == 9  # sdclr: two branches
+    assert "old" not in picture.get("aria-label")
+    assert "RankMe" not in page.render(runs.read([folders[2]]))
+
+
+def test_warnings_of_a_run_stand_before_its_scores(make_run):
+    said = [{"step": 2, "epoch": 0.4, "cause": "one point", "message": EVIL}]
+    found = runs.read([make_run("a", warnings=said), make_run("b", seed=1)])
+    assert [run.warnings for run in found] == [[{"step": 2, "epoch": 0.4, "message": EVIL}], []]
+    parsed = Parsed(page.render(found))
+    assert f"runs/a gave a warning at epoch 0.4: {EVIL}." in "".join(parsed.text)
+    assert "script" not in {tag for tag, _ in parsed.tags}
+
+
 def test_six_long_runs_stay_small(make_run):
     layers = [f"stage{stage}_block{block}/conv{conv}" for stage in range(4) for block in range(2) for conv in (1, 2)]
     folders = [
-        make_run(f"{m}-{s}", m, s, accuracy=0.5 + 0.05 * s, steps=2000, layers=layers)
+        make_run(f"{m}-{s}", m, s, accuracy=0.5 + 0.05 * s, steps=2000, layers=layers, measured=True)
         for m in ("simclr", "sdclr")
         for s in range(3)
     ]

@@ -37,6 +37,18 @@ def test_metrics_in_the_middle_must_be_whole(make_run):
         runs.read([folder])
 
 
+def test_warnings_must_be_whole_but_for_a_last_line_that_is_being_written(make_run):
+    folder = make_run(
+        "a", warnings=[{"step": 7, "epoch": 1, "message": "two"}, {"step": 2, "epoch": 0, "message": "one"}]
+    )
+    with open(folder / "warnings.jsonl", "a") as file:
+        file.write('{"step": 9')
+    assert [warning["message"] for warning in runs.read([folder])[0].warnings] == ["one", "two"]
+    (folder / "warnings.jsonl").write_text('{"step": 1, "epoch": 1}\n{}\n')
+    with pytest.raises(UserError, match=r"warnings\.jsonl has a damaged line 1: delete"):
+        runs.read([folder])
+
+
 def test_repeated_steps_count_once_and_null_is_no_number(make_run):
     folder = make_run("a")
     (folder / "metrics.jsonl").write_text('{"step": 2, "loss": 9}\n{"step": 1, "loss": null}\n{"step": 2, "loss": 3}\n')

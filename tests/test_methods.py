@@ -1,0 +1,183 @@
+"""The contract of every row of configs/methods.py, plain and damaged, and what only some of them have."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import methods
+from sdclr_jax import branches, parallel, trees
+from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax.objectives.vectors import unit
+from tests import tiny
+
+STEPS = 4  # past the epoch in which prototypes are frozen and before which SwAV's queue is empty
+every = pytest.mark.parametrize("name", methods.METHODS)
+damaged = pytest.mark.parametrize("name", [name for name, (_, damaged) in methods.METHODS.items() if damaged])
+averaged = pytest.mark.parametrize("name", ["moco", "sd_moco", "byol", "sd_byol"])
+
+
+@cache
+def step(name):
+    """The step with the refresh of the mask before it, jitted once for all tests of a method."""
+    method = tiny.row(name)
+    return jax.jit(lambda state, images: method.step(method.refresh(state) if method.damaged else state, images))
+
+
+@cache
+def run(name):
+    """The states before the first step and after each, and the losses."""
+    states, losses = [jax.jit(tiny.row(name).init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))], []
+    for _ in range(STEPS):
+        state, scalars = step(name)(states[-1], tiny.images())
+        states.append(state)
+        losses.append(float(scalars["loss"]))
+    return states, losses
+
+
+def weights(state, module):
+    return trees.named(state.params["weights"][module])
+
+
+@every
+def test_it_trains_without_compiling_again(name):
+    states, losses = run(name)
+    assert np.isfinite(losses).all()
+    assert len(set(losses)) == STEPS
+    for before, after in zip(states[:-1], states[1:], strict=True):
+        for leaf, x in weights(before, "encoder").items():
+            assert (x != weights(after, "encoder")[leaf]).any(), leaf
+    assert step(name)._cache_size() == 1
+
+
+@every
+def test_it_resumes_to_the_bit(name, tmp_path):
+    states, _ = run(name)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, states[2])
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), states[2])
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        state = checkpoints.restore(like=like)
+    for _ in range(2, STEPS):
+        state, _ = step(name)(state, tiny.images())
+    expected = trees.named(states[STEPS].replace(key=None))
+    found = trees.named(state.replace(key=None))
+    assert found.keys() == expected.keys()
+    for leaf, x in expected.items():
+        np.testing.assert_array_equal(found[leaf], x, err_msg=leaf)
+
+
+@every
+def test_one_and_eight_devices_agree(name):
+    """In float64, so that what differs would be another computation and not another rounding."""
+    start = jax.device_get(run(name)[0][2].replace(key=None))
+    results = []
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        method = tiny.row(name, dtype="float64")
+        views = tuple(np.random.default_rng(1).standard_normal((2, 16, 8, 8, 1)))
+        doubled = jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, start)
+        for devices in (jax.devices()[:1], jax.devices()):
+            shardings = parallel.shardings(devices)
+            state = jax.device_put(doubled.replace(key=jax.random.key(0)), shardings.replicated)
+            state, scalars = jax.jit(method.update)(state, jax.device_put(views, shardings.batch))
+            results.append((scalars, jax.device_get(state.replace(key=None))))
+    (one_scalars, one), (eight_scalars, eight) = results
+    assert float(one_scalars["loss"]) == pytest.approx(float(eight_scalars["loss"]), rel=1e-9)
+    for leaf, x in trees.named(one).items():
+        np.testing.assert_allclose(x, trees.named(eight)[leaf], rtol=1e-6, atol=1e-8, err_msg=leaf)
+
+
+@damaged
+def test_the_sparse_norms_receive_gradient(name):
+    """Biases start at 0, so decay alone does not move them."""
+    states, _ = run(name)
+    biases = {k: v for k, v in trees.named(states[1].params["norms"]["sparse"]).items() if k.endswith("bias")}
+    assert len(biases) > 3
+    assert all((np.asarray(x) != 0).any() for x in biases.values())
+    mask = trees.named(states[1].mask)
+    assert all(0 < float(x.mean()) for x in mask.values())
+    assert any(float(x.mean()) < 1 for x in mask.values())
+
+
+@pytest.mark.parametrize("name", methods.ROWS)
+def test_damage_is_a_matter_of_pairs_alone(name):
+    damaged = methods.DAMAGED_NAMES.get(name, f"sd_{name}")
+    plain, sparse = tiny.row(name), tiny.row(damaged)
+    assert plain.network == sparse.network
+    assert not plain.damaged
+    assert sparse.damaged
+    a, b = run(name)[0][0], run(damaged)[0][0]
+    jax.tree.map(np.testing.assert_array_equal, a.params["weights"], b.params["weights"])
+
+
+@averaged
+def test_the_target_is_the_average_that_the_schedule_says(name):
+    states, _ = run(name)
+    schedule = {
+        "moco": lambda k: 0.999,
+        "byol": lambda k: 1 - (1 - 0.996) * (np.cos(np.pi * k / (10 * tiny.STEPS_PER_EPOCH)) + 1) / 2,
+    }[name.removeprefix("sd_")]
+    expected = {k: np.asarray(x, np.float64) for k, x in trees.named(states[0].target).items()}
+    assert {k.split("/")[0] for k in expected} == {"encoder", "projector"}
+    for k in range(STEPS):
+        online = trees.named(branches.dense(states[k + 1].params))
+        expected = {leaf: schedule(k) * x + (1 - schedule(k)) * online[leaf] for leaf, x in expected.items()}
+        for leaf, x in trees.named(states[k + 1].target).items():
+            np.testing.assert_allclose(x, expected[leaf], rtol=1e-6, atol=1e-6, err_msg=leaf)
+    assert any((x != expected[leaf]).any() for leaf, x in trees.named(states[0].target).items())
+
+
+@averaged
+def test_the_target_has_statistics_of_its_own(name):
+    states, _ = run(name)
+    target, dense = (trees.named(states[STEPS].stats[k]) for k in ("target", "dense"))
+    assert not any("predictor" in k for k in target)
+    assert all((np.asarray(x) != np.asarray(dense[k])).any() for k, x in target.items())
+
+
+@pytest.mark.parametrize("name", ["moco", "sd_moco"])
+def test_the_queue_holds_the_last_keys_in_order(name):
+    """A batch of 16 in a queue of 20: four of the batch before are left. Each side has its own queue."""
+    states, _ = run(name)
+    sides = sorted({b for _, b in tiny.row(name).pairs})
+    assert set(states[0].memory) == {f"target{view}" for _, view in sides}
+    outputs = jax.jit(tiny.row(name).diagnose)(states[1], tiny.images())
+    for branch, view in sides:
+        before, after = (np.asarray(s.memory[f"{branch}{view}"]) for s in states[1:3])
+        np.testing.assert_array_equal(after[:4], before[16:])
+        np.testing.assert_allclose(after[4:], unit(outputs[branch, view].projection), atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(states[0].memory[f"{branch}{view}"], axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["swav", "sd_swav"])
+def test_prototypes_stay_for_an_epoch_and_then_move_at_unit_length(name):
+    states, _ = run(name)
+    kernels = [np.asarray(weights(state, "prototypes")["kernel"]) for state in states]
+    for kernel in kernels:
+        np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(kernels[tiny.STEPS_PER_EPOCH], kernels[0], atol=1e-6)
+    assert np.abs(kernels[tiny.STEPS_PER_EPOCH + 1] - kernels[0]).max() > 1e-3
+
+
+def test_the_queue_of_swav_fills_from_its_epoch_on():
+    states, _ = run("swav")
+    filled = [int(np.asarray(s.memory["dense0"]["queue"]).any(axis=1).sum()) for s in states]
+    assert filled == [0, 0, 0, 16, 16]
+
+
+def test_what_is_compared_can_be_looked_at_without_a_step():
+    states, _ = run("sd_moco")
+    outputs = jax.jit(tiny.row("sd_moco").diagnose)(states[1], tiny.images())
+    assert outputs.keys() == {("dense", 0), ("sparse", 1), ("target", 0), ("target", 1)}
+    assert {out.projection.shape for out in outputs.values()} == {(16, 4)}
+
+
+@every
+def test_the_state_can_be_donated(name):
+    """No two leaves of the first state are one buffer."""
+    state = run(name)[0][0]
+    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.replace(key=None)) if x.size]
+    assert len(pointers) == len(set(pointers))
