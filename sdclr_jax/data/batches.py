@@ -185,7 +185,10 @@ def on_demand(
 
 def processes(workers: int) -> int:
     """The number of worker processes that `data.workers` asks for."""
-    return (os.cpu_count() or 1) if workers < 0 else workers
+    if workers >= 0:
+        return workers
+    # A scheduler such as Slurm gives a process some of a machine's cores.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse(unreadable: list[Unreadable]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from sdclr_jax import parallel
 from sdclr_jax.data import workers
-from sdclr_jax.data.batches import Resident, Streamed, in_order, on_demand, rows
+from sdclr_jax.data.batches import Resident, Streamed, in_order, on_demand, processes, rows
 from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
@@ -190,3 +190,8 @@ def test_bad_batch_sizes_of_streams(files):
         streamed(files, batch_size=24)
     with pytest.raises(UserError, match="8 devices cannot share"):
         streamed(files, batch_size=12)
+
+
+def test_workers_by_default_are_one_a_core():
+    assert processes(-1) == len(os.sched_getaffinity(0))
+    assert [processes(n) for n in (0, 1, 5)] == [0, 1, 5]

@@ -145,6 +145,21 @@ def test_a_killed_worker_is_one_sentence_and_nothing_is_left(files):
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+@linux
+def test_workers_leave_ctrl_c_and_sigterm_to_their_process(files):
+    """Which saves first, and needs batches up to there."""
+    before = processes()
+    endless = (Task(step, np.arange(5), np.arange(5)) for step in range(10**9))
+    with Croppers(files, [CROPS], largest=5, workers=2, ahead=1) as croppers:
+        made = croppers.crops(endless)
+        next(made)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            for worker in processes() - before:
+                os.kill(worker, number)
+            for _ in range(5):
+                next(made)
+
+
 def test_a_worker_starts_without_jax():
     program = "import sys, sdclr_jax.data.workers; print({'jax', 'tensorflow_datasets'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
