@@ -369,6 +369,12 @@ def try_step(config: ConfigDict, state: State, image_shape: tuple[int, ...]) -> 
     Raises:
         UserError: the fields of the views, the model or the objective do not fit each other or the images.
     """
+    queue = config.objective.get("queue", 0)
+    if queue >= image_shape[0]:
+        raise UserError(
+            f"objective.queue is {queue}, and there are {image_shape[0]} images: make it smaller, or images meet their "
+            "own earlier embeddings in it"
+        )
     batch = jax.ShapeDtypeStruct((config.batch_size, *image_shape[1:]), jnp.uint8)
     try:
         jax.eval_shape(method(config, steps_per_epoch=1).step, state, batch)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import methods
-from sdclr_jax import branches, parallel, trees
+from configs import base, digits_lt, methods
+from sdclr_jax import branches, build, parallel, trees
 from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax.errors import UserError
 from sdclr_jax.objectives.vectors import unit
 from tests import tiny
 
@@ -91,7 +92,7 @@ def test_the_sparse_norms_receive_gradient(name):
     assert len(biases) > 3
     assert all((np.asarray(x) != 0).any() for x in biases.values())
     mask = trees.named(states[1].mask)
-    assert all(0 < float(x.mean()) for x in mask.values())
+    assert all(float(x.mean()) > 0 for x in mask.values())
     assert any(float(x.mean()) < 1 for x in mask.values())
 
 
@@ -174,3 +175,58 @@ def test_the_state_can_be_donated(name):
     state = run(name)[0][0]
     pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.replace(key=None)) if x.size]
     assert len(pointers) == len(set(pointers))
+
+
+def test_multi_crop_is_data_too():
+    """Two views of 8 and two of 4 pixels: the small ones only predict. A size is encoded at once."""
+    config = base.get_config()
+    recipe = tiny.RECIPE | {"swav": tiny.RECIPE["swav"] | {"number_of_views": 4}}
+    methods.choose(config, "sd_swav", recipe)
+    config.views.update({"size": 8, "small_size": 4})
+    method = build.method(config, tiny.STEPS_PER_EPOCH)
+    method.network = tiny.row("swav").network
+    images = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3), np.uint8)
+    views = jax.eval_shape(method.make_views, jax.random.key(0), images)
+    assert [v.shape for v in views] == [(16, 8, 8, 3)] * 2 + [(16, 4, 4, 3)] * 2
+    views = tuple(np.random.default_rng(i).standard_normal(v.shape).astype(np.float32) for i, v in enumerate(views))
+
+    def all_of(seed):
+        state = method.init(seed, views[0][:1])
+        return method.encode(state.params, state, views)[0], method.update(state, views)[1]["loss"], state
+
+    outputs, loss, state = jax.jit(all_of)(np.uint32(0))
+    assert outputs.keys() == {("dense", 0), ("dense", 2), ("sparse", 1), ("sparse", 3)}
+    assert len(method.pairs) == 2 * 3
+    assert {b for _, b in method.pairs} == {("dense", 0), ("sparse", 1)}
+    loss_of = method.objective.loss
+    expected = [float(loss_of(state.memory["dense0"], outputs[a], outputs[b], None)) for a, b in method.pairs]
+    assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_w_mse_of_four_views_compares_all_six_pairs():
+    pairs = methods.each_other(4, damaged=True)
+    assert len(pairs) == 6
+    assert {side for pair in pairs for side in pair} == {("dense", 0), ("sparse", 1), ("dense", 2), ("sparse", 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "said"),
+    [
+        ("w_mse", "objective.slice_size", 5, "objective.slice_size is 5: it must divide the batch, 16"),
+        ("w_mse", "projector.out", 16, "has no inverse: make the batch larger than 16"),
+        ("moco", "objective.queue", 100, "objective.queue is 100, and there are 100 images: make it smaller"),
+        ("byol", "predictor.layers", 0, "no predictor: set predictor.layers"),
+        ("swav", "prototypes.count", 0, "network has none: set prototypes.count"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_first_step(name, field, value, said):
+    config = digits_lt.get_config(name)
+    config.batch_size = 16
+    if name == "w_mse":
+        config.objective.slice_size = 16
+    parent, last = field.split(".")
+    config[parent][last] = value
+    build.check(config)
+    state = build.abstract_state(config, (100, 8, 8, 1), parallel.shardings())
+    with pytest.raises(UserError, match=said):
+        build.try_step(config, state, (100, 8, 8, 1))
