@@ -14,7 +14,8 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.objectives.vectors import unit
 from tests import tiny
 
-STEPS = 4  # past the epoch in which prototypes are frozen and before which SwAV's queue is empty
+STEPS = 4  # past the epoch in which prototypes are frozen and before which SwAV's queue is not read
+ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 every = pytest.mark.parametrize("name", methods.METHODS)
 damaged = pytest.mark.parametrize("name", [name for name, (_, damaged) in methods.METHODS.items() if damaged])
 averaged = pytest.mark.parametrize("name", ["moco", "sd_moco", "byol", "sd_byol"])
@@ -30,11 +31,13 @@ def step(name):
 @cache
 def run(name):
     """The states before the first step and after each, and the losses."""
-    states, losses = [jax.jit(tiny.row(name).init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))], []
+    first = jax.jit(tiny.row(name).init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))
+    states, losses = [jax.device_put(first, ONE)], []
     for _ in range(STEPS):
         state, scalars = step(name)(states[-1], tiny.images())
         states.append(state)
         losses.append(float(scalars["loss"]))
+    assert step(name)._cache_size() == 1  # nothing that changes in a run compiles the step again
     return states, losses
 
 
@@ -43,14 +46,13 @@ def weights(state, module):
 
 
 @every
-def test_it_trains_without_compiling_again(name):
+def test_every_weight_of_the_encoder_moves(name):
     states, losses = run(name)
     assert np.isfinite(losses).all()
     assert len(set(losses)) == STEPS
     for before, after in zip(states[:-1], states[1:], strict=True):
         for leaf, x in weights(before, "encoder").items():
             assert (x != weights(after, "encoder")[leaf]).any(), leaf
-    assert step(name)._cache_size() == 1, "the tests before this one must not add to it"
 
 
 @every
@@ -58,8 +60,7 @@ def test_it_resumes_to_the_bit(name, tmp_path):
     states, _ = run(name)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, states[2])
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), states[2])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=ONE), states[2])
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         state = checkpoints.restore(like=like)
     for _ in range(2, STEPS):
@@ -89,7 +90,7 @@ def test_the_sparse_norms_receive_gradient(name):
     """Biases start at 0, so decay alone does not move them."""
     states, _ = run(name)
     biases = {k: v for k, v in trees.named(states[1].params["norms"]["sparse"]).items() if k.endswith("bias")}
-    assert len(biases) > 3
+    assert biases
     assert all((np.asarray(x) != 0).any() for x in biases.values())
     mask = trees.named(states[1].mask)
     assert all(float(x.mean()) > 0 for x in mask.values())
@@ -154,12 +155,6 @@ def test_prototypes_stay_for_an_epoch_and_then_move_at_unit_length(name):
         np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), 1, rtol=1e-5)
     np.testing.assert_allclose(kernels[tiny.STEPS_PER_EPOCH], kernels[0], atol=1e-6)
     assert np.abs(kernels[tiny.STEPS_PER_EPOCH + 1] - kernels[0]).max() > 1e-3
-
-
-def test_the_queue_of_swav_fills_from_its_epoch_on():
-    states, _ = run("swav")
-    filled = [int(np.asarray(s.memory["dense0"]["queue"]).any(axis=1).sum()) for s in states]
-    assert filled == [0, 0, 0, 16, 16]
 
 
 def test_what_is_compared_can_be_looked_at_without_a_step():
