@@ -485,6 +485,12 @@ def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> 
     Raises:
         UserError: the fields of the views, the model or the objective do not fit each other or the images.
     """
+    queue = config.objective.get("queue", 0)
+    if queue >= len(images):
+        raise UserError(
+            f"objective.queue is {queue}, and there are {len(images)} images: make it smaller, or images meet their "
+            "own earlier embeddings in it"
+        )
     shape = image_shape(config, images)[1:]
     batch = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
     if isinstance(images, Encoded):
