@@ -8,7 +8,6 @@ from ml_collections import ConfigDict
 
 from configs import base, methods
 
-
 _HEAD = {"hidden": 128, "out": 64}
 _SGD = {"learning_rate": 0.1, "weight_decay": 5e-4}
 RECIPE = {

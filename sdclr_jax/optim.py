@@ -111,7 +111,9 @@ def _optimizer(
     else:
         chain.append(optax.scale_by_learning_rate(schedule))
     if frozen_prototype_steps is not None:
-        chain.insert(1, _on_prototypes(optax.scale_by_schedule(lambda step: jnp.float32(step >= frozen_prototype_steps))))
+        chain.insert(
+            1, _on_prototypes(optax.scale_by_schedule(lambda step: jnp.float32(step >= frozen_prototype_steps)))
+        )
         chain.append(_on_prototypes(optax.stateless(_keep_unit_length)))
     return Optimizer(optax.chain(*chain), schedule)
 

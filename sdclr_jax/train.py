@@ -119,9 +119,7 @@ class Method:
 
         def loss_of(params: Tree) -> tuple[jax.Array, tuple[dict[Side, Outputs], Tree]]:
             outputs, stats = self.encode(params, state, views)
-            losses = [
-                self.objective.loss(state.memory[_name(b)], outputs[a], outputs[b], key) for a, b in self.pairs
-            ]
+            losses = [self.objective.loss(state.memory[_name(b)], outputs[a], outputs[b], key) for a, b in self.pairs]
             return sum(losses) / len(losses), (outputs, stats)
 
         (loss, (outputs, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)

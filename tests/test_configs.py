@@ -7,15 +7,36 @@ import json
 import pathlib
 
 import pytest
+from ml_collections import ConfigDict
 
-from configs import base, cifar10_lt, cifar100_lt, digits_lt, methods
+from configs import (
+    base,
+    celeba,
+    cifar10_lt,
+    cifar100_lt,
+    digits_lt,
+    folder,
+    imagenet100_lt,
+    imagenet_lt,
+    inaturalist2018,
+    methods,
+    places_lt,
+)
 from sdclr_jax import build
+from sdclr_jax.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CONFIGS = {
     "base": base.get_config,
     "cifar10_lt_sdclr": cifar10_lt.get_config,
     "cifar100_lt_sdclr": cifar100_lt.get_config,
+    "imagenet100_lt_sdclr": imagenet100_lt.get_config,
+    "imagenet100_lt_simclr": lambda: imagenet100_lt.get_config("simclr"),
+    "imagenet_lt_sdclr": imagenet_lt.get_config,
+    "places_lt_sdclr": places_lt.get_config,
+    "inaturalist2018_sdclr": inaturalist2018.get_config,
+    "celeba_sdclr": celeba.get_config,
+    "folder_sdclr": folder.get_config,
     "digits_lt_simclr": lambda: digits_lt.get_config("simclr"),
     "digits_lt_sdclr": lambda: digits_lt.get_config("sdclr"),
 }
@@ -23,6 +44,25 @@ CONFIGS = {
 
 def text(config) -> str:
     return json.dumps(json.loads(config.to_json()), indent=1) + "\n"
+
+
+def differences() -> str:
+    """What each method sets otherwise than base.py, in each recipe: a line a field."""
+    recipes = {
+        "small": methods.SMALL,
+        "imagenet": methods.IMAGENET,
+        "digits": digits_lt.RECIPE,
+    }
+    base_fields, lines = build.fields(base.get_config()), []
+    for recipe, table in recipes.items():
+        for method in methods.METHODS:
+            config = base.get_config()
+            methods.choose(config, method, table)
+            lines.append(f"{recipe} {method}")
+            fields = build.fields(config)
+            lines += [f"    {k} = {v!r}" for k, v in fields.items() if base_fields.get(k, None) != v]
+            lines += [f"    no {k}" for k in base_fields.keys() - fields.keys()]
+    return "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -44,14 +84,85 @@ def test_the_published_recipe():
     assert (e.few_shot_epochs, e.few_shot_drops) == (100, (40, 60))
 
 
+def test_what_the_methods_set():
+    assert differences() == (GOLDEN / "methods.txt").read_text()
+
+
+@pytest.mark.parametrize("recipe", [methods.SMALL, methods.IMAGENET, digits_lt.RECIPE])
 @pytest.mark.parametrize("method", methods.METHODS)
-def test_every_method_passes_the_checks_and_head_depth_is_no_confound(method):
-    config = digits_lt.get_config(method)
+def test_every_method_passes_the_checks_and_its_head_is_no_confound(method, recipe):
+    """The plain and the damaged method differ in their pairs and in nothing else."""
+    config = base.get_config()
+    methods.choose(config, method, recipe)
     build.check(config)
     assert config.method == method
-    assert config.projector.layers == 3
+    twin = base.get_config()
+    methods.choose(twin, methods.METHODS[method][0], recipe)
+    assert {k for k, v in build.fields(config).items() if build.fields(twin)[k] != v} <= {"method", "pairs"}
+
+
+def test_simclr_and_sdclr_have_the_published_head_of_sdclr():
+    for name in ("simclr", "sdclr"):
+        assert digits_lt.get_config(name).projector.layers == cifar10_lt.get_config(name).projector.layers == 3
+
+
+def test_a_row_changes_no_later_config():
+    """The tables are shared: what one config is given on the command line stays its own."""
+    config = digits_lt.get_config("byol")
+    config.projector.hidden = 7
+    config.objective.name = "simsiam"
+    fresh = digits_lt.get_config("byol")
+    assert (fresh.projector.hidden, fresh.objective.name) == (digits_lt.RECIPE["byol"]["projector"]["hidden"], "byol")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value", "said"),
+    [
+        ("moco", "objective.queue", -1, "objective.queue is -1: it must be at least 0"),
+        ("byol", "target.momentum", 1.5, "target.momentum is 1.5: it must be at least 0 and below 1"),
+        ("byol", "predictor.last", "tanh", "unknown predictor.last 'tanh': known are bias, norm"),
+        ("w_mse", "objective.shrinkage", 2.0, "objective.shrinkage is 2.0: it must be at least 0"),
+        ("swav", "objective.epsilon", 0.0, "objective.epsilon is 0.0: it must be above 0"),
+        ("swav", "prototypes.count", -1, "prototypes.count is -1: it must be at least 0"),
+        ("simclr", "optimizer.name", "lion", "unknown optimizer.name 'lion': known are adam, lars, sgd"),
+        ("simclr", "objective", {"name": "byol", "temperature": 1.0}, "has objective.temperature: the fields of byol are none"),
+        ("simclr", "objective", {"name": "info_nce", "temperature": 1.0}, "lacks objective.queue: the fields of info_nce"),
+        ("simclr", "pairs", ((("target", 0), ("dense", 1)),), "its first side must learn, and the target does not"),
+        ("simclr", "pairs", ((("dense", 0), ("dense", 0)),), "its sides are the same"),
+        ("simclr", "pairs", ((("dense", 0), ("dense", 2)),), "must be 0, 1 and so on without gaps"),
+        ("simclr", "pairs", ((("dense", 0), ("thin", 1)),), "of the branches dense, sparse, target"),
+        ("simclr", "pairs", (0, 1), "it must be one or more pairs"),
+    ],
+)  # fmt: skip
+def test_a_bad_field_is_named(name, field, value, said):
+    config = digits_lt.get_config(name)
+    *parents, last = field.split(".")
+    place = config
+    for parent in parents:
+        place = place[parent]
+    with place.ignore_type():
+        place[last] = ConfigDict(value) if isinstance(value, dict) else value
+    with pytest.raises(UserError, match=said.replace("(", "\\(")):
+        build.check(config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_passes_the_checks(name):
+    build.check(CONFIGS[name]())
+
+
+def test_the_published_recipe_of_photos():
+    """cmds/shell_scrips/imagenet-100-res50-LT.sh and README of the authors' repository."""
+    c = imagenet100_lt.get_config()
+    assert (c.epochs, c.batch_size, c.objective.temperature, c.prune.rate) == (500, 256, 0.3, 0.3)
+    assert imagenet100_lt.get_config("simclr").projector == c.projector  # like with like
+    assert (c.model.name, c.model.stem, c.projector.hidden, c.projector.out) == ("resnet50", "imagenet", 2048, 128)
+    assert (c.optimizer.learning_rate, c.optimizer.weight_decay, c.evaluate.sgd_batch_size) == (0.5, 1e-4, 512)
+    assert (c.views.size, c.views.crop_scale, c.views.blur_probability) == (224, (0.08, 1.0), 0.5)
+    assert (c.data.n_max, c.data.groups) == (1280, "counts")
 
 
 if __name__ == "__main__":
     for name, make in CONFIGS.items():
         (GOLDEN / f"config_{name}.json").write_text(text(make()))
+    (GOLDEN / "methods.txt").write_text(differences())

@@ -49,7 +49,7 @@ def test_it_trains_without_compiling_again(name):
     for before, after in zip(states[:-1], states[1:], strict=True):
         for leaf, x in weights(before, "encoder").items():
             assert (x != weights(after, "encoder")[leaf]).any(), leaf
-    assert step(name)._cache_size() == 1
+    assert step(name)._cache_size() == 1, "the tests before this one must not add to it"
 
 
 @every
@@ -72,22 +72,15 @@ def test_it_resumes_to_the_bit(name, tmp_path):
 
 @every
 def test_one_and_eight_devices_agree(name):
-    """In float64, so that what differs would be another computation and not another rounding."""
-    start = jax.device_get(run(name)[0][2].replace(key=None))
-    results = []
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        method = tiny.row(name, dtype="float64")
-        views = tuple(np.random.default_rng(1).standard_normal((2, 16, 8, 8, 1)))
-        doubled = jax.tree.map(lambda x: x.astype(np.float64) if x.dtype == np.float32 else x, start)
-        for devices in (jax.devices()[:1], jax.devices()):
-            shardings = parallel.shardings(devices)
-            state = jax.device_put(doubled.replace(key=jax.random.key(0)), shardings.replicated)
-            state, scalars = jax.jit(method.update)(state, jax.device_put(views, shardings.batch))
-            results.append((scalars, jax.device_get(state.replace(key=None))))
-    (one_scalars, one), (eight_scalars, eight) = results
-    assert float(one_scalars["loss"]) == pytest.approx(float(eight_scalars["loss"]), rel=1e-9)
-    for leaf, x in trees.named(one).items():
-        np.testing.assert_allclose(x, trees.named(eight)[leaf], rtol=1e-6, atol=1e-8, err_msg=leaf)
+    """Another compilation rounds otherwise; a mean over a device's share would be off by far more."""
+    states, losses = run(name)
+    shardings = parallel.shardings()
+    state = jax.device_put(states[2], shardings.replicated)
+    state, scalars = step(name)(state, jax.device_put(tiny.images(), shardings.batch))
+    assert float(scalars["loss"]) == pytest.approx(losses[2], rel=1e-4)
+    expected = trees.named(states[3].replace(key=None))
+    for leaf, x in trees.named(state.replace(key=None)).items():
+        np.testing.assert_allclose(x, expected[leaf], rtol=1e-3, atol=1e-4, err_msg=leaf)
 
 
 @damaged
@@ -98,7 +91,7 @@ def test_the_sparse_norms_receive_gradient(name):
     assert len(biases) > 3
     assert all((np.asarray(x) != 0).any() for x in biases.values())
     mask = trees.named(states[1].mask)
-    assert all(0 < float(x.mean()) for x in mask.values())
+    assert all(float(x.mean()) > 0 for x in mask.values())
     assert any(float(x.mean()) < 1 for x in mask.values())
 
 

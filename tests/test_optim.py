@@ -44,8 +44,14 @@ COMMON = {"momentum": 0.9, "weight_decay": 0.1, "warmup_steps": 2, "total_steps"
 
 
 def tree(rng):
-    shapes = {"projector": {"kernel": (4, 3), "bias": (3,)}, "predictor": {"kernel": (3, 3)}, "prototypes": {"kernel": (3, 5)}}
-    return jax.tree.map(lambda s: jnp.asarray(rng.standard_normal(s), jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple))
+    shapes = {
+        "projector": {"kernel": (4, 3), "bias": (3,)},
+        "predictor": {"kernel": (3, 3)},
+        "prototypes": {"kernel": (3, 5)},
+    }
+    return jax.tree.map(
+        lambda s: jnp.asarray(rng.standard_normal(s), jnp.float32), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
 
 
 def updates(optimizer, steps, params=None):
@@ -80,7 +86,9 @@ def test_lars_as_written_by_hand(decay_vectors):
 
 @pytest.mark.parametrize("decay_vectors", [True, False])
 def test_decay_can_skip_norms_and_biases(decay_vectors):
-    params, gradients = updates(optim.sgd(learning_rate=0.5, decay_vectors=decay_vectors, **COMMON | {"warmup_steps": 0}), 1)
+    params, gradients = updates(
+        optim.sgd(learning_rate=0.5, decay_vectors=decay_vectors, **COMMON | {"warmup_steps": 0}), 1
+    )
     for leaf, decayed in (("kernel", True), ("bias", decay_vectors)):
         before, after, g = (x["projector"][leaf] for x in (*params, *gradients))
         np.testing.assert_allclose(after, before - 0.5 * (g + (0.1 * before if decayed else 0)), rtol=1e-4, atol=1e-6)

@@ -19,12 +19,19 @@ PAIRS = {
 }
 STEPS_PER_EPOCH = 2
 # What makes the method of a row of configs/methods.py tiny; everything else is as the row has it.
-RECIPE = {name: {"projector": {"hidden": 8, "out": 4}, "predictor": {"hidden": 6}} for name in methods.ROWS}
+RECIPE = {
+    name: {
+        "projector": {"hidden": 8, "out": 4},
+        "predictor": {"hidden": 6},
+        "optimizer": {"learning_rate": 0.05},
+    }
+    for name in methods.ROWS
+}
 RECIPE["moco"]["objective"] = {"queue": 20}
 RECIPE["swav"] |= {"objective": {"queue": 16, "queue_start_epochs": 1}, "prototypes": {"count": 5, "frozen_epochs": 1}}
 RECIPE["w_mse"]["objective"] = {"slice_size": 8}
-RECIPE["byol"]["optimizer"] = {"name": "lars", "decay_vectors": False}
-RECIPE["w_mse"]["optimizer"] = {"name": "adam", "learning_rate": 0.01}
+RECIPE["byol"]["optimizer"] |= {"name": "lars", "decay_vectors": False}
+RECIPE["w_mse"]["optimizer"] |= {"name": "adam"}
 
 
 def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -34,11 +41,19 @@ def two_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x + noise[0], x + noise[1]
 
 
+def two_flips(key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Views that cost no random numbers, which compile slowly."""
+    x = images.astype(jnp.float32) / 255
+    return x, x[:, ::-1]
+
+
 @cache
 def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtype: str = "float32") -> Method:
     names = {branch for pair in PAIRS[pairs] for branch, _ in pair}
     return Method(
-        network=Network(ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Head(2, 8, 4, dtype=jnp.dtype(dtype))),
+        network=Network(
+            ResNet((1, 1), BasicBlock, width=4, dtype=jnp.dtype(dtype)), Head(2, 8, 4, dtype=jnp.dtype(dtype))
+        ),
         branches=branches.choose(names, norms),
         pairs=PAIRS[pairs],
         make_views=two_views,
@@ -51,15 +66,15 @@ def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtyp
 
 
 @cache
-def row(name: str, dtype: str = "float32") -> Method:
+def row(name: str) -> Method:
     """The method of a row of configs/methods.py, as `build` puts it together, with a tiny network."""
     config = base.get_config()
     methods.choose(config, name, RECIPE)
-    config.epochs, config.optimizer.warmup_epochs, config.model.dtype = 10, 0, dtype
+    config.epochs, config.optimizer.warmup_epochs = 10, 0
     config.prune.rate = 0.5
     built = build.method(config, STEPS_PER_EPOCH)
-    built.network = built.network.clone(encoder=ResNet((1,), BasicBlock, width=4, dtype=jnp.dtype(dtype)))
-    built.make_views = two_views
+    built.network = built.network.clone(encoder=ResNet((), BasicBlock, width=4))
+    built.make_views = two_flips
     return built
 
 

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.models import Outputs
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.queue import push
 from sdclr_jax.objectives.vectors import at_least_float32, matmul, unit
