@@ -36,7 +36,13 @@ def state():
 
 def meter(c=None, images=IMAGES, devices=1, **changed):
     settings = {"rates": (0.5, 0.9), "pairs": 0, "against": "pruned"} | changed
-    return damage.Meter(c or tiny(), images, **settings, shardings=parallel.shardings(jax.devices()[:devices]))
+    return damage.Meter(
+        c or tiny(),
+        lambda rows: images[rows],
+        len(images),
+        **settings,
+        shardings=parallel.shardings(jax.devices()[:devices]),
+    )
 
 
 def by_hand_params(state, norms, mask):
