@@ -133,7 +133,7 @@ def _draw(rows: list[dict], path: pathlib.Path) -> None:
         axes.axhline(100 * rows[0]["expected"], color="black", linewidth=0.8)
         axes.set_title(method)
         axes.set_xlabel("epoch")
-        axes.set_ylim(bottom=0)
+    panels[0].set_ylim(bottom=0)  # of both
     panels[0].set_ylabel("five rarer classes in the\nmost forgotten tenth, %")
     panels[0].legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})

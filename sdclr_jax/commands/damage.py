@@ -1,6 +1,6 @@
 """How much pruning changes what a trained network makes of each image: the scores behind `sdclr exemplars`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +45,12 @@ def check(config: ConfigDict, against: str) -> None:
         raise UserError(f"--against=sparse: {config.method} has no sparse branch, so take --against=recalibrated")
 
 
+def batch_size(config: ConfigDict, shardings: Shardings) -> int:
+    """That of the run, as far up as the devices need to share it."""
+    devices = shardings.batch.mesh.size
+    return -(-config.batch_size // devices) * devices
+
+
 class Meter:
     """Measures checkpoints of a run; what is compiled serves all of them.
 
@@ -57,7 +63,8 @@ class Meter:
 
     Args:
         config: the run's.
-        images: uint8 [N, H, W, C], those it was trained on.
+        pixels: rows [B] of the images it was trained on -> uint8 [B, H, W, C].
+        size: how many these images are.
         rates: shares of the weights cut.
         pairs: of augmented views, beside the plain one.
         against: one of `AGAINST`; with 'sparse' there is one rate, that of the run.
@@ -67,22 +74,21 @@ class Meter:
     def __init__(
         self,
         config: ConfigDict,
-        images: np.ndarray,
+        pixels: Callable[[np.ndarray], np.ndarray],
+        size: int,
         *,
         rates: Sequence[float],
         pairs: int,
         against: str,
         shardings: Shardings,
     ):
-        self._config, self._images, self._shardings, self._pairs, self._against = (
-            config, images, shardings, pairs, against,
-        )  # fmt: skip
+        self._config, self._pixels, self._size, self._pairs = config, pixels, size, pairs
+        self._against, self._shardings = against, shardings
         self.rates = (config.prune.rate,) if against == "sparse" else tuple(rates)
         two_views = {view for pair in config.pairs for _, view in pair} == {0, 1}
         losses = config.objective.name == "nt_xent" and two_views and pairs > 0
         self.scores = ("features", "projections", *(("loss", "loss_rise") if losses else ()))
-        devices = shardings.batch.mesh.size
-        self._batch_size = -(-config.batch_size // devices) * devices
+        self._batch_size = batch_size(config, shardings)
         self.settings = {
             "against": against,
             "rates": list(self.rates),
@@ -158,7 +164,7 @@ class Meter:
 
     def _recalibrated(self, networks: list[Tree]) -> list[Tree]:
         """The networks with statistics of training views, from the same ones for all."""
-        size, seed = len(self._images), self._config.seed
+        size, seed = self._size, self._config.seed
         sums = [None] * len(networks)
         for step in range(CALIBRATION):
             rows = batches.rows(size, min(self._batch_size, size), seed, step)
@@ -172,7 +178,7 @@ class Meter:
         ]
 
     def _compared(self, networks: list[Tree]) -> tuple[np.ndarray, np.ndarray]:
-        size = len(self._images)
+        size = self._size
         order = np.random.default_rng(self._config.seed).permutation(size)
         scores, features = np.empty((len(networks) - 1, len(self.scores), size)), None
         for start in range(0, size, self._batch_size):
@@ -202,4 +208,4 @@ class Meter:
         return key
 
     def _put(self, rows: np.ndarray) -> Any:
-        return jax.device_put(self._images[rows], self._shardings.batch)
+        return jax.device_put(self._pixels(rows), self._shardings.batch)

@@ -1,10 +1,12 @@
 """`sdclr exemplars`: which images pruning makes a trained network forget, who they are, and a page to look at them."""
 
 import argparse
+import contextlib
 import io
 import itertools
 import os
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +18,9 @@ from ml_collections import ConfigDict
 from sdclr_jax import build, parallel, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import damage, thumbnails
-from sdclr_jax.data import longtail
-from sdclr_jax.data.sources import Examples
+from sdclr_jax.data import batches, longtail
+from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import exemplars
 from sdclr_jax.report import gallery
@@ -71,8 +74,8 @@ def _options(argv: list[str]) -> argparse.Namespace:
     for name, least in (("views", 0), ("gallery", 1), ("neighbours", 0)):
         if getattr(options, name) < least:
             raise UserError(f"--{name} is {getattr(options, name)}: it must be at least {least}")
-    if len(set(options.dirs)) < len(options.dirs):
-        raise UserError("a folder is named twice: name each run once")
+    if len({path.name for path in options.dirs}) < len(options.dirs):
+        raise UserError("two runs have one name, which would not tell them apart: name runs of different names")
     return options
 
 
@@ -94,18 +97,19 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
     examples = data.part(config.data.subset)
     if options.neighbours >= len(examples.ids):
         raise UserError(f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all")
-    meter = damage.Meter(
-        config, examples.images, rates=options.rates, pairs=options.views, against=options.against, shardings=shardings
-    )
-    like = build.abstract_state(config, examples.images.shape, shardings)
-    class_groups = longtail.groups(data.subsets.train_counts, config.data.groups) if examples.class_names else ()
+    class_groups = _class_groups(config, data, examples)
     members = _members(data.subsets.train_counts, class_groups, examples.labels)
     epoch = len(examples.ids) // config.batch_size
     first = before = last = None
     checkpoints = []
-    with Checkpoints(directory / "checkpoints", read_only=True) as kept:
+    with Checkpoints(directory / "checkpoints", read_only=True) as kept, _pixels(config, examples, shardings) as pixels:
         if not kept.steps:
             raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
+        settings = {"rates": options.rates, "pairs": options.views, "against": options.against}
+        meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings)
+        encoded = isinstance(examples.images, Encoded)
+        shape = build.image_shape(config, examples.images) if encoded else examples.images.shape
+        like = build.abstract_state(config, shape, shardings)
         for step in kept.steps:
             before, last = last, meter.measure(kept.restore(like=like, step=step))
             first = first or last
@@ -120,7 +124,7 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
             "split": config.data.split,
             "images": len(examples.ids),
             "list": longtail.list_hash(examples.ids),
-            "class_names": list(examples.class_names),
+            "class_names": list(examples.class_names) if class_groups else [],
             "class_groups": list(class_groups),
         },
         "settings": meter.settings,
@@ -146,6 +150,26 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
     _write(directory / "exemplars", table, page)
     workdir.write_json(directory / "exemplars" / "summary.json", summary)
     return ranking, summary
+
+
+@contextlib.contextmanager
+def _pixels(
+    config: ConfigDict, examples: Examples, shardings: parallel.Shardings
+) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """(rows) -> uint8 [B, H, W, C]. Of encoded images, what the evaluation sees; augmented views are made of that."""
+    if isinstance(examples.images, Encoded):
+        largest, workers = damage.batch_size(config, shardings), config.data.workers
+        with batches.on_demand(examples.images, build.centre_crop(config), largest, workers) as crops_of:
+            yield lambda rows: crops_of(0, rows)
+    else:
+        yield lambda rows: examples.images[rows]
+
+
+def _class_groups(config: ConfigDict, data: build.Data, examples: Examples) -> tuple[str, ...]:
+    """many, medium or few for each class; none where images have no labels, or any number of attributes."""
+    if not examples.class_names or examples.labels.ndim > 1:
+        return ()
+    return longtail.groups(data.subsets.train_counts, config.data.groups)
 
 
 def _members(train_counts: np.ndarray, class_groups: tuple[str, ...], labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -206,7 +230,7 @@ def _pair(a: tuple[pathlib.Path, Ranking], b: tuple[pathlib.Path, Ranking]) -> d
     """How far two runs forget the same images, of those that both were trained on."""
     (first, one), (second, other) = a, b
     common, in_one, in_other = np.intersect1d(one.ids, other.ids, return_indices=True)
-    found = {"runs": [str(first), str(second)], "common_images": len(common)}
+    found = {"runs": [first.name, second.name], "common_images": len(common)}
     return found | exemplars.overlaps(one.scores[in_one], other.scores[in_other]) if len(common) else found
 
 

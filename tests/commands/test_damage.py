@@ -36,7 +36,13 @@ def state():
 
 def meter(c=None, images=IMAGES, devices=1, **changed):
     settings = {"rates": (0.5, 0.9), "pairs": 0, "against": "pruned"} | changed
-    return damage.Meter(c or tiny(), images, **settings, shardings=parallel.shardings(jax.devices()[:devices]))
+    return damage.Meter(
+        c or tiny(),
+        lambda rows: images[rows],
+        len(images),
+        **settings,
+        shardings=parallel.shardings(jax.devices()[:devices]),
+    )
 
 
 def by_hand_params(state, norms, mask):
@@ -198,3 +204,13 @@ def test_a_run_that_diverged_is_refused(state):
     broken = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
     with pytest.raises(UserError, match="scores at step 5 are not finite"):
         meter().measure(broken)
+
+
+@pytest.mark.parametrize("name", ["swav", "sd_byol"])
+def test_methods_with_more_heads_branches_and_views(name):
+    """SwAV has small crops and prototypes, self-damaged BYOL a predictor, a target and a sparse branch."""
+    c = tiny(name)
+    state = jax.jit(build.method(c, steps_per_epoch=1).init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))
+    found = meter(c, against="recalibrated", rates=(0.9,), pairs=1).measure(state)
+    assert found.scores.shape == (1, 2, 37)  # no NT-Xent, so no losses
+    assert (found.scores > 0).all()

@@ -126,6 +126,7 @@ def test_overlap_of_runs_is_over_the_images_that_both_have(measured):
     common = sorted(rows[0].keys() & rows[1].keys())
     assert pair["common_images"] == len(common)
     assert 20 < len(common) < 369
+    assert pair["runs"] == list(RUNS)
     k = -(-len(common) // 10)
     tops = [set(sorted(common, key=lambda image: -scores[image])[:k]) for scores in rows]
     tenth = pair["sets"][-1]
@@ -177,7 +178,7 @@ def test_images_without_labels(measured, tmp_path, monkeypatch):
         (["RUN", "--views=-1"], "--views is -1"),
         (["RUN", "--gallery=0"], "--gallery is 0"),
         (["RUN", "--neighbours=369"], "the run has 369 images in all"),
-        (["RUN", "RUN"], "named twice"),
+        (["RUN", "RUN"], "two runs have one name"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(measured, capsys, argv, sentence):
