@@ -12,8 +12,8 @@ from sdclr_jax.commands import flags, main
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data import sources
 from sdclr_jax.data.batches import Streamed
+from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
-from sdclr_jax.data.sources import Examples
 from sdclr_jax.errors import UserError
 from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
