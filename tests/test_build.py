@@ -42,7 +42,7 @@ def test_shapes():
 
 def test_crops_are_those_of_the_config(monkeypatch):
     seen = {}
-    monkeypatch.setattr(build, "Streamed", lambda *a, **k: seen.update(k))
+    monkeypatch.setattr(images, "Streamed", lambda *a, **k: seen.update(k))
     build.batches(config(), FILES, parallel.shardings(jax.devices()[:1]))
     large = RandomCrops(count=2, size=12, scale=(0.1, 1.0), ratio=(0.75, 4 / 3), seed=7)
     assert seen["crops"] == (large,)
