@@ -18,6 +18,7 @@ from collections.abc import Iterable
 
 import jobs
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 from tabulate import tabulate
@@ -27,11 +28,11 @@ GROUP, FRACTION, RATE = "rarer_half", 0.1, 0.9
 NOTE = f"""\
 The five rarer classes among the tenth of the training images whose representation changes most when {RATE:.0%} of the \
 convolution weights are pruned; at the last checkpoint. `recalibrated`, `sparse` and `pruned` are the ways to prune of \
-`sdclr exemplars`. `share` is theirs of that tenth, seed by seed; `chance` the central 95 % interval of a random tenth, \
-and `beyond` counts the seeds above and below it. `by class` is the share of a class's images that is forgotten, mean \
-over the five; `beyond` again, against any five classes; and `excess` how much that is above the mean over all classes, \
-in points, with the 95 % interval of its mean over the seeds (Student's t). Images of one class are forgotten alike, so \
-only the last two say whether it is rarity."""
+`sdclr exemplars`. `share` is theirs of that tenth, seed by seed; `chance` the central 95 % interval of a random \
+tenth, and `beyond` counts the seeds above and below it. `by class` is the share of a class's images that is \
+forgotten, mean over the five; `beyond` again, against any five classes; and `excess` how much that is above the mean \
+over all classes, in points, with the 95 % interval of its mean over the seeds (Student's t). Images of one class are \
+forgotten alike, so only the last two say whether it is rarity."""
 
 
 def main() -> None:
@@ -65,7 +66,7 @@ def _rows(directory: pathlib.Path) -> list[dict]:
     summary = json.loads((directory / "exemplars" / "summary.json").read_text())
     results = json.loads((directory / "results.json").read_text())
     found = []
-    for point, at_rate in ((point, rate) for point in summary["checkpoints"] for rate in point["rates"]):
+    for point, at_rate in [(point, rate) for point in summary["checkpoints"] for rate in point["rates"]]:
         for name, score in at_rate["scores"].items():
             share = next(part for part in score["shares"] if part["fraction"] == FRACTION)["groups"][GROUP]
             by_class = {f"class_{key}": value for key, value in share.pop("by_class").items()}
@@ -137,28 +138,45 @@ def _interval(values: list[float]) -> str:
 
 
 def _draw(rows: list[dict], path: pathlib.Path) -> None:
-    """A panel for each method: thin lines are seeds, thick lines their means, grey is chance."""
+    """A column for each method, shares of the forgotten images above, of the classes below: thin lines are seeds, thick
+    ones their means, grey is chance."""
     mpl.rcParams |= {"svg.hashsalt": "digits_exemplars", "font.size": 11}
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(METHODS), sharey=True)
-    for axes, method in zip(panels, METHODS, strict=True):
-        epochs = sorted({row["epoch"] for row in rows})
-        for score, colour in (("features", "#0072b2"), ("projections", "#d55e00")):
-            found = [row for row in rows if (row["method"], row["score"]) == (method, score)]
-            for seed in sorted({row["seed"] for row in found}):
-                line = [100 * row["share"] for row in found if row["seed"] == seed]
-                axes.plot(epochs, line, color=colour, linewidth=0.8, alpha=0.6)
-            means = [100 * statistics.mean(r["share"] for r in found if r["epoch"] == epoch) for epoch in epochs]
-            axes.plot(epochs, means, color=colour, linewidth=2.5, marker="os"[score == "projections"], label=score)
-        low, high = (100 * f(row[key] for row in rows) for f, key in ((min, "low"), (max, "high")))
-        axes.axhspan(low, high, color="black", alpha=0.12, linewidth=0, label="chance")
-        axes.axhline(100 * rows[0]["expected"], color="black", linewidth=0.8)
+    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    panels = figure.subplots(2, len(METHODS), sharex=True, sharey="row")
+    for of, line in zip(("", "class_"), panels, strict=True):
+        for method, axes in zip(METHODS, line, strict=True):
+            _draw_panel(axes, [row for row in rows if row["method"] == method], of)
+        line[0].set_ylim(bottom=0)
+    for axes, method in zip(panels[0], METHODS, strict=True):
         axes.set_title(method)
+    for axes in panels[1]:
         axes.set_xlabel("epoch")
-    panels[0].set_ylim(bottom=0)  # of both
-    panels[0].set_ylabel("five rarer classes in the\nmost forgotten tenth, %")
-    panels[0].legend(frameon=False)
+    panels[0, 0].set_ylabel("five rarer classes in the\nmost forgotten tenth, %")
+    panels[1, 0].set_ylabel("of a rarer class's images in it,\nmean over the five, %")
+    panels[1, 0].legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
+
+
+def _draw_panel(axes: Axes, rows: list[dict], of: str) -> None:
+    epochs = sorted({row["epoch"] for row in rows})
+
+    def mean(key: str, score: str) -> list[float]:
+        return [
+            100 * statistics.mean(row[of + key] for row in rows if (row["score"], row["epoch"]) == (score, epoch))
+            for epoch in epochs
+        ]
+
+    for score, colour in (("features", "#0072b2"), ("projections", "#d55e00")):
+        for seed in sorted({row["seed"] for row in rows}):
+            line = [100 * row[of + "share"] for row in rows if (row["seed"], row["score"]) == (seed, score)]
+            axes.plot(epochs, line, color=colour, linewidth=0.8, alpha=0.6)
+        axes.plot(
+            epochs, mean("share", score), color=colour, linewidth=2.5, marker="os"[score == "projections"], label=score
+        )
+    # Of features; where it differs from seed to seed, its mean.
+    low, high = mean("low", "features"), mean("high", "features")
+    axes.fill_between(epochs, low, high, color="black", alpha=0.12, linewidth=0, label="chance, of one seed")
+    axes.plot(epochs, mean("expected", "features"), color="black", linewidth=0.8)
 
 
 if __name__ == "__main__":
