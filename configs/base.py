@@ -6,7 +6,7 @@ what differs there; `methods.py` holds what differs between methods. Override an
     sdclr pretrain --config=configs/digits_lt.py:sdclr --config.prune.rate=0.7 --workdir=runs/sdclr-0.7
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -86,6 +86,9 @@ def get_config() -> ConfigDict:
     c.data.validation_per_class = 500  # images a class kept for choosing the probe's epoch and regularisation
     c.data.few_shot_per_class = 50  # labelled images a class of the few-shot probe
     c.data.groups = "thirds"  # many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20
+    # The next two are read where images are decoded as they are needed; small sets lie on the devices whole.
+    c.data.workers = -1  # processes that decode; -1 is one a core, 0 decodes in the process that trains
+    c.data.prefetch = 2  # batches made ahead
 
     c.views = ConfigDict()  # a crop, a flip, colours, grey, blur: Chen et al., ICML 2020, Appendix A
     c.views.name = "simclr"
@@ -98,7 +101,9 @@ def get_config() -> ConfigDict:
     c.views.jitter = (0.4, 0.4, 0.4, 0.1)  # strength of brightness, contrast, saturation, hue
     c.views.jitter_probability = 0.8
     c.views.grey_probability = 0.2
-    c.views.blur_probability = 0.0
+    # The next two may be a tuple, a number for each view, as BYOL has it.
+    c.views.blur_probability = FieldReference(0.0, field_type=object)
+    c.views.solarize_probability = FieldReference(0.0, field_type=object)  # of turning values above a half about
     c.views.blur_sigma = (0.1, 2.0)  # pixels
     c.views.mean = (0.485, 0.456, 0.406)  # subtracted from views in 0..1; ImageNet's, as published
     c.views.std = (0.229, 0.224, 0.225)
@@ -107,8 +112,14 @@ def get_config() -> ConfigDict:
     c.evaluate.batch_size = 256  # images a step when features are extracted
     c.evaluate.sgd_learning_rate = 30.0  # of the published linear probe
     c.evaluate.sgd_batch_size = 128
+    c.evaluate.augment = True  # whether the SGD probes train on views made afresh, or on features made once
     c.evaluate.padding = 4  # pixels around the probe's training images, from which a random crop is taken
     c.evaluate.flip = 0.5  # probability for the probe's training images
+    # The next three are read where images have sizes of their own, in place of padding: the authors' ImageNet protocol
+    # (github.com/VITA-Group/SDCLR, train_imagenet.py: RandomResizedCrop(224) and flip; Resize(256), CenterCrop(224)).
+    c.evaluate.crop_scale = (0.08, 1.0)  # share of the image's area in the probe's random crops
+    c.evaluate.resize = 256  # pixels of the shorter side of what is evaluated
+    c.evaluate.crop = 224  # side of its middle that is seen, and of the probe's random crops
     c.evaluate.full_epochs = 30
     c.evaluate.full_drops = (10, 20)  # epochs after which the learning rate falls to a tenth
     c.evaluate.few_shot_epochs = 100

@@ -157,10 +157,14 @@ SMALL = {
         "prototypes": {"count": 512},
         "optimizer": {"name": "adam", "learning_rate": 4e-3, "weight_decay": 1e-6, "warmup_epochs": 10},
     },
-    "barlow_twins": {"projector": {"layers": 2, "hidden": 2048, "out": 2048}, "optimizer": _SGD},
+    "barlow_twins": {
+        "objective": {"scale": 1.0},
+        "projector": {"layers": 2, "hidden": 2048, "out": 2048},
+        "optimizer": _SGD,
+    },
     # The authors' for CIFAR, at a batch of 256 (https://github.com/htdt/self-supervised).
     "w_mse": {"optimizer": {"name": "adam", "learning_rate": 3e-3, "weight_decay": 1e-6, "warmup_epochs": 2}},
-    "vicreg": {"projector": {"layers": 3, "hidden": 2048, "out": 2048}, "optimizer": _SGD},
+    "vicreg": {"projector": {"layers": 2, "hidden": 2048, "out": 2048}, "optimizer": _SGD},  # as Barlow Twins
 }
 
 # ImageNet, ResNet-50, two views of 224 x 224, as published. A rate is for the batch beside it.

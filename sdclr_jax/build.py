@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, optim, pruning
 from sdclr_jax.data import augment, labelled_lists, lists, longtail, profiles, sources
+from sdclr_jax.data.batches import Resident, Streamed
+from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
@@ -22,6 +25,7 @@ from sdclr_jax.train import Method, State
 
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
 
+PER_VIEW = ("blur_probability", "solarize_probability")  # fields of the views that may be a tuple, one a view
 
 KNOWN = {
     "objective.name": OBJECTIVES,
@@ -73,7 +77,10 @@ AT_LEAST = {
     "optimizer.weight_decay": 0,
     "optimizer.warmup_epochs": 0,
     "optimizer.final_learning_rate": 0,
+    "data.workers": -1,
+    "data.prefetch": 1,
     "evaluate.batch_size": 1,
+    "evaluate.crop": 1,
     "evaluate.sgd_batch_size": 1,
     "evaluate.padding": 0,
     "evaluate.flip": 0,
@@ -148,9 +155,22 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"optimizer.warmup_epochs is {config.optimizer.warmup_epochs}: it must be below epochs, {config.epochs}"
         )
-    if not config.evaluate.logistic_l2 or min(config.evaluate.logistic_l2) <= 0:
-        raise UserError(f"evaluate.logistic_l2 is {config.evaluate.logistic_l2}: give at least one value, all above 0")
+    c = config.evaluate
+    if not c.logistic_l2 or min(c.logistic_l2) <= 0:
+        raise UserError(f"evaluate.logistic_l2 is {c.logistic_l2}: give at least one value, all above 0")
+    low, high = c.crop_scale if len(c.crop_scale) == 2 else (0, 0)
+    if not 0 < low <= high <= 1:
+        raise UserError(
+            f"evaluate.crop_scale is {c.crop_scale}: it must be two numbers above 0 and at most 1, the smaller first"
+        )
+    if c.resize < c.crop:
+        raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
     _check_pairs(config.pairs)
+    count = _view_count(config)
+    for field in PER_VIEW:
+        value = config.views.get(field, 0)
+        if isinstance(value, tuple) and len(value) != count:
+            raise UserError(f"views.{field} is {value}: it must be one number, or {count}, one a view")
 
 
 def _check_objective(config: ConfigDict) -> None:
@@ -315,27 +335,73 @@ def network(config: ConfigDict) -> Network:
     )
 
 
+def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Streamed:
+    """The batches of a run: taken from images on the devices, or decoded and cropped as they are needed.
+
+    Raises:
+        UserError: batch_size does not fit the images or the devices.
+    """
+    if not isinstance(images, Encoded):
+        return Resident(images, config.batch_size, config.seed, shardings)
+    crops = tuple(
+        RandomCrops(
+            count=count, size=v["size"], scale=v["crop_scale"], ratio=v["crop_ratio"], seed=config.seed, first=n
+        )
+        for n, count, v in _view_groups(config)
+    )
+    workers = {"workers": config.data.workers, "prefetch": config.data.prefetch}
+    return Streamed(images, config.batch_size, config.seed, shardings, crops=crops, **workers)
+
+
+def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, int, int, int]:
+    """[N, H, W, C] of images; encoded ones are taken to have the size of a view."""
+    return (len(images), config.views.size, config.views.size, 3) if isinstance(images, Encoded) else images.shape
+
+
 def views(config: ConfigDict):
     """(key, uint8 images [B, H, W, C]) -> as many float views [B, h, w, C] as the pairs name; those of one size in one
-    computation."""
-    fields = {k: v for k, v in config.views.items() if k not in ("name", "small_size", "small_crop_scale")}
-    count = len({view for pair in config.pairs for _, view in pair})
-    small = count - 2 if config.views.get("small_size") else 0
+    computation.
 
-    def alike(key: jax.Array, images: jax.Array, count: int, **fields) -> tuple[jax.Array, ...]:
+    In place of the images stand the random crops of encoded ones, uint8 [B, V, S, S, C] for each size.
+    """
+    view, groups = VIEWS[config.views.name], _view_groups(config)
+
+    def alike(key: jax.Array, images: jax.Array, count: int, fields: dict) -> tuple[jax.Array, ...]:
         # All views of an image in neighbouring rows: a batch split over devices is not moved between them.
-        rows = VIEWS[config.views.name](key, jnp.repeat(images, count, axis=0), **fields)
+        if images.ndim == 5:
+            rows = view(key, images.reshape(-1, *images.shape[2:]), cropped=True, **fields)
+        else:
+            rows = view(key, jnp.repeat(images, count, axis=0), **fields)
         rows = rows.reshape(len(images), count, *rows.shape[1:])
         return tuple(rows[:, i] for i in range(count))
 
-    def make_views(key: jax.Array, images: jax.Array) -> tuple[jax.Array, ...]:
-        made = alike(key, images, count - small, **fields)
-        if small > 0:
-            changed = {"size": config.views.small_size, "crop_scale": config.views.small_crop_scale}
-            made += alike(jax.random.fold_in(key, 1), images, small, **fields | changed)
+    def make_views(key: jax.Array, images: jax.Array | tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        made = ()
+        for number, (_, count, fields) in enumerate(groups):
+            own_key = jax.random.fold_in(key, number) if number else key
+            made += alike(own_key, images[number] if isinstance(images, tuple) else images, count, fields)
         return made
 
     return make_views
+
+
+def _view_groups(config: ConfigDict) -> list[tuple[int, int, dict[str, Any]]]:
+    """Views that are made together, since they have one size: number of the first, how many, and their fields."""
+    fields = {k: v for k, v in config.views.items() if k not in ("name", "small_size", "small_crop_scale")}
+    count, changed = _view_count(config), {}
+    large = min(count, 2) if config.views.get("small_size") else count
+    if large < count:
+        changed = {"size": config.views.small_size, "crop_scale": config.views.small_crop_scale}
+    groups = []
+    for first, end, own in ((0, large, fields), (large, count, fields | changed)):
+        if first < end:
+            own = {k: v[first:end] if k in PER_VIEW and isinstance(v, tuple) else v for k, v in own.items()}
+            groups.append((first, end - first, own))
+    return groups
+
+
+def _view_count(config: ConfigDict) -> int:
+    return len({view for pair in config.pairs for _, view in pair})
 
 
 def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -350,10 +416,23 @@ def plain_view(config: ConfigDict):
     return partial(augment.plain, mean=config.views.mean, std=config.views.std)
 
 
-def probe_view(config: ConfigDict):
-    """(key, uint8 images [B, H, W, C]) -> float views, with the published probe's crop and flip."""
+def probe_view(config: ConfigDict, cropped: bool = False):
+    """(key, uint8 images [B, H, W, C]) -> float views, with the published probe's crop and flip; of images that are
+    random crops already, with a flip alone."""
     c = config.evaluate
-    return partial(augment.probe_view, padding=c.padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
+    padding = 0 if cropped else c.padding
+    return partial(augment.probe_view, padding=padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
+
+
+def centre_crop(config: ConfigDict) -> CentreCrop:
+    """What is evaluated of an encoded image."""
+    return CentreCrop(size=config.evaluate.crop, resize=config.evaluate.resize)
+
+
+def probe_crops(config: ConfigDict) -> RandomCrops:
+    """What the probe trains on of an encoded image: torchvision's RandomResizedCrop, as in the authors' code."""
+    c = config.evaluate
+    return RandomCrops(count=1, size=c.crop, scale=c.crop_scale, ratio=(3 / 4, 4 / 3), seed=config.seed)
 
 
 def method(config: ConfigDict, steps_per_epoch: int) -> Method:
@@ -399,14 +478,26 @@ def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: 
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
 
 
-def try_step(config: ConfigDict, state: State, image_shape: tuple[int, ...]) -> None:
+def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> None:
     """Trace one step from an abstract state, without running it: what only shows then is refused before anything is
     written.
 
     Raises:
         UserError: the fields of the views, the model or the objective do not fit each other or the images.
     """
-    batch = jax.ShapeDtypeStruct((config.batch_size, *image_shape[1:]), jnp.uint8)
+    queue = config.objective.get("queue", 0)
+    if queue >= len(images):
+        raise UserError(
+            f"objective.queue is {queue}, and there are {len(images)} images: make it smaller, or images meet their "
+            "own earlier embeddings in it"
+        )
+    shape = image_shape(config, images)[1:]
+    batch = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
+    if isinstance(images, Encoded):
+        batch = tuple(
+            jax.ShapeDtypeStruct((config.batch_size, count, fields["size"], fields["size"], 3), jnp.uint8)
+            for _, count, fields in _view_groups(config)
+        )
     try:
         jax.eval_shape(method(config, steps_per_epoch=1).step, state, batch)
     except UserError:
@@ -415,5 +506,5 @@ def try_step(config: ConfigDict, state: State, image_shape: tuple[int, ...]) -> 
         reason = str(error).splitlines()[0]
         raise UserError(
             f"views.name {config.views.name!r}, the model and the objective do not fit images of shape "
-            f"{image_shape[1:]} or each other: {reason}"
+            f"{shape} or each other: {reason}"
         ) from error

@@ -99,23 +99,18 @@ def _optimizer(
     def affected(params):
         return jax.tree.map(lambda x: decay_vectors or x.ndim > 1, params)
 
-    chain = [optax.add_decayed_weights(weight_decay, affected), direction(affected)]
+    decay, rate = optax.add_decayed_weights(weight_decay, affected), optax.scale_by_learning_rate(schedule)
     if constant_rate:
-        rates = {"scheduled": schedule, "constant": learning_rate}
-        chain.append(
-            optax.partition(
-                {name: optax.scale_by_learning_rate(rate) for name, rate in rates.items()},
-                lambda params: _by_module(params, constant_rate, "constant", "scheduled"),
-            )
+        rate = optax.partition(
+            {"scheduled": rate, "constant": optax.scale_by_learning_rate(learning_rate)},
+            lambda params: _by_module(params, constant_rate, "constant", "scheduled"),
         )
-    else:
-        chain.append(optax.scale_by_learning_rate(schedule))
+    parts = [decay, direction(affected), rate]
     if frozen_prototype_steps is not None:
-        chain.insert(
-            1, _on_prototypes(optax.scale_by_schedule(lambda step: jnp.float32(step >= frozen_prototype_steps)))
-        )
-        chain.append(_on_prototypes(optax.stateless(_keep_unit_length)))
-    return Optimizer(optax.chain(*chain), schedule)
+        thaw = optax.scale_by_schedule(lambda step: jnp.float32(step >= frozen_prototype_steps))
+        # Before the direction, so that no momentum gathers while they are frozen.
+        parts = [decay, _on_prototypes(thaw), *parts[1:], _on_prototypes(optax.stateless(_keep_unit_length))]
+    return Optimizer(optax.chain(*parts), schedule)
 
 
 def _by_module(params: trees.Tree, modules: Sequence[str], inside, outside) -> trees.Tree:

@@ -37,6 +37,21 @@ def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
+def places(batch_size: int, sharding: NamedSharding) -> np.ndarray:
+    """Which rows of a batch the devices of this process hold, ascending."""
+    held = sharding.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
+
+
+def split(rows: np.ndarray, places: np.ndarray, batch_size: int, sharding: NamedSharding) -> jax.Array:
+    """The batch [batch_size, ...] of which this process knows the `rows` [M, ...] at its `places` [M]; copies them."""
+
+    def held(index: tuple[slice, ...]) -> np.ndarray:
+        return rows[np.searchsorted(places, np.arange(batch_size)[index[0]])]  # a copy, as it has a list of indices
+
+    return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, held)
+
+
 def barrier(name: str) -> None:
     """Wait until every process is here."""
     if jax.process_count() > 1:

@@ -30,6 +30,22 @@ def test_the_step_is_two_forwards_and_two_backwards():
     assert step / (2 * bare) == pytest.approx(1, abs=0.05)
 
 
+def test_the_input_pipeline_is_measured(tmp_path, monkeypatch):
+    throughput = load("input_throughput")
+    monkeypatch.setattr(throughput, "BATCH", 4)
+    monkeypatch.setattr(throughput.importlib.util, "find_spec", lambda name: None)
+    paths = throughput.make_photos(tmp_path, 8)
+    assert 60_000 < pathlib.Path(paths[0]).stat().st_size < 150_000
+    *measured, grain, torch = throughput.streaming(paths, workers=[0, 1], rounds=1, timed=4)
+    assert [(row["loader"], row["workers"]) for row in measured] == [
+        ("Pillow loop", 0), ("sdclr_jax", 0), ("sdclr_jax", 1),
+    ]  # fmt: skip
+    assert all(row["images_per_second"] > 0 for row in measured)
+    assert grain["note"] == torch["note"] == "not installed"
+    memory = throughput.memory(paths, workers=1, epochs=2)
+    assert all(x > 10 for x in memory["process_mb"] + memory["workers_mb"])
+
+
 def test_the_demo_runs_from_start_to_report(tmp_path):
     fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
     fields += ["--config.evaluate.full_epochs=2", "--config.evaluate.few_shot_epochs=2", "--config.projector.hidden=8"]

@@ -69,7 +69,7 @@ def updates(optimizer, steps, params=None):
 
 @pytest.mark.parametrize("decay_vectors", [True, False])
 def test_lars_as_written_by_hand(decay_vectors):
-    """Of each tensor the decayed gradient times trust * |w| / |it|, momentum, rate; vectors plain if they are excluded."""
+    """Of each tensor the decayed gradient times trust * |w| / |it|, momentum, rate; excluded vectors plainly."""
     optimizer = optim.lars(learning_rate=0.5, trust_coefficient=0.02, decay_vectors=decay_vectors, **COMMON)
     params, gradients = updates(optimizer, 4)
     for module, leaf in (("projector", "kernel"), ("projector", "bias"), ("predictor", "kernel")):

@@ -1,8 +1,9 @@
 """`sdclr evaluate`: probe the frozen dense encoder of a run, and write results.json."""
 
+import contextlib
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from ml_collections import ConfigDict
 from sdclr_jax import branches, build, parallel, trees, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
-from sdclr_jax.data import longtail
-from sdclr_jax.data.sources import Examples
+from sdclr_jax.data import batches, longtail
+from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import collapse, features, knn, probe, scores
 from sdclr_jax.parallel import Shardings
@@ -71,7 +73,7 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
             "whether the features have collapsed, and scores take a run on images with labels, which pretraining "
             "does not read"
         )
-    like = build.abstract_state(config, data.train.images.shape, shardings)
+    like = build.abstract_state(config, build.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like)
     before = int(checksum(variables))
     probed = _Probed(config, variables, data, shardings)
@@ -144,7 +146,8 @@ class _Probed:
     """A frozen encoder as the protocols see it: features of the labelled images, plain or of augmented views."""
 
     def __init__(self, config: ConfigDict, variables: trees.Tree, data: build.Data, shardings: Shardings):
-        network, plain, augmented = build.network(config), build.plain_view(config), build.probe_view(config)
+        encoded = isinstance(data.train.images, Encoded)
+        network, plain, augmented = build.network(config), build.plain_view(config), build.probe_view(config, encoded)
 
         # The variables are arguments and not constants, so that all runs of one shape share what is compiled.
         def encode(variables: trees.Tree, images: jax.Array) -> jax.Array:
@@ -154,22 +157,40 @@ class _Probed:
             return network.apply(variables, augmented(key, images), method="encode")
 
         to_features = jax.jit(encode, in_shardings=(None, shardings.batch), out_shardings=shardings.replicated)
-        self._variables, self._encode_view = variables, jax.jit(encode_view)
+        self._config, self._variables, self._encode_view = config, variables, jax.jit(encode_view)
         devices = shardings.batch.mesh.size
         batch_size = -(-config.evaluate.batch_size // devices) * devices
 
         def labelled(examples: Examples) -> _Labelled:
-            return _Labelled(examples, features.extract(partial(to_features, variables), examples.images, batch_size))
+            images = examples.images
+            if encoded:
+                images = batches.in_order(images, build.centre_crop(config), batch_size, config.data.workers)
+            return _Labelled(examples, features.extract(partial(to_features, variables), images, batch_size))
 
         self.groups = longtail.groups(data.subsets.train_counts, config.data.groups)
         self.num_classes = len(data.train.class_names)
         self.full, self.few_shot = labelled(data.part("probe_train")), labelled(data.part("few_shot"))
         self.validation, self.test = labelled(data.part("validation")), labelled(data.test)
 
-    def views_of(self, train: _Labelled, seed: int) -> Callable[[int, np.ndarray], jax.Array]:
-        """(step, indices) -> features of views of those images, made afresh with a key of that step."""
-        images, key = jax.numpy.asarray(train.examples.images), jax.random.key(seed)
-        return lambda step, rows: self._encode_view(self._variables, jax.random.fold_in(key, step), images[rows])
+    @contextlib.contextmanager
+    def features_of(self, train: _Labelled) -> Iterator[Callable[[int, np.ndarray], jax.Array]]:
+        """(step, indices) -> features of those images: of views made afresh with a key of that step, or fixed ones."""
+        c, images, key = self._config.evaluate, train.examples.images, jax.random.key(self._config.seed)
+
+        def of_views(images_of: Callable[[int, np.ndarray], jax.Array]) -> Callable[[int, np.ndarray], jax.Array]:
+            return lambda step, rows: self._encode_view(
+                self._variables, jax.random.fold_in(key, step), images_of(step, rows)
+            )
+
+        if not c.augment or not (c.padding or c.flip or isinstance(images, Encoded)):
+            yield probe.cached(train.features)
+        elif isinstance(images, Encoded):
+            workers = self._config.data.workers
+            with batches.on_demand(images, build.probe_crops(self._config), c.sgd_batch_size, workers) as crops_of:
+                yield of_views(crops_of)
+        else:
+            images = jax.numpy.asarray(images)
+            yield of_views(lambda step, rows: images[rows])
 
     @property
     def has_attributes(self) -> bool:
@@ -211,19 +232,19 @@ def _linear(
 ) -> dict:
     """The published probe (Jiang et al., ICML 2021, supplement)."""
     c = config.evaluate
-    augments = c.padding or c.flip
-    fitted = probe.sgd(
-        probed.views_of(train, config.seed) if augments else probe.cached(train.features),
-        train.labels,
-        probed.validation.features,
-        probed.validation.labels,
-        num_classes=probed.num_classes,
-        epochs=epochs,
-        drops=drops,
-        learning_rate=c.sgd_learning_rate,
-        batch_size=c.sgd_batch_size,
-        seed=config.seed,
-    )
+    with probed.features_of(train) as features_of:
+        fitted = probe.sgd(
+            features_of,
+            train.labels,
+            probed.validation.features,
+            probed.validation.labels,
+            num_classes=probed.num_classes,
+            epochs=epochs,
+            drops=drops,
+            learning_rate=c.sgd_learning_rate,
+            batch_size=c.sgd_batch_size,
+            seed=config.seed,
+        )
     settings = {
         "train": part,
         "images": len(train.labels),
@@ -233,12 +254,20 @@ def _linear(
         "momentum": probe.MOMENTUM,
         "weight_decay": 0.0,
         "batch_size": c.sgd_batch_size,
-        "padding": c.padding,
-        "flip": c.flip,
+        **_augmentation(config, train.examples.images),
         "best_epoch": fitted.best_epoch,
     }
     predictions = probe.predict(probed.test.features, fitted.kernel, fitted.bias)
     return probed.score(settings, predictions, fitted.validation_accuracy)
+
+
+def _augmentation(config: ConfigDict, images: np.ndarray | Encoded) -> dict:
+    """What the SGD probes did to their training images, for their settings."""
+    c = config.evaluate
+    if not c.augment:
+        return {"augment": False}
+    crop = {"crop_scale": list(c.crop_scale)} if isinstance(images, Encoded) else {"padding": c.padding}
+    return crop | {"flip": c.flip}
 
 
 def _logistic(config: ConfigDict, probed: _Probed) -> dict:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from sdclr_jax import build, parallel, pruning, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
-from sdclr_jax.data.batches import Resident
+from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.errors import Diverged
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.parallel import Shardings
@@ -60,21 +60,21 @@ def pretrain(
     workdir.check(directory, config)
     shardings = parallel.shardings(devices)
     images = build.data(config, data_dir).part(config.data.subset).images
-    batches = Resident(images, config.batch_size, config.seed, shardings)
-    like = build.abstract_state(config, images.shape, shardings)
-    build.try_step(config, like, images.shape)
+    batches, shape = build.batches(config, images, shardings), build.image_shape(config, images)
+    like = build.abstract_state(config, shape, shardings)
+    build.try_step(config, like, images)
     parallel.barrier("checked")  # no process writes before all have looked
     if not parallel.is_main():
-        return _train(config, directory, batches, like, build.view_shape(config, images.shape), shardings, progress)
+        return _train(config, directory, batches, like, build.view_shape(config, shape), shardings, progress)
     workdir.claim(directory, config)
     with workdir.lock(directory):
-        return _train(config, directory, batches, like, build.view_shape(config, images.shape), shardings, progress)
+        return _train(config, directory, batches, like, build.view_shape(config, shape), shardings, progress)
 
 
 def _train(
     config: ConfigDict,
     directory: pathlib.Path,
-    batches: Resident,
+    batches: Resident | Streamed,
     like: State,
     view_shape: tuple[int, ...],
     shardings: Shardings,
@@ -107,10 +107,15 @@ def _train(
         if state is None:
             state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32))
         start = int(state.step)
-        with contextlib.closing(_log(directory, start)) as log, _bar(total, start, progress) as bar:
+        stream = batches.from_step(start)
+        with (
+            contextlib.closing(stream),
+            contextlib.closing(_log(directory, start)) as log,
+            _bar(total, start, progress) as bar,
+        ):
             clock = _Clock(config.batch_size, start, log.seconds)
             window = []  # scalars of the steps since the last line, on the device
-            for done, batch in zip(range(start + 1, total + 1), clock.timed(batches.from_step(start)), strict=False):
+            for done, batch in zip(range(start + 1, total + 1), clock.timed(stream), strict=False):
                 if method.damaged and (done - 1) % refresh_every == 0:
                     state = refresh(state)
                 state, scalars = step_fn(state, batch)
@@ -128,7 +133,7 @@ def _train(
                     line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
                 if measured:
                     line |= _mean_of([measure(state, batch)], done)
-                line |= clock.read(done)
+                line |= batches.counts() | clock.read(done)
                 log.write(line)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):

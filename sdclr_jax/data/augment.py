@@ -14,14 +14,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
+from sdclr_jax.data.crops import random_boxes
 from sdclr_jax.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_ATTEMPTS = 10  # boxes tried before the whole image is taken, as in torchvision
 _BRIGHTNESS, _SATURATION, _HUE = 0, 2, 3  # 1 is contrast
 
 
@@ -36,15 +37,21 @@ def simclr_view(
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
     jitter_probability: float = 0.8,
     grey_probability: float = 0.2,
-    blur_probability: float = 0.0,
+    blur_probability: float | tuple[float, ...] = 0.0,
     blur_sigma: tuple[float, float] = (0.1, 2.0),
+    solarize_probability: float | tuple[float, ...] = 0.0,
+    cropped: bool = False,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> jax.Array:
     """The views of SimCLR (Chen et al., ICML 2020, Appendix A), as torchvision makes them.
 
     A resized crop, a horizontal flip, brightness, contrast, saturation and hue in an order of their own for every
-    image, grey, a Gaussian blur. Images uint8 [B, H, W, 3] -> views float32 [B, size, size, 3].
+    image, grey, a Gaussian blur, and the solarisation of BYOL (Grill et al., NeurIPS 2020, Appendix B). Images uint8
+    [B, H, W, 3] -> views float32 [B, size, size, 3].
+
+    Where the views of an image lie in neighbouring rows, V of them, the probabilities of blur and solarisation may
+    each be a tuple of V numbers, one a view.
 
     Args:
         key: of the whole batch.
@@ -59,6 +66,8 @@ def simclr_view(
         grey_probability: of leaving only brightness.
         blur_probability: where it is 0, no blur is compiled.
         blur_sigma: standard deviation of the blur in pixels, from and to.
+        solarize_probability: of turning the brighter half of the values, x of 0.5 and more, into 1 - x.
+        cropped: whether the images are random crops already, of the size of a view.
     """
     batch, height, width, channels = images.shape
     _check("views.name", "simclr", channels == 3, f"one for images of {channels} channels, such as 'digits'")
@@ -68,19 +77,27 @@ def simclr_view(
     _check_range("views.blur_sigma", blur_sigma, math.inf)
     in_range = len(jitter) == 4 and min(jitter) >= 0 and jitter[_HUE] <= 0.5
     _check("views.jitter", jitter, in_range, "four numbers of at least 0, the last at most 0.5")
-    probabilities = {"flip": flip, "jitter_probability": jitter_probability}
-    probabilities |= {"grey_probability": grey_probability, "blur_probability": blur_probability}
+    probabilities = {"flip": flip, "jitter_probability": jitter_probability, "grey_probability": grey_probability}
     for name, value in probabilities.items():
         _check(f"views.{name}", value, 0 <= value <= 1, "between 0 and 1")
+    _check_probabilities("views.blur_probability", blur_probability, batch)
+    _check_probabilities("views.solarize_probability", solarize_probability, batch)
     u = jax.random.uniform(key, (batch, 35))
     for_crop, for_jitter, for_flip, for_grey, for_blur = jnp.split(u, (22, 31, 32, 33), axis=1)
-    x = resized_crop(images, random_boxes(for_crop, height, width, crop_scale, crop_ratio), size)
+    if cropped:
+        x = _unit(images)
+    else:
+        x = resized_crop(images, random_boxes(for_crop, height, width, crop_scale, crop_ratio), size)
     x = jnp.where(_per_image(for_flip[:, 0] < flip), x[:, :, ::-1], x)
     x = color_jitter(x, *random_jitter(for_jitter, jitter, jitter_probability))
     x = jnp.where(_per_image(for_grey[:, 0] < grey_probability), luma(x), x)
-    if blur_probability:
+    if np.any(blur_probability):
         sigma = _between(for_blur[:, 1], *blur_sigma)
-        x = jnp.where(_per_image(for_blur[:, 0] < blur_probability), gaussian_blur(x, sigma), x)
+        x = jnp.where(_per_image(for_blur[:, 0] < _per_row(blur_probability, batch)), gaussian_blur(x, sigma), x)
+    if np.any(solarize_probability):
+        # A draw of its own, so that what is drawn above is the same with and without it.
+        for_solarize = jax.random.uniform(jax.random.fold_in(key, 2), (batch,))
+        x = jnp.where(_per_image(for_solarize < _per_row(solarize_probability, batch)), solarize(x), x)
     return _normalise(x, mean, std)
 
 
@@ -133,7 +150,7 @@ def probe_view(
     _check("evaluate.flip", flip, 0 <= flip <= 1, "between 0 and 1")
     u = jax.random.uniform(key, (len(images), 3))
     corners = jnp.floor(u[:, :2] * (2 * padding + 1)).astype(jnp.int32) - padding
-    x = shifted_crop(_unit(images), corners)
+    x = shifted_crop(_unit(images), corners) if padding else _unit(images)
     return _normalise(jnp.where(_per_image(u[:, 2] < flip), x[:, :, ::-1], x), mean, std)
 
 
@@ -143,28 +160,6 @@ def plain(images: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 # From uniform numbers to what they decide.
-
-
-def random_boxes(
-    u: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
-) -> jax.Array:
-    """Boxes int32 [B, 4] = top, left, height, width in pixels, from uniform numbers [B, 22]; torchvision's rule.
-
-    The first of ten boxes (area uniform in `scale` times the image's, logarithm of width over height uniform in that of
-    `ratio`, sides rounded) that fits into the image, anywhere in it; if none fits, the largest central box in `ratio`.
-    """
-    area = height * width * _between(u[:, :_ATTEMPTS], *scale)
-    aspect = jnp.exp(_between(u[:, _ATTEMPTS : 2 * _ATTEMPTS], *map(math.log, ratio)))
-    sides = jnp.round(jnp.sqrt(jnp.stack([area / aspect, area * aspect], axis=2)))  # [B, 10, 2], height and width
-    whole = jnp.array([[height, width]], jnp.float32)
-    fits = ((sides >= 1) & (sides <= whole[None])).all(axis=2)
-    first = jnp.argmax(fits, axis=1)[:, None, None]
-    central = (min(height, round(width / ratio[0])), min(width, round(height * ratio[1])))
-    found = fits.any(axis=1)[:, None]
-    box = jnp.where(found, jnp.take_along_axis(sides, first, axis=1)[:, 0], jnp.array([central], jnp.float32))
-    room = whole - box
-    corner = jnp.floor(jnp.where(found, u[:, 2 * _ATTEMPTS :] * (room + 1), room / 2))
-    return jnp.concatenate([corner, box], axis=1).astype(jnp.int32)
 
 
 def random_jitter(u: jax.Array, strength: Sequence[float], probability: float) -> tuple[jax.Array, jax.Array]:
@@ -258,6 +253,11 @@ def color_jitter(x: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Arra
     return x
 
 
+def solarize(x: jax.Array) -> jax.Array:
+    """x [B, h, w, C] with values of 0.5 and above turned into 1 - x."""
+    return jnp.where(x < 0.5, x, 1 - x)
+
+
 def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
     """Blur x [B, h, w, C] by `sigma` [B] pixels, with a kernel of a tenth of the side, made odd (at least 3).
 
@@ -329,6 +329,11 @@ def _between(u: jax.Array, low, high) -> jax.Array:
     return low + (high - low) * u
 
 
+def _per_row(value: float | tuple[float, ...], batch: int) -> float | jax.Array:
+    """One number for all rows, or [batch] where each of a row's neighbouring views has its own."""
+    return jnp.tile(jnp.array(value, jnp.float32), batch // len(value)) if isinstance(value, tuple) else value
+
+
 def _per_image(v: jax.Array) -> jax.Array:
     return v[:, None, None, None]
 
@@ -346,3 +351,10 @@ def _check(field: str, value, ok: bool, rule: str) -> None:
 def _check_range(field: str, value: tuple[float, float], high: float) -> None:
     ok = len(value) == 2 and 0 < value[0] <= value[1] <= high
     _check(field, value, ok, f"two numbers above 0 and at most {high}, the smaller one first")
+
+
+def _check_probabilities(field: str, value: float | tuple[float, ...], batch: int) -> None:
+    numbers = value if isinstance(value, tuple) else (value,)
+    ok = bool(numbers) and all(isinstance(x, int | float) and 0 <= x <= 1 for x in numbers)
+    ok = ok and batch % len(numbers) == 0
+    _check(field, value, ok, "between 0 and 1, or a tuple of such numbers, one a view")

@@ -4,22 +4,40 @@ Step n's rows are a function of (seed, n): each epoch is a permutation drawn fro
 batches; the images left over in one epoch come up in others. So there is nothing to save, and resume is exact.
 """
 
-from collections.abc import Iterator
+import contextlib
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sdclr_jax import parallel
+from sdclr_jax.data.crops import Crops, Unreadable
+from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.workers import Croppers, Task
 from sdclr_jax.errors import UserError
 from sdclr_jax.parallel import Shardings
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def rows(size: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Indices [batch_size] of the images of a step, out of `size`."""
     epoch, place = divmod(step, size // batch_size)
-    order = np.random.default_rng((seed, epoch)).permutation(size)
-    return order[place * batch_size : (place + 1) * batch_size]
+    return _order(size, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+@lru_cache(maxsize=2)  # of a million images it takes as long as a step
+def _order(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(size)
 
 
 class Resident:
@@ -36,14 +54,7 @@ class Resident:
     """
 
     def __init__(self, images: np.ndarray, batch_size: int, seed: int, shardings: Shardings):
-        if not 2 <= batch_size <= len(images):
-            raise UserError(
-                f"batch_size is {batch_size}, but the subset has {len(images)} images: set batch_size to at least 2 "
-                f"and at most {len(images)}, or take a larger subset with data.n_max, data.imbalance or data.subset"
-            )
-        devices = shardings.batch.mesh.size
-        if batch_size % devices:
-            raise UserError(f"batch_size is {batch_size}, which {devices} devices cannot share: make it a multiple")
+        _check_batch_size(batch_size, len(images), shardings)
         self._size, self._batch_size, self._seed, self._shardings = len(images), batch_size, seed, shardings
         self._images = parallel.replicate(images, shardings.replicated)
         self._take = jax.jit(lambda images, rows: jnp.take(images, rows, axis=0), out_shardings=shardings.batch)
@@ -55,3 +66,156 @@ class Resident:
             picked = rows(self._size, self._batch_size, self._seed, step).astype(np.int32)
             yield self._take(self._images, parallel.replicate(picked, self._shardings.replicated))
             step += 1
+
+    def counts(self) -> dict[str, float]:
+        """What there is to say of the batches handed out since the last call, for a line of metrics: nothing."""
+        return {}
+
+
+class Streamed:
+    """Crops of encoded images, made while the devices are busy with the batches before.
+
+    An image that has become unreadable since the set was listed is replaced by the next one that can be read, with one
+    warning for each; `counts` says how often. Every process decodes its own share of a batch.
+
+    Args:
+        images: N encoded images.
+        batch_size: images a step over all devices.
+        seed: of the order; that of the crops is in `crops`.
+        shardings: how arrays lie on the devices.
+        crops: what is cut out of each image, the crops of one size together.
+        workers: processes that decode, beside this one; 0 decodes in this one, -1 is one a core.
+        prefetch: batches made ahead.
+
+    Raises:
+        UserError: as in `Resident`.
+    """
+
+    def __init__(
+        self,
+        images: Encoded,
+        batch_size: int,
+        seed: int,
+        shardings: Shardings,
+        *,
+        crops: Sequence[Crops],
+        workers: int,
+        prefetch: int,
+    ):
+        _check_batch_size(batch_size, len(images), shardings)
+        self._images, self._batch_size, self._seed, self._shardings = images, batch_size, seed, shardings
+        self._crops, self._workers, self._prefetch = crops, processes(workers), prefetch
+        self._places = parallel.places(batch_size, shardings.batch)
+        self._unreadable, self._warned = 0, set()
+        self.steps_per_epoch = len(images) // batch_size
+
+    def from_step(self, step: int) -> Iterator[tuple[jax.Array, ...]]:
+        """Batches, split over the devices, of this step and those after it, without end: [batch_size, count, S, S, 3]
+        for each of `crops`.
+
+        To be closed, which ends the processes: `with contextlib.closing(batches.from_step(0)) as stream`.
+
+        Raises:
+            UserError: a process was killed, or the whole data set is gone.
+        """
+        workers = {"workers": self._workers, "ahead": self._prefetch}
+        croppers = Croppers(self._images, self._crops, largest=len(self._places), **workers)
+        made = _ahead(self._made(croppers, step), self._prefetch)
+        try:
+            for batch, unreadable in made:
+                self._count(unreadable)
+                yield batch
+        finally:
+            croppers.close()  # first, since the thread may be waiting for them
+            made.close()
+
+    def counts(self) -> dict[str, float]:
+        """For a line of metrics: images of this process's share that were replaced since the last call."""
+        count, self._unreadable = self._unreadable, 0
+        return {"unreadable_images": count}
+
+    def _made(self, croppers: Croppers, step: int) -> Iterator[tuple[tuple[jax.Array, ...], list[Unreadable]]]:
+        picked = (rows(len(self._images), self._batch_size, self._seed, n)[self._places] for n in itertools.count(step))
+        tasks = (Task(n, share, self._places) for n, share in enumerate(picked, step))
+        for made, unreadable in croppers.crops(tasks):
+            split = (parallel.split(x, self._places, self._batch_size, self._shardings.batch) for x in made)
+            yield tuple(split), unreadable
+
+    def _count(self, unreadable: list[Unreadable]) -> None:
+        self._unreadable += len(unreadable)
+        for image in unreadable:
+            if image.name not in self._warned:
+                self._warned.add(image.name)
+                LOG.warning("%s cannot be read (%s): another image is taken instead", image.name, image.reason)
+
+
+def in_order(images: Encoded, crops: Crops, batch_size: int, workers: int) -> Iterator[np.ndarray]:
+    """One crop uint8 [b, S, S, 3] of every image, in order, `batch_size` of them at a time and the rest at the end.
+
+    Raises:
+        UserError: an image cannot be read: scores over other images than were asked for would be wrong.
+    """
+    tasks = (
+        Task(0, np.arange(start, min(start + batch_size, len(images))), np.arange(batch_size))
+        for start in range(0, len(images), batch_size)
+    )
+    with Croppers(images, (crops,), largest=batch_size, workers=processes(workers), ahead=1) as croppers:
+        for made, unreadable in croppers.crops(tasks):
+            _refuse(unreadable)
+            yield made[0][:, 0].copy()
+
+
+@contextlib.contextmanager
+def on_demand(
+    images: Encoded, crops: Crops, batch_size: int, workers: int
+) -> Iterator[Callable[[int, np.ndarray], np.ndarray]]:
+    """A function (step, rows [M]) -> one crop uint8 [M, S, S, 3] of those images, for as long as the context lasts.
+
+    `batch_size` is the largest M. The function raises UserError where an image cannot be read, as above.
+    """
+    with Croppers(images, (crops,), largest=batch_size, workers=processes(workers)) as croppers:
+
+        def crops_of(step: int, rows: np.ndarray) -> np.ndarray:
+            ((made, unreadable),) = croppers.crops([Task(step, rows, np.arange(len(rows)))])
+            _refuse(unreadable)
+            return made[0][:, 0].copy()
+
+        yield crops_of
+
+
+def processes(workers: int) -> int:
+    """The number of worker processes that `data.workers` asks for."""
+    if workers >= 0:
+        return workers
+    # A scheduler such as Slurm gives a process some of a machine's cores.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _refuse(unreadable: list[Unreadable]) -> None:
+    if unreadable:
+        name, reason = unreadable[0]
+        raise UserError(f"{name} cannot be read ({reason}): put it back, or the scores would be of other images")
+
+
+def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
+    """The items of an endless iterator, made in a thread, up to `count` of them before they are asked for."""
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = deque(thread.submit(next, items) for _ in range(count))
+        try:
+            while True:
+                item = coming.popleft().result()
+                coming.append(thread.submit(next, items))
+                yield item
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+
+def _check_batch_size(batch_size: int, size: int, shardings: Shardings) -> None:
+    if not 2 <= batch_size <= size:
+        raise UserError(
+            f"batch_size is {batch_size}, but the subset has {size} images: set batch_size to at least 2 "
+            f"and at most {size}, or take a larger subset with data.n_max, data.imbalance or data.subset"
+        )
+    devices = shardings.batch.mesh.size
+    if batch_size % devices:
+        raise UserError(f"batch_size is {batch_size}, which {devices} devices cannot share: make it a multiple")

@@ -8,9 +8,10 @@ import abc
 import io
 import pathlib
 import warnings
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 
 class BadImage(ValueError):
@@ -67,6 +68,30 @@ def opened(data: bytes) -> Image.Image:
             return Image.open(io.BytesIO(data))
         except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
             raise BadImage(_reason(error)) from error
+
+
+class Layout(NamedTuple):
+    """Of an opened image as `rgb` will show it, against how it is stored."""
+
+    height: int
+    width: int
+    reversed: tuple[bool, bool]  # whether the first row, and the first column, is the last one that is stored
+
+
+def layout(image: Image.Image) -> Layout:
+    """Known before the pixels are read, where the image's kind allows that.
+
+    Raises:
+        BadImage: damaged.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except Exception as error:  # as above
+            raise BadImage(_reason(error)) from error
+    height, width = (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
+    return Layout(height, width, (orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)))
 
 
 def rgb(image: Image.Image) -> Image.Image:

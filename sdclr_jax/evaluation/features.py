@@ -1,7 +1,7 @@
 """Features of images, in batches of one shape."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,35 +20,53 @@ def unit(features: jax.Array) -> jax.Array:
 
 
 def in_batches(function: Callable[[np.ndarray], jax.Array], rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """Apply a row-wise `function`, [batch_size, ...] -> [batch_size, ...], to `rows` [N, ...]; returns [N, ...].
+    """Apply a row-wise `function`, [batch_size, ...] -> [batch_size, ...], to `rows` [N, ...]; returns [N, ...]."""
+    return np.concatenate(list(_applied(function, _cut(rows, batch_size), batch_size)))
 
-    The last batch is filled up with zeros, so a jitted function compiles once, and what it gives for them is dropped.
+
+def _cut(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+
+
+def _applied(
+    function: Callable[[np.ndarray], jax.Array], batches: Iterable[np.ndarray], batch_size: int
+) -> Iterator[np.ndarray]:
+    """What a row-wise `function` gives for each of the `batches`.
+
+    A batch that is not full is filled up with zeros, so a jitted function compiles once, and what it gives for them is
+    dropped.
     """
-    running, fetched = deque(), []
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        missing = batch_size - len(batch)
-        if missing:
-            batch = np.pad(batch, [(0, missing)] + [(0, 0)] * (batch.ndim - 1))
-        running.append(function(batch))
+    running = deque()
+    for batch in batches:
+        count = len(batch)
+        if count < batch_size:
+            batch = np.pad(batch, [(0, batch_size - count)] + [(0, 0)] * (batch.ndim - 1))
+        running.append((function(batch), count))
         if len(running) > _IN_FLIGHT:
-            fetched.append(np.asarray(running.popleft()))
-    fetched.extend(np.asarray(batch) for batch in running)
-    return np.concatenate(fetched)[: len(rows)]
+            done, count = running.popleft()
+            yield np.asarray(done)[:count]
+    for done, count in running:
+        yield np.asarray(done)[:count]
 
 
-def extract(encode: Callable[[np.ndarray], jax.Array], images: np.ndarray, batch_size: int) -> np.ndarray:
+def extract(
+    encode: Callable[[np.ndarray], jax.Array], images: np.ndarray | Iterable[np.ndarray], batch_size: int
+) -> np.ndarray:
     """Features of every image, once each and in order: float32 [N, D].
 
     `encode` is a jitted function, uint8 [batch_size, H, W, C] -> [batch_size, D], in which no image depends on another
     (batch norm with its running statistics); how it spreads a batch over devices is its own affair. `images` is uint8
-    [N, H, W, C]. Raises UserError where there are no images or where a feature is not finite.
+    [N, H, W, C], or comes in batches of it, of at most `batch_size` images. Raises UserError where there are no images
+    or where a feature is not finite.
     """
     if batch_size < 1:
         raise UserError(f"evaluate.batch_size is {batch_size}: set it to 1 or more.")
-    if not len(images):
+    if isinstance(images, np.ndarray):
+        images = _cut(images, batch_size)
+    features = list(_applied(encode, images, batch_size))
+    if not features:
         raise UserError("There are no images to extract features from: check data.name and data.subset.")
-    features = in_batches(encode, images, batch_size).astype(np.float32)
+    features = np.concatenate(features).astype(np.float32)
     if not np.isfinite(features).all():
         # Every probe would still give a number for these, near chance, and look like a result.
         raise UserError(

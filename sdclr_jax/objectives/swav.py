@@ -66,8 +66,9 @@ def cross_entropy(scores: jax.Array, codes: jax.Array, temperature: float) -> ja
 def objective(temperature: float, epsilon: float, iterations: int, queue: int, queue_start_steps: int) -> Objective:
     """One side predicts the other's codes; with a pair for each direction the mean of both is `swav`.
 
-    The codes are over the batch and, once full, a queue of the last `queue` projections of that side, which begins to
-    fill at `queue_start_steps`; 0 has none. Many prototypes and few images a step need it (section 4.4).
+    The codes are over the batch and, if `queue` is not 0, that many of the side's last projections, which few images a
+    step and many prototypes need (section 4.4). As published, these count once all are from `queue_start_steps` or
+    later.
     """
 
     def init(key, b):
@@ -78,9 +79,9 @@ def objective(temperature: float, epsilon: float, iterations: int, queue: int, q
         if not queue:
             return sinkhorn(scores, epsilon, iterations)
         earlier = jax.lax.stop_gradient(_scores(memory["queue"], b.prototypes))
-        full = memory["steps"] - queue_start_steps >= -(-queue // len(scores))
+        recent = memory["steps"] - queue_start_steps >= -(-queue // len(scores))
         return jnp.where(
-            full,
+            recent,
             sinkhorn(jnp.concatenate([earlier, scores]), epsilon, iterations)[queue:],
             sinkhorn(scores, epsilon, iterations),
         )
@@ -89,13 +90,7 @@ def objective(temperature: float, epsilon: float, iterations: int, queue: int, q
         return cross_entropy(_scores(a.projection, a.prototypes), codes_of(memory, b), temperature)
 
     def remember(memory, b):
-        if not queue:
-            return memory
-        filling = memory["steps"] >= queue_start_steps
-        return {
-            "queue": jnp.where(filling, push(memory["queue"], b.projection), memory["queue"]),
-            "steps": memory["steps"] + 1,
-        }
+        return {"queue": push(memory["queue"], b.projection), "steps": memory["steps"] + 1} if queue else memory
 
     return Objective(init, loss, remember)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage, stats
 
 from sdclr_jax.data import augment
@@ -206,6 +206,13 @@ def test_color_jitter_follows_each_images_own_order():
     assert (differences[~np.eye(24, dtype=bool)] > 1e-3).mean() > 0.9  # a few orders mean the same
 
 
+def test_solarize_is_pillows():
+    images = np.round(colours() * 255).astype(np.uint8)
+    for view, image in zip(np.asarray(augment.solarize(images.astype(np.float32) / 255)), images, strict=True):
+        expected = ImageOps.solarize(Image.fromarray(image), threshold=128)
+        np.testing.assert_allclose(view * 255, np.asarray(expected), atol=1e-3)
+
+
 def test_neutral_factors_change_nothing():
     x = colours()
     orders = np.array(list(itertools.permutations(range(4))), np.int32)
@@ -335,6 +342,32 @@ def test_no_blur_is_traced_at_probability_zero(monkeypatch):
     assert (view.shape, view.dtype) == ((2, 8, 8, 3), jnp.float32)
 
 
+def test_each_view_of_an_image_may_have_its_own_blur_and_solarisation():
+    images, still = noise(128, 8, 8, 3), {"flip": 0.0, "jitter_probability": 0.0, "grey_probability": 0.0}
+    view = partial(augment.simclr_view, size=8, cropped=True, blur_sigma=(1.0, 1.0), **still)
+    own = partial(view, blur_probability=(1.0, 0.0), solarize_probability=(0.0, 0.25))
+    views = np.asarray(jax.jit(own)(jax.random.key(0), np.repeat(images, 2, axis=0))).reshape(128, 2, 8, 8, 3)
+    mean, std = (np.float32(v) for v in (augment.IMAGENET_MEAN, augment.IMAGENET_STD))
+    x = images.astype(np.float32) / 255
+    blurred = np.asarray(gaussian_blur(x, np.ones(128, np.float32)))
+    np.testing.assert_allclose(views[:, 0], (blurred - mean) / std, atol=1e-4)
+    solarized = np.abs(views[:, 1] - (np.asarray(augment.solarize(x)) - mean) / std).max(axis=(1, 2, 3)) < 1e-4
+    assert is_share(solarized, 0.25)
+    np.testing.assert_allclose(views[~solarized, 1], ((x - mean) / std)[~solarized], atol=1e-4)
+
+
+def test_solarisation_leaves_all_that_was_drawn_before_it():
+    """The draws of the published recipe do not depend on what has been added to it since."""
+    images, key = noise(64, 12, 12, 3), jax.random.key(0)
+    without, never, some = (
+        np.asarray(jax.jit(partial(augment.simclr_view, **SIMCLR, solarize_probability=p))(key, images))
+        for p in (0.0, (0.0, 0.0), 0.3)
+    )
+    np.testing.assert_array_equal(without, never)
+    same = (without == some).all(axis=(1, 2, 3))
+    assert is_share(~same, 0.3)
+
+
 def test_a_digits_view_draws_what_it_says(monkeypatch):
     images = noise(2048, 8, 8, 1)
     view = partial(augment.digits_view, crop_scale=(0.5, 0.9), rotation=20.0, shift=1.5, contrast=0.3, **GREY)
@@ -427,6 +460,10 @@ def test_views_are_a_function_of_the_key_on_any_number_of_devices(name):
         ("simclr", {"jitter_probability": -0.1}, r"views\.jitter_probability"),
         ("simclr", {"grey_probability": float("nan")}, r"views\.grey_probability"),
         ("simclr", {"blur_probability": 2}, r"views\.blur_probability"),
+        ("simclr", {"blur_probability": (0.5, 1.5)}, r"views\.blur_probability is \(0\.5, 1\.5\)"),
+        ("simclr", {"blur_probability": ()}, r"views\.blur_probability is \(\)"),
+        ("simclr", {"solarize_probability": (0.1,) * 3}, r"views\.solarize_probability .* one a view"),
+        ("simclr", {"solarize_probability": "often"}, r"views\.solarize_probability is 'often'"),
         ("simclr", {"mean": (0.5,)}, r"views\.mean is \(0\.5,\): it must be 3 numbers"),
         ("simclr", {"std": (0.2, 0.2, 0.0)}, r"views\.std .* above 0"),
         ("digits", {"crop_scale": (0.0, 1.0)}, r"views\.crop_scale"),

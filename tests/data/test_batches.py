@@ -1,12 +1,22 @@
+import contextlib
 import itertools
+import logging
+import os
+import pathlib
+import signal
+import threading
 
 import jax
 import numpy as np
 import pytest
 
 from sdclr_jax import parallel
-from sdclr_jax.data.batches import Resident, rows
+from sdclr_jax.data import workers
+from sdclr_jax.data.batches import Resident, Streamed, in_order, on_demand, processes, rows
+from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
+from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
+from tests.photos import jpeg, photo
 
 IMAGES = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
 
@@ -43,3 +53,145 @@ def test_bad_batch_sizes():
         Resident(IMAGES, 64, 0, shardings)
     with pytest.raises(UserError, match="8 devices cannot share"):
         Resident(IMAGES, 12, 0, shardings)
+
+
+# Encoded images.
+
+CROPS = RandomCrops(count=2, size=12, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), seed=5)
+
+
+@pytest.fixture
+def files(tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i:02}.jpg").write_bytes(jpeg(photo(30 + i, 30, seed=i)))
+    return Files(tmp_path, np.array([f"{i:02}.jpg" for i in range(20)]))
+
+
+def streamed(files, workers=0, devices=8, prefetch=2, batch_size=8):
+    shardings = parallel.shardings(jax.devices()[:devices])
+    return Streamed(files, batch_size, 3, shardings, crops=[CROPS], workers=workers, prefetch=prefetch)
+
+
+def first(source, count, step=0) -> list[jax.Array]:
+    with contextlib.closing(source.from_step(step)) as stream:
+        return [batch for (batch,) in itertools.islice(stream, count)]
+
+
+@pytest.mark.parametrize(("workers", "devices", "prefetch"), [(0, 8, 1), (1, 1, 2), (2, 8, 3)])
+def test_streamed_gives_crops_of_those_rows_from_any_step(files, workers, devices, prefetch):
+    source = streamed(files, workers, devices, prefetch)
+    assert source.steps_per_epoch == 2
+    batches = first(source, 5)
+    for step, batch in enumerate(batches):
+        assert batch.sharding.is_equivalent_to(parallel.shardings(jax.devices()[:devices]).batch, 5)
+        picked = rows(20, 8, 3, step)
+        expected = [cut(files.read(r), [CROPS], step, i)[0] for i, r in enumerate(picked)]
+        np.testing.assert_array_equal(batch, expected)
+    np.testing.assert_array_equal(first(source, 1, step=3)[0], batches[3])
+    assert source.counts() == {"unreadable_images": 0}
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
+
+
+def test_batches_handed_out_stay_what_they_are(files):
+    """The memory that workers write to is used again; what lies on the devices must be no view of it."""
+    batches = first(streamed(files, workers=1, devices=1), 8)
+    again = [np.asarray(b) for b in first(streamed(files, workers=0, devices=1), 8)]
+    for batch, expected in zip(batches, again, strict=True):
+        np.testing.assert_array_equal(batch, expected)
+
+
+@pytest.mark.parametrize("held", [(0, 1, 2, 3), (4, 5, 6, 7), (1, 2, 6)])
+def test_each_host_makes_its_own_share_of_one_batch(files, monkeypatch, held):
+    """As if only the devices `held` belonged to this process."""
+    whole = [np.asarray(batch) for batch in first(streamed(files), 3)]
+    made = []
+    monkeypatch.setattr(parallel, "places", lambda size, sharding: np.array(held))
+    monkeypatch.setattr(parallel, "split", lambda share, places, *_: made.append((places, share.copy())))
+    first(streamed(files), 3)
+    for (places, share), batch in zip(made, whole, strict=False):
+        np.testing.assert_array_equal(places, held)
+        np.testing.assert_array_equal(share, batch[list(held)])
+
+
+def test_places_are_those_of_this_processes_devices():
+    class Sharding:
+        def addressable_devices_indices_map(self, shape):
+            return {"a": (slice(4, 6),), "b": (slice(0, 2),)}
+
+    np.testing.assert_array_equal(parallel.places(8, Sharding()), [0, 1, 4, 5])
+    shardings = parallel.shardings()
+    np.testing.assert_array_equal(parallel.places(16, shardings.batch), np.arange(16))
+    np.testing.assert_array_equal(parallel.places(16, shardings.replicated), np.arange(16))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_lost_in_mid_run_is_replaced_counted_and_told_once(files, workers, caplog):
+    whole = [np.asarray(batch) for batch in first(streamed(files, workers), 6)]
+    lost = int(rows(20, 8, 3, 0)[5])
+    pathlib.Path(files.name(lost)).unlink()
+    source = streamed(files, workers)
+    uses = [step for step in range(6) if lost in rows(20, 8, 3, step)]
+    assert len(uses) > 1
+    with caplog.at_level(logging.WARNING), contextlib.closing(source.from_step(0)) as stream:
+        counts = []
+        for step, (batch,) in zip(range(6), stream, strict=False):
+            counts.append(source.counts()["unreadable_images"])
+            same = (np.asarray(batch) == whole[step]).all(axis=(1, 2, 3, 4))
+            np.testing.assert_array_equal(same, rows(20, 8, 3, step) != lost)
+    assert counts == [int(step in uses) for step in range(6)], "counted with the batch that has it, not ahead of it"
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{files.name(lost)} cannot be read (No such file or directory): another image is taken instead"
+    ]
+    again = first(streamed(files, 0), 6)
+    assert all((a == b).all() for a, b in zip(first(streamed(files, workers), 6), again, strict=True))
+
+
+def test_a_killed_worker_ends_the_run_with_a_sentence(files, monkeypatch):
+    started = []
+    popen = workers.subprocess.Popen
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    with contextlib.closing(streamed(files, workers=2).from_step(0)) as stream:
+        next(stream)
+        os.kill(started[1].pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="was killed by SIGKILL"):
+            for _ in range(10):
+                next(stream)
+    assert all(process.poll() is not None for process in started)
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_evaluated_comes_in_order_and_whole(files, workers):
+    crop = CentreCrop(size=10, resize=12)
+    batches = list(in_order(files, crop, 8, workers))
+    assert [len(batch) for batch in batches] == [8, 8, 4]
+    expected = np.concatenate([cut(files.read(row), [crop], 0, 0)[0] for row in range(20)])
+    np.testing.assert_array_equal(np.concatenate(batches), expected)
+    with on_demand(files, CROPS._replace(count=1), 8, workers) as crops_of:
+        a, b, again = (crops_of(step, np.array([7, 3, 7])) for step in (0, 1, 0))
+    np.testing.assert_array_equal(a, again)
+    assert (a != b).any(axis=(1, 2, 3)).all()
+    assert (a[0] != a[2]).any(), "two places of a batch have boxes of their own"
+
+
+def test_nothing_is_evaluated_in_place_of_what_is_lost(files):
+    pathlib.Path(files.name(13)).write_bytes(b"GIF8")
+    with pytest.raises(UserError, match=r"13\.jpg cannot be read .*: put it back"):
+        list(in_order(files, CentreCrop(10, 12), 8, 0))
+    with (
+        on_demand(files, CROPS._replace(count=1), 8, 0) as crops_of,
+        pytest.raises(UserError, match=r"13\.jpg cannot be read"),
+    ):
+        crops_of(0, np.array([12, 13]))
+
+
+def test_bad_batch_sizes_of_streams(files):
+    with pytest.raises(UserError, match="batch_size is 24, but the subset has 20 images"):
+        streamed(files, batch_size=24)
+    with pytest.raises(UserError, match="8 devices cannot share"):
+        streamed(files, batch_size=12)
+
+
+def test_workers_by_default_are_one_a_core():
+    assert processes(-1) == len(os.sched_getaffinity(0))
+    assert [processes(n) for n in (0, 1, 5)] == [0, 1, 5]

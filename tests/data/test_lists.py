@@ -9,7 +9,7 @@ import pytest
 from configs import digits_lt
 from sdclr_jax import build
 from sdclr_jax.data import lists, longtail
-from sdclr_jax.data.sources import Examples
+from sdclr_jax.data.examples import Examples
 from sdclr_jax.errors import UserError
 
 CLASSES, PER_CLASS = 5, 40

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdclr_jax import branches, pruning, trees
-from sdclr_jax.models import RESNETS, Head, Network
+from sdclr_jax.models import RESNETS, Head, Network, Prototypes
 
 
 def shapes_of(network, view):
@@ -113,3 +113,37 @@ def test_bfloat16_computes_in_half_and_keeps_float32_weights():
         )
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert outputs.projection.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("settings", "biases", "norms"),
+    [
+        ({}, {1}, {1: 2, 2: 2, 3: 2}),  # SDCLR
+        ({"last": "plain_norm"}, {1}, {1: 2, 2: 2}),  # SimSiam: the last norm has statistics and nothing to learn
+        ({"last": "nothing"}, {1}, {1: 2, 2: 2}),  # BYOL, Barlow Twins, VICReg
+        ({"last": "bias"}, {1, 3}, {1: 2, 2: 2}),  # SwAV
+        ({"last": "bias", "hidden_norm": False}, {1, 2, 3}, {}),  # MoCo v2
+    ],
+)
+def test_heads_of_the_papers(settings, biases, norms):
+    variables = shapes_of(Head(3, 16, 6, **settings), (5, 8))
+    params = variables["params"]
+    assert {i for i in (1, 2, 3) if "bias" in params[f"linear{i}"]} == biases
+    assert {i: len(params[f"norm{i}"]) for i in (1, 2, 3) if f"norm{i}" in params} == norms
+    with_statistics = {"norm1", "norm2"} if norms else set()
+    if settings.get("last", "norm").endswith("norm"):
+        with_statistics |= {"norm3"}
+    assert set(variables.get("batch_stats", {})) == with_statistics
+
+
+def test_predictor_and_prototypes():
+    network = Network(RESNETS["resnet8"](width=4), Head(2, 8, 6), Head(2, 3, 6, last="bias"), Prototypes(5))
+    init = jax.jit(lambda: network.init_with_output(jax.random.key(0), jnp.ones((4, 8, 8, 1)), train=True))
+    outputs, variables = init()
+    assert outputs.prediction.shape == outputs.projection.shape == (4, 6)
+    np.testing.assert_allclose(np.linalg.norm(outputs.prototypes, axis=0), np.ones(5), rtol=1e-5)
+    assert set(variables["params"]) == {"encoder", "projector", "predictor", "prototypes"}
+    second = outputs.of_view(1, 2)
+    np.testing.assert_array_equal(second.prediction, outputs.prediction[1::2])
+    np.testing.assert_array_equal(second.features, outputs.features[1::2])
+    np.testing.assert_array_equal(second.prototypes, outputs.prototypes)

@@ -30,6 +30,7 @@ A, B = RNG.standard_normal((2, 8, 3)).astype(np.float32)
         "barlow_twins": "(z_a, z_b, redundancy=0.0051)",
         "whiten": "(z, shrinkage=0.0)",
         "wmse": "(z_a, z_b, shrinkage=0.0)",
+        "wmse_sliced": "(z_a, z_b, key, slice_size, repeats=1, shrinkage=0.0)",
         "vicreg": "(z_a, z_b, invariance=25.0, variance=25.0, covariance=1.0)",
     }.items(),
 )

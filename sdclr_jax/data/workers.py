@@ -1,0 +1,207 @@
+"""Worker processes that read and crop encoded images, into memory that they share with this process.
+
+Workers are programs of their own that import neither JAX nor the main script, and memory has no name that could be
+left behind: it goes when the last process that has it goes. What stands in `multiprocessing` for either of the two
+would import the user's script again in every worker, and fill the small /dev/shm of a container.
+"""
+
+import contextlib
+import math
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+import numpy as np
+
+from sdclr_jax.data import crops
+from sdclr_jax.data.crops import Crops, Unreadable
+from sdclr_jax.data.images import Encoded
+from sdclr_jax.errors import UserError
+
+
+class Task(NamedTuple):
+    """Images to crop together: `rows` int [M] of the set for the `places` int [M] in the batch of `step`."""
+
+    step: int
+    rows: np.ndarray
+    places: np.ndarray
+
+
+class Croppers(contextlib.AbstractContextManager):
+    """Makes crops in `workers` processes, or in this one where that is 0; `with` it, so that the processes end.
+
+    Args:
+        images: where the encoded images are.
+        crops: what is cut out of each, the crops of one size together.
+        largest: images in a task, at most.
+        workers: processes.
+        ahead: tasks worked on while the caller is busy with the one before.
+    """
+
+    def __init__(self, images: Encoded, crops: Sequence[Crops], *, largest: int, workers: int, ahead: int = 0):
+        self._images, self._crops = images, crops
+        self._slots = 1 + ahead if workers else 1
+        shapes = [(self._slots, largest, c.count, c.size, c.size, 3) for c in crops]
+        self._workers = []
+        if not workers:
+            self._memory = [np.empty(shape, np.uint8) for shape in shapes]
+            return
+        with _anonymous_file(sum(map(math.prod, shapes))) as file:
+            self._memory = _shared(file, shapes)
+            try:
+                for _ in range(workers):
+                    self._workers.append(_Worker(file))
+                for worker in self._workers:
+                    worker.send((images, crops, shapes))
+            except BaseException:
+                self.close()
+                raise
+
+    def crops(self, tasks: Iterable[Task]) -> Iterator[tuple[list[np.ndarray], list[Unreadable]]]:
+        """For each task in turn its crops, uint8 [M, count, size, size, 3] for each size, valid until the next is asked
+        for; and the images that could not be read: the next one of the set that can was taken in their place.
+
+        Raises:
+            UserError: a hundred images in a row cannot be read, or a worker has been killed.
+        """
+        running = deque()  # oldest first: (slot, images)
+        for number, task in enumerate(tasks):
+            slot = number % self._slots
+            running.append((slot, len(task.rows), self._begin(slot, task)))
+            if len(running) == self._slots:
+                yield self._finish(*running.popleft())
+        while running:
+            yield self._finish(*running.popleft())
+
+    def _begin(self, slot: int, task: Task) -> list[Unreadable] | None:
+        if not self._workers:
+            return _fill(self._memory, slot, self._images, self._crops, task, range(len(task.rows)))
+        for share, worker in enumerate(self._workers):
+            # Every worker has its share of every task, in a pipe that is filled ahead: none waits for another.
+            worker.send((slot, task, range(share, len(task.rows), len(self._workers))))
+        return None
+
+    def _finish(self, slot: int, count: int, unreadable: list[Unreadable] | None):
+        if unreadable is None:
+            unreadable = [image for worker in self._workers for image in worker.receive()]
+        return [memory[slot, :count] for memory in self._memory], unreadable
+
+    def close(self) -> None:
+        """End the workers at once; they hold nothing that could be lost."""
+        for worker in self._workers:
+            worker.close()
+
+    def __exit__(self, *error):
+        self.close()
+
+
+class _Worker:
+    """One process, as seen from this one."""
+
+    def __init__(self, memory: int):
+        ours, theirs = Pipe()
+        program = "import sys; from sdclr_jax.data.workers import work; work(*map(int, sys.argv[1:]))"
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "OPENBLAS_NUM_THREADS": "1",  # NumPy would start a thread a core, for nothing
+        }
+        # Ctrl-C and SIGTERM are for this process to answer; a worker inherits that they are held back from it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", program, str(theirs.fileno()), str(memory)],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), memory),
+                    env=environment,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._pipe = ours
+
+    def send(self, message) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError as error:
+            raise self._gone() from error
+
+    def receive(self) -> list[Unreadable]:
+        try:
+            unreadable, error = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise self._gone() from error
+        if error:
+            raise error
+        return unreadable
+
+    def _gone(self) -> UserError:
+        status = self._process.wait()
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return UserError(
+            f"a process that decodes images {how}: if memory ran out, lower data.workers, data.prefetch or batch_size"
+        )
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()  # last: a thread may be waiting at it, and is woken by the end of the process
+
+
+def work(pipe: int, memory: int) -> None:
+    """What a worker does, until the other end of the pipe is closed. Arguments are open file descriptors."""
+    pipe = Connection(pipe)
+    try:
+        images, crops, shapes = pipe.recv()
+        slots = _shared(memory, shapes)
+        while True:
+            slot, task, share = pipe.recv()
+            try:
+                answer = _fill(slots, slot, images, crops, task, share), None
+            except UserError as error:
+                answer = [], error
+            except Exception:
+                answer = [], RuntimeError(f"in a process that decodes images:\n{traceback.format_exc()}")
+            pipe.send(answer)
+    except (EOFError, ConnectionError):
+        return
+
+
+def _fill(
+    memory: list[np.ndarray], slot: int, images: Encoded, what: Sequence[Crops], task: Task, share: Iterable[int]
+) -> list[Unreadable]:
+    unreadable = []
+    for i in share:
+        out = [m[slot, i] for m in memory]
+        unreadable += crops.fill(out, images, int(task.rows[i]), what, task.step, int(task.places[i]))
+    return unreadable
+
+
+@contextlib.contextmanager
+def _anonymous_file(size: int) -> Iterator[int]:
+    """Descriptor of a file in memory that has no name."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("sdclr_jax")
+    else:
+        with tempfile.TemporaryFile() as named:
+            file = os.dup(named.fileno())
+    try:
+        os.ftruncate(file, size)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _shared(file: int, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Arrays uint8 of these shapes, one after the other in the file."""
+    sizes = [math.prod(shape) for shape in shapes]
+    memory = np.frombuffer(mmap.mmap(file, sum(sizes)), np.uint8)
+    return [part.reshape(shape) for part, shape in zip(np.split(memory, np.cumsum(sizes)[:-1]), shapes, strict=True)]

@@ -1,0 +1,165 @@
+"""A run on a folder of photographs of many sizes, decoded as they are needed: pretrain, resume, evaluate."""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from sdclr_jax import build, workdir
+from sdclr_jax.commands import flags, main
+from sdclr_jax.commands.pretrain import pretrain
+from sdclr_jax.data import sources
+from sdclr_jax.data.batches import Streamed
+from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.images import Files
+from sdclr_jax.errors import UserError
+from tests.commands.test_pretrain import TINY, assert_same_bits, lines
+from tests.photos import jpeg, photo
+
+ROOT = pathlib.Path(__file__).parents[2]
+FIELDS = (
+    *TINY,
+    "--config.epochs=2",
+    "--config.batch_size=8",
+    "--config.model.name=resnet8",
+    "--config.data.name=photos",
+    "--config.data.n_max=8",
+    "--config.data.imbalance=2",
+    "--config.data.validation_per_class=2",
+    "--config.data.few_shot_per_class=2",
+    "--config.data.workers=1",
+    "--config.views.size=16",
+    "--config.views.blur_probability=(1.0, 0.1)",
+    "--config.views.solarize_probability=(0.0, 0.2)",
+    "--config.evaluate.resize=20",
+    "--config.evaluate.crop=16",
+    "--config.evaluate.batch_size=16",
+    "--config.evaluate.sgd_batch_size=8",
+    "--config.evaluate.full_epochs=2",
+    "--config.evaluate.full_drops=(1,)",
+    "--config.evaluate.few_shot_epochs=1",
+    "--config.evaluate.knn_k=3",
+)
+
+
+def arguments(directory, *more):
+    return [f"--config={ROOT / 'configs' / 'base.py'}", f"--workdir={directory}", *FIELDS, *more]
+
+
+def config(*more):
+    return flags.pretrain(arguments("unused", *more), "").config
+
+
+def run(config, directory):
+    return pretrain(config, directory, devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """40 photographs of three classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(40):
+        (folder / f"{i:02}.jpg").write_bytes(jpeg(photo(20 + i, 60 - i, seed=i), orientation=1 + i % 8))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def photos(folder, monkeypatch):
+    """The folder as a data set: 30 images to train on and 10 to test."""
+    ids = np.array([f"{i:02}.jpg" for i in range(40)])
+    splits = {"train": ids[:30], "test": ids[30:]}
+
+    def load(split, data_dir):
+        part = splits[split]
+        return Examples(Files(folder, part), np.arange(len(part), dtype=np.int32) % 3, part, ("a", "b", "c"))
+
+    monkeypatch.setitem(sources.DATASETS, "photos", sources.Source("photos", load, None))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, folder):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        photos.__wrapped__(folder, monkeypatch)
+        directory = tmp_path_factory.mktemp("runs") / "whole"
+        return directory, run(config(), directory)
+
+
+def test_a_run_on_files(finished):
+    directory, state = finished
+    metrics = workdir.read_metrics(directory / "metrics.jsonl")
+    assert int(state.step) == metrics[-1]["step"] == 4  # 17 images in the long tail
+    assert [line["unreadable_images"] for line in metrics] == [0] * len(metrics)
+    assert all(np.isfinite(line["loss"]) and line["data_wait_seconds"] >= 0 for line in metrics)
+
+
+def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, tmp_path, monkeypatch):
+    """To the bit: batches do not depend on who decodes them."""
+    whole, expected = finished
+    from_step = Streamed.from_step
+
+    def crash(self, step):
+        for batch, _ in zip(from_step(self, step), range(3), strict=False):
+            yield batch
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr(Streamed, "from_step", crash)
+    with pytest.raises(RuntimeError, match="crash"):
+        run(config(), tmp_path / "run")
+    monkeypatch.setattr(Streamed, "from_step", from_step)
+    monkeypatch.setattr("sdclr_jax.build.Streamed", lambda *a, **k: Streamed(*a, **k | {"workers": 0}))
+    assert_same_bits(run(config(), tmp_path / "run"), expected)
+    assert lines(tmp_path / "run") == lines(whole)
+
+
+def test_its_evaluation(finished, folder, capsys):
+    directory, _ = finished
+    assert main.main(["evaluate", str(directory)]) == 0
+    results = json.loads((directory / "results.json").read_text())
+    settings = results["protocols"]["linear_full"]["settings"]
+    assert settings["crop_scale"] == [0.08, 1.0]
+    assert settings["flip"] == 0.5
+    assert "padding" not in settings
+    assert len(results["protocols"]["knn"]["per_class"]) == 3
+    assert main.main(["evaluate", str(directory), "--config.evaluate.augment=False"]) == 0
+    fixed = json.loads((directory / "results.json").read_text())
+    assert fixed["protocols"]["linear_full"]["settings"]["augment"] is False
+    assert fixed["protocols"]["knn"] == results["protocols"]["knn"]
+    before = (directory / "results.json").read_text()
+    content = (folder / "33.jpg").read_bytes()
+    (folder / "33.jpg").unlink()
+    assert main.main(["evaluate", str(directory)]) == 2
+    (folder / "33.jpg").write_bytes(content)
+    assert "33.jpg cannot be read (No such file or directory): put it back" in capsys.readouterr().err
+    assert (directory / "results.json").read_text() == before
+
+
+BAD = {
+    "workers": (["--config.data.workers=-2"], "data.workers is -2: it must be at least -1"),
+    "prefetch": (["--config.data.prefetch=0"], "data.prefetch is 0: it must be at least 1"),
+    "resize": (["--config.evaluate.crop=21"], "evaluate.resize is 20: it must be at least evaluate.crop, 21"),
+    "crop": (["--config.evaluate.crop=0"], "evaluate.crop is 0"),
+    "scale": (["--config.evaluate.crop_scale=(0.5, 0.2)"], "evaluate.crop_scale is (0.5, 0.2): it must be two"),
+    "blur": (["--config.views.blur_probability=(1.0, 2.0)"], "views.blur_probability is (1.0, 2.0): it must be"),
+    "blurs": (["--config.views.blur_probability=(1.0, 0.1, 0.5)"], "is (1.0, 0.1, 0.5): it must be one number, or 2"),
+    "word": (["--config.views.solarize_probability='often'"], "views.solarize_probability is 'often': it must be"),
+    "stem": (["--config.model.stem=imagenet"], "model.stem is 'imagenet', which leaves 16 x 16 images"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_before_anything_is_written(name, tmp_path, capsys):
+    more, sentence = BAD[name]
+    assert main.main(["pretrain", *arguments(tmp_path / "run", "--noprogress"), *more]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_views_for_tiny_pictures_are_refused(tmp_path):
+    digits = flags.pretrain([f"--config={ROOT / 'configs' / 'digits_lt.py'}:simclr", "--workdir=x"], "").config
+    digits.data.name = "photos"
+    with pytest.raises(UserError, match="views.name is 'digits', which needs images of one size"):
+        build.data(digits, None)

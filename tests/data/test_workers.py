@@ -1,0 +1,210 @@
+"""Workers make what this process makes, die with a sentence, and leave nothing behind."""
+
+import gc
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+
+import numpy as np
+import pytest
+
+from sdclr_jax.data.crops import RandomCrops
+from sdclr_jax.data.images import Encoded, Files
+from sdclr_jax.data.workers import Croppers, Task
+from sdclr_jax.errors import UserError
+from tests.photos import jpeg, photo
+
+ROOT = pathlib.Path(__file__).parents[2]
+CROPS = RandomCrops(count=2, size=12, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), seed=5)
+SMALL = RandomCrops(count=1, size=5, scale=(0.1, 0.2), ratio=(3 / 4, 4 / 3), seed=5, first=2)
+TASKS = [Task(step, np.arange(5) * 3 % 7 + step, np.arange(5)) for step in range(4)] + [
+    Task(9, np.array([2, 1]), np.array([3, 4]))
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(10):
+        (folder / f"{i}.jpg").write_bytes(jpeg(photo(40 + i, 30, seed=i)))
+    return Files(folder, np.array([f"{i}.jpg" for i in range(10)]))
+
+
+def crops_of(files, workers, ahead, tasks=TASKS):
+    """The crops of both sizes, flat, of each task."""
+    with Croppers(files, (CROPS, SMALL), largest=5, workers=workers, ahead=ahead) as croppers:
+        return [
+            (np.concatenate([x.reshape(len(x), -1) for x in made], axis=1), unreadable)
+            for made, unreadable in croppers.crops(tasks)
+        ]
+
+
+@pytest.fixture(scope="module")
+def expected(files):
+    return crops_of(files, workers=0, ahead=0)
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(1, 0), (2, 1), (7, 3)])
+def test_any_number_of_workers_makes_the_same(files, expected, workers, ahead):
+    found = crops_of(files, workers, ahead)
+    assert [made.shape for made, _ in found] == [(n, 2 * 12 * 12 * 3 + 5 * 5 * 3) for n in (5, 5, 5, 5, 2)]
+    for (made, unreadable), (alone, _) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(made, alone)
+        assert unreadable == []
+
+
+def test_a_crop_depends_on_the_step_and_the_place_but_not_on_the_rest_of_the_task(files, expected):
+    part = Task(2, TASKS[2].rows[3:], TASKS[2].places[3:])
+    ((made, _),) = crops_of(files, 0, 0, [part])
+    np.testing.assert_array_equal(made, expected[2][0][3:])
+    elsewhere = [Task(2, part.rows, part.places - 1), Task(3, part.rows, part.places)]
+    for other, _ in crops_of(files, 0, 0, elsewhere):
+        assert (other != made).any(axis=1).all()
+
+
+class Damaged(Encoded):
+    """The images `files`, one of which makes the reader fail in a way that nobody has thought of."""
+
+    def __init__(self, files, broken):
+        self.files, self.broken = files, broken
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, rows):
+        raise NotImplementedError
+
+    def read(self, row):
+        return self.broken(row) or self.files.read(row)
+
+    def name(self, row):
+        return self.files.name(row)
+
+
+def missing(row):
+    if row == 3:
+        raise FileNotFoundError(2, "No such file or directory")
+
+
+def a_mistake(row):
+    raise KeyError("the code is wrong")
+
+
+def nothing_left(row):
+    raise FileNotFoundError(2, "No such file or directory")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damage_is_told_and_passed_over(files, expected, workers):
+    found = crops_of(Damaged(files, missing), workers, 1)
+    told = [[image.name for image in unreadable] for _, unreadable in found]
+    assert told == [[files.name(3)] * list(task.rows).count(3) for task in TASKS]
+    assert sum(map(len, told)) > 1
+    for task, (made, _), (whole, _) in zip(TASKS, found, expected, strict=True):
+        same = (made == whole).all(axis=1)
+        np.testing.assert_array_equal(same, task.rows != 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_set_that_is_gone_is_an_error(files, workers):
+    with pytest.raises(UserError, match="10 images in a row cannot be read"):
+        crops_of(Damaged(files, nothing_left), workers, 1)
+
+
+def test_a_mistake_in_the_code_is_shown_whole(files):
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*the code is wrong"):
+        crops_of(Damaged(files, a_mistake), 2, 1)
+
+
+def processes() -> set[int]:
+    """Processes that this one has started."""
+    return {int(pid) for path in pathlib.Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+@linux
+def test_a_killed_worker_is_one_sentence_and_nothing_is_left(files):
+    gc.collect()  # the memory of tests before this one
+    before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
+    endless = (Task(step, np.arange(5), np.arange(5)) for step in range(10**9))
+    with Croppers(files, [CROPS], largest=5, workers=2, ahead=2) as croppers:
+        made = croppers.crops(endless)
+        next(made)
+        os.kill(max(processes() - before), signal.SIGKILL)
+        with pytest.raises(UserError, match=r"was killed by SIGKILL: if memory ran out, lower data\.workers"):
+            deque(made, maxlen=0)
+    assert processes() == before
+    del made, croppers
+    gc.collect()  # and with them the memory
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@linux
+def test_workers_leave_ctrl_c_and_sigterm_to_their_process(files):
+    """Which saves first, and needs batches up to there."""
+    before = processes()
+    endless = (Task(step, np.arange(5), np.arange(5)) for step in range(10**9))
+    with Croppers(files, [CROPS], largest=5, workers=2, ahead=1) as croppers:
+        made = croppers.crops(endless)
+        next(made)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            for worker in processes() - before:
+                os.kill(worker, number)
+            for _ in range(5):
+                next(made)
+
+
+def test_a_worker_starts_without_jax():
+    program = "import sys, sdclr_jax.data.workers; print({'jax', 'tensorflow_datasets'} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.check_output([sys.executable, "-c", program], env=environment, text=True) == "set()\n"
+
+
+# No `if __name__ == "__main__"`, which the workers of multiprocessing would need.
+SCRIPT = """
+import sys, time
+import numpy as np
+from sdclr_jax.data.crops import RandomCrops
+from sdclr_jax.data.images import Files
+from sdclr_jax.data.workers import Croppers, Task
+files = Files(sys.argv[1], np.array([f"{i}.jpg" for i in range(10)]))
+crops = RandomCrops(count=2, size=12, scale=(0.2, 1.0), ratio=(0.75, 4 / 3), seed=5)
+endless = (Task(step, np.arange(5), np.arange(5)) for step in range(10**9))
+with Croppers(files, [crops], largest=5, workers=2, ahead=2) as croppers:
+    for made, unreadable in croppers.crops(endless):
+        print("made", flush=True)
+"""
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_process_and_say_nothing(files, tmp_path, number):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "script.py"), str(files.root)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "always"},
+    )  # fmt: skip
+    assert process.stdout.readline() == "made\n"
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: to all
+    else:
+        os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=30)  # which waits for all that hold the pipe
+    assert process.returncode == -number
+    assert errors.count("Traceback") == (number == signal.SIGINT)  # this process's own
+    assert "resource_tracker" not in errors
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("a worker outlived its process")
