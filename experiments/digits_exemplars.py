@@ -66,7 +66,8 @@ def _rows(directory: pathlib.Path) -> list[dict]:
     summary = json.loads((directory / "exemplars" / "summary.json").read_text())
     results = json.loads((directory / "results.json").read_text())
     found = []
-    for point, at_rate in [(point, rate) for point in summary["checkpoints"] for rate in point["rates"]]:
+    points = [(point["epoch"], at_rate) for point in summary["checkpoints"] for at_rate in point["rates"]]
+    for epoch, at_rate in points:
         for name, score in at_rate["scores"].items():
             share = next(part for part in score["shares"] if part["fraction"] == FRACTION)["groups"][GROUP]
             by_class = {f"class_{key}": value for key, value in share.pop("by_class").items()}
@@ -77,7 +78,7 @@ def _rows(directory: pathlib.Path) -> list[dict]:
                     "against": summary["settings"]["against"],
                     "rate": at_rate["rate"],
                     "score": name,
-                    "epoch": point["epoch"],
+                    "epoch": epoch,
                     **share,
                     **by_class,
                     "linear_full_all": results["protocols"]["linear_full"]["all"],

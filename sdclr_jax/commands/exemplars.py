@@ -107,9 +107,7 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
             raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
         settings = {"rates": options.rates, "pairs": options.views, "against": options.against}
         meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings)
-        encoded = isinstance(examples.images, Encoded)
-        shape = build.image_shape(config, examples.images) if encoded else examples.images.shape
-        like = build.abstract_state(config, shape, shardings)
+        like = build.abstract_state(config, build.image_shape(config, examples.images), shardings)
         for step in kept.steps:
             before, last = last, meter.measure(kept.restore(like=like, step=step))
             first = first or last
