@@ -14,19 +14,25 @@ import pathlib
 import statistics
 import subprocess
 import time
+from collections.abc import Iterable
 
 import jobs
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 from tabulate import tabulate
 
 METHODS = ("simclr", "sdclr")
 GROUP, FRACTION, RATE = "rarer_half", 0.1, 0.9
 NOTE = f"""\
-Share of the five rarer classes among the tenth of the training images whose representation changes most when \
-{RATE:.0%} of the convolution weights are pruned; at the last checkpoint. `recalibrated`, `pruned` and `sparse` are \
-the ways to prune of `sdclr exemplars`. Chance is the central 95 % interval of the share in a random tenth \
-(hypergeometric); `beyond` counts the seeds above and below it."""
+The five rarer classes among the tenth of the training images whose representation changes most when {RATE:.0%} of the \
+convolution weights are pruned; at the last checkpoint. `recalibrated`, `sparse` and `pruned` are the ways to prune of \
+`sdclr exemplars`. `share` is theirs of that tenth, seed by seed; `chance` the central 95 % interval of a random \
+tenth, and `beyond` counts the seeds above and below it. `by class` is the share of a class's images that is \
+forgotten, mean over the five; `beyond` again, against any five classes; and `excess` how much that is above the mean \
+over all classes, in points, with the 95 % interval of its mean over the seeds (Student's t). Images of one class are \
+forgotten alike, so only the last two say whether it is rarity."""
 
 
 def main() -> None:
@@ -51,7 +57,7 @@ def main() -> None:
         command = [*jobs.SDCLR, "exemplars", *map(str, measured), f"--against={against}"]
         subprocess.run([*command, f"--overlap={options.out.absolute() / 'overlap.json'}"], check=True, cwd=jobs.ROOT)
         rows += [row for path in measured for row in _rows(path)]
-    _write(rows, options.out)
+    _write(rows, json.loads((directories[0] / "versions.json").read_text()), options.out)
     print(f"{jobs.minutes_since(began)}. Wrote {options.out / 'table.md'}")
 
 
@@ -59,24 +65,29 @@ def _rows(directory: pathlib.Path) -> list[dict]:
     """A run's shares of the rarer half among the most forgotten tenth."""
     summary = json.loads((directory / "exemplars" / "summary.json").read_text())
     results = json.loads((directory / "results.json").read_text())
-    return [
-        {
-            "method": summary["run"]["method"],
-            "seed": summary["run"]["seed"],
-            "against": summary["settings"]["against"],
-            "rate": found["rate"],
-            "score": name,
-            "epoch": point["epoch"],
-            **next(part for part in score["shares"] if part["fraction"] == FRACTION)["groups"][GROUP],
-            "linear_full_all": results["protocols"]["linear_full"]["all"],
-        }
-        for point in summary["checkpoints"]
-        for found in point["rates"]
-        for name, score in found["scores"].items()
-    ]
+    found = []
+    points = [(point["epoch"], at_rate) for point in summary["checkpoints"] for at_rate in point["rates"]]
+    for epoch, at_rate in points:
+        for name, score in at_rate["scores"].items():
+            share = next(part for part in score["shares"] if part["fraction"] == FRACTION)["groups"][GROUP]
+            by_class = {f"class_{key}": value for key, value in share.pop("by_class").items()}
+            found.append(
+                {
+                    "method": summary["run"]["method"],
+                    "seed": summary["run"]["seed"],
+                    "against": summary["settings"]["against"],
+                    "rate": at_rate["rate"],
+                    "score": name,
+                    "epoch": epoch,
+                    **share,
+                    **by_class,
+                    "linear_full_all": results["protocols"]["linear_full"]["all"],
+                }
+            )
+    return found
 
 
-def _write(rows: list[dict], out: pathlib.Path) -> None:
+def _write(rows: list[dict], versions: dict, out: pathlib.Path) -> None:
     with (out / "shares.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -86,57 +97,87 @@ def _write(rows: list[dict], out: pathlib.Path) -> None:
     table = []
     for method, against, score in dict.fromkeys((row["method"], row["against"], row["score"]) for row in last):
         found = [r for r in last if (r["method"], r["against"], r["score"]) == (method, against, score)]
-        shares = [100 * row["share"] for row in found]
-        spread = f" ± {statistics.stdev(shares):.0f}" if len(shares) > 1 else ""
-        above, below = (sum(test(row) for row in found) for test in (_above, _below))
+        excess = [100 * (row["class_share"] - row["class_expected"]) for row in found]
         table.append(
             {
                 "method": method,
                 "pruned how": against,
                 "score": score.replace("_", " "),
-                "share by seed, %": ", ".join(f"{share:.0f}" for share in shares),
-                "mean ± sd": f"{statistics.mean(shares):.0f}{spread}",
+                "share, %": _listed(row["share"] for row in found),
                 "in the data": f"{100 * found[0]['expected']:.0f}",
                 "chance": f"{100 * min(r['low'] for r in found):.0f} to {100 * max(r['high'] for r in found):.0f}",
-                "beyond": f"{above} above, {below} below of {len(found)}",
+                "beyond": _beyond(found, ""),
+                "by class, %": _listed(row["class_share"] for row in found),
+                "beyond ": _beyond(found, "class_"),
+                "excess": _interval(excess),
             }
         )
     table.sort(key=lambda row: ("recalibrated", "sparse", "pruned").index(row["pruned how"]))
-    (out / "table.md").write_text(f"{NOTE}\n\n{tabulate(table, headers='keys', tablefmt='github')}\n")
+    trained = f"Trained at commit {versions['commit'][:7]}, jax {versions['jax']}, {versions['hardware']}."
+    text = tabulate(table, headers="keys", tablefmt="github")
+    (out / "table.md").write_text(f"{NOTE}\n\n{text}\n\n{trained}\n")
     _draw([row for row in at_rate if row["against"] == "recalibrated"], out / "figure.svg")
 
 
-def _above(row: dict) -> bool:
-    return row["share"] > row["high"]
+def _listed(shares: Iterable[float]) -> str:
+    return ", ".join(f"{100 * share:.0f}" for share in shares)
 
 
-def _below(row: dict) -> bool:
-    return row["share"] < row["low"]
+def _beyond(rows: list[dict], prefix: str) -> str:
+    above = sum(row[f"{prefix}share"] > row[f"{prefix}high"] for row in rows)
+    below = sum(row[f"{prefix}share"] < row[f"{prefix}low"] for row in rows)
+    return f"{above} above, {below} below"
+
+
+def _interval(values: list[float]) -> str:
+    """Mean, and where there are several values its 95 % interval."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:+.0f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:+.0f} [{mean - half:+.0f}, {mean + half:+.0f}]"
 
 
 def _draw(rows: list[dict], path: pathlib.Path) -> None:
-    """A panel for each method: thin lines are seeds, thick lines their means, grey is chance."""
+    """A column for each method, shares of the forgotten images above, of the classes below: thin lines are seeds, thick
+    ones their means, grey is chance."""
     mpl.rcParams |= {"svg.hashsalt": "digits_exemplars", "font.size": 11}
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(METHODS), sharey=True)
-    for axes, method in zip(panels, METHODS, strict=True):
-        epochs = sorted({row["epoch"] for row in rows})
-        for score, colour in (("features", "#0072b2"), ("projections", "#d55e00")):
-            found = [row for row in rows if (row["method"], row["score"]) == (method, score)]
-            for seed in sorted({row["seed"] for row in found}):
-                line = [100 * row["share"] for row in found if row["seed"] == seed]
-                axes.plot(epochs, line, color=colour, linewidth=0.8, alpha=0.6)
-            means = [100 * statistics.mean(r["share"] for r in found if r["epoch"] == epoch) for epoch in epochs]
-            axes.plot(epochs, means, color=colour, linewidth=2.5, marker="os"[score == "projections"], label=score)
-        low, high = (100 * f(row[key] for row in rows) for f, key in ((min, "low"), (max, "high")))
-        axes.axhspan(low, high, color="black", alpha=0.12, linewidth=0, label="chance")
-        axes.axhline(100 * rows[0]["expected"], color="black", linewidth=0.8)
+    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    panels = figure.subplots(2, len(METHODS), sharex=True, sharey="row")
+    for of, line in zip(("", "class_"), panels, strict=True):
+        for method, axes in zip(METHODS, line, strict=True):
+            _draw_panel(axes, [row for row in rows if row["method"] == method], of)
+        line[0].set_ylim(bottom=0)
+    for axes, method in zip(panels[0], METHODS, strict=True):
         axes.set_title(method)
+    for axes in panels[1]:
         axes.set_xlabel("epoch")
-    panels[0].set_ylim(bottom=0)  # of both
-    panels[0].set_ylabel("five rarer classes in the\nmost forgotten tenth, %")
-    panels[0].legend(frameon=False)
+    panels[0, 0].set_ylabel("five rarer classes in the\nmost forgotten tenth, %")
+    panels[1, 0].set_ylabel("of a rarer class's images in it,\nmean over the five, %")
+    panels[1, 0].legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
+
+
+def _draw_panel(axes: Axes, rows: list[dict], of: str) -> None:
+    epochs = sorted({row["epoch"] for row in rows})
+
+    def mean(key: str, score: str) -> list[float]:
+        return [
+            100 * statistics.mean(row[of + key] for row in rows if (row["score"], row["epoch"]) == (score, epoch))
+            for epoch in epochs
+        ]
+
+    for score, colour in (("features", "#0072b2"), ("projections", "#d55e00")):
+        for seed in sorted({row["seed"] for row in rows}):
+            line = [100 * row[of + "share"] for row in rows if (row["seed"], row["score"]) == (seed, score)]
+            axes.plot(epochs, line, color=colour, linewidth=0.8, alpha=0.6)
+        axes.plot(
+            epochs, mean("share", score), color=colour, linewidth=2.5, marker="os"[score == "projections"], label=score
+        )
+    # Of features; where it differs from seed to seed, its mean.
+    low, high = mean("low", "features"), mean("high", "features")
+    axes.fill_between(epochs, low, high, color="black", alpha=0.12, linewidth=0, label="chance, of one seed")
+    axes.plot(epochs, mean("expected", "features"), color="black", linewidth=0.8)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
     if options.neighbours >= len(examples.ids):
         raise UserError(f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all")
     class_groups = _class_groups(config, data, examples)
-    members = _members(data.subsets.train_counts, class_groups, examples.labels)
+    groups = _by_group(data.subsets.train_counts, class_groups)
     epoch = len(examples.ids) // config.batch_size
     first = before = last = None
     checkpoints = []
@@ -107,13 +107,11 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
             raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
         settings = {"rates": options.rates, "pairs": options.views, "against": options.against}
         meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings)
-        encoded = isinstance(examples.images, Encoded)
-        shape = build.image_shape(config, examples.images) if encoded else examples.images.shape
-        like = build.abstract_state(config, shape, shardings)
+        like = build.abstract_state(config, build.image_shape(config, examples.images), shardings)
         for step in kept.steps:
             before, last = last, meter.measure(kept.restore(like=like, step=step))
             first = first or last
-            rates = [_of_rate(meter, i, members, first, before, last) for i in range(len(meter.rates))]
+            rates = [_of_rate(meter, i, examples.labels, groups, first, before, last) for i in range(len(meter.rates))]
             checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
     summary = {
         "format": 1,
@@ -172,20 +170,20 @@ def _class_groups(config: ConfigDict, data: build.Data, examples: Examples) -> t
     return longtail.groups(data.subsets.train_counts, config.data.groups)
 
 
-def _members(train_counts: np.ndarray, class_groups: tuple[str, ...], labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Which images are of each group of classes: many, medium, few, and the rarer half; none without labels."""
+def _by_group(train_counts: np.ndarray, class_groups: tuple[str, ...]) -> dict[str, list[int]]:
+    """The classes that are many, medium, few, and the rarer half of all; nothing without classes."""
     if not class_groups:
         return {}
-    by_class = {name: [c for c, group in enumerate(class_groups) if group == name] for name in longtail.GROUPS}
+    by_group = {name: [c for c, group in enumerate(class_groups) if group == name] for name in longtail.GROUPS}
     rarest = np.argsort(-np.asarray(train_counts), kind="stable")[-(len(train_counts) // 2) :]
-    by_class["rarer_half"] = rarest
-    return {name: np.isin(labels, classes) for name, classes in by_class.items() if len(classes)}
+    return by_group | {"rarer_half": rarest.tolist()}
 
 
 def _of_rate(
     meter: damage.Meter,
     i: int,
-    members: dict[str, np.ndarray],
+    labels: np.ndarray,
+    groups: dict[str, list[int]],
     first: damage.Measured,
     before: damage.Measured | None,
     now: damage.Measured,
@@ -194,7 +192,7 @@ def _of_rate(
     scores = {
         name: {
             "mean": float(now.scores[i, j].mean()),
-            "shares": exemplars.shares(now.scores[i, j], members),
+            "shares": exemplars.shares(now.scores[i, j], labels, groups),
             "since_previous": before and exemplars.overlaps(before.scores[i, j], now.scores[i, j]),
         }
         for j, name in enumerate(meter.scores)

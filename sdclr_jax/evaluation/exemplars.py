@@ -6,8 +6,10 @@ disagreement is a score here, as in Jiang et al., ICML 2021, Section 3.1: the mo
 an image is forgotten. All functions are NumPy on the host.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,10 +28,6 @@ class Share(NamedTuple):
     expected: float  # the group's share in the data
     low: float  # central interval of the share in a random set of the same size
     high: float
-
-    @property
-    def beyond_chance(self) -> bool:
-        return not self.low <= self.share <= self.high
 
 
 class Overlap(NamedTuple):
@@ -77,7 +75,8 @@ def share(scores: np.ndarray, member: np.ndarray, fraction: float) -> Share:
 
     The null model is that scores are exchangeable between images: any set of that size is as likely. The members in it
     then follow the hypergeometric distribution, which is what shuffled scores would estimate, without their noise.
-    The interval is of one share; of twenty shares that mean nothing, one lies outside all the same.
+    The interval is of one share; of twenty shares that mean nothing, one lies outside all the same. Nor does a share
+    outside say that rarity is the reason: see `class_share`.
 
     Args:
         scores: [N].
@@ -89,13 +88,62 @@ def share(scores: np.ndarray, member: np.ndarray, fraction: float) -> Share:
     return Share(float(membership(scores, fraction) @ member) / k, float(np.mean(member)), low / k, high / k)
 
 
-def shares(scores: np.ndarray, groups: Mapping[str, np.ndarray]) -> list[dict]:
-    """`share` of each group at each of `FRACTIONS`, as JSON holds it."""
+def class_share(scores: np.ndarray, labels: np.ndarray, classes: Sequence[int], fraction: float) -> Share:
+    """Share of a class's images that is forgotten, mean over a group's classes.
+
+    The null model is that the group is any choice of as many classes. Images of one class are forgotten alike, so a
+    few classes can stray far from their share by what they show and not by how rare they are: where `share` lies beyond
+    chance and this within it, one run cannot tell the two apart, but several can whose classes are ordered anew. With
+    few classes this interval is wide: for ten, one of 252 halves is the most forgotten.
+
+    Args:
+        scores: [N].
+        labels: int [N].
+        classes: the group's; those without images are left out.
+        fraction: of the images, in the forgotten set.
+
+    Returns:
+        A Share, whose `expected` is the mean over all classes.
+    """
+    present, of = np.unique(labels, return_inverse=True)
+    rates = np.bincount(of, membership(scores, fraction)) / np.bincount(of)
+    member = np.isin(present, classes)
+    null = _choices(len(present), int(member.sum())) @ rates / member.sum()
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(null, tail, method="lower"), np.quantile(null, 1 - tail, method="higher")
+    # Sums in another order differ in the last digit, which is not beyond chance.
+    return Share(*(round(float(x), 12) for x in (rates[member].mean(), rates.mean(), low, high)))
+
+
+@lru_cache
+def _choices(total: int, chosen: int) -> np.ndarray:
+    """Choices of so many of so many, float64 [M, total] of 0 and 1: all of them, or 2,000 random ones of more."""
+    if math.comb(total, chosen) <= 2000:
+        rows = np.array(list(itertools.combinations(range(total), chosen)))
+    else:
+        rng = np.random.default_rng(0)
+        rows = np.stack([rng.permutation(total)[:chosen] for _ in range(2000)])
+    choices = np.zeros((len(rows), total))
+    np.put_along_axis(choices, rows, 1, axis=1)
+    return choices
+
+
+def shares(scores: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]) -> list[dict]:
+    """`share` and, as `by_class`, `class_share` of each group of classes at each of `FRACTIONS`, as JSON holds them.
+
+    `groups` names the classes of each; one without an image is left out.
+    """
+    members = {name: np.isin(labels, classes) for name, classes in groups.items()}
     return [
         {
             "fraction": fraction,
             "images": size(len(scores), fraction),
-            "groups": {name: share(scores, member, fraction)._asdict() for name, member in groups.items()},
+            "groups": {
+                name: share(scores, member, fraction)._asdict()
+                | {"by_class": class_share(scores, labels, groups[name], fraction)._asdict()}
+                for name, member in members.items()
+                if member.any()
+            },
         }
         for fraction in FRACTIONS
     ]

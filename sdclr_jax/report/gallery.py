@@ -107,15 +107,20 @@ def sentences(summary: dict) -> list[str]:
     for name in ("features", "projections"):
         part = rate["scores"][name]["shares"][-1]
         if share := part["groups"].get("rarer_half"):
-            inside = share["low"] <= share["share"] <= share["high"]
-            low, high = percent(share["low"]), percent(share["high"])
+            by_class = share["by_class"]
             found.append(
                 f"Of the {part['images']} images whose {name} change most at step {last['step']}, "
                 f"{percent(share['share'])} are of the rarer half of the classes, which holds "
-                f"{percent(share['expected'])} of all images; chance gives {low} to {high}, so this is "
-                f"{'within' if inside else 'beyond'} chance."
+                f"{percent(share['expected'])} of all images; images drawn at random give {_chance(share)}. On average "
+                f"{percent(by_class['share'])} of such a class are among them; as many classes drawn at random give "
+                f"{_chance(by_class)}."
             )
     return found
+
+
+def _chance(share: dict) -> str:
+    inside = share["low"] <= share["share"] <= share["high"]
+    return f"{percent(share['low'])} to {percent(share['high'])}: {'within' if inside else 'beyond'} chance"
 
 
 def percent(share: float) -> str:

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from sdclr_jax import build, parallel
-from sdclr_jax.commands import damage, exemplars, main, thumbnails
+from sdclr_jax.commands import damage, exemplars, flags, main, thumbnails
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data import sources
 from sdclr_jax.data.images import Files
-from tests.commands.test_pretrain import config
+from tests.commands.test_pretrain import ROOT, TINY, config
+from tests.photos import jpeg, photo
 
 RUNS = ("zero", "one")
 QUICK = ("--rates=0.5,0.9", "--views=1", "--gallery=50", "--neighbours=3")
@@ -205,3 +206,27 @@ def test_thumbnails_keep_their_shape_whatever_the_image(tmp_path):
     assert (small == [0, 0, 250]).all(axis=-1).sum() == 20 * 40
     assert thumbnails.path(encoded, 1) == str(tmp_path / "wide.png")
     assert thumbnails.path(grey, 1) == ""
+
+
+def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch):
+    """A folder of one's own, from pretraining to the page: decoded as they are needed, ranked by their files."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"{i:02}.jpg").write_bytes(jpeg(photo(20 + i, 60 - i, seed=i)))
+    fields = (
+        f"--config={ROOT / 'configs' / 'base.py'}", f"--workdir={tmp_path / 'run'}", *TINY,
+        f"--config.data.name=folder:{folder}", "--config.data.profile=as_is", "--config.epochs=2",
+        "--config.batch_size=8", "--config.model.name=resnet8", "--config.views.size=16", "--config.data.workers=0",
+        "--config.evaluate.resize=20", "--config.evaluate.crop=16",
+    )  # fmt: skip
+    pretrain(flags.pretrain(list(fields), "").config, tmp_path / "run", str(tmp_path), devices=jax.devices()[:1])
+    monkeypatch.setattr(damage, "CALIBRATION", 2)
+    on_one_device(monkeypatch)
+    assert main.main(["exemplars", str(tmp_path / "run"), f"--data_dir={tmp_path}", *QUICK]) == 0
+    summary, rows = read(tmp_path / "run")
+    assert len(rows) == len({row["id"] for row in rows}) == summary["data"]["images"] >= 10
+    assert all(row["path"] == str(folder / row["id"]) for row in rows)
+    assert all(float(row["score"]) > 0 for row in rows)
+    assert "class" not in rows[0]
+    assert summary["data"]["class_names"] == []

@@ -56,6 +56,36 @@ def test_equal_scores_say_nothing():
     assert exemplars.order(scores)[:4].tolist() == [0, 1, 2, 3]
 
 
+def test_share_of_a_group_by_class_against_every_choice_of_classes():
+    """Two classes of six are forgotten whole: far beyond chance for images, but for classes one choice in fifteen."""
+    labels = np.repeat(np.arange(6), [40, 20, 10, 5, 3, 2])
+    scores = np.isin(labels, (3, 5)) + RNG.random(80) * 0.1
+    fraction = 7 / 80
+    by_class = [np.mean((scores >= np.sort(scores)[-7])[labels == c]) for c in range(6)]
+    assert by_class == [0, 0, 0, 1, 0, 1]
+    null = sorted(np.mean([by_class[c] for c in chosen]) for chosen in itertools.combinations(range(6), 2))
+    found = exemplars.class_share(scores, labels, [3, 5], fraction)
+    assert (found.share, found.expected) == pytest.approx((1, 1 / 3))
+    assert (found.low, found.high) == (null[0], null[-1]) == (0, 1)
+    assert exemplars.share(scores, np.isin(labels, (3, 5)), fraction).high < 0.6
+    # Of forty classes, the ten that are forgotten are few of the choices.
+    labels = np.arange(400) % 40
+    found = exemplars.class_share(np.where(labels < 10, 1.0, 0.0), labels, range(10), 0.25)
+    assert found.share == 1
+    assert found.expected == pytest.approx(0.25)
+    assert found.low < 0.25 < found.high < 0.7
+
+
+def test_classes_and_groups_without_images_are_left_out():
+    scores, labels = RNG.random(40), np.repeat([0, 2], 20)
+    (_, _, tenth) = exemplars.shares(scores, labels, {"some": [0, 1], "none": [1]})
+    assert tenth["groups"].keys() == {"some"}
+    top = np.argsort(-scores)[:4]
+    rates = [np.mean(np.isin(np.flatnonzero(labels == c), top)) for c in (0, 2)]
+    assert tenth["groups"]["some"]["by_class"]["share"] == pytest.approx(rates[0])
+    assert tenth["groups"]["some"]["by_class"]["expected"] == pytest.approx(np.mean(rates))
+
+
 def test_scores_that_are_not_finite_are_refused():
     with pytest.raises(UserError, match="1 of 3 scores are not finite"):
         exemplars.order(np.array([1.0, np.nan, 0.0]))

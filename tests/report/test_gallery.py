@@ -23,6 +23,7 @@ SCORES = ("features", "projections")
 def summary(images=30, labelled=True, epochs=(1.0, 2.0)):
     def part(share):
         found = {"share": share, "expected": 0.3, "low": 0.1, "high": 0.5}
+        found["by_class"] = {"share": 0.25, "expected": 0.2, "low": 0.05, "high": 0.35}
         groups = {"many": found, "few": found, "rarer_half": found} if labelled else {}
         return [{"fraction": f, "images": int(images * f) or 1, "groups": groups} for f in (0.01, 0.05, 0.1)]
 
@@ -99,8 +100,11 @@ def test_the_page_is_the_same_byte_for_byte():
 def test_words_and_intervals():
     text = page()
     assert "60 % are of the rarer half of the classes" in text
-    assert "so this is beyond chance." in text
-    assert "so this is within chance." in text  # projections
+    assert "images drawn at random give 10 % to 50 %: beyond chance." in text
+    assert "images drawn at random give 10 % to 50 %: within chance." in text  # projections
+    assert "On average 25 % of such a class" in text
+    assert "as many classes drawn at random give 5 % to 35 %: within chance." in text
+    assert re.search(r"by class 25 % <span class=\"soft\">\(5 to 35\)", text)
     assert re.search(r"<b>60 %</b> <span class=\"soft\">\(10 to 50\)", text)
     assert "Here are 20 of 30 images, the 10 most and the 10 least forgotten." in text
     assert "All images are here." in page(shown=30)
