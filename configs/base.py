@@ -18,9 +18,7 @@ def get_config() -> ConfigDict:
     c.log_every = 20  # steps between lines of metrics, the only host synchronisation
     c.checkpoint_every = 100  # epochs between checkpoints; the last two are kept
     c.keep_every = 0  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
-    c.collapse_every = (
-        100  # steps between measurements of collapse, each a forward pass, and one at the end; 0 is never
-    )
+    c.collapse_every = 100  # steps between measurements of collapse, each a forward pass; 0 measures none
 
     # Who is compared with whom: pairs of (branch, view); the first learns from the second, or both from each other.
     # Branches are 'dense', 'sparse' and 'target'. As many views are made as the pairs name, from 0 on.
@@ -74,13 +72,17 @@ def get_config() -> ConfigDict:
     c.optimizer.final_learning_rate = 1e-6  # end of the cosine
 
     c.data = ConfigDict()
-    c.data.name = "cifar10"
+    c.data.name = "cifar10"  # or 'folder:/path/to/images', your own (sdclr_jax/data/layouts.py)
+    c.data.root = ""  # folder of a large data set as its publisher packed it; '' is what tfds prepared in --data_dir
+    c.data.manifest = ""  # CSV file that says which images of 'folder:' count, and their labels and splits
     c.data.subset = "long_tail"  # what is pretrained on: 'long_tail', its 'balanced' twin, or all of 'probe_train'
     c.data.lists = ""  # folder of published lists (sdclr_jax/data/lists.py); '' draws our own by the same rule
     c.data.split = 0  # N in the names of those lists; or the seed of class order, subsets and validation images
+    c.data.profile = "exponential"  # of the long tail: 'exponential', 'pareto', or 'as_is', what the data set has
+    c.data.pareto = (6.0, 0.43366)  # power, and scale over n_max: ImageNet-LT's (sdclr_jax/data/profiles.py)
     c.data.n_max = 4500  # images of the most frequent class
     c.data.imbalance = 100.0  # n_max over the number of images of the rarest class
-    # The next two are read where lists are drawn; a published list has its own.
+    # The next two are read where lists are drawn; a published list has its own. At most a fifth of a class 'as_is'.
     c.data.validation_per_class = 500  # images a class kept for choosing the probe's epoch and regularisation
     c.data.few_shot_per_class = 50  # labelled images a class of the few-shot probe
     c.data.groups = "thirds"  # many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20

@@ -8,7 +8,19 @@ import pathlib
 
 import pytest
 
-from configs import base, cifar10_lt, cifar100_lt, digits_lt, methods
+from configs import (
+    base,
+    celeba,
+    cifar10_lt,
+    cifar100_lt,
+    digits_lt,
+    folder,
+    imagenet100_lt,
+    imagenet_lt,
+    inaturalist2018,
+    methods,
+    places_lt,
+)
 from sdclr_jax import build
 from sdclr_jax.errors import UserError
 
@@ -17,6 +29,13 @@ CONFIGS = {
     "base": base.get_config,
     "cifar10_lt_sdclr": cifar10_lt.get_config,
     "cifar100_lt_sdclr": cifar100_lt.get_config,
+    "imagenet100_lt_sdclr": imagenet100_lt.get_config,
+    "imagenet100_lt_simclr": lambda: imagenet100_lt.get_config("simclr"),
+    "imagenet_lt_sdclr": imagenet_lt.get_config,
+    "places_lt_sdclr": places_lt.get_config,
+    "inaturalist2018_sdclr": inaturalist2018.get_config,
+    "celeba_sdclr": celeba.get_config,
+    "folder_sdclr": folder.get_config,
     "digits_lt_simclr": lambda: digits_lt.get_config("simclr"),
     "digits_lt_sdclr": lambda: digits_lt.get_config("sdclr"),
 }
@@ -124,6 +143,22 @@ def test_a_bad_field_is_named(name, field, value, said):
         place[last] = value
     with pytest.raises(UserError, match=said.replace("(", "\\(")):
         build.check(config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_passes_the_checks(name):
+    build.check(CONFIGS[name]())
+
+
+def test_the_published_recipe_of_photos():
+    """cmds/shell_scrips/imagenet-100-res50-LT.sh and README of the authors' repository."""
+    c = imagenet100_lt.get_config()
+    assert (c.epochs, c.batch_size, c.objective.temperature, c.prune.rate) == (500, 256, 0.3, 0.3)
+    assert imagenet100_lt.get_config("simclr").projector == c.projector  # like with like
+    assert (c.model.name, c.model.stem, c.projector.hidden, c.projector.out) == ("resnet50", "imagenet", 2048, 128)
+    assert (c.optimizer.learning_rate, c.optimizer.weight_decay, c.evaluate.sgd_batch_size) == (0.5, 1e-4, 512)
+    assert (c.views.size, c.views.crop_scale, c.views.blur_probability) == (224, (0.08, 1.0), 0.5)
+    assert (c.data.n_max, c.data.groups) == (1280, "counts")
 
 
 if __name__ == "__main__":

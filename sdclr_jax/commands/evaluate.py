@@ -16,7 +16,7 @@ from sdclr_jax.commands import flags
 from sdclr_jax.data import longtail
 from sdclr_jax.data.sources import Examples
 from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import features, knn, probe, scores
+from sdclr_jax.evaluation import collapse, features, knn, probe, scores
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.train import State
 from sdclr_jax.trees import checksum
@@ -25,7 +25,8 @@ USAGE = """sdclr evaluate DIR [DIR ...] [--config.evaluate.FIELD=VALUE ...]
 
 Probes the frozen dense encoder of each run on the test images and writes DIR/results.json: the published SGD probe on
 all labelled images (linear_full) and on a few (linear_few_shot), logistic regression on fixed features (logistic), and
-k-nearest neighbours (knn); per class, All, Many / Medium / Few, and Std between those.
+k-nearest neighbours (knn); per class, All, Many / Medium / Few, and Std between those. Of images with attributes it
+writes the average precision of each by logistic and knn.
 
   --config.evaluate.FIELD=VALUE   overrides a setting of the evaluation, such as --config.evaluate.knn_k=50
   --data_dir=DIR                  prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data"""
@@ -59,14 +60,22 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     """Run every protocol on the newest checkpoint of a run; writes and returns what results.json holds.
 
     Raises:
-        UserError: no run or no checkpoint there, or the encoder is not what it was before the evaluation.
+        UserError: no run or no checkpoint there, images without labels, or the encoder is not what it was before the
+            evaluation.
     """
     shardings = parallel.shardings()
     data = build.data(config, data_dir)
+    if not data.train.class_names:
+        raise UserError(
+            f"{config.data.name} has no labels, so there is nothing to probe: {directory / 'metrics.jsonl'} tells "
+            "whether the features have collapsed, and scores take a run on images with labels, which pretraining "
+            "does not read"
+        )
     like = build.abstract_state(config, data.train.images.shape, shardings)
     step, variables = _dense(directory, like)
     before = int(checksum(variables))
-    protocols = _protocols(config, _Probed(config, variables, data, shardings))
+    probed = _Probed(config, variables, data, shardings)
+    protocols = _protocols(config, probed)
     # Both what was used and what lies on disk must be the encoder that was there before.
     _, again = _dense(directory, like, step)
     if not int(checksum(variables)) == int(checksum(again)) == before:
@@ -76,6 +85,7 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
         "format": 1,
         "run": {"method": config.method, "seed": config.seed, "step": step, "epoch": step / epoch},
         "data": about(config, data),
+        "features": _about_features(probed.test.features),
         "encoder_checksum": before,
         "protocols": protocols,
     }
@@ -109,6 +119,14 @@ def about(config: ConfigDict, data: build.Data) -> dict:
         "lists": {name: longtail.list_hash(data.part(part).ids) for name, part in parts.items()}
         | {"test": longtail.list_hash(data.test.ids)},
     }
+
+
+def _about_features(found: np.ndarray) -> dict:
+    """What results.json says of features [N, D] of test images: how many directions they use (RankMe)."""
+    # As many as the paper takes (Garrido et al., ICML 2023), spread over all of them, which may lie class by class.
+    some = found[:: -(-len(found) // 25_600)]
+    rank = float(jax.jit(collapse.effective_rank)(some))
+    return {"images": len(some), "dimensions": found.shape[1], "effective_rank": rank}
 
 
 class _Labelled(NamedTuple):
@@ -153,25 +171,38 @@ class _Probed:
         images, key = jax.numpy.asarray(train.examples.images), jax.random.key(seed)
         return lambda step, rows: self._encode_view(self._variables, jax.random.fold_in(key, step), images[rows])
 
-    def score(self, settings: dict, predictions: np.ndarray, validation_accuracy: float | None) -> dict:
-        """What results.json says of a protocol, from its predictions of the test images."""
-        per_class = scores.per_class_accuracy(predictions, self.test.labels, self.num_classes)
+    @property
+    def has_attributes(self) -> bool:
+        """Whether an image has any number of attributes, instead of one class."""
+        return self.test.labels.ndim == 2
+
+    def score(self, settings: dict, predictions: np.ndarray, validation_score: float | None) -> dict:
+        """What results.json says of a protocol, from its predictions of the test images: classes int [N], or how
+        likely each attribute is, [N, A]."""
+        if self.has_attributes:
+            metric, per_class = "average_precision", scores.average_precision(predictions, self.test.labels)
+        else:
+            metric = "accuracy"
+            per_class = scores.per_class_accuracy(predictions, self.test.labels, self.num_classes)
         return {
+            "metric": metric,
             "settings": settings,
-            "per_class": [float(x) for x in per_class],
+            "per_class": [None if np.isnan(x) else float(x) for x in per_class],
             **scores.summary(per_class, self.groups),
-            "validation_accuracy": validation_accuracy,
+            f"validation_{metric}": validation_score,
         }
 
 
 def _protocols(config: ConfigDict, probed: _Probed) -> dict[str, dict]:
     """Every protocol's settings and scores, by name."""
     c = config.evaluate
+    on_fixed_features = {"logistic": _logistic(config, probed), "knn": _neighbours(config, probed)}
+    if probed.has_attributes:  # the published probes are of classes, as is their learning rate
+        return on_fixed_features
     return {
         "linear_full": _linear(config, probed, "probe_train", probed.full, c.full_epochs, c.full_drops),
         "linear_few_shot": _linear(config, probed, "few_shot", probed.few_shot, c.few_shot_epochs, c.few_shot_drops),
-        "logistic": _logistic(config, probed),
-        "knn": _neighbours(config, probed),
+        **on_fixed_features,
     }
 
 
@@ -228,13 +259,16 @@ def _logistic(config: ConfigDict, probed: _Probed) -> dict:
         "gradient_norm": fitted.best.gradient_norm,
         "iterations": fitted.best.iterations,
     }
-    predictions = probe.predict(probed.test.features, fitted.kernel, fitted.bias)
-    return probed.score(settings, predictions, fitted.best.validation_accuracy)
+    predict = probe.logits if probed.has_attributes else probe.predict
+    predictions = predict(probed.test.features, fitted.kernel, fitted.bias)
+    return probed.score(settings, predictions, fitted.best.validation_score)
 
 
 def _neighbours(config: ConfigDict, probed: _Probed) -> dict:
     settings = {"k": config.evaluate.knn_k, "temperature": config.evaluate.knn_temperature}
-    predictions = knn.predict(
-        probed.full.features, probed.full.labels, probed.test.features, num_classes=probed.num_classes, **settings
-    )
+    given = probed.full.features, probed.full.labels, probed.test.features
+    if probed.has_attributes:
+        predictions = knn.share(*given, **settings)
+    else:
+        predictions = knn.predict(*given, num_classes=probed.num_classes, **settings)
     return probed.score({"train": "probe_train", "images": len(probed.full.labels), **settings}, predictions, None)

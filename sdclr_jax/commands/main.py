@@ -14,10 +14,11 @@ USAGE = """usage: sdclr COMMAND ...
   prepare     get a data set ready: check it, and convert it once
   pretrain    train a method on unlabelled images, or go on with a stopped run
   evaluate    probe the frozen encoder of a run
+  exemplars   find the images that pruning makes a run forget, and look at them
   report      compare runs: a table, and a page with pictures
 
 sdclr COMMAND --help says more."""
-COMMANDS = ("prepare", "pretrain", "evaluate", "report")
+COMMANDS = ("prepare", "pretrain", "evaluate", "exemplars", "report")
 
 
 def main(argv: list[str] | None = None) -> int:

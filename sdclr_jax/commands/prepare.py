@@ -1,9 +1,11 @@
 """`sdclr prepare`: get a data set ready, once."""
 
 import argparse
+import pathlib
 import sys
 
 from sdclr_jax.data import sources
+from sdclr_jax.data.examples import Examples
 
 
 def main(argv: list[str]) -> None:
@@ -13,11 +15,18 @@ def main(argv: list[str]) -> None:
         description="Check a data set and write it where the other commands, and tfds, find it. "
         "One that is prepared already is used as it is.",
     )
-    parser.add_argument("dataset", metavar="DATASET", help=", ".join(sorted(sources.DATASETS)))
+    known = f"{', '.join(sorted(sources.DATASETS))}, or {sources.FOLDER}PATH for your own images"
+    parser.add_argument("dataset", metavar="DATASET", help=known)
     parser.add_argument(
         "--archive", metavar="FILE", help="the published archive; default: look in DIR/downloads, else download it"
     )
     parser.add_argument("--data_dir", metavar="DIR", help="default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    parser.add_argument(
+        "--root", metavar="DIR", default="", help="data.root: the folder of a large data set, as published"
+    )
+    parser.add_argument(
+        "--manifest", metavar="FILE", default="", help="data.manifest: a CSV file about the images of folder:PATH"
+    )
     parser.add_argument(
         "--accept_checksum",
         metavar="SHA256",
@@ -27,18 +36,23 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--noprogress", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
     name = options.dataset
-    folder = sources.prepare(
-        name,
-        options.data_dir,
-        archive=options.archive,
-        accept_checksum=options.accept_checksum,
-        progress=not options.noprogress,
-    )
-    train, test = (sources.load(name, split, options.data_dir) for split in ("train", "test"))
-    made_from = sources.provenance(name, options.data_dir) or {}
+    source = sources.source(name, options.data_dir, root=options.root, manifest=options.manifest)
+    archive = pathlib.Path(options.archive).expanduser() if options.archive else None
+    folder = source.prepare(archive, options.accept_checksum, not options.noprogress)
+    train, test = source.load("train"), source.load("test")
+    made_from = source.provenance() or {}
     if "warning" in made_from:
         print(f"warning: {name} was {made_from['warning']}", file=sys.stderr)
-    print(
-        f"{folder} holds {name}: {len(train.labels)} train and {len(test.labels)} test images of "
-        f"{len(train.class_names)} classes"
+    if made_from.get("skipped"):
+        print(f"skipped files: {made_from['skipped']}, listed in {made_from['skipped_list']}", file=sys.stderr)
+    print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
+
+
+def _kind(train: Examples) -> str:
+    if not train.class_names:
+        return "without labels"
+    return (
+        f"of {len(train.class_names)} classes"
+        if train.labels.ndim == 1
+        else f"with {len(train.class_names)} attributes"
     )

@@ -95,6 +95,7 @@ def _train(
     )
     warnings_in = partial(
         collapse.warnings,
+        epochs=config.epochs,
         dimensions=config.projector.out,
         images=config.batch_size,
         objective=config.objective.name,

@@ -11,7 +11,6 @@ import hashlib
 import http.client
 import os
 import pathlib
-import sys
 import tarfile
 import tempfile
 import urllib.error
@@ -22,8 +21,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tqdm import tqdm
 
+from sdclr_jax.data.progress import bar
 from sdclr_jax.errors import UserError
 
 _IMAGE_SHAPE = (32, 32, 3)
@@ -209,12 +208,6 @@ def _download(url: str, path: pathlib.Path, progress: bool) -> str:
                 sha256.update(block)
                 shown.update(len(block))
     return sha256.hexdigest()
-
-
-def bar(what: str, total: int | None, progress: bool, **options) -> tqdm:
-    """A progress bar on the standard error: often on a terminal, seldom in a file."""
-    interval = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(desc=what, total=total, disable=not progress, mininterval=interval, dynamic_ncols=True, **options)
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

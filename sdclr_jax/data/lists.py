@@ -16,7 +16,7 @@ from collections import Counter
 import numpy as np
 
 from sdclr_jax.data import longtail
-from sdclr_jax.data.sources import Examples
+from sdclr_jax.data.examples import Examples
 from sdclr_jax.errors import UserError
 
 NAMES = {
@@ -26,6 +26,7 @@ NAMES = {
     "probe_train": "trainIdxList",
     "validation": "valIdxList",
 }
+DATASETS = ("digits", "cifar10", "cifar100")  # those whose lists are of this kind
 _REMEDY = "get the list again, or leave data.lists empty to draw lists by the paper's rule"
 
 

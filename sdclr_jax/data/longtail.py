@@ -1,62 +1,32 @@
-"""Long-tailed subsets of a balanced data set, and the classes' groups many, medium and few.
+"""The subsets of a data set that a run trains on, and its classes' groups many, medium and few.
 
-The exponential profile and the subsets are those of Jiang et al., Self-Damaging Contrastive Learning, ICML 2021,
-Section 4.1; the groups by counts are those of Liu et al., Large-Scale Long-Tailed Recognition in an Open World
-(OLTR), CVPR 2019.
+The subsets are those of Jiang et al., Self-Damaging Contrastive Learning, ICML 2021, Section 4.1; the groups by
+counts are those of Liu et al., Large-Scale Long-Tailed Recognition in an Open World (OLTR), CVPR 2019.
 """
 
 import hashlib
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from sdclr_jax.data.profiles import PARETO, class_counts
 from sdclr_jax.errors import UserError
 
 GROUPS = ("many", "medium", "few")
 GROUP_RULES = ("thirds", "counts")
 
 
-def class_counts(n_max: int, imbalance: float, num_classes: int) -> np.ndarray:
-    """Images of each class, most frequent first: floor(n_max * imbalance ** (-k / (num_classes - 1))), class k.
-
-    Args:
-        n_max: images of the most frequent class, at least 1.
-        imbalance: n_max over the images of the rarest class, at least 1; at 1 all classes are equal.
-        num_classes: C, at least 1.
-
-    Returns:
-        int64 [C], descending.
-
-    Raises:
-        UserError: an argument out of range, or a class left without an image.
-    """
-    if n_max < 1:
-        raise UserError(f"data.n_max must be at least 1 image, but is {n_max}.")
-    if not 1 <= imbalance < math.inf:
-        raise UserError(f"data.imbalance must be a number of at least 1, but is {imbalance}.")
-    exact = n_max * float(imbalance) ** (-np.arange(num_classes) / max(num_classes - 1, 1))
-    # Where the formula gives a whole number, floats may stay a hair below it: 100 * 32 ** -0.4 is 24.999999999999996.
-    counts = np.floor(exact * (1 + 1e-12)).astype(np.int64)
-    if counts[-1] < 1:
-        raise UserError(
-            f"data.imbalance {imbalance} with data.n_max {n_max} leaves class {np.argmin(counts > 0)} of "
-            f"{num_classes}, by frequency from 0, without an image; lower data.imbalance or raise data.n_max."
-        )
-    return counts
-
-
 class Subsets(NamedTuple):
     """Who trains on what. Index arrays into the training examples are int64, ascending and without repeats."""
 
-    long_tail: np.ndarray  # pretraining: the exponential profile over `class_order`
-    balanced: np.ndarray  # pretraining: as many images as long_tail, spread evenly
+    long_tail: np.ndarray  # pretraining: a long-tailed profile over `class_order`
+    balanced: np.ndarray  # pretraining: as many images as long_tail, spread evenly; empty where there cannot be any
     few_shot: np.ndarray  # labelled images of the few-shot probe, the same number a class
     probe_train: np.ndarray  # labelled images of the full probe: all but validation
-    validation: np.ndarray  # for choosing the probe, the same number a class, in no other subset
+    validation: np.ndarray  # for choosing the probe, in no other subset
     class_order: np.ndarray  # int64 [C], class labels, most frequent class of long_tail first
-    train_counts: np.ndarray  # int64 [C], images in long_tail, by class label
+    train_counts: np.ndarray  # int64 [C], images in long_tail, by class label; of attributes, those that have it
 
 
 def draw(
@@ -68,21 +38,33 @@ def draw(
     validation_per_class: int,
     few_shot_per_class: int,
     seed: int,
+    profile: str = "exponential",
+    pareto: tuple[float, float] = PARETO,
+    held_out: np.ndarray | None = None,
 ) -> Subsets:
-    """The subsets of one split seed (Jiang et al., Section 4.1), a function of the arguments alone.
+    """The subsets of one split seed, a function of the arguments alone.
 
     The seed puts the classes in an order, and the images of each class. Validation takes the last images of a class,
     the other subsets the first ones, as many as they need: the authors' published lists overlap in the same way. So
     no subset but probe_train depends on the size of another, a more imbalanced long tail lies within a less
     imbalanced one, and of each class the few-shot images lie within long_tail, or hold all it has.
 
+    With the profiles 'exponential' and 'pareto', the long tail is cut out of the data set (Jiang et al., Section 4.1).
+    A frequent rank goes to the first class in the seed's order that has images enough for it.
+
+    With 'as_is', it is what there is: all images but those for validation, which are at most a fifth of each class;
+    few_shot is what there is where that is less. The balanced twin is empty where a class is too small for it.
+    Attributes, and no labels, can be had with 'as_is' only. Attributes: validation and few_shot have as many images as
+    classes would, chosen without regard to labels, and there is no twin. No labels: everything is in long_tail.
+
     Args:
-        labels: int [N], in the order of the examples' ids.
-        num_classes: C; labels are 0..C-1.
-        n_max, imbalance: see `class_counts`.
+        labels: of Examples, in the order of the examples' ids.
+        num_classes: C; labels of classes are 0..C-1.
+        n_max, imbalance, profile, pareto: see `profiles.class_counts`; the first two are not read with 'as_is'.
         validation_per_class: at least 1.
         few_shot_per_class: at least 1.
         seed: at least 0.
+        held_out: bool [N], the images for validation, in place of any drawn.
 
     Raises:
         UserError: an argument out of range, or a class with too few images.
@@ -94,35 +76,122 @@ def draw(
     ):
         if value < least:
             raise UserError(f"{field} must be at least {least}, but is {value}.")
+    held_out = np.zeros(len(labels), bool) if held_out is None else held_out
+    if profile != "as_is" and (labels.ndim > 1 or num_classes == 0):
+        what = "attributes" if labels.ndim > 1 else "no labels"
+        raise UserError(f"data.profile is {profile!r}, but the images have {what}: set it to 'as_is'.")
+    if labels.ndim > 1:
+        return _of_attributes(labels, validation_per_class, few_shot_per_class, seed, held_out)
+    if num_classes == 0:
+        none = np.empty(0, np.int64)
+        return Subsets(np.arange(len(labels)), none, none, none, none, class_order=none, train_counts=none)
 
-    counts = class_counts(n_max, imbalance, num_classes)
-    class_order = _permutation(num_classes, seed, 0)
-    train_counts = counts[np.argsort(class_order)]  # the inverse permutation: each class's rank
-    each, rest = divmod(counts.sum(), num_classes)
+    # Of each class: images to train on, in the seed's order; those for validation; and how many these should be.
+    images, kept, keep = [], [], []
+    for c, of_class in enumerate(_by_class(labels, num_classes)):
+        if held_out.any():
+            kept.append(of_class[held_out[of_class]])
+            keep.append(len(kept[c]))
+            of_class = of_class[~held_out[of_class]]
+            images.append(of_class[_permutation(len(of_class), seed, 1, c)])
+        else:
+            of_class = of_class[_permutation(len(of_class), seed, 1, c)]
+            keep.append(validation_per_class if profile != "as_is" else min(validation_per_class, len(of_class) // 5))
+            usable = max(len(of_class) - keep[c], 0)
+            images.append(of_class[:usable])
+            kept.append(of_class[usable:])
+    sizes = np.array([len(rows) for rows in images])
+    order = _permutation(num_classes, seed, 0)
+    if profile == "as_is":
+        class_order, train_counts = order[np.argsort(-sizes[order], kind="stable")], sizes
+    else:
+        counts = class_counts(n_max, imbalance, num_classes, profile, pareto)
+        class_order = _fitting(order, counts, sizes)
+        train_counts = counts[np.argsort(class_order)]  # the inverse permutation: each class's rank
+    each, rest = divmod(train_counts.sum(), num_classes)
     balanced_counts = np.full(num_classes, each)
     balanced_counts[class_order[:rest]] += 1
+    few_shot_counts = np.full(num_classes, few_shot_per_class)
+    if profile == "as_is":
+        few_shot_counts = np.minimum(few_shot_counts, sizes)
+        if np.any(balanced_counts > sizes):
+            balanced_counts[:] = 0
+    else:
+        needs = np.maximum(train_counts, balanced_counts)
+        _check_sizes(np.bincount(labels, minlength=num_classes), keep, needs, few_shot_per_class)
 
-    parts = {name: [] for name in ("long_tail", "balanced", "few_shot", "probe_train", "validation")}
-    for c in range(num_classes):
-        images = np.flatnonzero(labels == c)
-        images = images[_permutation(len(images), seed, 1, c)]
-        usable = len(images) - validation_per_class
-        for field, need in (
-            ("data.n_max", max(train_counts[c], balanced_counts[c])),
-            ("data.few_shot_per_class", few_shot_per_class),
-        ):
-            if need > usable:
+    def first(counts: np.ndarray) -> np.ndarray:
+        return np.sort(np.concatenate([rows[:n] for rows, n in zip(images, counts, strict=True)]))
+
+    return Subsets(
+        long_tail=first(train_counts),
+        balanced=first(balanced_counts),
+        few_shot=first(few_shot_counts),
+        probe_train=first(sizes),
+        validation=np.sort(np.concatenate(kept)),
+        class_order=class_order,
+        train_counts=train_counts,
+    )
+
+
+def _fitting(order: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Classes by rank: each rank's is the first one in `order` that is free and large enough.
+
+    Ranks come with their needs descending, so whoever fits one of them fits all later ones, and taking the first one is
+    safe. Where none fits, the next one in the order is taken, and is told of later.
+    """
+    free, chosen = order.tolist(), []
+    for need in counts.tolist():
+        fits = next((c for c in free if sizes[c] >= need), free[0])
+        free.remove(fits)
+        chosen.append(fits)
+    return np.array(chosen, np.int64)
+
+
+def _check_sizes(sizes: np.ndarray, keep: list[int], needs: np.ndarray, few_shot: int) -> None:
+    for c, (size, validation) in enumerate(zip(sizes.tolist(), keep, strict=True)):
+        for field, need in (("data.n_max", needs[c]), ("data.few_shot_per_class", few_shot)):
+            if need > size - validation:
                 raise UserError(
-                    f"Class {c} has {len(images)} training images and needs {need + validation_per_class}, "
-                    f"{validation_per_class} of them for validation; lower {field} or data.validation_per_class."
+                    f"Class {c} has {size} training images and needs {need + validation}, {validation} of them for "
+                    f"validation; lower {field} or data.validation_per_class."
                 )
-        parts["long_tail"].append(images[: train_counts[c]])
-        parts["balanced"].append(images[: balanced_counts[c]])
-        parts["few_shot"].append(images[:few_shot_per_class])
-        parts["probe_train"].append(images[:usable])
-        parts["validation"].append(images[usable:])
-    subsets = {name: np.sort(np.concatenate(images)) for name, images in parts.items()}
-    return Subsets(**subsets, class_order=class_order, train_counts=train_counts)
+
+
+def _of_attributes(
+    labels: np.ndarray, validation_per_class: int, few_shot_per_class: int, seed: int, held_out: np.ndarray
+) -> Subsets:
+    rows = np.flatnonzero(~held_out)
+    rows = rows[_permutation(len(rows), seed, 1)]
+    number = 0 if held_out.any() else min(validation_per_class * labels.shape[1], len(rows) // 5)
+    usable = len(rows) - number
+    train_counts = labels[rows[:usable]].sum(axis=0, dtype=np.int64)
+    return Subsets(
+        long_tail=np.sort(rows[:usable]),
+        balanced=np.empty(0, np.int64),
+        few_shot=np.sort(rows[: min(few_shot_per_class * labels.shape[1], usable)]),
+        probe_train=np.sort(rows[:usable]),
+        validation=np.sort(rows[usable:]) if number else np.flatnonzero(held_out),
+        class_order=np.argsort(-train_counts, kind="stable"),
+        train_counts=train_counts,
+    )
+
+
+def first_of_classes(labels: np.ndarray, among: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+    """So many images of each class, int [C], the first ones in the seed's order of those `among`, bool [N]: rows,
+    ascending; none at all where a class has too few."""
+    parts = []
+    for c, (n, rows) in enumerate(zip(counts, _by_class(labels, len(counts)), strict=True)):
+        rows = rows[among[rows]]
+        if n > len(rows):
+            return np.empty(0, np.int64)
+        parts.append(rows[_permutation(len(rows), seed, 1, c)][:n])
+    return np.sort(np.concatenate(parts))
+
+
+def _by_class(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
+    """The rows of each class, ascending."""
+    return np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=num_classes))[:-1])
 
 
 def _permutation(n: int, seed: int, *stream: int) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation import scores
 
 MOMENTUM = 0.9
 _TOLERANCE = 1e-5  # of the gradient's norm g: the loss is then about g^2 / (2 l2) off its minimum, 5e-5 at l2 = 1e-6
@@ -30,10 +31,10 @@ class SgdProbe(NamedTuple):
 
 class LogisticFit(NamedTuple):
     l2: float
-    loss: float  # mean cross-entropy + l2 / 2 * |kernel|^2, on standardised features
+    loss: float  # what is minimised, on standardised features
     gradient_norm: float  # at most 1e-5, unless the iterations ran out or float32 gives no smaller one
     iterations: int
-    validation_accuracy: float
+    validation_score: float  # accuracy, or the mean of the attributes' average precision
 
 
 class LogisticProbe(NamedTuple):
@@ -46,6 +47,11 @@ class LogisticProbe(NamedTuple):
 def predict(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """Class of each row of `features` [N, D], the lowest on ties: int32 [N]."""
     return np.asarray(_predict(features, kernel, bias))
+
+
+def logits(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """What a linear classifier says for each class or attribute of each row of `features` [N, D]: float32 [N, C]."""
+    return np.asarray(_logits(features, kernel, bias))
 
 
 def cached(features: np.ndarray) -> Callable[[int, np.ndarray], jax.Array]:
@@ -116,13 +122,18 @@ def logistic(
     num_classes: int,
     l2: Sequence[float],
 ) -> LogisticProbe:
-    """Multinomial logistic regression, to its minimum for every `l2`; the best on validation images is kept.
+    """Logistic regression, to its minimum for every `l2`; the best on validation images is kept.
 
     It minimises mean cross-entropy + l2 / 2 * |kernel|^2, the bias free, by L-BFGS from zero, on features standardised
     with the training set's mean and standard deviation, so that one `l2` means the same for every encoder; a feature
     that is constant there, but for rounding, counts for nothing. The result is folded back to raw features. Nothing is
-    random. Of equal accuracies the larger `l2` wins. Features are [N, D] and [V, D], labels int [N] and [V].
-    Raises UserError where there are no validation images or no `l2`.
+    random. Features are [N, D] and [V, D].
+
+    Labels int [N] and [V] are classes: the regression is multinomial, and accuracy chooses. Labels of 0 and 1, [N, A]
+    and [V, A], are attributes, each with a regression of its own: the cross-entropy is the sum of theirs, so one `l2`
+    means for each what it would mean for it alone, and the mean of their average precisions chooses, over those that
+    a validation image has. Of equal scores the larger `l2` wins.
+    Raises UserError where there are no validation images, none with an attribute, or no `l2`.
     """
     _need_validation(validation_labels)
     if not len(l2):
@@ -140,9 +151,9 @@ def logistic(
         raw_kernel = kernel / scale[:, None]
         raw_bias = bias - mean @ raw_kernel
         candidates.append((raw_kernel.astype(np.float32), raw_bias.astype(np.float32)))
-        accuracy = _accuracy(validation_features, validation_labels, *candidates[-1])
-        history.append(LogisticFit(float(value), float(loss), float(gradient_norm), int(iterations), accuracy))
-    best = max(range(len(l2)), key=lambda i: (history[i].validation_accuracy, history[i].l2))
+        score = _score(validation_features, np.asarray(validation_labels), *candidates[-1])
+        history.append(LogisticFit(float(value), float(loss), float(gradient_norm), int(iterations), score))
+    best = max(range(len(l2)), key=lambda i: (history[i].validation_score, history[i].l2))
     return LogisticProbe(*candidates[best], history[best], tuple(history))
 
 
@@ -158,10 +169,11 @@ def _sgd_step(weights, velocity, features: jax.Array, labels: jax.Array, learnin
 def _fit_logistic(features: jax.Array, labels: jax.Array, l2: jax.Array, start):
     """(kernels [L, D, C], biases [L, C], losses [L], gradient norms [L], iterations [L]) for `l2` [L]."""
     solver = optax.lbfgs()
+    cross_entropy = _cross_entropy if labels.ndim == 1 else _binary_cross_entropies
 
     def fit(l2):
         def objective(weights):
-            return _cross_entropy(weights, features, labels) + 0.5 * l2 * jnp.sum(weights[0] ** 2)
+            return cross_entropy(weights, features, labels) + 0.5 * l2 * jnp.sum(weights[0] ** 2)
 
         def unfinished(carry):
             _, _, _, gradient, iterations = carry
@@ -188,6 +200,13 @@ def _cross_entropy(weights, features: jax.Array, labels: jax.Array) -> jax.Array
     return -jnp.sum(targets * jax.nn.log_softmax(_logits(features, *weights))) / jnp.sum(targets)
 
 
+def _binary_cross_entropies(weights, features: jax.Array, labels: jax.Array) -> jax.Array:
+    """Sum over the attributes of the mean over the rows of `features` [N, D], with `labels` [N, A] of 0 and 1."""
+    targets = labels.astype(jnp.float32)
+    return jnp.sum(jnp.mean(optax.sigmoid_binary_cross_entropy(_logits(features, *weights), targets), axis=0))
+
+
+@jax.jit
 def _logits(features: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return jnp.dot(features, kernel, precision="highest") + bias[None, :]
 
@@ -204,6 +223,12 @@ def _rows(features: jax.Array, step: int, indices: jax.Array) -> jax.Array:
 
 def _accuracy(features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> float:
     return float(np.mean(predict(features, kernel, bias) == np.asarray(labels)))
+
+
+def _score(features: np.ndarray, labels: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> float:
+    if labels.ndim == 1:
+        return _accuracy(features, labels, kernel, bias)
+    return float(np.nanmean(scores.average_precision(logits(features, kernel, bias), labels)))
 
 
 def _need_validation(labels: np.ndarray) -> None:

@@ -1,6 +1,7 @@
-"""Accuracy per class and per group, and how balanced it is (Jiang et al., ICML 2021, section 4.1).
+"""Scores per class or attribute and per group, and how balanced they are (Jiang et al., ICML 2021, section 4.1).
 
-Accuracies are shares, 0 to 1; printing them in per cent is for whoever reports them.
+Of classes the score is accuracy, of attributes, of which an image may have any number, average precision. Both are
+shares, 0 to 1; printing them in per cent is for whoever reports them.
 """
 
 from collections.abc import Sequence
@@ -27,16 +28,39 @@ def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, num_classes:
     return right / totals
 
 
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Average precision of each attribute: float64 [A], NaN for one that no image has, since it has no precision.
+
+    The sum over thresholds of the recall gained times the precision there, no interpolation; images of one score come
+    in together. It is scikit-learn's. `scores` is [N, A], the higher the likelier; `targets` is 0 or 1, [N, A].
+    Raises UserError where no attribute has an image.
+    """
+    from sklearn.metrics import average_precision_score  # takes a second, which accuracies need not wait for
+
+    targets = np.asarray(targets)
+    has_images = targets.any(axis=0)
+    if not has_images.any():
+        raise UserError("No image has any of the attributes, so there is no average precision: check data.name.")
+    found = np.full(targets.shape[1], np.nan)
+    found[has_images] = average_precision_score(targets[:, has_images], scores[:, has_images], average=None)
+    return found
+
+
 def summary(per_class: np.ndarray, groups: Sequence[str]) -> dict[str, float | None]:
     """Mean over all classes, mean over the classes of each group, and the groups' spread, as plain floats.
 
     `per_class` is [C], `groups` names 'many', 'medium' or 'few' for each class. `all` is the mean over the classes, not
-    over the groups. `std`, the paper's balancedness, is the population standard deviation of the group means. A group
-    without classes is None and left out of `std`; with fewer than two groups `std` is None too.
+    over the groups. `std`, the paper's balancedness, is the population standard deviation of the group means. A class
+    whose score is NaN is left out of every mean. A group without classes, or with none but such, is None and left out
+    of `std`; with fewer than two groups `std` is None too.
     """
     per_class, groups = np.asarray(per_class, np.float64), np.asarray(groups)
     if per_class.shape != groups.shape or not set(groups.tolist()) <= set(GROUPS):
         raise ValueError(f"groups must give one of {GROUPS} for each of {len(per_class)} classes, not {groups}")
-    means = {name: float(per_class[groups == name].mean()) if name in groups else None for name in GROUPS}
+    scored = ~np.isnan(per_class)
+    means = {
+        name: float(per_class[rows].mean()) if (rows := scored & (groups == name)).any() else None for name in GROUPS
+    }
     present = [mean for mean in means.values() if mean is not None]
-    return {"all": float(per_class.mean()), **means, "std": float(np.std(present)) if len(present) > 1 else None}
+    std = float(np.std(present)) if len(present) > 1 else None
+    return {"all": float(per_class[scored].mean()), **means, "std": std}

@@ -23,9 +23,15 @@ def nt_xent(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
     Returns:
         A scalar, float32 at least whatever the type of the embeddings.
     """
+    return jnp.mean(nt_xent_per_image(z_a, z_b, temperature))
+
+
+def nt_xent_per_image(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
+    """The loss of each image, [N]: the mean over its two anchors, whose mean over the images is `nt_xent`."""
     a, b = unit(z_a), unit(z_b)
     u = jnp.concatenate([a, b])
-    return jnp.mean(_log_sums(u, jnp.arange(len(u)), u, temperature)) - jnp.mean(jnp.sum(a * b, axis=1)) / temperature
+    log_sums = _log_sums(u, jnp.arange(len(u)), u, temperature)
+    return jnp.mean(log_sums.reshape(2, -1), axis=0) - jnp.sum(a * b, axis=1) / temperature
 
 
 def nt_xent_chunked(z_a: jax.Array, z_b: jax.Array, temperature: float, chunk: int = 1024) -> jax.Array:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from sdclr_jax.report.groups import Group
-from sdclr_jax.report.runs import Run, plain
+from sdclr_jax.report.runs import Run, metric, plain
 from sdclr_jax.report.svg import INK, colour, dash, drawing, finish
 from sdclr_jax.report.tables import title
 
@@ -18,6 +18,7 @@ SIGNS = {  # of collapse: field of the metrics -> what its axis says
     "feature_rank": "feature rank",
     "uniformity": "uniformity",
     "alignment": "alignment",
+    "alignment_ratio": "alignment ratio",
     "prototype_usage": "prototypes",
 }
 BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
@@ -79,7 +80,8 @@ def measured(run: Run) -> bool:
 
 
 def accuracy(groups: list[Group], protocol: str, name: str) -> str:
-    """Accuracy of each class, the most frequent first: mean over the runs, and a band of one standard deviation."""
+    """Score of each class or attribute, the most frequent first: mean over the runs, and a band of one standard
+    deviation. An attribute that has no score leaves a gap."""
     measured = {member: [run for run in member.runs if protocol in run.protocols] for member in groups}
     runs = [run for found in measured.values() for run in found]
     if not runs:
@@ -89,7 +91,9 @@ def accuracy(groups: list[Group], protocol: str, name: str) -> str:
         for member, found in measured.items():
             if not found:
                 continue
-            values = 100 * np.array([np.take(run.protocols[protocol]["per_class"], _order(run)) for run in found])
+            values = 100 * np.array(
+                [np.take(run.protocols[protocol]["per_class"], _order(run)) for run in found], float
+            )
             x, mean = np.arange(values.shape[1]), values.mean(axis=0)
             look = {"color": colour(member.index)}
             if len(found) > 1:
@@ -101,9 +105,16 @@ def accuracy(groups: list[Group], protocol: str, name: str) -> str:
         axes.set_ylim(0, 104)
         axes.set_yticks(range(0, 101, 20))
         axes.grid(axis="x", visible=False)
-        axes.set_ylabel("accuracy, %")
+        what = subject(groups, protocol)
+        axes.set_ylabel(f"{what.partition(' by ')[0]}, %")
         names = " and ".join(member.label for member, found in measured.items() if found)
-        return finish(axes, name, f"Line chart: accuracy by class, most frequent first, of {names}; {title(protocol)}.")
+        return finish(axes, name, f"Line chart: {what}, most frequent first, of {names}; {title(protocol)}.")
+
+
+def subject(groups: list[Group], protocol: str) -> str:
+    """What is drawn of a protocol: `accuracy by class`, or `average precision by attribute`."""
+    records = (run.protocols[protocol] for member in groups for run in member.runs if protocol in run.protocols)
+    return "accuracy by class" if metric(next(records)) == "accuracy" else "average precision by attribute"
 
 
 def density(groups: list[Group], name: str) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from sdclr_jax.report import figures, tables, words
 from sdclr_jax.report.groups import Group, by_data, data_name, flatten, group, shown
-from sdclr_jax.report.runs import SCORES, Run, plain
+from sdclr_jax.report.runs import SCORES, Run, metric, plain
 from sdclr_jax.report.svg import swatch
 
 RULES = {  # by which classes are many, medium or few
@@ -65,6 +65,7 @@ def render(runs: list[Run], note: str = "") -> str:
         differences=tables.differences(runs),
         figures=list(_figures(groups)),
         rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results["data"]["group_rule"] for run in runs})],
+        attributes=any(metric(record) != "accuracy" for run in runs for record in run.protocols.values()),
         groups=groups,
         facts=[
             ("Settings", _facts([(run, flatten(run.config)) for run in runs])),
@@ -83,9 +84,9 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
         for place, protocol in enumerate(tables.protocols(part)):
             shown_groups = [member for member in part if any(protocol in run.protocols for run in member.runs)]
             yield Figure(
-                f"Accuracy by class: {tables.title(protocol)}{on}",
+                f"{figures.subject(part, protocol).capitalize()}: {tables.title(protocol)}{on}",
                 Markup(figures.accuracy(part, protocol, f"accuracy-{number}-{place}")),
-                "Classes from the most to the least frequent, with their training images in brackets. Lines are means "
+                "From the most to the least frequent, with their training images in brackets. Lines are means "
                 "over the runs, bands one sample standard deviation either way.",
                 shown_groups,
                 is_open=place == 0,
@@ -107,7 +108,8 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 "the dense one. Std: mean standard deviation of the dimensions of unit-length projections, 0 where all "
                 "images have become one point. Rank: how many directions the projections, or the features, of a batch "
                 "use (RankMe). Uniformity: 0 for one point, about −4 for an even spread. Alignment: squared distance "
-                "of the two views of an image. Prototypes: how evenly images use them, 1 is best.",
+                "of the two views of an image; its ratio: over that of two images, 1 where images are not told apart. "
+                "Prototypes: how evenly images use them, 1 is best.",
                 [member for member in part if any(map(figures.measured, member.runs))],
                 is_open=False,
             )

@@ -12,6 +12,7 @@ from sdclr_jax.errors import UserError
 
 SCORES = ("all", "many", "medium", "few", "std")
 GROUPS = ("many", "medium", "few")
+METRICS = ("accuracy", "average_precision")
 FORMAT = 1  # of results.json
 
 
@@ -43,9 +44,10 @@ class Run:
     def split(self) -> int:
         return self.config["data"]["split"]
 
-    @property
+    @cached_property
     def protocols(self) -> dict[str, dict]:
-        return self.results["protocols"]
+        """Records by the name of the protocol, with its metric where that is not accuracy."""
+        return {_title(name, record): record for name, record in self.results["protocols"].items()}
 
     @cached_property
     def lists(self) -> str:
@@ -73,6 +75,15 @@ def read(dirs: list[str | Path]) -> list[Run]:
 def plain(text: str) -> str:
     """The text with what no page, picture or terminal can show (control characters, halves of pairs) replaced."""
     return "".join("\N{REPLACEMENT CHARACTER}" if category(c) in ("Cc", "Cs", "Cn") else c for c in text)
+
+
+def metric(record: dict) -> str:
+    """What a protocol's scores are: `accuracy` of classes, or `average_precision` of attributes."""
+    return record.get("metric", "accuracy")
+
+
+def _title(name: str, record: dict) -> str:
+    return name if metric(record) == "accuracy" else f"{name} ({metric(record).replace('_', ' ')})"
 
 
 def _run_folders(folder: Path) -> list[Path]:
@@ -199,12 +210,16 @@ def _check_results(results) -> None:
     _check(results, ("data", "lists"), lambda value: _is_mapping(value) and all(map(_is_text, value.values())))
     _check(results, ("encoder_checksum",), _is_integer)
     _check(results, ("protocols",), lambda value: _is_mapping(value) and value)
-    for name in results["protocols"]:
+    for name, record in results["protocols"].items():
         _check(results, ("protocols", name, "settings"), _is_mapping)
-        _check(results, ("protocols", name, "per_class"), _list_of(_is_share, classes))
+        if metric(record) not in METRICS:
+            raise ValueError(f"protocols.{name}.metric is not what it should be")
+        # An attribute that no test image has is without a score.
+        score = _is_share if metric(record) == "accuracy" else _is_share_or_none
+        _check(results, ("protocols", name, "per_class"), _list_of(score, classes))
         _check(results, ("protocols", name, "all"), _is_share)
-        for field in (*GROUPS, "std", "validation_accuracy"):
-            _check(results, ("protocols", name, field), lambda value: value is None or _is_share(value))
+        for field in (*GROUPS, "std", f"validation_{metric(record)}"):
+            _check(results, ("protocols", name, field), _is_share_or_none)
 
 
 def _check(record, keys: tuple[str, ...], right) -> None:
@@ -238,6 +253,10 @@ def _is_number(value) -> bool:
 
 def _is_share(value) -> bool:
     return _is_number(value) and 0 <= value <= 1
+
+
+def _is_share_or_none(value) -> bool:
+    return value is None or _is_share(value)
 
 
 def _list_of(right, length: int | None = None):

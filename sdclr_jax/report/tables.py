@@ -11,7 +11,7 @@ from scipy import stats
 from tabulate import tabulate
 
 from sdclr_jax.report.groups import Group, by_data, group
-from sdclr_jax.report.runs import SCORES, Run, plain
+from sdclr_jax.report.runs import SCORES, Run, metric, plain
 
 LOWER_IS_BETTER = {"std"}
 TITLES = {
@@ -51,13 +51,17 @@ class Row:
 
 
 def title(protocol: str) -> str:
-    return TITLES.get(protocol, plain(protocol))
+    name, bracket, metric = protocol.partition(" (")
+    return plain(TITLES.get(name, name) + bracket + metric)
 
 
 def protocols(groups: list[Group]) -> list[str]:
     """All protocols of these groups: the known ones in their own order, then the others by name."""
     found = {protocol for member in groups for run in member.runs for protocol in run.protocols}
-    return [name for name in TITLES if name in found] + sorted(found - TITLES.keys())
+    order = list(TITLES)
+    return sorted(
+        found, key=lambda name: (order.index(kind) if (kind := name.partition(" (")[0]) in order else len(order), name)
+    )
 
 
 def compare(runs: list[Run]) -> list[Row]:
@@ -155,8 +159,8 @@ def to_csv(runs: list[Run]) -> str:
         for run in member.runs:
             data = run.results["data"]
             facts = (run.name, member.label, run.method, run.seed, run.split, plain(data["name"]))
-            for protocol in run.protocols:
-                for score in (*SCORES, "validation_accuracy"):
+            for protocol, record in run.protocols.items():
+                for score in (*SCORES, f"validation_{metric(record)}"):
                     value = run.score(protocol, score)
                     writer.writerow((*facts, plain(data["subset"]), plain(protocol), score, value))
     return text.getvalue()

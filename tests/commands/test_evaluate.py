@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from sdclr_jax import build, parallel, trees, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import evaluate, main
 from sdclr_jax.data import longtail, sources
-from sdclr_jax.evaluation import probe
+from sdclr_jax.evaluation import knn, probe
 from tests.commands.test_pretrain import arguments, config
 
 QUICK = (
@@ -132,7 +134,7 @@ def test_logistic_regression_is_fitted_on_train_and_chosen_on_validation(evaluat
     features, labels = derived["test"]
     predictions = probe.predict(features, fitted.kernel, fitted.bias)
     assert protocol["settings"]["l2"] == fitted.best.l2
-    assert protocol["validation_accuracy"] == pytest.approx(fitted.best.validation_accuracy, abs=0.011)
+    assert protocol["validation_accuracy"] == pytest.approx(fitted.best.validation_score, abs=0.011)
     np.testing.assert_allclose(protocol["per_class"], per_class(predictions, labels), atol=1.5 / 43)
 
 
@@ -191,6 +193,108 @@ def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, mon
     monkeypatch.setattr(evaluate, "checksum", lambda tree: next(sums))
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
     assert "changed during its evaluation" in capsys.readouterr().err
+    assert (directory / "results.json").read_text() == before
+
+
+def test_the_features_rank_is_that_of_the_test_images(evaluated, derived):
+    features, _ = derived["test"]
+    s = np.linalg.svd(features.astype(np.float64), compute_uv=False)
+    p = s / s.sum()
+    assert evaluated[1]["features"] == {
+        "images": len(features),
+        "dimensions": features.shape[1],
+        "effective_rank": pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-3),
+    }
+
+
+ATTRIBUTES = {"odd": (1, 3, 5, 7, 9), "high": (5, 6, 7, 8, 9), "zero": (0,), "never": ()}
+
+
+@pytest.fixture(scope="module")
+def attributes(evaluated, data_dir, tmp_path_factory):
+    """A copy of the run, whose digits have attributes instead of classes: results.json, attributes of the test images.
+    `never` is had by a training image and by no test image."""
+    given = build.data
+
+    def told_by(examples):
+        labels = np.stack([np.isin(examples.labels, digits) for digits in ATTRIBUTES.values()], axis=1)
+        return examples._replace(labels=labels.astype(np.uint8), class_names=tuple(ATTRIBUTES))
+
+    def data(config, data_dir):
+        found = given(config, data_dir)
+        train, test = told_by(found.train), told_by(found.test)
+        train.labels[found.subsets.probe_train[0], 3] = 1
+        counts = train.labels[found.subsets.long_tail].sum(axis=0, dtype=np.int64)
+        subsets = found.subsets._replace(train_counts=counts, class_order=np.argsort(-counts))
+        return found._replace(train=train, test=test, subsets=subsets)
+
+    directory = tmp_path_factory.mktemp("runs") / "attributes"
+    shutil.copytree(evaluated[0], directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "data", data)
+        assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 0
+    return directory, json.loads((directory / "results.json").read_text()), data(config(), str(data_dir))
+
+
+def test_attributes_are_scored_by_average_precision(attributes, derived):
+    _, results, data = attributes
+    assert results["data"]["class_names"] == list(ATTRIBUTES)
+    groups = np.array(results["data"]["groups"])
+    assert results["protocols"].keys() == {"logistic", "knn"}  # the published probes are of classes
+    features, labels = derived["probe_train"][0], data.part("probe_train").labels
+    validation = derived["validation"][0], data.part("validation").labels
+    c = config().evaluate
+    fitted = probe.logistic(features, labels, *validation, num_classes=4, l2=c.logistic_l2)
+    query = derived["test"][0]
+    expected = {
+        "logistic": probe.logits(query, fitted.kernel, fitted.bias),
+        "knn": knn.share(features, labels, query, k=c.knn_k, temperature=c.knn_temperature),
+    }
+    for name, scored in expected.items():
+        protocol = results["protocols"][name]
+        assert protocol["metric"] == "average_precision"
+        precisions = [average_precision_score(data.test.labels[:, a], scored[:, a]) for a in range(3)]
+        assert protocol["per_class"][:3] == pytest.approx(precisions, abs=0.02)
+        assert protocol["per_class"][3] is None
+        assert protocol["all"] == pytest.approx(np.mean(protocol["per_class"][:3]))
+        for group in ("many", "medium", "few"):
+            of_group = [x for x, g in zip(protocol["per_class"], groups, strict=True) if g == group and x is not None]
+            assert protocol[group] == (pytest.approx(np.mean(of_group)) if of_group else None)
+    validated = results["protocols"]["logistic"]["validation_average_precision"]
+    assert validated == pytest.approx(fitted.best.validation_score, abs=0.02)
+    assert results["protocols"]["knn"]["all"] > 0.4  # chance is the share of images: 0.5, 0.5, 0.1
+
+
+def test_a_report_says_what_is_average_precision(attributes, evaluated, tmp_path, capsys):
+    directories = [str(attributes[0]), str(evaluated[0])]
+    assert main.main(["report", *directories, f"--output={tmp_path / 'report.html'}"]) == 0
+    printed = capsys.readouterr().out
+    assert "logistic (average precision)" in printed
+    page = (tmp_path / "report.html").read_text()
+    for sentence in (
+        "Average precision by attribute: Nearest neighbours (average precision)",
+        "Accuracy by class: Nearest neighbours",
+        "average precision, %",
+        "each attribute's average precision stands where a class has its accuracy",
+    ):
+        assert sentence in page
+    assert "logistic (average precision),validation_average_precision" in (tmp_path / "report.csv").read_text()
+
+
+def test_images_without_labels_cannot_be_probed(evaluated, data_dir, monkeypatch, capsys):
+    directory, _, _ = evaluated
+    given = build.data
+
+    def unlabelled(config, data_dir):
+        found = given(config, data_dir)
+        return found._replace(train=found.train._replace(class_names=(), labels=np.full(len(found.train.labels), -1)))
+
+    before = (directory / "results.json").read_text()
+    monkeypatch.setattr(build, "data", unlabelled)
+    assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("sdclr: digits has no labels, so there is nothing to probe: ")
+    assert errors.count("\n") == 1
     assert (directory / "results.json").read_text() == before
 
 

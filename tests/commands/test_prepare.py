@@ -1,14 +1,20 @@
 """`sdclr prepare`, and CIFAR from the archive to the images that a run trains on."""
 
+import copy
+import errno
+import os
 import pathlib
 
 import numpy as np
 import pytest
 
+from configs import digits_lt
 from sdclr_jax import build, workdir
 from sdclr_jax.commands import evaluate, flags, main
 from sdclr_jax.data import cifar, longtail
+from sdclr_jax.errors import UserError
 from tests import archives
+from tests.pictures import picture, put
 
 ROOT = pathlib.Path(__file__).parents[2]
 PROFILE = ("--config.evaluate.knn_k=5", "--config.data.n_max=5", "--config.data.imbalance=5")
@@ -86,13 +92,13 @@ def test_digits_and_help(tmp_path, capsys):
     assert main.main(["prepare", "digits", f"--data_dir={tmp_path}"]) == 0  # again: as it is
     with pytest.raises(SystemExit) as stop:
         main.main(["prepare", "--help"])
-    assert stop.value.code == 0 and "cifar10, cifar100, digits" in capsys.readouterr().out
+    assert stop.value.code == 0 and "cifar10, cifar100, digits, im" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["cifar11"], "data.name 'cifar11' is not known; choose one of: cifar10, cifar100, digits."),
+        (["cifar11"], "data.name 'cifar11' is not known; choose one of: celeba, cifar10, cifar100, digits, im"),
         (["cifar10", "--archive=/none"], "/none cannot be read as an archive (No such file or directory); give the"),
         (["digits", "--archive=x"], "leave out --archive"),
     ],
@@ -109,3 +115,99 @@ def test_where_to_put_the_file_without_a_network(tmp_path, capsys, monkeypatch):
     assert main.main(["prepare", "cifar10", f"--data_dir={tmp_path}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "put cifar-10-binary.tar.gz from" in line and f"into {tmp_path}/downloads, or give its path" in line
+
+
+# A person's own photos and large data sets
+
+
+def test_photos(tmp_path, capsys):
+    root, data_dir = tmp_path / "photos", f"--data_dir={tmp_path / 'data'}"
+    put(root, [f"{c}/{i}.png" for c in ("cat", "dog") for i in range(5)])
+    (root / "cat" / "broken.jpg").write_bytes(picture(0, kind="JPEG")[:50])
+    assert main.main(["prepare", f"folder:{root}", data_dir, "--noprogress"]) == 0
+    said, (known,) = capsys.readouterr(), (tmp_path / "data" / "folders").iterdir()
+    assert said.out == f"{known} holds folder:{root}: 8 train and 2 test images of 2 classes\n"
+    assert said.err == f"skipped files: 1, listed in {known}/skipped.csv\n"
+    assert main.main(["prepare", f"folder:{root}", data_dir]) == 0
+    assert "looking at" not in capsys.readouterr().err  # nothing has changed since
+    (root / "cat" / "9.png").write_bytes(picture(1))
+    assert main.main(["prepare", f"folder:{root}", data_dir]) == 0
+    assert "looking at photos: 100%" in capsys.readouterr().err
+
+    (tmp_path / "m.csv").write_text("path,sharp\n" + "".join(f"cat/{i}.png,{i % 2}\n" for i in range(5)))
+    prepare = ["prepare", f"folder:{root}", data_dir, f"--manifest={tmp_path / 'm.csv'}", "--noprogress"]
+    assert main.main(prepare) == 0
+    assert capsys.readouterr().out.endswith("4 train and 1 test images with 1 attributes\n")
+
+
+def test_large_data_sets_are_used_where_they_lie(tmp_path, capsys):
+    put(tmp_path / "in", [f"{split}/n0{c}/{c}.JPEG" for split in ("train", "val") for c in range(3)])
+    before = sorted(tmp_path.rglob("*"))
+    assert main.main(["prepare", "imagenet", f"--root={tmp_path / 'in'}", f"--data_dir={tmp_path / 'data'}"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'in'} holds imagenet: 3 train and 3 test images of 3 classes\n"
+    for name in ("imagenet", "imagenet100", "places365", "inaturalist2018", "celeba"):
+        assert main.main(["prepare", name, f"--data_dir={tmp_path / 'data'}"]) == 2
+        assert f"{name} is not prepared: set data.root to " in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_leaves_no_half_index(tmp_path, capsys, monkeypatch):
+    put(tmp_path / "photos", ["1.png", "2.png"])
+
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    data_dir = f"--data_dir={tmp_path / 'data'}"
+    assert main.main(["prepare", f"folder:{tmp_path / 'photos'}", data_dir, "--noprogress"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "index.json cannot be written (No space left on device); make room" in line
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("method", ["simclr", "sdclr"])
+def test_photos_in_the_config(tmp_path, method):
+    """From the command line to the subsets of a run."""
+    put(tmp_path / "photos", [f"{c}/{i}.png" for c, n in (("cat", 30), ("dog", 9), ("newt", 4)) for i in range(n)])
+    argv = [f"--config={ROOT / 'configs' / 'folder.py'}:{method}", f"--workdir={tmp_path / 'run'}"]
+    config = flags.pretrain([*argv, f"--config.data.name=folder:{tmp_path / 'photos'}"], "").config
+    build.check(config)
+    data = build.data(config, str(tmp_path / "data"))
+    about = evaluate.about(config, data)
+    assert about["class_names"] == ["cat", "dog", "newt"] and about["groups"] == ["medium", "few", "few"]
+    assert about["train_counts"] == [20, 7, 3] and len(data.subsets.validation) == 4 + 1
+    assert about["provenance"]["images"] == 43 and len(data.test.ids) == 6 + 1 + 1
+    assert len(data.part("few_shot").images) == 10 + 7 + 3
+
+    for changes, message in (
+        (
+            {"subset": "balanced"},
+            "data.subset is 'balanced', which folder:.* does not have, since its smallest class is",
+        ),
+        ({"profile": "exponential"}, "Class . has .* training images and needs"),
+        ({"profile": "zipf"}, "unknown data.profile 'zipf': known are as_is, exponential, pareto"),
+        ({"name": "folder:"}, "'folder:' without a path"),
+        ({"name": "folders:/x"}, "data.name 'folders:/x' is not known; choose one of: .* or folder:/path/to/images"),
+    ):
+        wrong = copy.deepcopy(config)
+        wrong.data.update(changes)
+        with pytest.raises(UserError, match=message):
+            build.check(wrong)
+            build.data(wrong, str(tmp_path / "data"))
+
+
+def test_photos_without_labels_in_the_config(tmp_path):
+    put(tmp_path / "photos", [f"{i}.png" for i in range(5)])
+    argv = [f"--config={ROOT / 'configs' / 'folder.py'}", f"--config.data.name=folder:{tmp_path / 'photos'}"]
+    config = flags.pretrain([*argv, f"--workdir={tmp_path / 'run'}"], "").config
+    data = build.data(config, str(tmp_path / "data"))
+    assert len(data.part("long_tail").ids) == 5 and not len(data.test.ids)
+    config.data.subset = "probe_train"
+    with pytest.raises(UserError, match="data.subset is 'probe_train', .*, since its images have no labels: set it to"):
+        build.data(config, str(tmp_path / "data"))
+    config.data.subset = "long_tail"
+    config.views = digits_lt.get_config().views
+    with pytest.raises(UserError, match="views.name 'digits' leaves images as large as they are, and those of folder:"):
+        build.data(config, str(tmp_path / "data"))

@@ -146,6 +146,7 @@ def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
     assert_same_bits(state, finished[1])
     measures = {
         "alignment",
+        "alignment_ratio",
         *(f"{m}/{b}" for m in ("feature_std", "feature_rank", "projection_rank", "uniformity") for b in state.stats),
     }
     often, never = lines(tmp_path / "often"), lines(tmp_path / "never")
@@ -293,7 +294,7 @@ BAD = {
     "too many": (["--config.data.n_max=500"], "data.n_max"),
     "objective": (["--config.objective.name=triplet"], "unknown objective.name 'triplet': known are nt_xent"),
     "model": (["--config.model.name=vgg"], "unknown model.name 'vgg': known are resnet10, resnet18, "),
-    "data set": (["--config.data.name=mnist"], "unknown data.name 'mnist': known are cifar10, cifar100, digits"),
+    "data set": (["--config.data.name=mnist"], "data.name 'mnist' is not known; choose one of: celeba, cifar10"),
     "subset": (["--config.data.subset=rare"], "unknown data.subset 'rare'"),
     "stem": (["--config.model.stem=imagenet"], "model.stem is 'imagenet', which leaves 8 x 8 images of digits"),
     "warm-up": (["--config.optimizer.warmup_epochs=3"], "optimizer.warmup_epochs is 3: it must be below epochs, 3"),

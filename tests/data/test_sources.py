@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from sdclr_jax.data import longtail, sources
+from sdclr_jax.data import longtail, prepared, sources
 from sdclr_jax.errors import UserError
 
 ROOT = pathlib.Path(sources.__file__).parents[2]
@@ -66,8 +66,8 @@ def test_records_may_come_in_any_order():
         {"id": f"n_{i:05d}".encode(), "image": rng.integers(0, 256, (2, 2, 3), np.uint8), "label": i % 4}
         for i in range(200)
     ]
-    sorted_already = sources._examples(records, ("a", "b", "c", "d"))
-    shuffled = sources._examples([records[i] for i in rng.permutation(200)], ("a", "b", "c", "d"))
+    sorted_already = prepared.examples_of(records, ("a", "b", "c", "d"))
+    shuffled = prepared.examples_of([records[i] for i in rng.permutation(200)], ("a", "b", "c", "d"))
     assert digest(shuffled) == digest(sorted_already)
 
     arguments = dict(num_classes=4, n_max=30, imbalance=10, validation_per_class=5, few_shot_per_class=3, seed=0)
@@ -194,7 +194,7 @@ def test_the_remedy_for_damage_works(data_dir, copy):
 
 def test_unknown_names_list_the_known_ones(data_dir):
     with pytest.raises(
-        UserError, match=r"^data\.name 'digit' is not known; choose one of: cifar10, cifar100, digits\.$"
+        UserError, match=r"^data\.name 'digit' is not known; choose one of: celeba, .*, or folder:/path/to/images\.$"
     ):
         sources.load("digit", "train", data_dir)
     with pytest.raises(UserError, match=r"^Split 'validation' is not in .*; choose one of: train, test\.$"):

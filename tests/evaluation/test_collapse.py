@@ -1,18 +1,23 @@
 """Measures of collapse against NumPy, known cases and invariances; warnings on constructed lines."""
 
+import re
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
+from configs import digits_lt, methods
+from sdclr_jax import build
 from sdclr_jax.evaluation import collapse
+from tests import tiny
 
 # Numbers, since an array cannot be held against pytest.approx.
-spread, effective_rank, alignment, uniformity, prototype_usage = (
+spread, effective_rank, alignment, alignment_ratio, uniformity, prototype_usage = (
     lambda *z, measure=measure: float(jax.jit(measure)(*z))
     for measure in (
-        collapse.spread, collapse.effective_rank, collapse.alignment, collapse.uniformity, collapse.prototype_usage
+        collapse.spread, collapse.effective_rank, collapse.alignment,
+        collapse.alignment_ratio, collapse.uniformity, collapse.prototype_usage
     )
 )  # fmt: skip
 rng = np.random.default_rng(0)
@@ -63,6 +68,18 @@ def test_alignment():
     assert alignment(Z, -Z) == pytest.approx(4, rel=1e-5)
 
 
+def test_alignment_ratio():
+    x, y = unit(Z), unit(Z + 0.3 * Z2)
+    distances = ((x[:, None] - y[None]) ** 2).sum(axis=2)
+    expected = distances.diagonal().mean() / distances[~np.eye(N, dtype=bool)].mean()
+    assert alignment_ratio(Z, Z + 0.3 * Z2) == pytest.approx(expected, rel=1e-3)
+    assert alignment_ratio(Z, Z) == pytest.approx(0, abs=1e-3)
+    assert alignment_ratio(Z, Z2) == pytest.approx(1, abs=0.2)  # unrelated
+    # Near one point, what is left is noise of the views; at the point itself, nothing is nearer than anything else.
+    assert alignment_ratio(1 + 0.001 * Z, 1 + 0.001 * Z2) == pytest.approx(1, abs=0.2)
+    assert alignment_ratio(ONE_POINT, ONE_POINT) == pytest.approx(1, abs=0.5)
+
+
 def test_uniformity():
     x = unit(Z)
     distances = ((x[:, None] - x[None]) ** 2).sum(axis=2)[~np.eye(N, dtype=bool)]
@@ -82,8 +99,8 @@ def test_prototype_usage():
     assert prototype_usage(uneven) == pytest.approx(np.exp(0.75 * np.log(4 / 3) + 0.25 * np.log(4)) / 4, rel=1e-5)
 
 
-def outputs(features, projection, prototypes=None):
-    return SimpleNamespace(features=features, projection=projection, prototypes=prototypes)
+def outputs(features, projection, prototypes=None, prediction=None):
+    return SimpleNamespace(features=features, projection=projection, prototypes=prototypes, prediction=prediction)
 
 
 def test_measure_names_every_branch_and_averages_its_views_and_the_pairs():
@@ -96,7 +113,7 @@ def test_measure_names_every_branch_and_averages_its_views_and_the_pairs():
         pairs=((("dense", 0), ("target", 1)), (("dense", 1), ("dense", 0))),
     )
     each = {"feature_std", "feature_rank", "projection_rank", "uniformity"}
-    assert found.keys() == {"alignment", "prototype_usage/target"} | {
+    assert found.keys() == {"alignment", "alignment_ratio", "prototype_usage/target"} | {
         f"{m}/{b}" for m in each for b in ("dense", "target")
     }
     assert found["alignment"] == pytest.approx((4 + alignment(Z, Z2)) / 2, rel=1e-5)
@@ -105,6 +122,12 @@ def test_measure_names_every_branch_and_averages_its_views_and_the_pairs():
     assert found["feature_rank/dense"] == pytest.approx(ranks[0], rel=1e-5)
     assert found["uniformity/target"] == pytest.approx(uniformity(Z), rel=1e-5)
     assert found["prototype_usage/target"] == pytest.approx(prototype_usage(-Z @ PROTOTYPES), rel=1e-5)
+
+
+def test_alignment_is_of_the_prediction_where_there_is_one():
+    pair = (("dense", 0), ("target", 1))
+    found = collapse.measure({pair[0]: outputs(Z, Z2, prediction=2 * Z), pair[1]: outputs(Z, Z)}, (pair,))
+    assert found["alignment"] == pytest.approx(0, abs=1e-6)
 
 
 def test_measures_of_a_batch_split_over_devices_are_those_of_one():
@@ -119,19 +142,30 @@ def test_measures_of_a_batch_split_over_devices_are_those_of_one():
         assert split[name] == pytest.approx(float(value), rel=1e-4), name
 
 
-HEALTHY = {"step": 40, "loss": 3.7, "alignment": 0.5, "projection_std/dense": 0.12, "projection_rank/dense": 17.0}
+HEALTHY = {
+    "step": 400,
+    "epoch": 30.0,
+    "loss": 3.7,
+    "alignment": 0.5,
+    "alignment_ratio": 0.3,
+    "projection_std/dense": 0.12,
+    "projection_rank/dense": 17.0,
+}
 SPARSE = {"projection_std/sparse": 0.12, "projection_rank/sparse": 16.0}
 
 
 def found(line, objective="vicreg", dimensions=64, images=256):
-    facts = {"dimensions": dimensions, "images": images, "objective": objective, "damaged": ["sparse"]}
+    facts = {"epochs": 50, "dimensions": dimensions, "images": images, "objective": objective, "damaged": ["sparse"]}
     return collapse.warnings(line, **facts)
 
 
 def test_a_healthy_line_and_one_without_measures_give_no_warning():
     assert found(HEALTHY | SPARSE | {"prototype_usage/dense": 0.3}) == []
-    assert found({"step": 20, "loss": 3.0, "projection_std/dense": 0.12}) == []
-    assert found({"step": 20, "loss": 3.0}) == []
+    assert found({"step": 20, "epoch": 1.0, "loss": 3.0, "projection_std/dense": 0.12}) == []
+    assert found({"step": 20, "epoch": 1.0, "loss": 3.0}) == []
+    # Early on, images are not told apart yet.
+    assert found(HEALTHY | {"epoch": 20.0, "alignment_ratio": 0.8}) == []
+    assert found(HEALTHY | {"step": 150, "alignment_ratio": 0.8}) == []
     # A batch of few images cannot show many directions.
     assert found(HEALTHY | {"projection_rank/dense": 3.0}, dimensions=2048, images=32) == []
     assert found(HEALTHY | {"projection_rank/dense": 3.0, "projection_std/dense": 0.02}, dimensions=2048) != []
@@ -142,7 +176,7 @@ def test_a_healthy_line_and_one_without_measures_give_no_warning():
     [
         ({"projection_std/dense": 0.003, "projection_rank/dense": 1.0}, "vicreg", "one point",
          ("of the dense branch have collapsed to one point (standard deviation 0.003; 0.12", "objective.variance")),
-        ({"projection_std/dense": 0.0}, "simsiam", "one point", ("the predictor",)),
+        ({"projection_std/dense": 0.0}, "simsiam", "one point", ("predictor.layers",)),
         ({"projection_std/dense": 0.0, "projection_std/target": 0.001}, "byol", "one point",
          ("of the dense and target branches",)),
         ({"projection_rank/dense": 3.1}, "vicreg", "few directions", ("use 3.1 of 64", "objective.covariance")),
@@ -152,6 +186,7 @@ def test_a_healthy_line_and_one_without_measures_give_no_warning():
         (SPARSE | {"projection_rank/sparse": 1.5}, "nt_xent", "few directions, damaged branch only", ("prune.rate",)),
         (SPARSE | {"projection_rank/sparse": 1.5, "projection_rank/dense": 2.0}, "nt_xent", "few directions",
          ("dense and sparse branches use 1.5 of", "objective.temperature")),
+        ({"alignment_ratio": 0.8}, "vicreg", "images not told apart", ("0.8 times as far", "objective.variance, ")),
         ({"prototype_usage/dense": 0.01}, "swav", "few prototypes", ("use 1.0% of the", "objective.epsilon")),
     ],
 )  # fmt: skip
@@ -167,10 +202,41 @@ def test_measures_of_constructed_collapse_give_rise_to_the_warnings():
 
     def line(z):
         measured = jax.jit(lambda z: collapse.measure({("dense", 0): outputs(z, z)}, ((("dense", 0),) * 2,)))(z)
-        return {k: float(v) for k, v in measured.items()} | {"projection_std/dense": spread(z)}
+        return {k: float(v) for k, v in measured.items()} | {
+            "projection_std/dense": spread(z),
+            "epoch": 1.0,
+            "step": 20,
+        }
 
     spread_out = rng.normal(size=(256, 64)).astype(np.float32)
     assert found(line(spread_out)) == []
     assert [w.cause for w in found(line(spread_out * 0.01 + 1))] == ["one point"]
     line_only = rng.normal(size=(256, 2)) @ rng.normal(size=(2, 64))
     assert [w.cause for w in found(line(line_only.astype(np.float32)))] == ["few directions"]
+
+
+def test_all_that_is_advised_can_be_done():
+    """Every field named in a warning is one of the method's config."""
+    bad = SPARSE | {"prototype_usage/dense": 0.0, "projection_std/dense": 0.1, "projection_std/sparse": 0.1}
+    lines = [
+        bad | {"projection_rank/dense": 1.0},
+        HEALTHY | {"projection_std/dense": 0.0},
+        SPARSE | {"projection_std/sparse": 0.0},
+    ]
+    for row in methods.ROWS:
+        config = digits_lt.get_config(f"sd_{row}" if row != "simclr" else "sdclr")
+        for line in lines:
+            for warning in found(HEALTHY | line, config.objective.name):
+                named = set(re.findall(r"\b[a-z]+\.[a-z_]+\b", warning.message))
+                assert named or "batch_size" in warning.message
+                if row == "swav" or "prototypes" not in warning.cause:
+                    assert named <= build.fields(config).keys(), warning.message
+
+
+def test_a_method_with_a_damaged_branch_and_prototypes_is_measured_in_both():
+    method = tiny.row("sd_swav")
+    state = jax.eval_shape(method.init, np.uint32(0), np.zeros((1, 8, 8, 1), np.float32))
+    measured = jax.eval_shape(lambda s, x: collapse.measure(method.diagnose(s, x), method.pairs), state, tiny.images())
+    for branch in ("dense", "sparse"):
+        for name in ("feature_std", "feature_rank", "projection_rank", "uniformity", "prototype_usage"):
+            assert measured[f"{name}/{branch}"].shape == ()

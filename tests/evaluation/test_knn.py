@@ -34,6 +34,19 @@ def test_equals_brute_force(k, temperature, batch_size):
     np.testing.assert_array_equal(predictions, brute_force(train, labels, test, **settings))
 
 
+def test_the_share_of_the_vote_for_each_attribute_equals_brute_force():
+    rng = np.random.default_rng(2)
+    train, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 20))
+    labels = rng.integers(0, 2, (60, 3)).astype(np.uint8)
+    found = knn.share(train, labels, test, k=7, temperature=0.5, batch_size=16)
+    assert found.dtype == np.float32
+    for image, shares in zip(test, found, strict=True):
+        cosines = train @ image / np.linalg.norm(train, axis=1) / np.linalg.norm(image)
+        nearest = np.argsort(-cosines)[:7]
+        weights = np.exp(cosines[nearest] / 0.5)
+        np.testing.assert_allclose(shares, weights @ labels[nearest] / weights.sum(), rtol=1e-4, atol=1e-6)
+
+
 def on_circle(*degrees):
     return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1).astype(np.float32)
 

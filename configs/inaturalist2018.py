@@ -1,0 +1,29 @@
+"""iNaturalist 2018, which is long-tailed by nature: Van Horn et al., The iNaturalist Species Classification and
+Detection Dataset, CVPR 2018.
+
+sdclr prepare inaturalist2018 --root=INAT
+sdclr pretrain --config=configs/inaturalist2018.py:sdclr --config.data.root=INAT --workdir=runs/sdclr
+sdclr evaluate runs/sdclr
+
+INAT holds train_val2018/SUPER/CLASS/*.jpg with train2018.json and val2018.json, as published; left empty, the data set
+is what tfds prepared as i_naturalist2018. Its published validation images are the test images; for validation, up to a
+fifth of each class is drawn out of the training images.
+
+Cost: not measured (ResNet-50, 100 epochs of about 430,000 images of 8,142 classes). The recipe is that of
+ImageNet: there is none for this data set.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import photos
+
+
+def get_config(method: str = "sdclr") -> ConfigDict:
+    c = photos.get_config(method)
+
+    c.epochs = 100
+    c.data.name = "inaturalist2018"
+    c.data.profile = "as_is"
+    c.data.validation_per_class = 3
+    c.data.few_shot_per_class = 5
+    return c

@@ -1,0 +1,33 @@
+"""Places-LT: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019.
+
+sdclr prepare places365 --root=PLACES
+sdclr pretrain --config=configs/places_lt.py:sdclr --config.data.root=PLACES --config.data.lists=LISTS \
+    --workdir=runs/sdclr
+sdclr evaluate runs/sdclr
+
+PLACES holds data_256 and val_256 with places365_train_standard.txt, places365_val.txt and categories_places365.txt, as
+published, or train/CLASS/*.jpg and val/CLASS/*.jpg; left empty, the data set is what tfds prepared as places365_small.
+LISTS is a folder with Places_LT_train.txt, Places_LT_val.txt and Places_LT_test.txt, or some of them.
+
+Cost: not measured (ResNet-50, 500 epochs of 62,500 images). The recipe is that of ImageNet-100-LT: there is none for
+this data set.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import photos
+
+
+def get_config(method: str = "sdclr") -> ConfigDict:
+    c = photos.get_config(method)
+
+    c.data.name = "places365"
+    c.data.profile = "pareto"
+    # Power 1.34 and 62,500 images: https://github.com/zhmiao/OpenLongTailRecognition-OLTR/issues/38. The scale is ours,
+    # fitted to that number.
+    c.data.pareto = (1.34, 0.01512)
+    c.data.n_max = 4980
+    c.data.imbalance = 996.0
+    c.data.validation_per_class = 20
+    c.data.few_shot_per_class = 10
+    return c

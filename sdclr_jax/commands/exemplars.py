@@ -1,0 +1,226 @@
+"""`sdclr exemplars`: which images pruning makes a trained network forget, who they are, and a page to look at them."""
+
+import argparse
+import io
+import itertools
+import os
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+from ml_collections import ConfigDict
+
+from sdclr_jax import build, parallel, workdir
+from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax.commands import damage, thumbnails
+from sdclr_jax.data import longtail
+from sdclr_jax.data.sources import Examples
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation import exemplars
+from sdclr_jax.report import gallery
+
+DESCRIPTION = """\
+Prunes the network of each run, measures how much that changes what it makes of each image it was trained on, at every
+checkpoint that was kept (--config.keep_every of pretrain), and writes to DIR/exemplars: the images ranked by it with
+all scores (exemplars.csv, exemplars.parquet); shares of classes among the most forgotten, with what chance gives, by
+checkpoint (summary.json); the images themselves (gallery.html). Nothing is trained and no checkpoint changed."""
+
+
+def main(argv: list[str]) -> None:
+    options = _options(argv)
+    jobs = []
+    for directory in options.dirs:
+        config = workdir.read_config(directory)
+        build.check(config)
+        damage.check(config, options.against)
+        jobs.append((directory, config))
+    if len({config.data.name for _, config in jobs}) > 1:
+        raise UserError("the runs are of different data sets, whose images cannot be compared: name those of one")
+    rankings = {}
+    for directory, config in jobs:
+        rankings[directory], summary = run(config, directory, options)
+        for line in gallery.sentences(summary):
+            print(f"{directory}  {line}", flush=True)
+    if len(jobs) > 1:
+        pairs = [_pair(*pair) for pair in itertools.combinations(rankings.items(), 2)]
+        workdir.write_json(options.overlap, {"format": 1, "score": "features", "pairs": pairs})
+        print(f"Wrote {options.overlap}")
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="sdclr exemplars", description=DESCRIPTION)
+    add = parser.add_argument
+    add("dirs", nargs="+", metavar="DIR", type=lambda path: pathlib.Path(path).expanduser(), help="a run's folder")
+    add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help="shares of the weights cut; the last one ranks")
+    add("--views", type=int, default=4, metavar="N", help="pairs of augmented views an image, beside the plain one")
+    add("--against", choices=damage.AGAINST, default=damage.AGAINST[0], help="what the whole network is held against")
+    add("--gallery", type=int, default=2000, metavar="N", help="images on the page, half of them the least forgotten")
+    add("--neighbours", type=int, default=6, metavar="K", help="nearest images in feature space beside each")
+    add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
+    add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    options = parser.parse_args(argv)
+    try:
+        options.rates = tuple(float(rate) for rate in options.rates.split(","))
+    except ValueError:
+        raise UserError(f"--rates={options.rates}: give numbers with commas between, such as 0.5,0.7,0.9") from None
+    if len(set(options.rates)) < len(options.rates) or not all(0 <= rate < 1 for rate in options.rates):
+        raise UserError("--rates must be different numbers, each at least 0 and below 1")
+    for name, least in (("views", 0), ("gallery", 1), ("neighbours", 0)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} is {getattr(options, name)}: it must be at least {least}")
+    if len(set(options.dirs)) < len(options.dirs):
+        raise UserError("a folder is named twice: name each run once")
+    return options
+
+
+class Ranking(NamedTuple):
+    """A run's images, and how much each was forgotten at its last checkpoint."""
+
+    ids: np.ndarray  # str [N]
+    scores: np.ndarray  # float64 [N]
+
+
+def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace) -> tuple[Ranking, dict]:
+    """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and summary.json.
+
+    Raises:
+        UserError: no checkpoint there, more neighbours than images, or a run whose scores are not finite.
+    """
+    shardings = parallel.shardings()
+    data = build.data(config, options.data_dir)
+    examples = data.part(config.data.subset)
+    if options.neighbours >= len(examples.ids):
+        raise UserError(f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all")
+    meter = damage.Meter(
+        config, examples.images, rates=options.rates, pairs=options.views, against=options.against, shardings=shardings
+    )
+    like = build.abstract_state(config, examples.images.shape, shardings)
+    class_groups = longtail.groups(data.subsets.train_counts, config.data.groups) if examples.class_names else ()
+    members = _members(data.subsets.train_counts, class_groups, examples.labels)
+    epoch = len(examples.ids) // config.batch_size
+    first = before = last = None
+    checkpoints = []
+    with Checkpoints(directory / "checkpoints", read_only=True) as kept:
+        if not kept.steps:
+            raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
+        for step in kept.steps:
+            before, last = last, meter.measure(kept.restore(like=like, step=step))
+            first = first or last
+            rates = [_of_rate(meter, i, members, first, before, last) for i in range(len(meter.rates))]
+            checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
+    summary = {
+        "format": 1,
+        "run": {"method": config.method, "seed": config.seed},
+        "data": {
+            "name": config.data.name,
+            "subset": config.data.subset,
+            "split": config.data.split,
+            "images": len(examples.ids),
+            "list": longtail.list_hash(examples.ids),
+            "class_names": list(examples.class_names),
+            "class_groups": list(class_groups),
+        },
+        "settings": meter.settings,
+        "confidence": exemplars.CONFIDENCE,
+        "ranked_by": {"score": meter.scores[0], "rate": meter.rates[-1]},
+        "checkpoints": checkpoints,
+    }
+    ranking = Ranking(examples.ids, last.scores[-1, 0])
+    table = _table(meter, examples, class_groups, last.scores)
+    order = exemplars.order(ranking.scores)
+    # The most and the least forgotten, the whole ranking where it is short enough.
+    half = -(-options.gallery // 2)
+    shown = order if len(order) <= options.gallery else np.concatenate([order[:half], order[half - options.gallery :]])
+    near = exemplars.neighbours(last.features, shown, options.neighbours)
+    pictured = np.array(list(dict.fromkeys([*shown.tolist(), *near.ravel().tolist()])))
+    place = {image: i for i, image in enumerate(pictured.tolist())}
+    page = gallery.render(
+        summary,
+        images=table.take(np.argsort(order)[pictured]).to_pylist(),
+        neighbours=[[place[image] for image in row] for row in near.tolist()],
+        thumbnails=thumbnails.make(examples.images, pictured),
+    )
+    _write(directory / "exemplars", table, page)
+    workdir.write_json(directory / "exemplars" / "summary.json", summary)
+    return ranking, summary
+
+
+def _members(train_counts: np.ndarray, class_groups: tuple[str, ...], labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Which images are of each group of classes: many, medium, few, and the rarer half; none without labels."""
+    if not class_groups:
+        return {}
+    by_class = {name: [c for c, group in enumerate(class_groups) if group == name] for name in longtail.GROUPS}
+    rarest = np.argsort(-np.asarray(train_counts), kind="stable")[-(len(train_counts) // 2) :]
+    by_class["rarer_half"] = rarest
+    return {name: np.isin(labels, classes) for name, classes in by_class.items() if len(classes)}
+
+
+def _of_rate(
+    meter: damage.Meter,
+    i: int,
+    members: dict[str, np.ndarray],
+    first: damage.Measured,
+    before: damage.Measured | None,
+    now: damage.Measured,
+) -> dict:
+    """What summary.json says of a checkpoint at one rate, held against the first checkpoint and the one before."""
+    scores = {
+        name: {
+            "mean": float(now.scores[i, j].mean()),
+            "shares": exemplars.shares(now.scores[i, j], members),
+            "since_previous": before and exemplars.overlaps(before.scores[i, j], now.scores[i, j]),
+        }
+        for j, name in enumerate(meter.scores)
+    }
+    mask = {
+        "density": {layer.removesuffix("/kernel"): float(kept.mean()) for layer, kept in now.masks[i].items()},
+        "since_first": exemplars.drift(first.masks[i], now.masks[i]),
+        "since_previous": before and exemplars.drift(before.masks[i], now.masks[i]),
+    }
+    return {"rate": meter.rates[i], "scores": scores, "mask": mask}
+
+
+def _table(meter: damage.Meter, examples: Examples, class_groups: tuple[str, ...], scores: np.ndarray) -> pyarrow.Table:
+    """A row an image, the most forgotten first; `score` is the one that ranks. Without labels, nor class nor group."""
+    order = exemplars.order(scores[-1, 0])
+    columns = {
+        "rank": np.arange(1, len(order) + 1),
+        "id": examples.ids[order],
+        "path": [thumbnails.path(examples.images, row) for row in order],
+    }
+    if class_groups:
+        labels = examples.labels[order]
+        columns["label"] = labels
+        columns["class"] = [examples.class_names[label] for label in labels]
+        columns["group"] = [class_groups[label] for label in labels]
+    columns["score"] = scores[-1, 0][order]
+    for i, rate in enumerate(meter.rates):
+        columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(meter.scores)}
+    return pyarrow.table(columns)
+
+
+def _pair(a: tuple[pathlib.Path, Ranking], b: tuple[pathlib.Path, Ranking]) -> dict:
+    """How far two runs forget the same images, of those that both were trained on."""
+    (first, one), (second, other) = a, b
+    common, in_one, in_other = np.intersect1d(one.ids, other.ids, return_indices=True)
+    found = {"runs": [str(first), str(second)], "common_images": len(common)}
+    return found | exemplars.overlaps(one.scores[in_one], other.scores[in_other]) if len(common) else found
+
+
+def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
+    """The ranking and the page, each whole or not at all."""
+    files = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
+    pyarrow.csv.write_csv(table, files["exemplars.csv"])
+    pyarrow.parquet.write_table(table, files["exemplars.parquet"])
+    contents = {name: file.getvalue() for name, file in files.items()} | {"gallery.html": page.encode()}
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            part = folder / f".{name}.{os.getpid()}.part"
+            part.write_bytes(content)
+            os.replace(part, folder / name)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): make room and permission there") from error

@@ -1,0 +1,28 @@
+"""What a split of a data set is, to everything that trains on it or scores it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sdclr_jax.data.images import Encoded
+
+
+class Examples(NamedTuple):
+    """A split, sorted by id. What `labels` holds tells the three kinds of data set apart:
+
+    - a class an image: int32 [N], indices into `class_names`;
+    - attributes, any number of which an image has: uint8 [N, A] of 0 and 1, and `class_names` are the attributes';
+    - no labels: int32 [N] of -1, and `class_names` is empty.
+    """
+
+    images: np.ndarray | Encoded  # uint8 [N, H, W, C]; or N images that are decoded when they are asked for
+    labels: np.ndarray
+    ids: np.ndarray  # str [N], unique and ascending by code point
+    class_names: tuple[str, ...]
+    held_out: np.ndarray | None = None  # bool [N]: kept for validation by the data set itself; None where it keeps none
+
+    def take(self, rows: np.ndarray) -> "Examples":
+        """The examples of these rows, int [M] or bool [N]; no image is read."""
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        held_out = None if self.held_out is None else self.held_out[rows]
+        return Examples(self.images[rows], self.labels[rows], self.ids[rows], self.class_names, held_out)

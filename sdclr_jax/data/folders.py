@@ -1,0 +1,129 @@
+"""A person's own photos: a flat folder, a folder with one directory a class, or a folder with a manifest."""
+
+import csv
+import hashlib
+import io
+import os
+import pathlib
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sdclr_jax.data import images, index, layouts, prepared
+from sdclr_jax.data.examples import Examples
+from sdclr_jax.errors import UserError
+
+RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this
+
+
+class Folder:
+    """Photos below `path`, as `layouts` reads them; what is known of them is kept in `data_dir`/folders.
+
+    Args:
+        path: of the folder.
+        data_dir: folder of all prepared data sets.
+        manifest: path of a CSV file; '' for none.
+        seed: of the test images, where they have to be drawn.
+    """
+
+    def __init__(self, path: str, data_dir: pathlib.Path, *, manifest: str = "", seed: int = 0):
+        if not path:
+            raise UserError("data.name is 'folder:' without a path; write data.name=folder:/path/to/images.")
+        self._root = pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser()))
+        self._manifest = pathlib.Path(manifest).expanduser() if manifest else None
+        self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, for whoever waits
+        name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:16]
+        self._known = data_dir / "folders" / name
+        self._test_list = self._known / f"test_split{seed}.csv"
+
+    def prepare(
+        self, archive: pathlib.Path | None = None, accept_checksum: str = "", progress: bool = False
+    ) -> pathlib.Path:
+        if archive or accept_checksum:
+            raise UserError("A folder of images is used as it is; leave out --archive and --accept_checksum.")
+        self._progress = progress
+        self._table  # noqa: B018 (looks at the images, and refuses what cannot be used)
+        return self._known
+
+    def load(self, split: str) -> Examples:
+        if split not in ("train", "test"):
+            raise UserError(f"Split {split!r} is not in {self._root}; choose one of: train, test.")
+        paths, splits, labels, class_names, _ = self._table
+        splits = np.array(splits)
+        rows = np.flatnonzero((splits == "test") == (split == "test"))
+        ids, held_out = np.array(paths, str)[rows], (splits == "val")[rows]
+        return Examples(self._images(ids), labels[rows], ids, class_names, held_out if held_out.any() else None)
+
+    def provenance(self) -> dict[str, Any]:
+        found, table = self._index, self._table
+        about = {
+            "folder": str(self._root),
+            "images": len(table.paths),
+            "skipped": len(found.skipped),
+            "skipped_list": str(found.skipped_list),
+        }
+        if self._manifest:
+            about["manifest"] = str(self._manifest)
+            about["manifest_sha256"] = hashlib.sha256(self._manifest.read_bytes()).hexdigest()
+            about["not_in_manifest"] = len(found.usable) - len(table.paths)
+        if table.drawn:
+            about["test"] = f"{layouts.TEST_SHARE:g} of each class, drawn with data.split {self._seed}"
+            about["test_list"] = str(self._test_list)
+        return about
+
+    @cached_property
+    def _index(self) -> index.Index:
+        return index.refresh(self._root, self._known, self._progress)
+
+    @cached_property
+    def _table(self) -> layouts.Table:
+        found = self._index
+        if not found.usable:
+            why = f"{len(found.skipped)} skipped, see {found.skipped_list}" if found.skipped else "none at all"
+            raise UserError(f"{self._root} holds no usable image ({why}); give a folder of JPEG, PNG or other images.")
+        if self._manifest:
+            table = layouts.from_manifest(self._manifest, found.usable, found.skipped)
+        else:
+            table = layouts.from_directories(list(found.usable), self._root)
+        table = layouts.with_test(table, self._seed)
+        if table.drawn:
+            text = io.StringIO()
+            drawn = (path for path, split in zip(table.paths, table.splits, strict=True) if split == "test")
+            csv.writer(text).writerows([("path",), *((path,) for path in drawn)])
+            prepared.write_changed(self._test_list, text.getvalue().encode())
+        return table
+
+    def _images(self, paths: np.ndarray) -> np.ndarray | images.Files:
+        files = images.Files(self._root, paths)
+        entries = [self._index.usable[path] for path in self._table.paths]
+        width, height = entries[0].width, entries[0].height
+        one_size = all((entry.width, entry.height) == (width, height) for entry in entries)
+        if not one_size or len(entries) * height * width * 3 > RESIDENT_BYTES:
+            return files
+        return decoded(files, height, width)
+
+
+def decoded(files: images.Encoded, height: int, width: int) -> np.ndarray:
+    """All images, of one size, as uint8 [N, height, width, 3].
+
+    Raises:
+        UserError: an image that could be decoded before no longer can, or has another size now.
+    """
+    array = np.empty((len(files), height, width, 3), np.uint8)
+
+    def put(row: int) -> None:
+        try:
+            pixels = np.asarray(images.rgb(images.opened(files.read(row))))
+            if pixels.shape != array.shape[1:]:
+                raise ValueError(f"another size than {width} x {height}")
+            array[row] = pixels
+        except (OSError, ValueError) as error:
+            raise UserError(f"{files.name(row)} has changed while it was read ({error}); run again.") from error
+
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(put, range(len(files))):
+            pass
+    return array

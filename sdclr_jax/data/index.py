@@ -1,0 +1,170 @@
+"""What is known of a person's folder of images: which files can be decoded, and why others cannot.
+
+Each file is opened and decoded once. The result is kept in a file, and only files that are new or have changed since
+are looked at again.
+"""
+
+import csv
+import io
+import json
+import os
+import pathlib
+import stat
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from sdclr_jax.data import images, prepared
+from sdclr_jax.data.progress import bar
+from sdclr_jax.errors import UserError
+
+# What cameras, phones and the web write. Those that Pillow cannot read are named as skipped and not passed over.
+_ENDINGS = (
+    *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
+    *("tga", "jp2", "avif", "heic", "heif", "jxl", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2"),
+)
+_SUFFIXES = {"", *(f".{ending}" for ending in _ENDINGS)}
+_NO_PHOTOS = frozenset(("__MACOSX",))  # folders that archivers make
+_BATCH = 256  # files a task: enough that handing them out costs nothing
+
+
+class Entry(NamedTuple):
+    """One file: its size and time when it was looked at, and what was found."""
+
+    bytes: int
+    mtime_ns: int
+    width: int  # as it is meant to be seen; 0 where it cannot be decoded
+    height: int
+    reason: str  # why it cannot be decoded; '' where it can
+
+
+class Index(NamedTuple):
+    """Paths are POSIX and relative to the folder."""
+
+    usable: dict[str, Entry]  # in the order of the paths' code points
+    skipped: dict[str, str]  # path -> reason
+    skipped_list: pathlib.Path  # of the same, as CSV
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name may be an image: no hidden file, and with the ending of one, or without any."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES
+
+
+def scan(root: pathlib.Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """The files below a folder that may be images: path -> bytes and time; and those that cannot be: path -> reason.
+
+    Links are followed. A folder that can be reached in two ways is entered once, in the way without links if there is
+    one, so a loop ends and no image comes twice through linked folders.
+    """
+    files, skipped, entered = {}, {}, set()
+    later, linked = deque([("", root)]), deque()
+    while later or linked:
+        prefix, folder = (later or linked).popleft()
+        try:
+            status = folder.stat()
+            if (status.st_dev, status.st_ino) in entered:
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            skipped[prefix or "."] = f"folder cannot be read ({error.strerror or error})"
+            continue
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.name.startswith(".") or entry.name in _NO_PHOTOS:
+                continue
+            try:
+                if entry.is_dir():
+                    (linked if entry.is_symlink() else later).append((f"{path}/", pathlib.Path(entry.path)))
+                elif is_image_name(entry.name):
+                    status = entry.stat()
+                    if not stat.S_ISREG(status.st_mode):
+                        skipped[path] = "not a file of data"
+                    elif not _is_text(path):
+                        skipped[path] = "file name is not UTF-8"
+                    else:
+                        files[path] = status.st_size, status.st_mtime_ns
+            except OSError as error:  # a link that leads nowhere, or in a circle
+                if is_image_name(entry.name):
+                    skipped[path] = error.strerror or str(error)
+    return files, skipped
+
+
+def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) -> Index:
+    """The index of the images below `root`, kept in `folder` and brought up to date.
+
+    A process that is stopped keeps what it has found; one that finds the disk full leaves the index that was there.
+
+    Raises:
+        UserError: `root` is no folder, or `folder` cannot be written.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder; give the path of your images, as in data.name=folder:/path/to/images.")
+    files, skipped = scan(root)
+    known = _read(folder / "index.json")
+    entries = {path: known[path] for path, now in files.items() if path in known and known[path][:2] == now}
+    changed = [path for path in files if path not in entries]
+    try:
+        with (
+            bar(f"looking at {root.name}", len(changed), progress and bool(changed), unit="image") as shown,
+            ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
+        ):
+            batches = [changed[i : i + _BATCH] for i in range(0, len(changed), _BATCH)]
+            try:
+                for done in [pool.submit(_look, root, batch) for batch in batches]:
+                    for path, (width, height, reason) in done.result().items():
+                        entries[path] = Entry(*files[path], width, height, reason)
+                        shown.update()
+            finally:
+                pool.shutdown(cancel_futures=True)
+    finally:
+        # What could not be read, as opposed to decoded, may be readable the next time.
+        kept = {path: entry for path, entry in entries.items() if not entry.reason.startswith(_UNREAD)}
+        if kept != known:
+            text = json.dumps({"root": str(root), "files": kept}, separators=(",", ":"))
+            prepared.write_whole(folder / "index.json", text.encode())
+    skipped |= {path: entry.reason for path, entry in entries.items() if entry.reason}
+    skipped = dict(sorted(skipped.items()))
+    usable = {path: entries[path] for path in sorted(entries) if not entries[path].reason}
+    return Index(usable, skipped, _write_skipped(folder / "skipped.csv", skipped))
+
+
+_UNREAD = "cannot be read: "
+
+
+def _look(root: pathlib.Path, paths: list[str]) -> dict[str, tuple[int, int, str]]:
+    """path -> width, height and '', or the reason why there are none."""
+    found = {}
+    for path in paths:
+        try:
+            found[path] = (*images.rgb(images.opened((root / path).read_bytes())).size, "")
+        except OSError as error:
+            found[path] = 0, 0, f"{_UNREAD}{error.strerror or error}"
+        except images.BadImage as error:
+            found[path] = 0, 0, str(error)
+    return found
+
+
+def _read(path: pathlib.Path) -> dict[str, Entry]:
+    """The index that was there; nothing where there is none, or it is damaged."""
+    try:
+        return {name: Entry(*entry) for name, entry in json.loads(path.read_bytes())["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _write_skipped(path: pathlib.Path, skipped: dict[str, str]) -> pathlib.Path:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerows([("path", "reason"), *skipped.items()])
+    prepared.write_changed(path, text.getvalue().encode(errors="backslashreplace"))
+    return path
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

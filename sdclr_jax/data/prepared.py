@@ -1,0 +1,166 @@
+"""Preparing a data set whole or not at all, and reading what tfds wrote.
+
+tfds is used as the format on disk and nothing else of it: records lie there in shuffled order, so whatever joins two
+lists of images joins them on the example `id`. It is imported where it is used, since its import takes a second.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from sdclr_jax.data.examples import Examples
+from sdclr_jax.errors import UserError
+
+PROVENANCE = "provenance.json"
+
+
+def provenance(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What a prepared data set was made from, as whoever prepared it wrote down; None where nothing is."""
+    try:
+        return json.loads((folder / PROVENANCE).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"The data set in {folder} is damaged; delete that folder and run again.") from error
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+    """Write a file whole or not at all, and its folder where that is missing.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
+            part = pathlib.Path(scratch) / path.name
+            part.write_bytes(content)
+            os.replace(part, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}); make room and permission there, or name another "
+            "folder in --data_dir or the environment variable SDCLR_DATA."
+        ) from error
+
+
+def write_changed(path: pathlib.Path, content: bytes) -> None:
+    """`write_whole`, where the file does not hold that already: so a folder that is only read is not written."""
+    try:
+        same = path.read_bytes() == content
+    except OSError:
+        same = False
+    if not same:
+        write_whole(path, content)
+
+
+def prepared(data_dir: pathlib.Path, relative: str, make: Callable[[pathlib.Path], pathlib.Path]) -> pathlib.Path:
+    """The folder `relative` of the data folder; made if it is not there, by `make(scratch folder) -> folder in it`.
+
+    Each process prepares in a folder of its own and renames the result into place. A rename happens whole or not at
+    all, and never onto a folder with something in it: of two processes one is first and the other takes what it
+    finds, and what a killed process leaves behind (`.preparing-*`) lies where nobody looks for data.
+    """
+    folder = data_dir / relative
+    try:
+        if folder.exists():
+            return folder
+        data_dir.mkdir(parents=True, exist_ok=True)
+        prefix = f".preparing-{folder.parent.name}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=data_dir) as scratch, quiet():
+            made = make(pathlib.Path(scratch))
+            folder.parent.mkdir(exist_ok=True)
+            try:
+                os.rename(made, folder)
+            except OSError:
+                if not folder.exists():  # else another process was first
+                    raise
+    except OSError as error:
+        raise UserError(
+            f"The data folder {data_dir} cannot be read and written ({error.strerror or error}); "
+            "make room and permission there, or name another folder in the environment variable SDCLR_DATA."
+        ) from error
+    return folder
+
+
+def written(builder) -> pathlib.Path:
+    """Let a builder write its data set; returns the folder. A disk that is full is an OSError."""
+    try:
+        builder.download_and_prepare()
+    except RuntimeError as error:  # what the writer of array_record makes of it
+        raise OSError(str(error).split(";")[0]) from error
+    return pathlib.Path(builder.data_dir)
+
+
+def read_once(folder: pathlib.Path, split: str) -> Examples:
+    """`read`, with the result kept in the data set's folder: decoding 50,000 images takes 8 seconds.
+
+    As one uncompressed zip file of arrays, which has a checksum for each of them; a damaged one is made afresh.
+    """
+    path = folder / f"decoded_{split}.npz"
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            return Examples(kept["images"], kept["labels"], kept["ids"], tuple(kept["class_names"].tolist()))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        examples = read(folder, split)
+    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix=".decoding-", dir=folder) as scratch:
+        part = pathlib.Path(scratch) / path.name
+        arrays = examples.images, examples.labels, examples.ids, examples.class_names
+        np.savez(part, **dict(zip(Examples._fields, arrays, strict=False)))
+        os.replace(part, path)
+    return examples
+
+
+def read(folder: pathlib.Path, split: str) -> Examples:
+    """One split of a prepared data set with the features `id`, `image` and `label`."""
+    import tensorflow_datasets as tfds
+
+    try:
+        with quiet():
+            builder = tfds.builder_from_directory(folder)
+            splits = list(builder.info.splits)
+            class_names = tuple(builder.info.features["label"].names)
+            if split in splits:
+                source = builder.as_data_source(split)
+                return examples_of(source.__getitems__(range(len(source))), class_names)
+    except NotImplementedError as error:  # tfds's default format
+        raise UserError(
+            f"The data set in {folder} is stored as {builder.info.file_format.value}, which only TensorFlow reads; "
+            "prepare it again with sdclr prepare and another --data_dir."
+        ) from error
+    except Exception as error:  # a missing file, a checksum, half a JSON text: tfds raises a different type for each
+        raise UserError(f"The data set in {folder} is damaged; delete that folder and run again.") from error
+    raise UserError(f"Split {split!r} is not in the data set in {folder}; choose one of: {', '.join(splits)}.")
+
+
+def examples_of(records: list[dict], class_names: tuple[str, ...]) -> Examples:
+    records = sorted(records, key=lambda record: record["id"])  # UTF-8 sorts like the code points it stands for
+    return Examples(
+        images=np.stack([record["image"] for record in records]),
+        labels=np.array([record["label"] for record in records], np.int32),
+        ids=np.array([record["id"].decode() for record in records]),
+        class_names=class_names,
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the lines and bars that tfds prints, and its advice to install OpenCV; errors still pass."""
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

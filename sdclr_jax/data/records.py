@@ -1,0 +1,142 @@
+"""Large data sets that tfds has prepared as array_record: images stay encoded until they are asked for.
+
+TensorFlow is not needed. The ids and labels of all records are read once and kept beside the records, since they lie
+among the images: a pass over ImageNet.
+"""
+
+import contextlib
+import os
+import pathlib
+import tempfile
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+from sdclr_jax.data import prepared
+from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.progress import bar
+from sdclr_jax.errors import UserError
+
+_IDS = ("file_name", "filename", "id")  # of imagenet2012, places365_small, i_naturalist2018
+_BATCH = 256  # records read at once
+
+
+class Records(Encoded):
+    """Images of a data set that tfds has prepared.
+
+    Args:
+        folder: of the data set: with its version, where dataset_info.json lies.
+        split: of it, or several with a plus between.
+        rows: int [N], places of the records.
+    """
+
+    def __init__(self, folder: pathlib.Path | str, split: str, rows: np.ndarray):
+        self._folder, self._split, self._rows = str(folder), split, np.asarray(rows, np.int64)
+        self._source = None  # opened by whoever reads first, in its own process
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: np.ndarray) -> "Records":
+        return Records(self._folder, self._split, self._rows[rows])
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_source": None}
+
+    def read(self, row: int) -> bytes:
+        if self._source is None:
+            self._source = _open(pathlib.Path(self._folder), self._split).source
+        try:
+            return self._source[int(self._rows[row])]["image"]
+        except Exception as error:  # array_record and tfds raise a type of their own for each kind of damage
+            raise OSError(f"{self.name(row)} cannot be read: {str(error).splitlines()[0]}") from error
+
+    def name(self, row: int) -> str:
+        return f"{self._folder}, {self._split} record {self._rows[row]}"
+
+
+def find(data_dir: pathlib.Path, name: str) -> pathlib.Path | None:
+    """The folder of the newest version of a data set that tfds has prepared; None where there is none."""
+
+    def version(folder: pathlib.Path) -> tuple[int, ...]:
+        return tuple(int(part) for part in folder.name.split("."))
+
+    folders = [info.parent for info in (data_dir / name).glob("*.*.*/dataset_info.json")]
+    return max((folder for folder in folders if folder.name.replace(".", "").isdigit()), key=version, default=None)
+
+
+def read(folder: pathlib.Path, split: str, progress: bool = False) -> Examples:
+    """One split, sorted by id, or by place where the records have no name of their own.
+
+    The class of an image is its feature `label`; where there is none, its attributes are those of `attributes`.
+
+    Raises:
+        UserError: no such split, or records that are damaged or need TensorFlow.
+    """
+    kept_path = folder / f"sdclr_{split}.npz"
+    opened = _open(folder, split)
+    try:
+        with kept_path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+            ids, labels = kept["ids"], kept["labels"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        ids = labels = np.empty(0)
+    if len(ids) != len(opened.source):
+        ids, labels = _all(folder, split, opened, progress)
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix=".reading-", dir=folder) as scratch:
+            part = pathlib.Path(scratch) / kept_path.name
+            np.savez(part, ids=ids, labels=labels)
+            os.replace(part, kept_path)
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    if len(twice := ids[1:][ids[1:] == ids[:-1]]):
+        raise UserError(f"The data set in {folder} has two records named {twice[0]}; prepare it again.")
+    return Examples(Records(folder, split, order), labels[order], ids, opened.class_names)
+
+
+class _Opened(NamedTuple):
+    source: object  # random access: place -> features, the image as it is encoded
+    class_names: tuple[str, ...]
+
+
+def _open(folder: pathlib.Path, split: str) -> _Opened:
+    import tensorflow_datasets as tfds
+
+    try:
+        with prepared.quiet():
+            builder = tfds.builder_from_directory(folder)
+            splits, features = list(builder.info.splits), builder.info.features
+            names = features["label"].names if "label" in features else features["attributes"]
+            if set(split.split("+")) <= set(splits):
+                decoders = {"image": tfds.decode.SkipDecoding()}
+                return _Opened(builder.as_data_source(split, decoders=decoders), tuple(names))
+    except NotImplementedError as error:  # tfds's default format
+        raise UserError(
+            f"The data set in {folder} is stored as {builder.info.file_format.value}, which only TensorFlow reads; "
+            "prepare it again with tfds and file_format='array_record', or use the original images with data.root."
+        ) from error
+    except Exception as error:  # a missing file, half a JSON text: tfds raises a different type for each
+        raise UserError(f"The data set in {folder} is damaged; prepare it again with tfds.") from error
+    raise UserError(f"Split {split!r} is not in the data set in {folder}; it has {', '.join(splits)}.")
+
+
+def _all(folder: pathlib.Path, split: str, opened: _Opened, progress: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Ids str [N] and labels, as in Examples, of all records, in their order."""
+    size, ids, labels = len(opened.source), [], []
+    try:
+        with bar(f"reading {folder.parent.name} {split}", size, progress, unit="image") as shown:
+            for start in range(0, size, _BATCH):
+                records = opened.source.__getitems__(range(start, min(start + _BATCH, size)))
+                for place, record in enumerate(records, start):
+                    name = next((record[key] for key in _IDS if key in record), None)
+                    ids.append(f"{split}_{place:08d}" if name is None else name.decode())
+                    if "label" in record:
+                        labels.append(int(record["label"]))
+                    else:
+                        labels.append([int(record["attributes"][name]) for name in opened.class_names])
+                shown.update(len(records))
+    except Exception as error:  # as in _open
+        raise UserError(f"The data set in {folder} is damaged; prepare it again with tfds.") from error
+    labels = np.array(labels)
+    return np.array(ids, str), labels.astype(np.int32 if labels.ndim == 1 else np.uint8)

@@ -1,0 +1,164 @@
+"""Pruning-identified exemplars: the images whose representation pruning changes most, and who they are.
+
+Hooker et al., What Do Compressed Deep Neural Networks Forget?, 2019 (arXiv:1911.05248), Section 2, calls exemplars the
+images on which pruned and whole networks disagree. Without labels there is no prediction to disagree on, so
+disagreement is a score here, as in Jiang et al., ICML 2021, Section 3.1: the more the representation changes, the more
+an image is forgotten. All functions are NumPy on the host.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from sdclr_jax.errors import UserError
+
+FRACTIONS = (0.01, 0.05, 0.1)  # of the images, those with the highest scores: the forgotten set
+CONFIDENCE = 0.95  # of every interval
+
+
+class Share(NamedTuple):
+    """Share of a group in the forgotten set, and what it would be if scores had nothing to do with groups."""
+
+    share: float
+    expected: float  # the group's share in the data
+    low: float  # central interval of the share in a random set of the same size
+    high: float
+
+    @property
+    def beyond_chance(self) -> bool:
+        return not self.low <= self.share <= self.high
+
+
+class Overlap(NamedTuple):
+    """How far two forgotten sets of the same images are one set, and what chance alone gives."""
+
+    images: int  # in each of the two sets
+    shared: float  # in both; a fraction only where scores tie
+    jaccard: float  # shared / (in one or the other)
+    expected: float  # Jaccard of two random sets, at their expected overlap
+    low: float
+    high: float
+
+
+def size(images: int, fraction: float) -> int:
+    """Images in the forgotten set: that fraction of all, rounded up."""
+    return math.ceil(fraction * images - 1e-9)  # 0.07 * 100 is 7.000000000000001
+
+
+def order(scores: np.ndarray) -> np.ndarray:
+    """Indices [N], the most forgotten image first; images of equal score keep their order.
+
+    Raises:
+        UserError: a score is not finite, so the images cannot be ranked.
+    """
+    if not np.isfinite(scores).all():
+        raise UserError(
+            f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores are not finite: the pruned network "
+            "breaks down at this rate, so give lower --rates"
+        )
+    return np.argsort(-scores, kind="stable")
+
+
+def membership(scores: np.ndarray, fraction: float) -> np.ndarray:
+    """How much each image [N] belongs to the forgotten set: 1 or 0, and where images tie at its border, the chance to
+    be in it if ties were broken at random. The sum is `size(N, fraction)`; equal scores say nothing about anybody.
+    """
+    k = size(len(scores), fraction)
+    border = scores[order(scores)[k - 1]]
+    above, tied = scores > border, scores == border
+    return np.where(above, 1.0, np.where(tied, (k - np.count_nonzero(above)) / np.count_nonzero(tied), 0.0))
+
+
+def share(scores: np.ndarray, member: np.ndarray, fraction: float) -> Share:
+    """Share of a group in the forgotten set.
+
+    The null model is that scores are exchangeable between images: any set of that size is as likely. The members in it
+    then follow the hypergeometric distribution, which is what shuffled scores would estimate, without their noise.
+    The interval is of one share; of twenty shares that mean nothing, one lies outside all the same.
+
+    Args:
+        scores: [N].
+        member: bool [N], the group's images.
+        fraction: of the images, in the forgotten set.
+    """
+    k = size(len(scores), fraction)
+    low, high = _chance(len(scores), int(np.count_nonzero(member)), k)
+    return Share(float(membership(scores, fraction) @ member) / k, float(np.mean(member)), low / k, high / k)
+
+
+def shares(scores: np.ndarray, groups: Mapping[str, np.ndarray]) -> list[dict]:
+    """`share` of each group at each of `FRACTIONS`, as JSON holds it."""
+    return [
+        {
+            "fraction": fraction,
+            "images": size(len(scores), fraction),
+            "groups": {name: share(scores, member, fraction)._asdict() for name, member in groups.items()},
+        }
+        for fraction in FRACTIONS
+    ]
+
+
+def overlap(a: np.ndarray, b: np.ndarray, fraction: float) -> Overlap:
+    """Overlap of the forgotten sets that two scorings [N] of the same images make.
+
+    Chance is two random sets of k of N images: again hypergeometric. Jaccard grows with the shared images, so the
+    borders of one interval are those of the other.
+    """
+    k = size(len(a), fraction)
+    # Of two sets with ties at the border, the chances of an image to be in either multiply.
+    shared = float(membership(a, fraction) @ membership(b, fraction))
+    low, high = _chance(len(a), k, k)
+    jaccards = [x / (2 * k - x) for x in (shared, k * k / len(a), low, high)]
+    return Overlap(k, shared, *jaccards)
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> dict:
+    """Rank correlation (Spearman; None where one of them is constant) and `overlap` at each of `FRACTIONS`, as JSON
+    holds them."""
+    ranks = [stats.rankdata(x) for x in (a, b)]
+    constant = any(np.ptp(r) == 0 for r in ranks)
+    return {
+        "rank_correlation": None if constant else float(np.corrcoef(*ranks)[0, 1]),
+        "sets": [{"fraction": fraction} | overlap(a, b, fraction)._asdict() for fraction in FRACTIONS],
+    }
+
+
+def _chance(images: int, marked: int, drawn: int) -> tuple[int, int]:
+    """Central interval of how many marked ones a random draw without replacement holds."""
+    low, high = stats.hypergeom.interval(CONFIDENCE, images, marked, drawn)
+    return int(low), int(high)
+
+
+def drift(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How far two masks, bool arrays by layer, keep the same weights.
+
+    `jaccard` is what both keep over what one or the other keeps; `chance` the same, in expected numbers, for weights
+    placed at random within each layer. That null keeps the layers' densities, in which two magnitude masks of one
+    network agree anyhow.
+    """
+    both = sum(np.count_nonzero(a[layer] & b[layer]) for layer in a)
+    either = sum(np.count_nonzero(a[layer] | b[layer]) for layer in a)
+    random = sum(a[layer].mean() * b[layer].mean() * a[layer].size for layer in a)
+    kept = sum(np.count_nonzero(a[layer]) + np.count_nonzero(b[layer]) for layer in a)
+    return {"jaccard": both / either, "chance": float(random / (kept - random))}
+
+
+def neighbours(features: np.ndarray, rows: np.ndarray, k: int, batch_size: int = 256) -> np.ndarray:
+    """The k images nearest to each of `rows` by cosine, nearest first and without itself: int [M, k], indices into
+    `features` [N, D]. Memory is `batch_size` * N similarities. Raises UserError where k is not below N.
+    """
+    if not 0 <= k < len(features):
+        raise UserError(f"--neighbours={k}: the run has {len(features)} images, so give at most {len(features) - 1}")
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    found = [np.empty((0, k), np.int64)]
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        cosines = unit[part] @ unit.T
+        cosines[np.arange(len(part)), part] = -np.inf
+        nearest = np.argpartition(-cosines, min(k, len(features) - 1), axis=1)[:, :k]
+        order = np.argsort(-np.take_along_axis(cosines, nearest, axis=1), axis=1, kind="stable")
+        found.append(np.take_along_axis(nearest, order, axis=1))
+    return np.concatenate(found)

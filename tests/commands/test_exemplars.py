@@ -1,0 +1,206 @@
+"""`sdclr exemplars` on two tiny runs as a user calls it: what it writes, what it leaves alone, what it refuses."""
+
+import csv
+import json
+import shutil
+
+import jax
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from sdclr_jax import build, parallel
+from sdclr_jax.commands import damage, exemplars, main, thumbnails
+from sdclr_jax.commands.pretrain import pretrain
+from sdclr_jax.data import sources
+from sdclr_jax.data.images import Files
+from tests.commands.test_pretrain import config
+
+RUNS = ("zero", "one")
+QUICK = ("--rates=0.5,0.9", "--views=1", "--gallery=50", "--neighbours=3")
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Two runs whose long tails share some images, measured together: their folder, and what was there before."""
+    folder = tmp_path_factory.mktemp("runs")
+    data_dir = folder / "data"
+    pretrain(config("sdclr", "--config.keep_every=1"), folder / "zero", str(data_dir), devices=jax.devices()[:1])
+    shutil.copytree(folder / "zero", folder / "one")  # the same weights, held against other images
+    fields = json.loads((folder / "one" / "config.json").read_text())
+    fields["data"]["split"] = 1
+    (folder / "one" / "config.json").write_text(json.dumps(fields))
+    before = files(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(damage, "CALIBRATION", 2)
+        on_one_device(patch)
+        argv = ["exemplars", *(str(folder / name) for name in RUNS), f"--data_dir={data_dir}", *QUICK]
+        assert main.main([*argv, f"--overlap={folder / 'overlap.json'}"]) == 0
+    return folder, before
+
+
+def on_one_device(patch):
+    """Eight pretended ones on two cores are slow; tests/commands/test_damage.py holds one against eight."""
+    one = parallel.shardings(jax.devices()[:1])
+    patch.setattr(exemplars.parallel, "shardings", lambda: one)
+
+
+def read(folder):
+    """summary.json, and the rows of exemplars.csv."""
+    with (folder / "exemplars" / "exemplars.csv").open(newline="") as file:
+        return json.loads((folder / "exemplars" / "summary.json").read_text()), list(csv.DictReader(file))
+
+
+def test_it_writes_its_own_folder_and_touches_nothing_else(measured):
+    folder, before = measured
+    after = files(folder)
+    names = ("exemplars.csv", "exemplars.parquet", "gallery.html", "summary.json")
+    new = {f"{run}/exemplars/{name}" for run in RUNS for name in names} | {"overlap.json"}
+    assert {str(p) for p in after.keys() - before.keys()} == new
+    assert all(after[p] == content for p, content in before.items())
+
+
+def test_the_ranking_names_every_image_once_and_both_files_agree(measured):
+    folder, _ = measured
+    summary, rows = read(folder / "zero")
+    train = sources.load("digits", "train", folder / "data")
+    labels = dict(zip(train.ids.tolist(), train.labels.tolist(), strict=True))
+    assert len({row["id"] for row in rows}) == len(rows) == summary["data"]["images"] == 369
+    assert [int(row["rank"]) for row in rows] == list(range(1, 370))
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert all(row["score"] == row["features_0.9"] for row in rows)
+    assert all(int(row["label"]) == labels[row["id"]] for row in rows)
+    assert all(row["class"] == train.class_names[int(row["label"])] for row in rows)
+    assert [name for name in rows[0] if "_" in name] == [
+        f"{name}_{rate}" for rate in (0.5, 0.9) for name in ("features", "projections", "loss", "loss_rise")
+    ]
+    table = pyarrow.parquet.read_table(folder / "zero" / "exemplars" / "exemplars.parquet").to_pylist()
+    assert [{k: type(row[k])(v) for k, v in line.items()} for row, line in zip(table, rows, strict=True)] == table
+
+
+def test_shares_of_the_last_checkpoint_follow_from_the_ranking(measured):
+    summary, rows = read(measured[0] / "zero")
+    assert summary["ranked_by"] == {"score": "features", "rate": 0.9}
+    assert [point["epoch"] for point in summary["checkpoints"]] == [1.0, 2.0, 3.0]
+    shares = summary["checkpoints"][-1]["rates"][-1]["scores"]["features"]["shares"]
+    groups = summary["data"]["class_groups"]
+    counts = sorted((sum(int(row["label"]) == c for row in rows), c) for c in range(10))
+    rarer = {c for _, c in counts[:5]}
+    for part in shares:
+        top = rows[: part["images"]]
+        assert part["images"] == {0.01: 4, 0.05: 19, 0.1: 37}[part["fraction"]]
+        expected = {g: np.mean([groups[int(row["label"])] == g for row in top]) for g in ("many", "medium", "few")}
+        expected["rarer_half"] = np.mean([int(row["label"]) in rarer for row in top])
+        assert {name: share["share"] for name, share in part["groups"].items()} == pytest.approx(expected)
+        of_all = np.mean([int(row["label"]) in rarer for row in rows])
+        assert part["groups"]["rarer_half"]["expected"] == pytest.approx(of_all)
+        assert all(row["group"] == groups[int(row["label"])] for row in rows)
+
+
+def test_masks_and_forgotten_sets_are_followed_over_training(measured):
+    summary, _ = read(measured[0] / "zero")
+    first, second, third = (point["rates"][-1] for point in summary["checkpoints"])
+    assert first["mask"]["since_previous"] is None
+    assert first["mask"]["since_first"]["jaccard"] == 1
+    assert second["mask"]["since_previous"] == second["mask"]["since_first"]
+    assert third["mask"]["since_first"]["jaccard"] <= 1
+    assert 0.5 < third["mask"]["since_previous"]["jaccard"] <= 1 > third["mask"]["since_previous"]["chance"]
+    densities = third["mask"]["density"]
+    assert "encoder/stem" in densities
+    assert all(0 <= density <= 1 for density in densities.values())
+    assert first["scores"]["features"]["since_previous"] is None
+    overlap = third["scores"]["features"]["since_previous"]
+    assert [part["fraction"] for part in overlap["sets"]] == [0.01, 0.05, 0.1]
+
+
+def test_overlap_of_runs_is_over_the_images_that_both_have(measured):
+    folder, _ = measured
+    (pair,) = json.loads((folder / "overlap.json").read_text())["pairs"]
+    rows = [{row["id"]: float(row["score"]) for row in read(folder / run)[1]} for run in RUNS]
+    common = sorted(rows[0].keys() & rows[1].keys())
+    assert pair["common_images"] == len(common)
+    assert 20 < len(common) < 369
+    k = -(-len(common) // 10)
+    tops = [set(sorted(common, key=lambda image: -scores[image])[:k]) for scores in rows]
+    tenth = pair["sets"][-1]
+    assert tenth["images"] == k
+    assert tenth["jaccard"] == pytest.approx(len(tops[0] & tops[1]) / len(tops[0] | tops[1]))
+
+
+def test_the_page_has_both_ends_of_the_ranking_and_their_neighbours(measured):
+    _, rows = read(measured[0] / "zero")
+    text = (measured[0] / "zero" / "exemplars" / "gallery.html").read_text()
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    shown = data["images"][: data["shown"]]
+    ends = [*rows[:25], *rows[-25:]]
+    assert [(image[0], image[3]) for image in shown] == [(row["id"], int(row["rank"])) for row in ends]
+    assert all(len(image[5]) == 3 and i not in image[5] for i, image in enumerate(shown))
+    assert all(not image[5] for image in data["images"][data["shown"] :])
+    assert "Here are 50 of 369 images" in text
+
+
+def test_images_without_labels(measured, tmp_path, monkeypatch):
+    folder, _ = measured
+    real = build.data
+
+    def unlabelled(config, data_dir):
+        data = real(config, data_dir)
+        train = data.train._replace(class_names=(), labels=np.full(len(data.train.labels), -1, np.int32))
+        return data._replace(train=train)
+
+    monkeypatch.setattr(build, "data", unlabelled)
+    on_one_device(monkeypatch)
+    written = []
+    monkeypatch.setattr(exemplars, "_write", lambda folder, table, page: written.append((table, page)))
+    monkeypatch.setattr(exemplars.workdir, "write_json", lambda path, content: written.append(content))
+    argv = ["exemplars", str(folder / "one"), f"--data_dir={folder / 'data'}", *QUICK]
+    assert main.main([*argv, "--against=pruned"]) == 0
+    (table, page), summary = written
+    assert table.column_names[:4] == ["rank", "id", "path", "score"]
+    assert summary["checkpoints"][-1]["rates"][-1]["scores"]["features"]["shares"][-1]["groups"] == {}
+    assert 'name="only"' not in page
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["/nonexistent/run"], "holds no run"),
+        (["RUN", "--rates=0.5,high"], "give numbers with commas between"),
+        (["RUN", "--rates=0.5,1.0"], "at least 0 and below 1"),
+        (["RUN", "--rates=0.5,0.5"], "different numbers"),
+        (["RUN", "--views=-1"], "--views is -1"),
+        (["RUN", "--gallery=0"], "--gallery is 0"),
+        (["RUN", "--neighbours=369"], "the run has 369 images in all"),
+        (["RUN", "RUN"], "named twice"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(measured, capsys, argv, sentence):
+    folder, _ = measured
+    before = files(folder)
+    argv = [str(folder / "zero") if arg == "RUN" else arg for arg in argv]
+    assert main.main(["exemplars", *argv, f"--data_dir={folder / 'data'}"]) == 2
+    assert sentence in capsys.readouterr().err
+    assert files(folder) == before
+
+
+def test_thumbnails_keep_their_shape_whatever_the_image(tmp_path):
+    grey = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
+    found = thumbnails.make(grey, np.array([1, 0]))
+    assert found.shape == (2, 8, 8, 3)
+    assert (found[0] == grey[1]).all()
+    Image.new("RGB", (200, 100), (250, 0, 0)).save(tmp_path / "wide.png")
+    Image.new("RGB", (20, 40), (0, 0, 250)).save(tmp_path / "small.png")
+    encoded = Files(tmp_path, np.array(["small.png", "wide.png"]))
+    small, wide = thumbnails.make(encoded, np.array([0, 1]))
+    assert wide.shape == (64, 64, 3)
+    assert wide[32, 32].tolist() == [250, 0, 0]
+    assert wide[0, 32].tolist() == [128, 128, 128]
+    assert (small == [0, 0, 250]).all(axis=-1).sum() == 20 * 40
+    assert thumbnails.path(encoded, 1) == str(tmp_path / "wide.png")
+    assert thumbnails.path(grey, 1) == ""

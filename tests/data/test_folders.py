@@ -1,0 +1,275 @@
+import csv
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from sdclr_jax.data import folders, images, sources
+from sdclr_jax.errors import UserError
+from tests.pictures import picture, pixels, put
+
+
+def load(root, data_dir, split="train", **where):
+    return sources.load(f"folder:{root}", split, data_dir, **where)
+
+
+def both(root, data_dir, **where):
+    return load(root, data_dir, **where), load(root, data_dir, "test", **where)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Images of many sizes in three classes of 10, 5 and 1."""
+    names = [f"{c}/{i}.png" for c, n in (("cat", 10), ("dog été", 5), ("newt", 1)) for i in range(n)]
+    put(tmp_path / "photos", names)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
+
+
+def test_flat_images_have_no_labels_and_no_test(tmp_path, data_dir):
+    put(tmp_path / "photos", ["b.png", "a.png", "ü.png"])
+    train, test = both(tmp_path / "photos", data_dir)
+    assert train.ids.tolist() == ["a.png", "b.png", "ü.png"] and train.class_names == ()
+    assert train.labels.tolist() == [-1, -1, -1] and train.labels.dtype == np.int32 and train.held_out is None
+    assert len(test.ids) == len(test.images) == 0
+    assert isinstance(train.images, images.Files) and train.images.read(1) == picture(0)
+    assert train.images.name(0) == str(tmp_path / "photos" / "a.png")
+
+
+def test_a_directory_a_class(classes, data_dir):
+    train, test = both(classes, data_dir)
+    assert train.class_names == test.class_names == ("cat", "dog été", "newt")
+    ids = train.ids.tolist() + test.ids.tolist()
+    assert sorted(ids) == sorted(str(path.relative_to(classes)) for path in classes.glob("*/*"))
+    for examples in (train, test):
+        assert examples.ids.tolist() == sorted(examples.ids.tolist())
+        assert [examples.class_names[c] for c in examples.labels] == [i.split("/")[0] for i in examples.ids]
+        for row, name in enumerate(examples.ids):
+            assert examples.images.read(row) == (classes / name).read_bytes()
+    assert np.bincount(test.labels, minlength=3).tolist() == [2, 1, 0]  # a fifth, and never the only one
+
+
+def test_drawn_test_images_are_a_function_of_the_seed_and_written_down(classes, data_dir, tmp_path):
+    tests = {seed: load(classes, data_dir, "test", seed=seed).ids.tolist() for seed in range(4)}
+    assert len({tuple(ids) for ids in tests.values()}) > 1
+    assert load(classes, tmp_path / "other", "test", seed=2).ids.tolist() == tests[2]
+    about = sources.provenance(f"folder:{classes}", data_dir, seed=3)
+    assert about["test"] == "0.2 of each class, drawn with data.split 3"
+    with open(about["test_list"], newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == tests[3]
+    put(classes, ["cat/later.png"])  # one more image moves at most one other into or out of the test images
+    assert len(set(load(classes, data_dir, "test", seed=3).ids) ^ set(tests[3])) <= 2
+
+
+def test_the_first_use_and_prepare_do_the_same(classes, data_dir, tmp_path):
+    folder = sources.prepare(f"folder:{classes}", tmp_path / "prepared")
+    load(classes, data_dir)
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(kept) == {"index.json", "skipped.csv", "test_split0.csv"}
+    assert kept == {path.name: path.read_bytes() for path in (data_dir / "folders" / folder.name).iterdir()}
+
+
+def test_provenance_says_what_was_skipped(classes, data_dir):
+    (classes / "cat" / "bad.png").write_bytes(b"x")
+    about = sources.provenance(f"folder:{classes}", data_dir)
+    assert (about["folder"], about["images"], about["skipped"]) == (str(classes), 16, 1)
+    assert "cat/bad.png,not an image" in pathlib.Path(about["skipped_list"]).read_text()
+
+
+@pytest.mark.parametrize("test", ["val", "test", "validation"])
+def test_directories_of_splits(tmp_path, data_dir, test):
+    put(tmp_path / "p", ["train/a/1.png", "train/a/deep/2.png", "train/b/1.png", f"{test}/a/1.png", f"{test}/b/1.png"])
+    train, held = both(tmp_path / "p", data_dir)
+    assert train.ids.tolist() == ["train/a/1.png", "train/a/deep/2.png", "train/b/1.png"]
+    assert train.labels.tolist() == [0, 0, 1] and train.class_names == ("a", "b") and train.held_out is None
+    assert held.ids.tolist() == [f"{test}/a/1.png", f"{test}/b/1.png"] and held.labels.tolist() == [0, 1]
+    assert "test" not in sources.provenance(f"folder:{tmp_path / 'p'}", data_dir)  # nothing was drawn
+
+
+def test_all_three_splits(tmp_path, data_dir):
+    put(tmp_path / "p", [f"{split}/{c}/{i}.png" for split in ("train", "val", "test") for c in "ab" for i in range(2)])
+    train, test = both(tmp_path / "p", data_dir)
+    assert train.held_out.tolist() == [i.startswith("val") for i in train.ids] and train.held_out.sum() == 4
+    assert test.held_out is None and len(test.ids) == 4
+    assert train.take(np.array([7, 0])).held_out.tolist() == [True, False]
+
+
+def test_flat_splits_have_no_labels(tmp_path, data_dir):
+    put(tmp_path / "p", ["train/1.png", "train/2.png", "test/1.png"])
+    train, test = both(tmp_path / "p", data_dir)
+    assert train.ids.tolist() == ["train/1.png", "train/2.png"] and train.class_names == ()
+    assert test.ids.tolist() == ["test/1.png"]
+
+
+def test_images_of_one_size_are_decoded_at_once(tmp_path, data_dir, monkeypatch):
+    put(tmp_path / "p", [f"{c}/{i}.png" for c in "ab" for i in range(5)], width=7, height=4)
+    train, test = both(tmp_path / "p", data_dir)
+    assert train.images.dtype == np.uint8 and train.images.shape == (8, 4, 7, 3) and test.images.shape == (2, 4, 7, 3)
+    for row, name in enumerate(train.ids):
+        assert np.array_equal(train.images[row], pixels((tmp_path / "p" / name).read_bytes()))
+    monkeypatch.setattr(folders, "RESIDENT_BYTES", 10 * 4 * 7 * 3)
+    assert isinstance(load(tmp_path / "p", data_dir).images, np.ndarray)
+    monkeypatch.setattr(folders, "RESIDENT_BYTES", 10 * 4 * 7 * 3 - 1)
+    assert isinstance(load(tmp_path / "p", data_dir).images, images.Files)
+
+
+def test_an_image_that_changes_while_it_is_read(tmp_path):
+    put(tmp_path, ["a.png", "b.png"], width=7, height=4)
+    files = images.Files(tmp_path, np.array(["a.png", "b.png"]))
+    for content, message in ((picture(0, 1, 1), "another size than 7 x 4"), (b"x", "not an image")):
+        (tmp_path / "b.png").write_bytes(content)
+        with pytest.raises(
+            UserError, match=rf"{tmp_path}/b\.png has changed while it was read \({message}.*\); run again"
+        ):
+            folders.decoded(files, 4, 7)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], r"p holds no usable image \(none at all\); give a folder of JPEG, PNG or other images\.$"),
+        (["notes.txt"], r"holds no usable image \(none at all\)"),
+        (["bad.png", "worse.jpg"], r"holds no usable image \(2 skipped, see .*skipped\.csv\); give"),
+        (["only/1.png", "only/2.png"], r"p has the class directory 'only' only, and telling classes apart takes"),
+        (["train/a/1.png", "test/a/1.png"], r"the class directory 'a' only"),
+        (["a/1.png", "b/1.png", "c.png"], r"both beside directories \('c\.png'\) and in them \('a/1\.png'\): move"),
+        (["train/a/1.png", "train/b/1.png", "test/c/1.png"], r"The class 'c' has no image to train on: put"),
+        (["train/1.png", "test/1.png", "more/1.png"], r"p has train and test, and 'more' besides: move that elsewhere"),
+    ],
+)  # fmt: skip
+def test_refused(tmp_path, data_dir, names, message):
+    (tmp_path / "p").mkdir()
+    put(tmp_path / "p", names)
+    for name in names:
+        if name in ("bad.png", "worse.jpg", "notes.txt"):
+            (tmp_path / "p" / name).write_bytes(b"nothing")
+    with pytest.raises(UserError, match=message) as error:
+        load(tmp_path / "p", data_dir)
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_that_do_not_fit(tmp_path, data_dir):
+    put(tmp_path / "p", ["1.png", "2.png"])
+    name = f"folder:{tmp_path / 'p'}"
+    for call, message in (
+        (lambda: sources.load("folder:", "train", data_dir), "'folder:' without a path; write data.name=folder:/path"),
+        (
+            lambda: sources.load("folder:/none/here", "train", data_dir),
+            "/none/here is no folder; give the path of your",
+        ),
+        (
+            lambda: sources.load(name, "validation", data_dir),
+            r"Split 'validation' is not in .*; choose one of: train, test",
+        ),
+        (lambda: sources.prepare(name, data_dir, archive="x"), "leave out --archive and --accept_checksum"),
+        (lambda: sources.load(name, "train", data_dir, root="/x"), r"data\.root is '/x', which folder:.* does not use"),
+        (
+            lambda: sources.load("digits", "train", data_dir, root="/x"),
+            r"data\.root is '/x', which digits does not use",
+        ),
+        (
+            lambda: sources.load("digits", "train", data_dir, manifest="m"),
+            "only data.name=folder:/path reads one; leave",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            call()
+    assert not data_dir.exists()
+
+
+def test_a_path_from_home_and_from_here(tmp_path, data_dir, monkeypatch):
+    put(tmp_path / "p", ["1.png", "2.png"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    known = {sources.prepare(f"folder:{path}", data_dir) for path in ("~/p", "p", "./q/../p/", tmp_path / "p")}
+    assert len(known) == 1
+
+
+# Manifests
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Write the CSV, and load what it tells of four images and a broken one."""
+    put(tmp_path / "p", ["x/1.png", "x/2.png", "y, z/3.png", "4.png"])
+    (tmp_path / "p" / "bad.png").write_bytes(b"x")
+
+    def load(text, encoding="utf-8"):
+        (tmp_path / "m.csv").write_bytes(text.encode(encoding))
+        return both(tmp_path / "p", tmp_path / "data", manifest=str(tmp_path / "m.csv"))
+
+    return load
+
+
+def test_a_manifest_with_labels_and_splits(manifest, tmp_path):
+    train, test = manifest(
+        'split,label,path,camera\r\ntrain,b,x/1.png,c1\r\nTrain,a,./x/2.png,\r\ntest,a,"y, z/3.png",c2\r\n'
+        "val, b ,4.png,\r\ntrain,a,bad.png,\r\n",
+        "utf-8-sig",
+    )
+    assert train.ids.tolist() == ["4.png", "x/1.png", "x/2.png"] and train.class_names == ("a", "b")
+    assert train.labels.tolist() == [1, 1, 0] and train.held_out.tolist() == [True, False, False]
+    assert test.ids.tolist() == ["y, z/3.png"] and test.labels.tolist() == [0]
+
+
+def test_a_manifest_of_paths_alone_means_no_labels(manifest, tmp_path):
+    train, test = manifest("path\nx/1.png\n4.png\n")
+    assert train.ids.tolist() == ["4.png", "x/1.png"] and train.class_names == () and not len(test.ids)
+    about = sources.provenance(f"folder:{tmp_path / 'p'}", tmp_path / "data", manifest=str(tmp_path / "m.csv"))
+    assert about["manifest"] == str(tmp_path / "m.csv") and about["not_in_manifest"] == 2 and about["skipped"] == 1
+    assert re.fullmatch("[0-9a-f]{64}", about["manifest_sha256"])
+
+
+def test_columns_of_0_and_1_are_attributes(manifest):
+    train, test = manifest('path,red,round\nx/1.png,1,0\nx/2.png,1,1\n4.png,0,0\n"y, z/3.png",0,1\n')
+    assert train.class_names == ("red", "round") and train.labels.dtype == np.uint8 and len(test.ids) == 1
+    rows = dict(
+        zip(train.ids.tolist() + test.ids.tolist(), [*train.labels.tolist(), *test.labels.tolist()], strict=True)
+    )
+    assert rows == {"x/1.png": [1, 0], "x/2.png": [1, 1], "4.png": [0, 0], "y, z/3.png": [0, 1]}
+
+
+def test_a_drawn_test_of_attributes_is_a_fifth_of_all(tmp_path, data_dir):
+    put(tmp_path / "p", [f"{i}.png" for i in range(10)])
+    (tmp_path / "m.csv").write_text("path,red\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(10)))
+    assert len(load(tmp_path / "p", data_dir, "test", manifest=tmp_path / "m.csv").ids) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"line 1, has the columns \[\]: there must be one named path"),
+        ("file,label\nx/1.png,a\n", "line 1, has the columns .*: there must be one named path, and each must have"),
+        ("path,path\nx/1.png,4.png\n", "each must have its own name"),
+        ("path,label\n/etc/passwd,a\n", "line 2, names '/etc/passwd', which leads out of the folder: give"),
+        ("path,label\nx/../../secret.png,a\n", "line 2, names .*, which leads out of the folder"),
+        ("path,label\nx/1.png,a\nx//1.png,b\n", "line 3, names 'x/1.png' a second time: keep one"),
+        ("path,label\nx/9.png,a\n", "line 2, names 'x/9.png', which is no image in the folder: correct"),
+        ("path,label\nx/1.png\n", "line 2, does not have 2 fields: give each line one field a column"),
+        ("path,label\nx/1.png,a,b\n", "line 2, does not have 2 fields"),
+        ("path,label\nx/1.png,a\n4.png, \n", "line 3, has no label: fill it in, or remove the column label"),
+        ("path,label\nx/1.png,a\n4.png,a\n", "has the class 'a' only, and telling classes apart takes two"),
+        ("path,label,split\nx/1.png,a,tset\n", "line 2, has the split 'tset': write train, val or test"),
+        ("path,red,age\nx/1.png,1,41\n", "line 2, has '41' for age: without a column label, all others must"),
+        ("path,label\n", "names no usable image; list the images of the folder in it"),
+        ("path,label\nbad.png,a\n", "names no usable image"),
+        ("path,split\nx/1.png,test\n", "All images are for validation or testing: put some into train"),
+        ('path\n"x/1.png\n', "cannot be read as CSV"),
+    ],
+)  # fmt: skip
+def test_bad_manifests(manifest, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        manifest(text)
+    assert "\n" not in str(error.value)
+
+
+def test_a_manifest_that_cannot_be_read(manifest, tmp_path):
+    with pytest.raises(UserError, match=r"m\.csv cannot be read as CSV \(.*\); give a UTF-8 CSV file\.$"):
+        manifest("path\nü.png\n", "latin-1")
+    with pytest.raises(UserError, match=r"none\.csv cannot be read as CSV \(No such file or directory\)"):
+        load(tmp_path / "p", tmp_path / "data", manifest="none.csv")

@@ -1,0 +1,184 @@
+import csv
+import errno
+import json
+import os
+import pathlib
+
+import pytest
+
+from sdclr_jax.data import images, index
+from sdclr_jax.errors import UserError
+from tests.pictures import picture, put
+
+
+@pytest.fixture
+def root(tmp_path):
+    put(tmp_path / "photos", ["a/1.png", "a/2.JPG", "b.png"])
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """How many files are opened and decoded."""
+    count, opened = [], images.opened
+    monkeypatch.setattr(images, "opened", lambda data: count.append(1) or opened(data))
+    return count
+
+
+def test_what_is_known_of_a_file(root, tmp_path):
+    found = index.refresh(root, tmp_path / "known")
+    assert list(found.usable) == ["a/1.png", "a/2.JPG", "b.png"] and not found.skipped
+    status = (root / "b.png").stat()
+    assert found.usable["b.png"] == (status.st_size, status.st_mtime_ns, 9, 6, "")
+
+
+def test_turned_photos_have_the_size_as_seen(tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "photos" / "x.jpg", exif=exif)
+    entry = index.refresh(tmp_path / "photos", tmp_path / "known").usable["x.jpg"]
+    assert (entry.width, entry.height) == (6, 8)
+
+
+def test_only_new_and_changed_files_are_looked_at_again(root, tmp_path, opened):
+    (root / "bad.png").write_bytes(b"nothing")
+    first = index.refresh(root, tmp_path / "known")
+    assert len(opened) == 4
+    before = (tmp_path / "known" / "index.json").stat().st_mtime_ns
+    assert index.refresh(root, tmp_path / "known") == first and len(opened) == 4
+    assert (tmp_path / "known" / "index.json").stat().st_mtime_ns == before  # so nothing was written
+    (root / "bad.png").write_bytes(picture(5, width=3))
+    (root / "new.png").write_bytes(picture(6))
+    (root / "a" / "1.png").unlink()
+    again = index.refresh(root, tmp_path / "known")
+    assert len(opened) == 6 and not again.skipped
+    assert list(again.usable) == ["a/2.JPG", "b.png", "bad.png", "new.png"] and again.usable["bad.png"].width == 3
+    os.utime(root / "b.png", ns=(1, 1))
+    index.refresh(root, tmp_path / "known")
+    assert len(opened) == 7
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"files": {"b.png": [1]}}', b'{"files": 3}'])
+def test_a_damaged_index_is_made_afresh(root, tmp_path, damage):
+    first = index.refresh(root, tmp_path / "known")
+    (tmp_path / "known" / "index.json").write_bytes(damage)
+    assert index.refresh(root, tmp_path / "known") == first
+    assert json.loads((tmp_path / "known" / "index.json").read_text())["root"] == str(root)
+
+
+def test_what_is_skipped_is_counted_and_listed(root, tmp_path):
+    whole = picture(0, width=64, height=64, kind="JPEG")
+    (root / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.png").touch()
+    (root / "text, with a comma.gif").write_text("hello")
+    (root / "no_ending").write_bytes(b"neither")
+    (root / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (root / "gone.jpg").symlink_to("/nowhere.jpg")
+    os.mkfifo(root / "pipe.png")
+    found = index.refresh(root, tmp_path / "known")
+    names = ["cut.jpg", "empty.png", "gone.jpg", "no_ending", "phone.HEIC", "pipe.png", "text, with a comma.gif"]
+    assert list(found.skipped) == names and list(found.usable) == ["a/1.png", "a/2.JPG", "b.png"]
+    assert found.skipped["empty.png"] == "not an image of a known format"
+    assert "truncated" in found.skipped["cut.jpg"] and found.skipped["gone.jpg"] == "No such file or directory"
+    with found.skipped_list.open(newline="") as file:
+        assert list(csv.reader(file)) == [["path", "reason"], *map(list, found.skipped.items())]
+
+
+def test_what_is_no_image_by_its_name_is_passed_over(root, tmp_path):
+    for name in (".hidden.png", "notes.txt", "labels.csv", "meta.json", "Thumbs.db", ".git/x.png", "__MACOSX/x.png"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"not an image")
+    found = index.refresh(root, tmp_path / "known")
+    assert len(found.usable) == 3 and not found.skipped
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_could_not_be_read_is_tried_again(root, tmp_path):
+    (root / "b.png").chmod(0)
+    assert index.refresh(root, tmp_path / "known").skipped == {"b.png": "cannot be read: Permission denied"}
+    (root / "b.png").chmod(0o644)
+    assert not index.refresh(root, tmp_path / "known").skipped
+
+
+def test_a_reading_error_is_not_kept(root, tmp_path, monkeypatch):
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "read_bytes", fail)
+        assert len(index.refresh(root, tmp_path / "known").skipped) == 3
+    assert len(index.refresh(root, tmp_path / "known").usable) == 3
+
+
+def test_loops_end_and_no_image_comes_twice(root, tmp_path):
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "self").symlink_to(root / "a" / "self")
+    (root / "Z_first_by_name").symlink_to(root / "a")
+    put(tmp_path / "elsewhere", ["c.png", "deep/d.png"])
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "linked_too").symlink_to(tmp_path / "elsewhere")
+    found = index.refresh(root, tmp_path / "known")
+    assert list(found.usable) == ["a/1.png", "a/2.JPG", "b.png", "linked/c.png", "linked/deep/d.png"]
+
+
+def test_odd_names(tmp_path):
+    names = ["ünï/çødé 图.png", "with space/and\nnewline.png", "quote'\"/#;$(x).png", "-dash.png"]
+    put(tmp_path / "photos", names)
+    (tmp_path / "photos" / os.fsdecode(b"latin\xff.png")).write_bytes(picture(0))
+    found = index.refresh(tmp_path / "photos", tmp_path / "known")
+    assert list(found.usable) == sorted(names)
+    assert [*found.skipped.values()] == ["file name is not UTF-8"]
+    assert index.refresh(tmp_path / "photos", tmp_path / "known") == found
+
+
+def test_a_full_disk_leaves_the_index_that_was_there(root, tmp_path, monkeypatch):
+    first = index.refresh(root, tmp_path / "known")
+    before = (tmp_path / "known" / "index.json").read_bytes()
+    (root / "new.png").write_bytes(picture(6))
+
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "write_bytes", full)
+        with pytest.raises(
+            UserError, match=r"index\.json cannot be written \(No space left on device\); make room .*\.$"
+        ):
+            index.refresh(root, tmp_path / "known")
+        with pytest.raises(UserError, match="No space left"):
+            index.refresh(root, tmp_path / "new")
+    assert (tmp_path / "known" / "index.json").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "known").iterdir()) == ["index.json", "skipped.csv"]
+    assert not list((tmp_path / "new").iterdir())
+    assert len(index.refresh(root, tmp_path / "known").usable) == len(first.usable) + 1
+
+
+def test_a_process_that_is_stopped_keeps_what_it_has_found(root, tmp_path, monkeypatch, opened):
+    monkeypatch.setattr(index, "_BATCH", 1)
+    monkeypatch.setattr(index.os, "cpu_count", lambda: 1)
+    look = index._look
+
+    def look_or_stop(root, paths):
+        if paths == ["a/2.JPG"]:
+            raise KeyboardInterrupt
+        return look(root, paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_look", look_or_stop)
+        with pytest.raises(KeyboardInterrupt):
+            index.refresh(root, tmp_path / "known")
+    assert json.loads((tmp_path / "known" / "index.json").read_text())["files"].keys() == {"b.png", "a/1.png"}
+    assert len(index.refresh(root, tmp_path / "known").usable) == 3 and len(opened) == 3
+
+
+def test_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "none", tmp_path / "file"):
+        with pytest.raises(UserError, match=rf"^{path} is no folder; give the path of your images, as in data\.name="):
+            index.refresh(path, tmp_path / "known")
+    assert not (tmp_path / "known").exists()
