@@ -101,6 +101,7 @@ BELOW = {
 }
 # Where fields stand that some objectives or views do not have.
 OPTIONAL = ("objective.", "views.")
+MODULES = ("encoder", "projector", "predictor", "prototypes")  # of a network
 
 
 def check(config: ConfigDict) -> None:
@@ -148,6 +149,9 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"optimizer.warmup_epochs is {config.optimizer.warmup_epochs}: it must be below epochs, {config.epochs}"
         )
+    for module in config.optimizer.constant_rate:
+        if module not in MODULES:
+            raise UserError(f"optimizer.constant_rate has {module!r}: the modules are {', '.join(MODULES)}")
     if not config.evaluate.logistic_l2 or min(config.evaluate.logistic_l2) <= 0:
         raise UserError(f"evaluate.logistic_l2 is {config.evaluate.logistic_l2}: give at least one value, all above 0")
     _check_pairs(config.pairs)
