@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import branches
 from sdclr_jax.build.images import PER_VIEW, VIEWS, view_count
-from sdclr_jax.data import longtail, profiles, sources
+from sdclr_jax.data import sources
+from sdclr_jax.data.subsets import longtail, profiles
 from sdclr_jax.errors import UserError
 from sdclr_jax.models import LAST, RESNETS, STEMS
 from sdclr_jax.objectives import OBJECTIVES
@@ -94,6 +95,7 @@ BELOW = {
 }
 # Where fields stand that some objectives or views do not have.
 OPTIONAL = ("objective.", "views.")
+MODULES = ("encoder", "projector", "predictor", "prototypes")  # of a network
 
 
 def check(config: ConfigDict) -> None:

@@ -4,9 +4,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from sdclr_jax.data import labelled_lists, lists, longtail, sources
+from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.subsets import labelled_lists, lists, longtail
 from sdclr_jax.errors import UserError
 
 

@@ -13,7 +13,8 @@ from sdclr_jax import build, parallel, trees, workdir
 from sdclr_jax.build import checks
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import evaluate, main
-from sdclr_jax.data import longtail, sources
+from sdclr_jax.data import sources
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import knn, probe
 from tests.commands.test_pretrain import arguments, config
 
