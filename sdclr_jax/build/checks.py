@@ -144,6 +144,9 @@ def _check(config: ConfigDict) -> None:
             f"optimizer.warmup_epochs is {config.optimizer.warmup_epochs}: it must be below epochs, {config.epochs}"
         )
     c = config.evaluate
+    for module in config.optimizer.constant_rate:
+        if module not in MODULES:
+            raise UserError(f"optimizer.constant_rate has {module!r}: the modules are {', '.join(MODULES)}")
     if not c.logistic_l2 or min(c.logistic_l2) <= 0:
         raise UserError(f"evaluate.logistic_l2 is {c.logistic_l2}: give at least one value, all above 0")
     low, high = c.crop_scale if len(c.crop_scale) == 2 else (0, 0)

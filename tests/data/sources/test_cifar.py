@@ -111,7 +111,7 @@ def test_tensorflow_is_not_imported(tmp_path, content):
         [sys.executable, "-W", "error", "-c", code, *argv, f"--accept_checksum={checksum}"],
         capture_output=True,
         text=True,
-        cwd=pathlib.Path(sources.__file__).parents[2],
+        cwd=pathlib.Path(sources.__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("holds cifar10: 30 train and 10 test images of 10 classes\n")

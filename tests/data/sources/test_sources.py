@@ -16,7 +16,7 @@ from sdclr_jax.data.sources import prepared
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 
-ROOT = pathlib.Path(sources.__file__).parents[2]
+ROOT = pathlib.Path(sources.__file__).parents[3]
 FOLDER = pathlib.Path("sdclr_digits") / "1.0.0"
 TRAIN = FOLDER / "sdclr_digits-train.array_record-00000-of-00001"
 
