@@ -72,14 +72,14 @@ def get_config() -> ConfigDict:
     c.optimizer.final_learning_rate = 1e-6  # end of the cosine
 
     c.data = ConfigDict()
-    c.data.name = "cifar10"  # or 'folder:/path/to/images', your own (sdclr_jax/data/layouts.py)
+    c.data.name = "cifar10"  # or 'folder:/path/to/images', your own (sdclr_jax/data/sources/layouts.py)
     c.data.root = ""  # folder of a large data set as its publisher packed it; '' is what tfds prepared in --data_dir
     c.data.manifest = ""  # CSV file that says which images of 'folder:' count, and their labels and splits
     c.data.subset = "long_tail"  # what is pretrained on: 'long_tail', its 'balanced' twin, or all of 'probe_train'
-    c.data.lists = ""  # folder of published lists (sdclr_jax/data/lists.py); '' draws our own by the same rule
+    c.data.lists = ""  # folder of published lists (sdclr_jax/data/subsets/lists.py); '' draws our own by the same rule
     c.data.split = 0  # N in the names of those lists; or the seed of class order, subsets and validation images
     c.data.profile = "exponential"  # of the long tail: 'exponential', 'pareto', or 'as_is', what the data set has
-    c.data.pareto = (6.0, 0.43366)  # power, and scale over n_max: ImageNet-LT's (sdclr_jax/data/profiles.py)
+    c.data.pareto = (6.0, 0.43366)  # power, and scale over n_max: ImageNet-LT's (sdclr_jax/data/subsets/profiles.py)
     c.data.n_max = 4500  # images of the most frequent class
     c.data.imbalance = 100.0  # n_max over the number of images of the rarest class
     # The next two are read where lists are drawn; a published list has its own. At most a fifth of a class 'as_is'.

@@ -1,4 +1,4 @@
-"""Your own photos: a flat folder, or one directory a class, or a manifest (sdclr_jax/data/layouts.py).
+"""Your own photos: a flat folder, or one directory a class, or a manifest (sdclr_jax/data/sources/layouts.py).
 
 sdclr prepare folder:PHOTOS
 sdclr pretrain --config=configs/folder.py:sdclr --config.data.name=folder:PHOTOS --workdir=runs/sdclr

@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 
-from sdclr_jax.data.cifar import ARCHIVES
+from sdclr_jax.data.sources.cifar import ARCHIVES
 
 
 def records(labels: np.ndarray, seed: int) -> bytes:

@@ -6,6 +6,7 @@ import pytest
 
 from configs import base
 from sdclr_jax import build, parallel
+from sdclr_jax.build import images
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
@@ -41,7 +42,7 @@ def test_shapes():
 
 def test_crops_are_those_of_the_config(monkeypatch):
     seen = {}
-    monkeypatch.setattr(build, "Streamed", lambda *a, **k: seen.update(k))
+    monkeypatch.setattr(images, "Streamed", lambda *a, **k: seen.update(k))
     build.batches(config(), FILES, parallel.shardings(jax.devices()[:1]))
     large = RandomCrops(count=2, size=12, scale=(0.1, 1.0), ratio=(0.75, 4 / 3), seed=7)
     assert seen["crops"] == (large,)
@@ -81,7 +82,7 @@ def test_small_views_come_from_small_crops_and_have_their_own_probabilities():
         np.testing.assert_allclose(view, plain(crop), atol=1e-4)
 
 
-@pytest.mark.parametrize("field", build.PER_VIEW)
+@pytest.mark.parametrize("field", images.PER_VIEW)
 def test_a_probability_for_each_view_is_one_for_each_view(field):
     c = multi_crop()
     c.views[field] = (0.1, 0.2)

@@ -123,6 +123,7 @@ def test_a_row_changes_no_later_config():
         ("w_mse", "objective.shrinkage", 2.0, "objective.shrinkage is 2.0: it must be at least 0"),
         ("swav", "objective.epsilon", 0.0, "objective.epsilon is 0.0: it must be above 0"),
         ("swav", "prototypes.count", -1, "prototypes.count is -1: it must be at least 0"),
+        ("simsiam", "optimizer.constant_rate", ("predictr",), "constant_rate has 'predictr': the modules are"),
         ("simclr", "optimizer.name", "lion", "unknown optimizer.name 'lion': known are adam, lars, sgd"),
         ("simclr", "objective.name", "byol", "has objective.temperature: the fields of byol are none"),
         ("simclr", "objective.name", "info_nce", "lacks objective.queue: the fields of info_nce are temperature"),

@@ -14,9 +14,10 @@ from ml_collections import ConfigDict
 from sdclr_jax import branches, build, parallel, trees, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
-from sdclr_jax.data import batches, longtail
+from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import collapse, features, knn, probe, scores
 from sdclr_jax.parallel import Shardings

@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 from sdclr_jax import build, parallel, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import damage, thumbnails
-from sdclr_jax.data import batches, longtail
+from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import exemplars
 from sdclr_jax.report import gallery

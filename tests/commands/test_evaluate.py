@@ -10,9 +10,11 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from sdclr_jax import build, parallel, trees, workdir
+from sdclr_jax.build import checks
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import evaluate, main
-from sdclr_jax.data import longtail, sources
+from sdclr_jax.data import sources
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import knn, probe
 from tests.commands.test_pretrain import arguments, config
 
@@ -339,5 +341,5 @@ def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
 
 def test_every_subset_can_be_pretrained_on(data_dir):
     data = build.data(config(), str(data_dir))
-    sizes = {subset: len(data.part(subset).labels) for subset in build.KNOWN["data.subset"]}
+    sizes = {subset: len(data.part(subset).labels) for subset in checks.KNOWN["data.subset"]}
     assert sizes == {"long_tail": 369, "balanced": 369, "probe_train": 1152}

@@ -11,7 +11,8 @@ import pytest
 from configs import digits_lt
 from sdclr_jax import build, workdir
 from sdclr_jax.commands import evaluate, flags, main
-from sdclr_jax.data import cifar, longtail
+from sdclr_jax.data.sources import cifar
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from tests import archives
 from tests.pictures import picture, put

@@ -15,12 +15,13 @@ import numpy as np
 import optax
 import pytest
 
-from sdclr_jax import build, trees, workdir
+from sdclr_jax import build, pruning, trees, workdir
 from sdclr_jax.commands import flags, main
 from sdclr_jax.commands import pretrain as pretrain_command
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data.batches import Resident
 from sdclr_jax.errors import Diverged, UserError
+from sdclr_jax.optim import OPTIMIZERS
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = (
@@ -218,13 +219,13 @@ def test_simclr_has_no_mask(data_dir, tmp_path):
 
 def test_the_mask_is_made_afresh_every_so_many_steps(data_dir, tmp_path, monkeypatch):
     made = []
-    prune = build.pruning.magnitude_mask
+    prune = pruning.magnitude_mask
 
     def noted(weights, rate, **more):
         jax.debug.callback(lambda: made.append("mask"))
         return prune(weights, rate, **more)
 
-    monkeypatch.setattr(build.pruning, "magnitude_mask", noted)
+    monkeypatch.setattr(pruning, "magnitude_mask", noted)
     run(config("sdclr", "--config.epochs=2", "--config.prune.every=3"), tmp_path / "a", data_dir)
     jax.effects_barrier()
     assert len(made) == 4  # before steps 0, 3, 6, 9 of 10
@@ -256,7 +257,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypat
 
 
 def test_the_last_good_checkpoint_is_kept_when_training_explodes(finished, data_dir, tmp_path, monkeypatch):
-    sgd = build.OPTIMIZERS["sgd"]
+    sgd = OPTIMIZERS["sgd"]
 
     def exploding(**settings):
         usual = sgd(**settings)
@@ -270,12 +271,12 @@ def test_the_last_good_checkpoint_is_kept_when_training_explodes(finished, data_
 
     for explodes_at in (8, 10):  # in mid-epoch, and at a step that is checkpointed: the weights are past saving there
         directory = tmp_path / str(explodes_at)
-        monkeypatch.setitem(build.OPTIMIZERS, "sgd", exploding)
+        monkeypatch.setitem(OPTIMIZERS, "sgd", exploding)
         with pytest.raises(Diverged, match=rf"is (inf|nan) at step {explodes_at}"):
             run(config(), directory, data_dir)
         assert [p.name for p in (directory / "checkpoints").glob("[0-9]*")] == ["5"]
         assert max(line["step"] for line in lines(directory)) < explodes_at
-        monkeypatch.setitem(build.OPTIMIZERS, "sgd", sgd)
+        monkeypatch.setitem(OPTIMIZERS, "sgd", sgd)
     run(config(), directory, data_dir)  # mended, it goes on from step 5
     assert lines(directory) == lines(finished[0])
 
@@ -292,7 +293,7 @@ BAD = {
     "imbalance": (["--config.data.imbalance=0.5"], "data.imbalance"),
     "empty class": (["--config.data.imbalance=1000"], "data.imbalance"),
     "too many": (["--config.data.n_max=500"], "data.n_max"),
-    "objective": (["--config.objective.name=triplet"], "unknown objective.name 'triplet': known are nt_xent"),
+    "objective": (["--config.objective.name=triplet"], "unknown objective.name 'triplet': known are barlow_twins"),
     "model": (["--config.model.name=vgg"], "unknown model.name 'vgg': known are resnet10, resnet18, "),
     "data set": (["--config.data.name=mnist"], "data.name 'mnist' is not known; choose one of: celeba, cifar10"),
     "subset": (["--config.data.subset=rare"], "unknown data.subset 'rare'"),
@@ -330,7 +331,7 @@ def test_bad_input_is_refused_before_anything_is_written(name, data_dir, tmp_pat
 @pytest.mark.parametrize(
     ("location", "sentence"),
     [
-        ("configs/digits_lt.py:simsalabim", "unknown method 'simsalabim': known are simclr, sdclr"),
+        ("configs/digits_lt.py:simsalabim", "unknown method 'simsalabim': known are simclr, "),
         ("configs/nowhere.py", "there is no file"),
         ("tests/golden", "there is no file"),
     ],

@@ -108,7 +108,7 @@ def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, tmp_path, mo
     with pytest.raises(RuntimeError, match="crash"):
         run(config(), tmp_path / "run")
     monkeypatch.setattr(Streamed, "from_step", from_step)
-    monkeypatch.setattr("sdclr_jax.build.Streamed", lambda *a, **k: Streamed(*a, **k | {"workers": 0}))
+    monkeypatch.setattr("sdclr_jax.build.images.Streamed", lambda *a, **k: Streamed(*a, **k | {"workers": 0}))
     assert_same_bits(run(config(), tmp_path / "run"), expected)
     assert lines(tmp_path / "run") == lines(whole)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdclr_jax.data import longtail
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 
 

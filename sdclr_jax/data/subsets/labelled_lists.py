@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdclr_jax.data import lists, longtail
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.subsets import lists, longtail
 from sdclr_jax.errors import UserError
 
 SUBSETS = ("long_tail", "balanced", "few_shot", "probe_train", "validation", "test")

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdclr_jax.data import prepared
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
-from sdclr_jax.data.progress import bar
+from sdclr_jax.data.sources import prepared
+from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 
 _IDS = ("file_name", "filename", "id")  # of imagenet2012, places365_small, i_naturalist2018

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from sdclr_jax.data import catalogues, images, records, sources
+from sdclr_jax.data import images, sources
+from sdclr_jax.data.sources import catalogues, records
 from sdclr_jax.errors import UserError
 from tests.pictures import picture, put, tfds_set
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdclr_jax.data.profiles import PARETO, class_counts
+from sdclr_jax.data.subsets.profiles import PARETO, class_counts
 from sdclr_jax.errors import UserError
 
 GROUPS = ("many", "medium", "few")

@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from sdclr_jax.data import images, index
+from sdclr_jax.data import images
+from sdclr_jax.data.sources import index
 from sdclr_jax.errors import UserError
 from tests.pictures import picture, put
 

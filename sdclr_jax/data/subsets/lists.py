@@ -15,8 +15,8 @@ from collections import Counter
 
 import numpy as np
 
-from sdclr_jax.data import longtail
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 
 NAMES = {

@@ -14,7 +14,8 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import hashing
 
-from sdclr_jax.data import cifar, sources
+from sdclr_jax.data import sources
+from sdclr_jax.data.sources import cifar
 from sdclr_jax.errors import UserError
 from tests import archives
 

@@ -14,8 +14,9 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from sdclr_jax.data import images, prepared
-from sdclr_jax.data.progress import bar
+from sdclr_jax.data import images
+from sdclr_jax.data.sources import prepared
+from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 
 # What cameras, phones and the web write. Those that Pillow cannot read are named as skipped and not passed over.

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from sdclr_jax.data import images, index, layouts, prepared
+from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.sources import index, layouts, prepared
 from sdclr_jax.errors import UserError
 
 RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from sdclr_jax.data import digits
+from sdclr_jax.data.sources import digits
 
 
 def test_grey_levels_are_rounded_half_up():

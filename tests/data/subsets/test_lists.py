@@ -8,8 +8,8 @@ import pytest
 
 from configs import digits_lt
 from sdclr_jax import build
-from sdclr_jax.data import lists, longtail
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.subsets import lists, longtail
 from sdclr_jax.errors import UserError
 
 CLASSES, PER_CLASS = 5, 40

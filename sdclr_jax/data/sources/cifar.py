@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from sdclr_jax.data.progress import bar
+from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 
 _IMAGE_SHAPE = (32, 32, 3)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sdclr_jax.data import records
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
+from sdclr_jax.data.sources import records
 from sdclr_jax.errors import UserError
 
 _IMAGES, _ATTRIBUTES, _PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"

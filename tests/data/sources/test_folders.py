@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from sdclr_jax.data import folders, images, sources
+from sdclr_jax.data import images, sources
+from sdclr_jax.data.sources import folders
 from sdclr_jax.errors import UserError
 from tests.pictures import picture, pixels, put
 

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from sdclr_jax.data.catalogues import CATALOGUES, Catalogue
-from sdclr_jax.data.celeba import CelebA
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.folders import Folder
-from sdclr_jax.data.small import Cifar, Digits
+from sdclr_jax.data.sources.catalogues import CATALOGUES, Catalogue
+from sdclr_jax.data.sources.celeba import CelebA
+from sdclr_jax.data.sources.folders import Folder
+from sdclr_jax.data.sources.small import Cifar, Digits
 from sdclr_jax.errors import UserError
 
 __all__ = ["DATASETS", "FOLDER", "Examples", "Source", "check_name", "default_data_dir", "load", "prepare", "source"]

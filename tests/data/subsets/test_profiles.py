@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdclr_jax.data import longtail, profiles
+from sdclr_jax.data.subsets import longtail, profiles
 from sdclr_jax.errors import UserError
 
 # Sorted class sizes of imageNet_100_LT_train.txt (https://github.com/VITA-Group/SDCLR, split/imagenet-100).

@@ -4,9 +4,11 @@ import pytest
 from configs import imagenet100_lt
 from sdclr_jax import build
 from sdclr_jax.commands import evaluate
-from sdclr_jax.data import catalogues, labelled_lists, longtail, sources
+from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
+from sdclr_jax.data.sources import catalogues
+from sdclr_jax.data.subsets import labelled_lists, longtail
 from sdclr_jax.errors import UserError
 from tests.pictures import put
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from sdclr_jax.data import longtail, prepared, sources
+from sdclr_jax.data import sources
+from sdclr_jax.data.sources import prepared
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 
 ROOT = pathlib.Path(sources.__file__).parents[2]
@@ -215,7 +217,7 @@ def test_a_folder_without_permission(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    from sdclr_jax.data.digits import SdclrDigits
+    from sdclr_jax.data.sources.digits import SdclrDigits
 
     def fill(self):
         (pathlib.Path(self.data_dir).parent / "half").mkdir(parents=True)

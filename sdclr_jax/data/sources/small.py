@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sdclr_jax.data import prepared
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.sources import prepared
 from sdclr_jax.errors import UserError
 
 
@@ -28,7 +28,7 @@ class Digits:
             raise UserError("The digits come with scikit-learn; leave out --archive and --accept_checksum.")
 
         def make(scratch: pathlib.Path) -> pathlib.Path:
-            from sdclr_jax.data.digits import SdclrDigits
+            from sdclr_jax.data.sources.digits import SdclrDigits
 
             return prepared.written(SdclrDigits(data_dir=scratch, file_format="array_record"))
 
@@ -61,7 +61,7 @@ class Cifar:
                 _check_made_from(archive, self._folder, self.provenance())
             return self._folder
 
-        from sdclr_jax.data import cifar
+        from sdclr_jax.data.sources import cifar
 
         archive = archive or cifar.fetch(self._name, self._data_dir / "downloads", progress)
         content = cifar.read(self._name, archive, accept_checksum)

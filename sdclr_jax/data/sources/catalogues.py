@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdclr_jax.data import index, records
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
+from sdclr_jax.data.sources import index, records
 from sdclr_jax.errors import UserError
 
 

@@ -1,0 +1,34 @@
+"""From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
+
+from sdclr_jax.build.checks import check, fields
+from sdclr_jax.build.examples import Data, data
+from sdclr_jax.build.images import (
+    batches,
+    centre_crop,
+    image_shape,
+    plain_view,
+    probe_crops,
+    probe_view,
+    view_shape,
+    views,
+)
+from sdclr_jax.build.methods import abstract_state, method, network, try_step
+
+__all__ = [
+    "Data",
+    "abstract_state",
+    "batches",
+    "centre_crop",
+    "check",
+    "data",
+    "fields",
+    "image_shape",
+    "method",
+    "network",
+    "plain_view",
+    "probe_crops",
+    "probe_view",
+    "try_step",
+    "view_shape",
+    "views",
+]

@@ -1,0 +1,213 @@
+"""Which values of a config's fields are accepted, as far as can be seen without reading data."""
+
+import inspect
+import math
+
+from ml_collections import ConfigDict
+
+from sdclr_jax import branches
+from sdclr_jax.build.images import PER_VIEW, VIEWS, view_count
+from sdclr_jax.data import sources
+from sdclr_jax.data.subsets import longtail, profiles
+from sdclr_jax.errors import UserError
+from sdclr_jax.models import LAST, RESNETS, STEMS
+from sdclr_jax.objectives import OBJECTIVES
+from sdclr_jax.optim import OPTIMIZERS
+
+KNOWN = {
+    "objective.name": OBJECTIVES,
+    "model.name": RESNETS,
+    "model.stem": STEMS,
+    "model.dtype": ("float32", "bfloat16"),
+    "projector.last": LAST,
+    "predictor.last": LAST,
+    "optimizer.name": OPTIMIZERS,
+    "data.subset": ("long_tail", "balanced", "probe_train"),
+    "data.profile": profiles.PROFILES,
+    "data.groups": longtail.GROUP_RULES,
+    "views.name": VIEWS,
+    "prune.norms": ("private", "shared"),
+}
+AT_LEAST = {
+    "epochs": 1,
+    "batch_size": 2,
+    "seed": 0,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "keep_every": 0,
+    "collapse_every": 0,
+    "prune.rate": 0,
+    "prune.random_rate": 0,
+    "prune.every": 0,
+    "model.width": 1,
+    "projector.layers": 1,
+    "projector.hidden": 1,
+    "projector.out": 1,
+    "predictor.layers": 0,
+    "predictor.hidden": 1,
+    "prototypes.count": 0,
+    "prototypes.frozen_epochs": 0,
+    "target.momentum": 0,
+    "target.final_momentum": 0,
+    "objective.queue": 0,
+    "objective.queue_start_epochs": 0,
+    "objective.iterations": 1,
+    "objective.redundancy": 0,
+    "objective.slice_size": 0,
+    "objective.repeats": 1,
+    "objective.shrinkage": 0,
+    "objective.invariance": 0,
+    "objective.variance": 0,
+    "objective.covariance": 0,
+    "views.small_size": 0,
+    "optimizer.momentum": 0,
+    "optimizer.weight_decay": 0,
+    "optimizer.warmup_epochs": 0,
+    "optimizer.final_learning_rate": 0,
+    "data.workers": -1,
+    "data.prefetch": 1,
+    "evaluate.batch_size": 1,
+    "evaluate.crop": 1,
+    "evaluate.sgd_batch_size": 1,
+    "evaluate.padding": 0,
+    "evaluate.flip": 0,
+    "evaluate.full_epochs": 1,
+    "evaluate.few_shot_epochs": 1,
+    "evaluate.knn_k": 1,
+}
+ABOVE = {
+    "objective.temperature": 0,
+    "objective.epsilon": 0,
+    "objective.scale": 0,
+    "optimizer.trust_coefficient": 0,
+    "optimizer.learning_rate": 0,
+    "evaluate.sgd_learning_rate": 0,
+    "evaluate.knn_temperature": 0,
+}
+BELOW = {
+    "prune.rate": 1,
+    "optimizer.momentum": 1,
+    "target.momentum": 1 + 1e-9,
+    "target.final_momentum": 1 + 1e-9,
+    "objective.shrinkage": 1 + 1e-9,
+    "evaluate.flip": 1 + 1e-9,
+    "seed": 2**32,
+}
+# Where fields stand that some objectives or views do not have.
+OPTIONAL = ("objective.", "views.")
+MODULES = ("encoder", "projector", "predictor", "prototypes")  # of a network
+
+
+def check(config: ConfigDict) -> None:
+    """Refuse what can be seen to be wrong without reading data.
+
+    Raises:
+        UserError: names the field, its value and what is accepted.
+    """
+    try:
+        _check(config)
+    except (AttributeError, KeyError) as error:
+        raise UserError(
+            f"the config lacks a field ({error.args[0]}): start from configs/base.py, which has all"
+        ) from error
+
+
+def _check(config: ConfigDict) -> None:
+    values = fields(config)
+    for field, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
+            raise UserError(f"{field} is {value}: it must be finite")
+    for field, known in KNOWN.items():
+        if values[field] not in known:
+            raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
+    sources.check_name(config.data.name)
+    _check_objective(config)
+    at_least, above, below = (
+        {field: bound for field, bound in bounds.items() if field in values or not field.startswith(OPTIONAL)}
+        for bounds in (AT_LEAST, ABOVE, BELOW)
+    )
+    for field, low in at_least.items():
+        if not values[field] >= low:
+            high = f" and below {BELOW[field]}" if field in BELOW else ""
+            raise UserError(f"{field} is {values[field]}: it must be at least {low}{high}")
+    for field, low in above.items():
+        if not values[field] > low:
+            raise UserError(f"{field} is {values[field]}: it must be above {low}")
+    for field, high in below.items():
+        if not values[field] < high:
+            raise UserError(f"{field} is {values[field]}: it must be at least {AT_LEAST[field]} and below {high:g}")
+    if not config.prune.random_rate < 1 - config.prune.rate:
+        raise UserError(f"prune.random_rate is {config.prune.random_rate}: it must be below 1 - prune.rate")
+    if config.optimizer.warmup_epochs >= config.epochs:
+        raise UserError(
+            f"optimizer.warmup_epochs is {config.optimizer.warmup_epochs}: it must be below epochs, {config.epochs}"
+        )
+    c = config.evaluate
+    if not c.logistic_l2 or min(c.logistic_l2) <= 0:
+        raise UserError(f"evaluate.logistic_l2 is {c.logistic_l2}: give at least one value, all above 0")
+    low, high = c.crop_scale if len(c.crop_scale) == 2 else (0, 0)
+    if not 0 < low <= high <= 1:
+        raise UserError(
+            f"evaluate.crop_scale is {c.crop_scale}: it must be two numbers above 0 and at most 1, the smaller first"
+        )
+    if c.resize < c.crop:
+        raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
+    _check_pairs(config.pairs)
+    count = view_count(config)
+    for field in PER_VIEW:
+        value = config.views.get(field, 0)
+        if isinstance(value, tuple) and len(value) != count:
+            raise UserError(f"views.{field} is {value}: it must be one number, or {count}, one a view")
+
+
+def _check_objective(config: ConfigDict) -> None:
+    """Refuse fields that the objective does not have, and a lack of those that it has."""
+    name = config.objective.name
+    known = inspect.signature(OBJECTIVES[name]).parameters
+    given = objective_fields(config, steps_per_epoch=1)
+    for field in given.keys() ^ known.keys():
+        said = "lacks" if field in known else "has"
+        raise UserError(
+            f"the config {said} objective.{field.replace('_steps', '_epochs')}: the fields of {name} are "
+            f"{', '.join(k.replace('_steps', '_epochs') for k in known) or 'none'} (configs/methods.py)"
+        )
+
+
+def objective_fields(config: ConfigDict, steps_per_epoch: int) -> dict[str, object]:
+    """The settings of the objective, with epochs counted in steps."""
+    return {
+        k.replace("_epochs", "_steps"): v * steps_per_epoch if k.endswith("_epochs") else v
+        for k, v in config.objective.items()
+        if k != "name"
+    }
+
+
+def _check_pairs(pairs: tuple) -> None:
+    def is_side(side):
+        return len(side) == 2 and side[0] in branches.BRANCHES and isinstance(side[1], int) and side[1] >= 0
+
+    try:
+        well_formed = bool(pairs) and all(len(pair) == 2 and all(map(is_side, pair)) for pair in pairs)
+    except TypeError:
+        well_formed = False
+    if not well_formed:
+        raise UserError(
+            f"pairs is {pairs}: it must be one or more pairs of (branch, view), such as "
+            f"((('dense', 0), ('sparse', 1)),), of the branches {', '.join(branches.BRANCHES)} and views from 0 on"
+        )
+    seen = {view for pair in pairs for _, view in pair}
+    if seen != set(range(len(seen))):
+        raise UserError(f"pairs is {pairs}: its views are {sorted(seen)}, but they must be 0, 1 and so on without gaps")
+    for a, b in pairs:
+        if branches.BRANCHES[a[0]].averaged or a == b:
+            why = "its first side must learn, and the target does not" if a != b else "its sides are the same"
+            raise UserError(f"pairs has {(a, b)}: {why}")
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, object]:
+    """The fields of a config by their full names, `prune.rate`."""
+    named = {}
+    for name, value in config.items():
+        named |= fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return named

@@ -1,0 +1,119 @@
+"""From images to what the network sees: batches, crops on the host, views on the device."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdclr_jax.data import augment
+from sdclr_jax.data.batches import Resident, Streamed
+from sdclr_jax.data.crops import CentreCrop, RandomCrops
+from sdclr_jax.data.images import Encoded
+from sdclr_jax.parallel import Shardings
+
+VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
+
+PER_VIEW = ("blur_probability", "solarize_probability")  # fields of the views that may be a tuple, one a view
+
+
+def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Streamed:
+    """The batches of a run: taken from images on the devices, or decoded and cropped as they are needed.
+
+    Raises:
+        UserError: batch_size does not fit the images or the devices.
+    """
+    if not isinstance(images, Encoded):
+        return Resident(images, config.batch_size, config.seed, shardings)
+    crops = tuple(
+        RandomCrops(
+            count=count, size=v["size"], scale=v["crop_scale"], ratio=v["crop_ratio"], seed=config.seed, first=n
+        )
+        for n, count, v in view_groups(config)
+    )
+    workers = {"workers": config.data.workers, "prefetch": config.data.prefetch}
+    return Streamed(images, config.batch_size, config.seed, shardings, crops=crops, **workers)
+
+
+def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, int, int, int]:
+    """[N, H, W, C] of images; encoded ones are taken to have the size of a view."""
+    return (len(images), config.views.size, config.views.size, 3) if isinstance(images, Encoded) else images.shape
+
+
+def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """[1, h, w, C] of one view of images [N, H, W, C]."""
+    size = config.views.get("size")
+    height, width = (size, size) if size else image_shape[1:3]
+    return (1, height, width, image_shape[3])
+
+
+def views(config: ConfigDict):
+    """(key, uint8 images [B, H, W, C]) -> as many float views [B, h, w, C] as the pairs name; those of one size in one
+    computation.
+
+    In place of the images stand the random crops of encoded ones, uint8 [B, V, S, S, C] for each size.
+    """
+    view, groups = VIEWS[config.views.name], view_groups(config)
+
+    def alike(key: jax.Array, images: jax.Array, count: int, fields: dict) -> tuple[jax.Array, ...]:
+        # All views of an image in neighbouring rows: a batch split over devices is not moved between them.
+        if images.ndim == 5:
+            rows = view(key, images.reshape(-1, *images.shape[2:]), cropped=True, **fields)
+        else:
+            rows = view(key, jnp.repeat(images, count, axis=0), **fields)
+        rows = rows.reshape(len(images), count, *rows.shape[1:])
+        return tuple(rows[:, i] for i in range(count))
+
+    def make_views(key: jax.Array, images: jax.Array | tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        made = ()
+        for number, (_, count, fields) in enumerate(groups):
+            own_key = jax.random.fold_in(key, number) if number else key
+            made += alike(own_key, images[number] if isinstance(images, tuple) else images, count, fields)
+        return made
+
+    return make_views
+
+
+def view_groups(config: ConfigDict) -> list[tuple[int, int, dict[str, Any]]]:
+    """Views that are made together, since they have one size: number of the first, how many, and their fields."""
+    fields = {k: v for k, v in config.views.items() if k not in ("name", "small_size", "small_crop_scale")}
+    count, changed = view_count(config), {}
+    large = min(count, 2) if config.views.get("small_size") else count
+    if large < count:
+        changed = {"size": config.views.small_size, "crop_scale": config.views.small_crop_scale}
+    groups = []
+    for first, end, own in ((0, large, fields), (large, count, fields | changed)):
+        if first < end:
+            own = {k: v[first:end] if k in PER_VIEW and isinstance(v, tuple) else v for k, v in own.items()}
+            groups.append((first, end - first, own))
+    return groups
+
+
+def view_count(config: ConfigDict) -> int:
+    return len({view for pair in config.pairs for _, view in pair})
+
+
+def plain_view(config: ConfigDict):
+    """uint8 images [B, H, W, C] -> float views, nothing random, for evaluation."""
+    return partial(augment.plain, mean=config.views.mean, std=config.views.std)
+
+
+def probe_view(config: ConfigDict, cropped: bool = False):
+    """(key, uint8 images [B, H, W, C]) -> float views, with the published probe's crop and flip; of images that are
+    random crops already, with a flip alone."""
+    c = config.evaluate
+    padding = 0 if cropped else c.padding
+    return partial(augment.probe_view, padding=padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
+
+
+def centre_crop(config: ConfigDict) -> CentreCrop:
+    """What is evaluated of an encoded image."""
+    return CentreCrop(size=config.evaluate.crop, resize=config.evaluate.resize)
+
+
+def probe_crops(config: ConfigDict) -> RandomCrops:
+    """What the probe trains on of an encoded image: torchvision's RandomResizedCrop, as in the authors' code."""
+    c = config.evaluate
+    return RandomCrops(count=1, size=c.crop, scale=c.crop_scale, ratio=(3 / 4, 4 / 3), seed=config.seed)

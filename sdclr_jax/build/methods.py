@@ -1,0 +1,114 @@
+"""The method of a config, and the shapes of its state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdclr_jax import branches, optim, pruning
+from sdclr_jax.build.checks import objective_fields
+from sdclr_jax.build.images import image_shape, view_groups, view_shape, views
+from sdclr_jax.data.images import Encoded
+from sdclr_jax.errors import UserError
+from sdclr_jax.models import RESNETS, Head, Network, Prototypes
+from sdclr_jax.objectives import OBJECTIVES
+from sdclr_jax.optim import OPTIMIZERS
+from sdclr_jax.parallel import Shardings
+from sdclr_jax.train import Method, State
+
+
+def network(config: ConfigDict) -> Network:
+    """The encoder and its heads."""
+    dtype = jnp.dtype(config.model.dtype)
+    encoder = RESNETS[config.model.name](stem=config.model.stem, width=config.model.width, dtype=dtype)
+    projector, predictor, prototypes = config.projector, config.predictor, config.prototypes
+    return Network(
+        encoder,
+        Head(
+            projector.layers,
+            projector.hidden,
+            projector.out,
+            hidden_norm=projector.hidden_norm,
+            last=projector.last,
+            dtype=dtype,
+        ),
+        Head(predictor.layers, predictor.hidden, projector.out, last=predictor.last, dtype=dtype)
+        if predictor.layers
+        else None,
+        Prototypes(prototypes.count) if prototypes.count else None,
+    )
+
+
+def method(config: ConfigDict, steps_per_epoch: int) -> Method:
+    """The method with its network, branches, views, objective and schedule."""
+    total_steps = config.epochs * steps_per_epoch
+    c = config.optimizer
+    optimizer = OPTIMIZERS[c.name](
+        learning_rate=c.learning_rate,
+        momentum=c.momentum,
+        weight_decay=c.weight_decay,
+        decay_vectors=c.decay_vectors,
+        warmup_steps=c.warmup_epochs * steps_per_epoch,
+        total_steps=total_steps,
+        final_learning_rate=c.final_learning_rate,
+        constant_rate=c.constant_rate,
+        frozen_prototype_steps=config.prototypes.frozen_epochs * steps_per_epoch if config.prototypes.count else None,
+        **({"trust_coefficient": c.trust_coefficient} if c.name == "lars" else {}),
+    )
+    names = {branch for pair in config.pairs for branch, _ in pair}
+    return Method(
+        network=network(config),
+        branches=branches.choose(names, config.prune.norms),
+        pairs=config.pairs,
+        make_views=views(config),
+        objective=OBJECTIVES[config.objective.name](**objective_fields(config, steps_per_epoch)),
+        optimizer=optimizer,
+        prune=lambda weights, key: pruning.magnitude_mask(
+            weights, config.prune.rate, random_rate=config.prune.random_rate, key=key
+        ),
+        target_momentum=optim.target_momentum(
+            start=config.target.momentum, end=config.target.final_momentum, total_steps=total_steps
+        ),
+    )
+
+
+def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> State:
+    """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes."""
+    shapes = jax.eval_shape(
+        method(config, steps_per_epoch=1).init,
+        jax.ShapeDtypeStruct((), jnp.uint32),
+        jax.ShapeDtypeStruct(view_shape(config, image_shape), jnp.float32),
+    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
+
+
+def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> None:
+    """Trace one step from an abstract state, without running it: what only shows then is refused before anything is
+    written.
+
+    Raises:
+        UserError: the fields of the views, the model or the objective do not fit each other or the images.
+    """
+    queue = config.objective.get("queue", 0)
+    if queue >= len(images):
+        raise UserError(
+            f"objective.queue is {queue}, and there are {len(images)} images: make it smaller, or images meet their "
+            "own earlier embeddings in it"
+        )
+    shape = image_shape(config, images)[1:]
+    batch = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
+    if isinstance(images, Encoded):
+        batch = tuple(
+            jax.ShapeDtypeStruct((config.batch_size, count, fields["size"], fields["size"], 3), jnp.uint8)
+            for _, count, fields in view_groups(config)
+        )
+    try:
+        jax.eval_shape(method(config, steps_per_epoch=1).step, state, batch)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"views.name {config.views.name!r}, the model and the objective do not fit images of shape "
+            f"{shape} or each other: {reason}"
+        ) from error
