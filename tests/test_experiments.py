@@ -60,6 +60,31 @@ def test_the_demo_runs_from_start_to_report(tmp_path):
     assert not list(tmp_path.glob("*/damaged_checkpoints"))
 
 
+def test_the_table_of_exemplars_follows_from_the_shares_of_each_seed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    experiment = load("digits_exemplars")
+    chance = {"expected": 0.15, "low": 0.05, "high": 0.27}
+    by_class = {"class_expected": 0.2, "class_low": 0.05, "class_high": 0.3}
+    rows = [
+        {"method": method, "seed": seed, "against": against, "rate": 0.9, "score": score, "epoch": epoch}
+        | {"share": share, "class_share": 0.2 + share / 10, **chance, **by_class}
+        for method in experiment.METHODS
+        for against in ("sparse", "pruned", "recalibrated")
+        for score in ("features", "projections")
+        for epoch, shares in ((1.0, (0.0, 0.0)), (2.0, (0.4, 0.2)))
+        for seed, share in enumerate(shares)
+    ]
+    experiment._write(rows, {"commit": "abcdefghij", "jax": "1", "hardware": "a toaster"}, tmp_path)
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    (line,) = [x for x in lines if x.startswith("| sdclr") and "recalibrated | features" in x]
+    # Excess 4 and 2 points: 3 and, with one degree of freedom, 12.7 times the standard error of 1.
+    cells = "| 40, 20 | 15 | 5 to 27 | 1 above, 0 below | 24, 22 | 0 above, 0 below | +3 [-10, +16] |"
+    assert " ".join(line.split()).endswith(cells)
+    assert lines[-1] == "Trained at commit abcdefg, jax 1, a toaster."
+    assert "</svg>" in (tmp_path / "figure.svg").read_text()
+    assert len((tmp_path / "shares.csv").read_text().splitlines()) == 1 + len(rows)
+
+
 def test_ctrl_c_lets_the_runs_of_the_demo_save(tmp_path):
     command = [sys.executable, str(ROOT / "experiments" / "digits_demo.py"), f"--out={tmp_path}", "--seeds=1"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}

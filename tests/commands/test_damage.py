@@ -119,7 +119,8 @@ def test_recalibrated_statistics_are_means_over_batches_of_training_views(state,
     monkeypatch.setattr(damage, "CALIBRATION", 3)
     m = meter(images=IMAGES[:16])  # a batch is all of them, so only the views differ
     whole = {"params": by_hand_params(state, "dense", {}), "batch_stats": state.stats["dense"]}
-    (found,) = m._recalibrated([whole])
+    doubled = jax.tree.map(lambda x: 2 * x, whole)  # each network has statistics of its own
+    found, twice = m._recalibrated([whole, doubled])
     stem = found["batch_stats"]["encoder"]["stem_norm"]
     kernel = whole["params"]["encoder"]["stem"]["kernel"]
     means, variances = [], []
@@ -133,6 +134,9 @@ def test_recalibrated_statistics_are_means_over_batches_of_training_views(state,
         variances.append(np.var(after, axis=(0, 1, 2)))
     np.testing.assert_allclose(stem["mean"], np.mean(means, axis=0), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(stem["var"], np.mean(variances, axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        twice["batch_stats"]["encoder"]["stem_norm"]["mean"], 2 * stem["mean"], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_the_loss_is_the_objective_between_first_view_whole_and_second_pruned(state):

@@ -89,6 +89,7 @@ def test_only_its_own_script_may_run_and_names_are_only_text():
     assert f"script-src 'sha256-{digest}';" in text
     assert "default-src 'none'" in text
     assert json.loads(data)["classes"] == list(NAMES)
+    assert not set(data) & set("<>&")
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
     assert not re.search(r'\son\w+="', text)
 
