@@ -1,6 +1,7 @@
 """A run on a folder of photographs of many sizes, decoded as they are needed: pretrain, resume, evaluate."""
 
 import json
+import os
 import pathlib
 
 import jax
@@ -10,10 +11,7 @@ import pytest
 from sdclr_jax import build, workdir
 from sdclr_jax.commands import flags, main
 from sdclr_jax.commands.pretrain import pretrain
-from sdclr_jax.data import sources
 from sdclr_jax.data.batches import Streamed
-from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
 from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
@@ -24,7 +22,6 @@ FIELDS = (
     "--config.epochs=2",
     "--config.batch_size=8",
     "--config.model.name=resnet8",
-    "--config.data.name=photos",
     "--config.data.n_max=8",
     "--config.data.imbalance=2",
     "--config.data.validation_per_class=2",
@@ -44,46 +41,36 @@ FIELDS = (
 )
 
 
-def arguments(directory, *more):
-    return [f"--config={ROOT / 'configs' / 'base.py'}", f"--workdir={directory}", *FIELDS, *more]
+def arguments(folder, directory, *more):
+    name = f"--config.data.name=folder:{folder}"
+    return [f"--config={ROOT / 'configs' / 'base.py'}", f"--workdir={directory}", name, *FIELDS, *more]
 
 
-def config(*more):
-    return flags.pretrain(arguments("unused", *more), "").config
+def config(folder, *more):
+    return flags.pretrain(arguments(folder, "unused", *more), "").config
 
 
 def run(config, directory):
     return pretrain(config, directory, devices=jax.devices()[:1])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
-    """40 photographs of three classes."""
+    """40 photographs of many sizes and three classes, 30 of them to train on; what is known of them lies beside."""
     folder = tmp_path_factory.mktemp("photos")
     for i in range(40):
-        (folder / f"{i:02}.jpg").write_bytes(jpeg(photo(20 + i, 60 - i, seed=i), orientation=1 + i % 8))
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def photos(folder, monkeypatch):
-    """The folder as a data set: 30 images to train on and 10 to test."""
-    ids = np.array([f"{i:02}.jpg" for i in range(40)])
-    splits = {"train": ids[:30], "test": ids[30:]}
-
-    def load(split, data_dir):
-        part = splits[split]
-        return Examples(Files(folder, part), np.arange(len(part), dtype=np.int32) % 3, part, ("a", "b", "c"))
-
-    monkeypatch.setitem(sources.DATASETS, "photos", sources.Source("photos", load, None))
+        path = folder / ("train" if i < 30 else "test") / "abc"[i % 3] / f"{i:02}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(photo(20 + i, 60 - i, seed=i), orientation=1 + i % 8))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("SDCLR_DATA", str(tmp_path_factory.mktemp("data")))
+        yield folder
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, folder):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        photos.__wrapped__(folder, monkeypatch)
-        directory = tmp_path_factory.mktemp("runs") / "whole"
-        return directory, run(config(), directory)
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    return directory, run(config(folder), directory)
 
 
 def test_a_run_on_files(finished):
@@ -94,7 +81,7 @@ def test_a_run_on_files(finished):
     assert all(np.isfinite(line["loss"]) and line["data_wait_seconds"] >= 0 for line in metrics)
 
 
-def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, folder, tmp_path, monkeypatch):
     """To the bit: batches do not depend on who decodes them."""
     whole, expected = finished
     from_step = Streamed.from_step
@@ -106,10 +93,10 @@ def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, tmp_path, mo
 
     monkeypatch.setattr(Streamed, "from_step", crash)
     with pytest.raises(RuntimeError, match="crash"):
-        run(config(), tmp_path / "run")
+        run(config(folder), tmp_path / "run")
     monkeypatch.setattr(Streamed, "from_step", from_step)
     monkeypatch.setattr("sdclr_jax.build.images.Streamed", lambda *a, **k: Streamed(*a, **k | {"workers": 0}))
-    assert_same_bits(run(config(), tmp_path / "run"), expected)
+    assert_same_bits(run(config(folder), tmp_path / "run"), expected)
     assert lines(tmp_path / "run") == lines(whole)
 
 
@@ -127,11 +114,14 @@ def test_its_evaluation(finished, folder, capsys):
     assert fixed["protocols"]["linear_full"]["settings"]["augment"] is False
     assert fixed["protocols"]["knn"] == results["protocols"]["knn"]
     before = (directory / "results.json").read_text()
-    content = (folder / "33.jpg").read_bytes()
-    (folder / "33.jpg").unlink()
+    # Damaged after it was looked at, as a failing disk would: size and time are as they were.
+    path = folder / "test" / "a" / "33.jpg"
+    content, status = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(content)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert main.main(["evaluate", str(directory)]) == 2
-    (folder / "33.jpg").write_bytes(content)
-    assert "33.jpg cannot be read (No such file or directory): put it back" in capsys.readouterr().err
+    path.write_bytes(content)
+    assert "33.jpg cannot be read (not an image of a known format): put it back" in capsys.readouterr().err
     assert (directory / "results.json").read_text() == before
 
 
@@ -149,17 +139,17 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_before_anything_is_written(name, tmp_path, capsys):
+def test_bad_input_is_refused_before_anything_is_written(name, folder, tmp_path, capsys):
     more, sentence = BAD[name]
-    assert main.main(["pretrain", *arguments(tmp_path / "run", "--noprogress"), *more]) == 2
+    assert main.main(["pretrain", *arguments(folder, tmp_path / "run", "--noprogress"), *more]) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_views_for_tiny_pictures_are_refused(tmp_path):
+def test_views_for_tiny_pictures_are_refused(folder):
     digits = flags.pretrain([f"--config={ROOT / 'configs' / 'digits_lt.py'}:simclr", "--workdir=x"], "").config
-    digits.data.name = "photos"
-    with pytest.raises(UserError, match="views.name is 'digits', which needs images of one size"):
+    digits.data.name = f"folder:{folder}"
+    with pytest.raises(UserError, match="views.name 'digits' leaves images as large as they are"):
         build.data(digits, None)
