@@ -15,7 +15,8 @@ import numpy as np
 import optax
 import pytest
 
-from sdclr_jax import build, pruning, trees, workdir
+from sdclr_jax import pruning, trees, workdir
+from sdclr_jax.build import methods
 from sdclr_jax.commands import flags, main
 from sdclr_jax.commands import pretrain as pretrain_command
 from sdclr_jax.commands.pretrain import pretrain
@@ -236,7 +237,7 @@ def test_the_mask_is_made_afresh_every_so_many_steps(data_dir, tmp_path, monkeyp
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypatch, capsys):
-    views = build.views
+    views = methods.views
 
     def broken(config):
         make = views(config)
@@ -249,7 +250,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypat
 
     run_config = config("sdclr", "--config.epochs=2")
     run(run_config, tmp_path / "good", data_dir)
-    monkeypatch.setattr(build, "views", broken)
+    monkeypatch.setattr(methods, "views", broken)
     with pytest.raises(Diverged, match=r"nan at step 1, in the sparse branch"):
         run(run_config, tmp_path / "bad", data_dir)
     assert not list((tmp_path / "bad" / "checkpoints").glob("[0-9]*"))
