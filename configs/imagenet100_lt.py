@@ -23,6 +23,8 @@ from configs import photos
 
 def get_config(method: str = "sdclr") -> ConfigDict:
     c = photos.get_config(method)
+    if c.objective.get("queue"):
+        c.objective.queue = 8192  # of 12,205 images
 
     c.data.name = "imagenet100"
     c.data.profile = "pareto"

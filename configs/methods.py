@@ -171,7 +171,12 @@ SMALL = {
 _LARS = {"name": "lars", "decay_vectors": False, "final_learning_rate": 0.0}
 _VIEWS = {"crop_scale": (0.08, 1.0), "blur_probability": 0.5, "size": 224}
 _STRONG_JITTER = {"jitter": (0.8, 0.8, 0.8, 0.2)}
-_BYOL_JITTER = {"jitter": (0.4, 0.4, 0.2, 0.1)}
+# The two views of BYOL differ (Grill et al., Appendix B); Barlow Twins and VICReg have taken them over.
+_BYOL_VIEWS = {
+    "jitter": (0.4, 0.4, 0.2, 0.1),
+    "blur_probability": (1.0, 0.1),
+    "solarize_probability": (0.0, 0.2),
+}
 IMAGENET = {
     # SDCLR's authors, for ImageNet-100 (supplement): SGD, temperature 0.3, prune rate 0.3.
     "simclr": {
@@ -191,7 +196,7 @@ IMAGENET = {
         "epochs": 1000,
         "batch_size": 4096,
         "optimizer": _LARS | {"learning_rate": 3.2, "weight_decay": 1.5e-6, "warmup_epochs": 10},
-        "views": _VIEWS | _BYOL_JITTER,
+        "views": _VIEWS | _BYOL_VIEWS,
     },
     "simsiam": {
         "epochs": 100,
@@ -220,7 +225,7 @@ IMAGENET = {
         # 0.2 for every 256 images, and a thousandth of it at the end
         "optimizer": _LARS
         | {"learning_rate": 1.6, "weight_decay": 1e-6, "warmup_epochs": 10, "final_learning_rate": 1.6e-3},
-        "views": _VIEWS | _BYOL_JITTER,
+        "views": _VIEWS | _BYOL_VIEWS,
     },
     # The authors' for Tiny ImageNet (https://github.com/htdt/self-supervised), the largest that their repository has.
     "w_mse": {
@@ -236,7 +241,7 @@ IMAGENET = {
         "batch_size": 2048,
         "optimizer": _LARS
         | {"learning_rate": 1.6, "weight_decay": 1e-6, "warmup_epochs": 10, "final_learning_rate": 0.002},
-        "views": _VIEWS | _BYOL_JITTER,
+        "views": _VIEWS | _BYOL_VIEWS,
     },
 }
 

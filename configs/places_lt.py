@@ -20,6 +20,8 @@ from configs import photos
 
 def get_config(method: str = "sdclr") -> ConfigDict:
     c = photos.get_config(method)
+    if c.objective.get("queue"):
+        c.objective.queue = 32768  # of 62,500 images
 
     c.data.name = "places365"
     c.data.profile = "pareto"

@@ -224,4 +224,4 @@ def test_what_does_not_fit_is_refused_before_the_first_step(name, field, value, 
     build.check(config)
     state = build.abstract_state(config, (100, 8, 8, 1), parallel.shardings())
     with pytest.raises(UserError, match=said):
-        build.try_step(config, state, (100, 8, 8, 1))
+        build.try_step(config, state, np.zeros((100, 8, 8, 1), np.uint8))
