@@ -107,7 +107,7 @@ def test_a_state_of_another_structure_moves_no_checkpoint(tmp_path, state):
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, state)
         checkpoints.save(2, state)
-    other = state.replace(objective={"queue": jnp.zeros(3)})
+    other = state.replace(memory={"queue": jnp.zeros(3)})
     with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="can be read"):
         checkpoints.restore(like=other)
     with Checkpoints(tmp_path / "c") as checkpoints:
