@@ -167,8 +167,8 @@ SMALL = {
     "vicreg": {"projector": {"layers": 2, "hidden": 2048, "out": 2048}, "optimizer": _SGD},  # as Barlow Twins
 }
 
-# ImageNet, ResNet-50, two views of 224 x 224, as the papers have it; not run here yet, so check a number against its paper
-# before a long run. A rate is for the batch beside it.
+# ImageNet, ResNet-50, two views of 224 x 224, as the papers have it; not run here yet, so check a number against its
+# paper before a long run. A rate is for the batch beside it.
 _LARS = {"name": "lars", "decay_vectors": False, "final_learning_rate": 0.0}
 _VIEWS = {"crop_scale": (0.08, 1.0), "blur_probability": 0.5, "size": 224}
 _STRONG_JITTER = {"jitter": (0.8, 0.8, 0.8, 0.2)}
