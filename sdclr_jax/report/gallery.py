@@ -10,11 +10,11 @@ import io
 import json
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from sdclr_jax.report import templates
 from sdclr_jax.report.runs import plain
 from sdclr_jax.report.svg import INK, colour, dash, drawing, finish, swatch
 
@@ -45,13 +45,7 @@ def render(summary: dict, images: list[dict], neighbours: list[list[int]], thumb
     groups = {name: words for name, words in GROUPS.items() if name in shares[0]["groups"]}
     classes = [plain(name) for name in data["class_names"]]
     script = (Path(__file__).parent / "gallery.js").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment()
     environment.filters |= {"percent": percent, "swatch": lambda index: Markup(swatch(index))}
     figure, legend = _figure(summary)
     return environment.get_template("gallery.html.jinja").render(

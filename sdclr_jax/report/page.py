@@ -3,12 +3,10 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-import jinja2
 from markupsafe import Markup
 
-from sdclr_jax.report import figures, tables, words
+from sdclr_jax.report import figures, tables, templates, words
 from sdclr_jax.report.groups import Group, by_data, data_name, flatten, group, shown
 from sdclr_jax.report.runs import SCORES, Run, metric, plain
 from sdclr_jax.report.svg import swatch
@@ -42,13 +40,7 @@ def render(runs: list[Run], note: str = "") -> str:
     """The page of these runs. The same runs and note give the same text, byte for byte."""
     groups = group(runs)
     data = " and ".join(dict.fromkeys(data_name(member) for member in groups))
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment()
     environment.filters |= {
         "swatch": lambda index: Markup(swatch(index)),
         "protocol": tables.title,

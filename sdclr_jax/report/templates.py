@@ -1,0 +1,16 @@
+"""The pages' templates: everything put into them is escaped, and a name that is missing is an error."""
+
+from pathlib import Path
+
+import jinja2
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this folder."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
