@@ -22,9 +22,10 @@ def predict(
 ) -> np.ndarray:
     """Class of each test image by a vote of its `k` most similar training images: int32 [M].
 
-    A neighbour's vote weighs exp(cosine / temperature). Features are [N, D] and [M, D], of any length: they are
-    normalised here; labels are int [N]. Ties go to the earlier training image, then to the lower class. Memory is
-    `batch_size` * N similarities. Raises UserError where `k` is not in 1..N or `temperature` is not positive.
+    A neighbour's vote weighs exp(cosine / temperature), or 1 where the temperature is infinite. Features are [N, D] and
+    [M, D], of any length: they are normalised here; labels are int [N]. Ties go to the earlier training image, then to
+    the lower class. Memory is `batch_size` * N similarities. Raises UserError where `k` is not in 1..N or `temperature`
+    is not positive.
     """
     votes = jax.nn.one_hot(np.asarray(train_labels, np.int32), num_classes)
     return _in_batches(_winner, train_features, votes, test_features, k, temperature, batch_size)
@@ -62,11 +63,13 @@ def _in_batches(function, train_features, votes, test_features, k, temperature, 
 
 @partial(jax.jit, static_argnames="k")
 def _vote(train: jax.Array, votes: jax.Array, test: jax.Array, *, k: int, temperature: float) -> jax.Array:
-    """Shares [B, C] of the vote on `test` [B, D], given unit `train` [N, D] and its `votes` [N, C]."""
+    """Shares [B, C] of the vote on `test` [B, D], given unit `train` [N, D] and its `votes` [N, C]; with an infinite
+    temperature numbers of votes, which are counted whole, so that equal ones are a tie in whatever order they are
+    summed."""
     cosines, neighbours = jax.lax.top_k(jnp.dot(unit(test), train.T, precision="highest"), k)
     # Softmax gives the weights over their sum: the same classes win and no temperature overflows. (Nor is `cosines`
     # sliced for its maximum: XLA on CPU would then sort whole rows, thirty times slower.)
-    weights = jax.nn.softmax(cosines / temperature, axis=1)
+    weights = jnp.where(jnp.isinf(temperature), 1.0, jax.nn.softmax(cosines / temperature, axis=1))
     return jnp.einsum("bk,bkc->bc", weights, votes[neighbours], precision="highest")
 
 

@@ -1,6 +1,7 @@
-"""Linear classifiers on frozen features: the published SGD probe, and a deterministic one without settings of its own.
+"""Linear classifiers on frozen features: published probes, and a deterministic one without settings of its own.
 
-Both choose on validation images, never on test images, and both give a kernel [D, C] and a bias [C] for `predict`.
+None sees test images; those that choose, choose on validation images. All give a kernel [D, C] and a bias [C] for
+`predict`.
 Products are asked for in full float32, which some accelerators do not give by default.
 """
 
@@ -157,12 +158,71 @@ def logistic(
     return LogisticProbe(*candidates[best], history[best], tuple(history))
 
 
+def adam(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    seed: int,
+    epochs: int = 500,
+    batch_size: int = 1000,
+    learning_rate: float = 1e-2,
+    final_learning_rate: float = 1e-6,
+    weight_decay: float = 5e-6,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The probe of Zhou et al., ICML 2022 (BCL; github.com/MediaBrain-SJTU/BCL, eval_cifar.py), after W-MSE's: Adam on
+    fixed features, the weights of the last epoch. No validation images are seen.
+
+    `features` is [N, D], `labels` int [N]; returns the kernel [D, C] and the bias [C]. The rate falls by one factor
+    after each epoch and would reach `final_learning_rate` after the last. Weight decay is added to the gradient, of
+    kernel and bias. Both start uniform in +-1 / sqrt(D), as PyTorch's linear layers. Epoch e visits the images in the
+    order `np.random.default_rng((seed, e)).permutation(N)`, e counted from 1; its last batch is what is left.
+    """
+    features, labels = jnp.asarray(features, jnp.float32), np.asarray(labels, np.int32)
+    count, dimensions = features.shape
+    batch_size = min(batch_size, count)
+    batches = -(-count // batch_size)
+    bound, generator = dimensions**-0.5, np.random.default_rng((seed, 0))
+    weights = (
+        jnp.asarray(generator.uniform(-bound, bound, (dimensions, num_classes)), jnp.float32),
+        jnp.asarray(generator.uniform(-bound, bound, num_classes), jnp.float32),
+    )
+    state = _adam(weight_decay).init(weights)
+    gamma = (final_learning_rate / learning_rate) ** (1 / epochs)
+    missing = (0, batches * batch_size - count)
+    for epoch in range(1, epochs + 1):
+        order = np.random.default_rng((seed, epoch)).permutation(count).astype(np.int32)
+        rows = np.pad(order, missing).reshape(batches, batch_size)
+        targets = np.pad(labels[order], missing, constant_values=-1).reshape(batches, batch_size)
+        rate = learning_rate * gamma ** (epoch - 1)
+        weights, state = _adam_epoch(weights, state, features, rows, targets, rate, weight_decay=weight_decay)
+    return np.asarray(weights[0]), np.asarray(weights[1])
+
+
 @jax.jit
 def _sgd_step(weights, velocity, features: jax.Array, labels: jax.Array, learning_rate: float):
     """One step of SGD; the momentum takes the gradient in whole, and the rate scales both, as PyTorch does."""
     gradient = jax.grad(_cross_entropy)(weights, features, labels)
     velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, gradient)
     return jax.tree.map(lambda w, v: w - learning_rate * v, weights, velocity), velocity
+
+
+def _adam(weight_decay: float) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam())
+
+
+@partial(jax.jit, static_argnames="weight_decay")
+def _adam_epoch(weights, state, features: jax.Array, rows: jax.Array, labels: jax.Array, rate: float, *, weight_decay):
+    """One epoch: `rows` int [batches, B] of `features` [N, D], and their `labels`, -1 where there is no image."""
+
+    def step(carry, batch):
+        weights, state = carry
+        gradient = jax.grad(_cross_entropy)(weights, features[batch[0]], batch[1])
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the integer step
+            updates, state = _adam(weight_decay).update(gradient, state, weights)
+        return (jax.tree.map(lambda w, u: w - rate * u, weights, updates), state), None
+
+    return jax.lax.scan(step, (weights, state), (rows, labels))[0]
 
 
 @jax.jit

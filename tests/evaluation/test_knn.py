@@ -1,7 +1,10 @@
 """Nearest neighbours against brute force and against cases decided by hand."""
 
+import math
+
 import numpy as np
 import pytest
+from sklearn.neighbors import KNeighborsClassifier
 
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import knn
@@ -45,6 +48,17 @@ def test_the_share_of_the_vote_for_each_attribute_equals_brute_force():
         nearest = np.argsort(-cosines)[:7]
         weights = np.exp(cosines[nearest] / 0.5)
         np.testing.assert_allclose(shares, weights @ labels[nearest] / weights.sum(), rtol=1e-4, atol=1e-6)
+
+
+def test_an_infinite_temperature_counts_neighbours():
+    """k-NN as scikit-learn has it, ties to the lower class: five classes and seven neighbours make many."""
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 5, 60)
+    train, test = (rng.normal(size=(n, 8)) for n in (60, 200))
+    train, test = ((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (train, test))
+    expected = KNeighborsClassifier(7).fit(train, labels).predict(test)
+    found = knn.predict(train, labels, test, k=7, temperature=math.inf, num_classes=5)
+    np.testing.assert_array_equal(found, expected)
 
 
 def on_circle(*degrees):

@@ -77,6 +77,32 @@ def test_sgd_equals_a_plain_loop_and_keeps_the_best_epoch(features_of, batch_siz
     np.testing.assert_allclose(result.history, [np.mean(classes(w) == labels) for w in weights[1:]], atol=5e-4)
 
 
+def test_adam_equals_a_plain_loop():
+    """The probe of the BCL authors: PyTorch's Adam with its decay in the gradient, a rate that falls every epoch."""
+    epochs, batch_size, start, end, decay = 7, 16, 0.05, 1e-3, 0.01
+    generator = np.random.default_rng((SEED, 0))
+    weights = [generator.uniform(-(D**-0.5), D**-0.5, shape) for shape in ((D, C), C)]
+    first, second = ([np.zeros_like(w) for w in weights] for _ in range(2))
+    step = 0
+    for epoch in range(1, epochs + 1):
+        rate = start * (end / start) ** ((epoch - 1) / epochs)
+        order = np.random.default_rng((SEED, epoch)).permutation(N)
+        for begin in range(0, N, batch_size):
+            batch, step = order[begin : begin + batch_size], step + 1
+            x = FEATURES[batch].astype(np.float64)
+            error = (softmax(x @ weights[0] + weights[1], axis=1) - np.eye(C)[LABELS[batch]]) / len(batch)
+            for i, gradient in enumerate((x.T @ error, error.sum(0))):
+                gradient = gradient + decay * weights[i]
+                first[i] = 0.9 * first[i] + 0.1 * gradient
+                second[i] = 0.999 * second[i] + 0.001 * gradient**2
+                root = np.sqrt(second[i] / (1 - 0.999**step)) + 1e-8
+                weights[i] = weights[i] - rate * first[i] / (1 - 0.9**step) / root
+    settings = {"learning_rate": start, "final_learning_rate": end, "weight_decay": decay, "batch_size": batch_size}
+    found = probe.adam(FEATURES, LABELS, num_classes=C, seed=SEED, epochs=epochs, **settings)
+    np.testing.assert_allclose(found[0], weights[0], atol=1e-4)
+    np.testing.assert_allclose(found[1], weights[1], atol=1e-4)
+
+
 def test_the_first_of_equal_epochs_is_kept_and_training_starts_from_the_documented_weights():
     result = run(probe.cached(FEATURES), np.zeros(V, int), learning_rate=0.0)
     assert result.best_epoch == 1
