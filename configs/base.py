@@ -109,6 +109,8 @@ def get_config() -> ConfigDict:
     c.views.std = (0.229, 0.224, 0.225)
 
     c.evaluate = ConfigDict()
+    # By name, of sdclr_jax/commands/protocols.py; `sdclr evaluate --help` lists them.
+    c.evaluate.protocols = ("linear_full", "linear_few_shot", "logistic", "knn")
     c.evaluate.batch_size = 256  # images a step when features are extracted
     c.evaluate.sgd_learning_rate = 30.0  # of the published linear probe
     c.evaluate.sgd_batch_size = 128

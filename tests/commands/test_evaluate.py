@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score
 from sdclr_jax import build, parallel, trees, workdir
 from sdclr_jax.build import checks
 from sdclr_jax.checkpoint import Checkpoints
-from sdclr_jax.commands import evaluate, main
+from sdclr_jax.commands import encoder, evaluate, main
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import knn, probe
@@ -42,7 +42,11 @@ def evaluated(tmp_path_factory, data_dir):
 def test_evaluation_writes_results_and_touches_nothing_else(evaluated):
     directory, _, before = evaluated
     after = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
-    assert after.keys() - before.keys() == {directory / "results.json"}
+    new = after.keys() - before.keys()
+    kept = {path for path in new if path.parent == directory / "features" and path.suffix == ".npy"}
+    assert new - kept == {directory / "results.json"}
+    sizes = sorted(len(np.load(path, allow_pickle=False)) for path in kept)
+    assert sizes == [445, 1152 + 200]  # of test images; of those for training and validation, each once
     assert all(after[p] == content for p, content in before.items())
 
 
@@ -143,7 +147,7 @@ def test_logistic_regression_is_fitted_on_train_and_chosen_on_validation(evaluat
 def test_the_published_probes_see_the_right_images_and_new_views_each_step(evaluated, derived, data_dir, monkeypatch):
     directory, _, _ = evaluated
     seen = []
-    sgd = evaluate.probe.sgd
+    sgd = probe.sgd
 
     def spy(features_of, labels, validation_features, validation_labels, **settings):
         rows = np.arange(settings["batch_size"], dtype=np.int32) % len(labels)
@@ -151,7 +155,7 @@ def test_the_published_probes_see_the_right_images_and_new_views_each_step(evalu
         seen.append((labels, validation_features, validation_labels, views, rows))
         return sgd(features_of, labels, validation_features, validation_labels, **settings)
 
-    monkeypatch.setattr(evaluate.probe, "sgd", spy)
+    monkeypatch.setattr(probe, "sgd", spy)
     evaluate.evaluate(workdir.read_config(directory), directory, str(data_dir))
     for part, (labels, validation_features, validation_labels, views, rows) in zip(
         ("probe_train", "few_shot"), seen, strict=True
@@ -166,12 +170,14 @@ def test_the_published_probes_see_the_right_images_and_new_views_each_step(evalu
         assert 0.01 < same.mean() < 0.4
 
 
-def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, monkeypatch):
+def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, tmp_path, monkeypatch):
     """Three devices could not share the batch of pretraining, nor that of the evaluation as it stands."""
     directory, results, _ = evaluated
     three = parallel.shardings(jax.devices()[:3])
     monkeypatch.setattr(evaluate.parallel, "shardings", lambda: three)
-    again = evaluate.evaluate(workdir.read_config(directory), directory, str(data_dir))
+    copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
+    again = evaluate.evaluate(workdir.read_config(copy), copy, str(data_dir))
+    assert len(list((copy / "features").iterdir())) == 2
     assert again["encoder_checksum"] == results["encoder_checksum"]
     np.testing.assert_allclose(
         again["protocols"]["logistic"]["per_class"], results["protocols"]["logistic"]["per_class"], atol=1.5 / 43
@@ -186,6 +192,23 @@ def test_evaluation_again_gives_the_same_scores(evaluated, data_dir):
     for name in ("linear_full", "linear_few_shot", "logistic"):
         assert again["protocols"][name]["per_class"] == results["protocols"][name]["per_class"]
     assert again["protocols"]["knn"]["settings"]["k"] == 3
+
+
+def test_features_are_extracted_once(evaluated, data_dir, monkeypatch):
+    """Also for protocols that come later; what was found before stays, unless it was of another encoder."""
+    directory, results, _ = evaluated
+    monkeypatch.setattr(encoder.Encoder, "features", None)  # not called
+    argv = ["evaluate", str(directory), f"--data_dir={data_dir}", "--config.evaluate.protocols=('ts_knn_1',)"]
+    path = directory / "results.json"
+    before = json.loads(path.read_text())
+    assert main.main(argv) == 0
+    after = json.loads(path.read_text())
+    assert after["protocols"].keys() == results["protocols"].keys() | {"ts_knn_1"}
+    assert all(after["protocols"][name] == before["protocols"][name] for name in results["protocols"])
+    path.write_text(json.dumps(after | {"encoder_checksum": 1}))
+    assert main.main(argv) == 0
+    assert json.loads(path.read_text())["protocols"].keys() == {"ts_knn_1"}
+    path.write_text(json.dumps(before))
 
 
 def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, monkeypatch, capsys):
@@ -315,6 +338,8 @@ def test_report_of_the_run(evaluated, tmp_path, capsys):
         (["RUN", "--config.prune.rate=0.5"], "would make it another run"),
         (["RUN", "--config.evaluate.knn_kk=5"], "the nearest is --config.evaluate.knn_k"),
         (["RUN", "--config.evaluate.knn_k=5000"], "evaluate.knn_k"),
+        (["RUN", "--config.evaluate.protocols=('knm',)"], "unknown evaluate.protocols 'knm': known are linear_full"),
+        (["RUN", "--config.evaluate.protocols=()"], "of which none is defined for digits: give one or more of linear"),
     ],
 )
 def test_bad_input(evaluated, data_dir, capsys, argv, sentence):
