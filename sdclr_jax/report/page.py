@@ -44,7 +44,7 @@ def render(runs: list[Run], note: str = "") -> str:
     environment.filters |= {
         "swatch": lambda index: Markup(swatch(index)),
         "protocol": tables.title,
-        "unbroken": lambda text: re.sub(r" ([±=]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text),
+        "unbroken": _unbroken,
     }
     return environment.get_template("page.html.jinja").render(
         title=f"{' and '.join(dict.fromkeys(run.method for member in groups for run in member.runs))} on {data}",
@@ -113,6 +113,13 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 "the first; means over the runs.",
                 [member for member in part if any(figures.masks(run) for run in member.runs)],
             )
+
+
+def _unbroken(text: str) -> str:
+    """The text with numbers that no line end tears from their spread or interval."""
+    return re.sub(
+        r" [±=] |(?<=\d) \[|(?<=\d), (?=[+−][\d.]+\])", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text
+    )
 
 
 def _count(number: int, noun: str) -> str:

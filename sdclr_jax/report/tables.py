@@ -1,18 +1,20 @@
-"""Means, spreads and paired differences over runs, as rows, text, Markdown and CSV."""
+"""Means, spreads and paired differences over runs, as rows, text, Markdown, LaTeX and CSV."""
 
 import csv
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from scipy import stats
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from sdclr_jax.report.groups import Group, by_data, group
+from sdclr_jax.report.groups import Group, by_data, data_name, group
 from sdclr_jax.report.runs import SCORES, Run, metric, plain
 
+CONFIDENCE = 0.95  # of the intervals of differences
 LOWER_IS_BETTER = {"std"}
 TITLES = {
     "linear_full": "Linear probe (full)",
@@ -24,30 +26,50 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A score over n runs, in percent: mean, sample standard deviation (None for one run)."""
+    """A score over n runs, in percent: mean and sample standard deviation (None for one run).
+
+    For a difference in points over n pairs besides the 95 % confidence interval of the mean, None for one pair.
+    """
 
     n: int
     mean: float | None = None
     sd: float | None = None
     stands_out: bool = False  # best of its column, or a difference with a clear direction
+    interval: tuple[float, float] | None = None
 
     def text(self, sign: bool = False) -> str:
+        """`52.0 ± 2.0`, or with `sign` `+12.0 [+7.0, +17.0]`: what a difference could be says more than its spread."""
+        return " ".join(filter(None, (self.middle(sign), self.around(sign))))
+
+    def middle(self, sign: bool = False) -> str:
         if self.mean is None:
             return "–"
-        mean = round(self.mean, 1) + 0.0  # + 0.0 turns minus zero into zero
-        text = f"{mean:+.1f}".replace("-", "\N{MINUS SIGN}") if sign else f"{mean:.1f}"
-        return text if self.sd is None else f"{text} ± {self.sd:.1f}"
+        return _signed(self.mean) if sign else f"{_round(self.mean):.1f}"
+
+    def around(self, sign: bool = False) -> str:
+        if sign:
+            return f"[{', '.join(map(_signed, self.interval))}]" if self.interval else ""
+        return "" if self.sd is None else f"± {self.sd:.1f}"
 
 
 @dataclass(frozen=True)
 class Row:
     """One protocol of one group, or the difference of two groups in it: a cell for each score."""
 
+    data: str
     protocol: str
     label: str
     index: int
     n: int
     cells: dict[str, Cell]
+
+
+def _round(value: float) -> float:
+    return round(value, 1) + 0.0  # + 0.0 turns minus zero into zero
+
+
+def _signed(value: float) -> str:
+    return f"{_round(value):+.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def title(protocol: str) -> str:
@@ -68,7 +90,14 @@ def compare(runs: list[Run]) -> list[Row]:
     """The comparison table: a row for each protocol and group."""
     groups = group(runs)
     return [
-        Row(protocol, member.label, member.index, n, {s: _score_cell(member, groups, protocol, s) for s in SCORES})
+        Row(
+            data_name(member),
+            protocol,
+            member.label,
+            member.index,
+            n,
+            {s: _score_cell(member, groups, protocol, s) for s in SCORES},
+        )
         for protocol in protocols(groups)
         for member in groups
         if (n := sum(protocol in run.protocols for run in member.runs))
@@ -84,7 +113,8 @@ def differences(runs: list[Run]) -> list[Row]:
         for first, second in pairs:
             cells = {score: difference(second, first, protocol, score) for score in SCORES}
             if cells["all"].n:
-                rows.append(Row(protocol, f"{second.label} − {first.label}", second.index, cells["all"].n, cells))
+                label = f"{second.label} − {first.label}"
+                rows.append(Row(data_name(second), protocol, label, second.index, cells["all"].n, cells))
     return rows
 
 
@@ -101,9 +131,11 @@ def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:
         if mine is not None and theirs is not None:
             values.append(100 * (mine - theirs))
     n, mean, sd = _statistics(values)
+    if n < 2:
+        return Cell(n, mean, sd)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
     # Sums of floats leave crumbs, which are no difference where all pairs agree.
-    clear = n > 1 and abs(mean) > max(float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n), 1e-9)
-    return Cell(n, mean, sd, clear)
+    return Cell(n, mean, sd, abs(mean) > max(half, 1e-9), (mean - half, mean + half))
 
 
 def leads(cell: Cell, score: str) -> bool:
@@ -130,24 +162,52 @@ def _statistics(values: list[float]) -> tuple[int, float | None, float | None]:
 
 def to_text(rows: list[Row], sign: bool = False) -> str:
     """The rows for a terminal; a star marks what stands out."""
-    return _tabulate(rows, "simple", sign, lambda text, stands_out: f"{text} *" if stands_out else text)
+    return _tabulate(*_cells(rows, sign, str, lambda text: f"{text} *"), "simple")
 
 
 def to_markdown(rows: list[Row], sign: bool = False) -> str:
     """The rows as a Markdown table; bold marks what stands out."""
-    table = _tabulate(rows, "github", sign, lambda text, stands_out: f"**{text}**" if stands_out else text, "\\|")
-    return table + "\n"
+    cells = _cells(rows, sign, lambda text: text.replace("|", "\\|"), lambda text: f"**{text}**")
+    return _tabulate(*cells, "github") + "\n"
 
 
-def _tabulate(rows: list[Row], style: str, sign: bool, mark, bar: str = "|") -> str:
-    header = ["protocol", "runs of", "n", *(score.capitalize() for score in SCORES)]
-    body = []
-    for row in rows:
-        names = [name.replace("|", bar) for name in (plain(row.protocol), row.label)]
-        cells = [row.cells[score] for score in SCORES]
-        body.append([*names, row.n, *(mark(cell.text(sign), cell.stands_out) for cell in cells)])
+def to_latex(rows: list[Row], sign: bool = False) -> str:
+    """The rows as a LaTeX tabular that needs the package booktabs; bold marks what stands out."""
+    header, body = _cells(rows, sign, latex, lambda text: f"\\textbf{{{text}}}")
+    lines = [f"\\begin{{tabular}}{{llr{'l' * len(SCORES)}}}", "\\toprule", _latex_row(header), "\\midrule"]
+    for place, cells in enumerate(body):
+        if place and rows[place].protocol != rows[place - 1].protocol:
+            lines.append("\\addlinespace")
+        lines.append(_latex_row(cells))
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def latex(text: str) -> str:
+    """The text for LaTeX: what has a meaning there is escaped, signs are set as mathematics."""
+    rules = LATEX_ESCAPE_RULES | {"±": "$\\pm$", "\N{MINUS SIGN}": "$-$", "–": "--"}
+    return "".join(rules.get(character, character) for character in text)
+
+
+def _latex_row(cells: list[str]) -> str:
+    return " & ".join(cells) + " \\\\"
+
+
+def _tabulate(header: list[str], body: list[list[str]], style: str) -> str:
     align = ("left", "left", "right", *["left"] * len(SCORES))
     return tabulate(body, header, style, disable_numparse=True, colalign=align if body else None)
+
+
+def _cells(
+    rows: list[Row], sign: bool, escaped: Callable[[str], str], marked: Callable[[str], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and body of a table; what stands out is marked after it was escaped."""
+    body = []
+    for row in rows:
+        cells = [row.cells[score] for score in SCORES]
+        texts = [escaped(cell.text(sign)) for cell in cells]
+        texts = [marked(text) if cell.stands_out else text for text, cell in zip(texts, cells, strict=True)]
+        body.append([escaped(plain(row.protocol)), escaped(row.label), str(row.n), *texts])
+    return ["protocol", "runs of", "n", *(score.capitalize() for score in SCORES)], body
 
 
 def to_csv(runs: list[Run]) -> str:
@@ -163,4 +223,19 @@ def to_csv(runs: list[Run]) -> str:
                 for score in (*SCORES, f"validation_{metric(record)}"):
                     value = run.score(protocol, score)
                     writer.writerow((*facts, plain(data["subset"]), plain(protocol), score, value))
+    return text.getvalue()
+
+
+def means_to_csv(levels: list[Row], differences: list[Row]) -> str:
+    """One line for each number of the two tables, as shares from 0 to 1: n, mean, sample standard deviation, and of
+    differences the confidence interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("kind", "data", "protocol", "group", "score", "n", "mean", "sd", "low", "high"))
+    for kind, rows in (("mean", levels), ("difference", differences)):
+        for row in rows:
+            for score, cell in row.cells.items():
+                numbers = [cell.mean, cell.sd, *(cell.interval or (None, None))]
+                shares = [None if number is None else number / 100 for number in numbers]
+                writer.writerow((kind, row.data, plain(row.protocol), row.label, score, cell.n, *shares))
     return text.getvalue()

@@ -111,6 +111,7 @@ def _against(member: Group, other: Group, protocol: str) -> str:
         even = "more" if leads(cells["std"], "std") else "less"
         said.append(f"{even} even over the classes, by {_named(['std'], cells)}")
     sentence = f"against {other.label}, {member.label} is {_and(said)}, in points over {n} pairs of runs"
+    sentence += ", with 95 % confidence intervals"
     if unclear := [score.capitalize() for score, cell in cells.items() if cell.n and score not in clear]:
         sentence += f"; on {_and(unclear)} the runs do not tell them apart"
     return f"{sentence}."

@@ -101,9 +101,9 @@ def test_numbers_and_words_stand_on_the_page(html):
     text = " ".join("".join(Parsed(html).text).replace("\N{NO-BREAK SPACE}", " ").split())
     for expected in (
         "simclr and sdclr on digits (long_tail)",
-        "against simclr, sdclr is ahead on All (+3.0 ± 0.4)",
+        "against simclr, sdclr is ahead on All (+3.0 [+1.9, +4.1])",
         "52.0 ± 2.0",
-        "+12.0 ± 2.0",
+        "+12.0[+7.0, +17.0]",  # on two lines
         "6 runs in 2 groups",
         "A small run.",
         "It <b>cannot</b> show accuracy.",
