@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
+from sdclr_jax.report import published
 from sdclr_jax.report.groups import Group, by_data, data_name, group
 from sdclr_jax.report.runs import SCORES, Run, metric, plain
 
@@ -36,20 +37,24 @@ class Cell:
     sd: float | None = None
     stands_out: bool = False  # best of its column, or a difference with a clear direction
     interval: tuple[float, float] | None = None
+    decimals: int = 1  # shown
 
     def text(self, sign: bool = False) -> str:
         """`52.0 ± 2.0`, or with `sign` `+12.0 [+7.0, +17.0]`: what a difference could be says more than its spread."""
         return " ".join(filter(None, (self.middle(sign), self.around(sign))))
 
     def middle(self, sign: bool = False) -> str:
-        if self.mean is None:
-            return "–"
-        return _signed(self.mean) if sign else f"{_round(self.mean):.1f}"
+        return "–" if self.mean is None else self._shown(self.mean, sign)
 
     def around(self, sign: bool = False) -> str:
         if sign:
-            return f"[{', '.join(map(_signed, self.interval))}]" if self.interval else ""
-        return "" if self.sd is None else f"± {self.sd:.1f}"
+            return f"[{', '.join(self._shown(end, sign) for end in self.interval)}]" if self.interval else ""
+        return "" if self.sd is None else f"± {self._shown(self.sd)}"
+
+    def _shown(self, value: float, sign: bool = False) -> str:
+        value = round(value, self.decimals) + 0.0  # + 0.0 turns minus zero into zero
+        text = f"{value:{'+' if sign else ''}.{self.decimals}f}"
+        return text.replace("-", "\N{MINUS SIGN}") if sign else text
 
 
 @dataclass(frozen=True)
@@ -62,14 +67,7 @@ class Row:
     index: int
     n: int
     cells: dict[str, Cell]
-
-
-def _round(value: float) -> float:
-    return round(value, 1) + 0.0  # + 0.0 turns minus zero into zero
-
-
-def _signed(value: float) -> str:
-    return f"{_round(value):+.1f}".replace("-", "\N{MINUS SIGN}")
+    of_paper: bool = False  # what the authors report, not what runs were measured to have
 
 
 def title(protocol: str) -> str:
@@ -87,35 +85,49 @@ def protocols(groups: list[Group]) -> list[str]:
 
 
 def compare(runs: list[Run]) -> list[Row]:
-    """The comparison table: a row for each protocol and group."""
+    """The comparison table: a row for each protocol and group, and below them the paper's figures for their methods."""
     groups = group(runs)
-    return [
-        Row(
-            data_name(member),
-            protocol,
-            member.label,
-            member.index,
-            n,
-            {s: _score_cell(member, groups, protocol, s) for s in SCORES},
-        )
-        for protocol in protocols(groups)
-        for member in groups
-        if (n := sum(protocol in run.protocols for run in member.runs))
-    ]
+    rows = []
+    for protocol in protocols(groups):
+        for part in by_data(groups):
+            for member in part:
+                if n := sum(protocol in run.protocols for run in member.runs):
+                    cells = {score: _score_cell(member, groups, protocol, score) for score in SCORES}
+                    rows.append(Row(data_name(member), protocol, member.label, member.index, n, cells))
+            for match in published.matches(part, protocol):
+                rows.append(_of_paper(match.method, match, protocol, match.scores))
+    return rows
 
 
 def differences(runs: list[Run]) -> list[Row]:
-    """For each protocol and two groups on the same data: the second minus the first, paired by seed and split."""
+    """For each protocol and two groups on the same data: the second minus the first, paired by seed and split.
+
+    Below them the difference of the means that the paper reports, which has no interval: its pairs are not known.
+    """
     groups = group(runs)
-    pairs = [pair for part in by_data(groups) for pair in combinations(part, 2)]
     rows = []
     for protocol in protocols(groups):
-        for first, second in pairs:
-            cells = {score: difference(second, first, protocol, score) for score in SCORES}
-            if cells["all"].n:
-                label = f"{second.label} − {first.label}"
-                rows.append(Row(data_name(second), protocol, label, second.index, cells["all"].n, cells))
+        for part in by_data(groups):
+            for first, second in combinations(part, 2):
+                cells = {score: difference(second, first, protocol, score) for score in SCORES}
+                if n := cells["all"].n:
+                    label = f"{second.label} − {first.label}"
+                    rows.append(Row(data_name(second), protocol, label, second.index, n, cells))
+            for first, second in combinations(published.matches(part, protocol), 2):
+                gains = {
+                    score: published.Figure(round(second.scores[score].mean - first.scores[score].mean, 2))
+                    for score in second.scores.keys() & first.scores.keys()
+                }
+                rows.append(_of_paper(f"{second.method} − {first.method}", second, protocol, gains))
     return rows
+
+
+def _of_paper(label: str, match: published.Match, protocol: str, scores: published.Scores) -> Row:
+    # With the paper's own decimals: 75.55 rounded to one would be a figure that nobody printed.
+    cells = {s: Cell(match.splits, *scores[s], decimals=2) if s in scores else Cell(0) for s in SCORES}
+    mark = "paper, other images" if match.other_images else "paper"
+    label = f"{plain(label)} ({mark})"
+    return Row(data_name(match.group), protocol, label, match.group.index, match.splits, cells, of_paper=True)
 
 
 def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:
@@ -234,8 +246,9 @@ def means_to_csv(levels: list[Row], differences: list[Row]) -> str:
     writer.writerow(("kind", "data", "protocol", "group", "score", "n", "mean", "sd", "low", "high"))
     for kind, rows in (("mean", levels), ("difference", differences)):
         for row in rows:
+            kind_of_row = f"{kind} of paper" if row.of_paper else kind
             for score, cell in row.cells.items():
                 numbers = [cell.mean, cell.sd, *(cell.interval or (None, None))]
                 shares = [None if number is None else number / 100 for number in numbers]
-                writer.writerow((kind, row.data, plain(row.protocol), row.label, score, cell.n, *shares))
+                writer.writerow((kind_of_row, row.data, plain(row.protocol), row.label, score, cell.n, *shares))
     return text.getvalue()

@@ -1,5 +1,6 @@
 """What the numbers say, in plain words: no direction is named that the runs do not show."""
 
+from sdclr_jax.report import published
 from sdclr_jax.report.groups import Group, by_data, confounds, data_name, group, settings, shown
 from sdclr_jax.report.runs import SCORES, Run, plain
 from sdclr_jax.report.tables import Cell, difference, leads, level, protocols, title
@@ -45,6 +46,8 @@ def notes(runs: list[Run]) -> list[str]:
                     f"{member.label} and {other.label} share {shared} of their seeds and splits; "
                     f"differences use only those."
                 )
+    for part in parts:
+        found += published.notes(part)
     for data in (run.results["data"] for run in runs):
         if warning := (data.get("provenance") or {}).get("warning"):
             found.append(f"{plain(data['name'])} was {plain(warning)}.")
