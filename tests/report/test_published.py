@@ -100,8 +100,8 @@ def test_a_note_names_where_the_recipe_is_another(make_run):
     note = words.notes(runs.read(both(make_run, config={"projector.layers": 3})))
     assert any("secondary sources" in line and "CIFAR-10-LT (means over its 5 splits" in line for line in note)
     assert [line for line in note if line.startswith("The paper's recipe")] == [
-        "The paper's recipe is not that of the runs beside it: epochs 2000 (2 here); simclr: projector.layers 2 (3 here)"
-        "; linear_few_shot: epochs 100 (30 here)."
+        "The paper's recipe is not that of the runs beside it: epochs 2000 (2 here); simclr: projector.layers 2 "
+        "(3 here); linear_few_shot: epochs 100 (30 here)."
     ]
 
 
