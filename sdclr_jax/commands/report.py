@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.report import page, runs, tables, words
+from sdclr_jax.report import curves, page, runs, tables, words
 
 
 def main(argv: list[str]) -> None:
@@ -29,6 +29,8 @@ def main(argv: list[str]) -> None:
         output.with_suffix(".tex"): "\n".join([tables.to_latex(levels), tables.to_latex(differences, sign=True)]),
         output.with_suffix(".csv"): tables.to_csv(found),
         output.with_name(f"{output.stem}_means.csv"): tables.means_to_csv(levels, differences),
+        output.with_name(f"{output.stem}_classes.csv"): tables.classes_to_csv(found),
+        output.with_name(f"{output.stem}_curves.csv"): curves.to_csv(found),
     }
     _write(files)
     print(tables.to_text(levels), end="\n\n")

@@ -4,6 +4,7 @@ van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008, as scikit-le
 """
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation.features import unit
@@ -37,7 +38,10 @@ def tsne(features: np.ndarray, seed: int, limit: int = LIMIT) -> tuple[np.ndarra
     # Principal components, which make a steadier start, take directions that differ, in two dimensions at least.
     spread = np.ptp(directions, axis=0).any() and directions.shape[1] > 1
     model = TSNE(perplexity=_perplexity(len(rows)), init="pca" if spread else "random", random_state=seed)
-    return rows, model.fit_transform(directions)
+    with threadpool_limits(
+        1
+    ):  # with more, sums depend on how many there are; and they wait for each other on busy cores
+        return rows, model.fit_transform(directions)
 
 
 def about(features: np.ndarray, labels: np.ndarray, seed: int, limit: int = LIMIT) -> dict:

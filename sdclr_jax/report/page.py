@@ -78,8 +78,8 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
             yield Figure(
                 f"{figures.subject(part, protocol).capitalize()}: {tables.title(protocol)}{on}",
                 Markup(figures.accuracy(part, protocol, f"accuracy-{number}-{place}")),
-                "From the most to the least frequent, with their training images in brackets. Lines are means "
-                "over the runs, bands one sample standard deviation either way.",
+                "From the most to the least frequent, with their training images in brackets. Means over the runs; "
+                "strokes or bands are one sample standard deviation either way.",
                 shown_groups,
                 is_open=place == 0,
             )
@@ -92,6 +92,15 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 "harder.",
                 [member for member in part if any(run.metrics for run in member.runs)],
             )
+        for measure in ("knn", "probe"):
+            if picture := figures.over_training(part, measure, f"{measure}-{number}"):
+                yield Figure(
+                    f"{tables.title(measure)} over training{on}",
+                    Markup(picture),
+                    "Scores on validation images while the runs were trained, so not those of the tables above. Means "
+                    "over the runs, bands one sample standard deviation either way.",
+                    [m for m in part if any(f"{measure}/all" in row for run in m.runs for row in run.metrics)],
+                )
         if picture := figures.collapse(part, f"collapse-{number}"):
             yield Figure(
                 f"Collapse{on}",

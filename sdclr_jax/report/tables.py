@@ -22,6 +22,7 @@ TITLES = {
     "linear_few_shot": "Linear probe (few-shot)",
     "logistic": "Logistic regression",
     "knn": "Nearest neighbours",
+    "probe": "Ridge probe",  # while a run is trained
 }
 
 
@@ -251,4 +252,20 @@ def means_to_csv(levels: list[Row], differences: list[Row]) -> str:
                 numbers = [cell.mean, cell.sd, *(cell.interval or (None, None))]
                 shares = [None if number is None else number / 100 for number in numbers]
                 writer.writerow((kind_of_row, row.data, plain(row.protocol), row.label, score, cell.n, *shares))
+    return text.getvalue()
+
+
+def classes_to_csv(runs: list[Run]) -> str:
+    """One line for each run, protocol and class, the most frequent class first: its score as a share from 0 to 1."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("run", "group", "protocol", "rank", "class", "class_group", "train_images", "value"))
+    for member in group(runs):
+        for run in member.runs:
+            data = run.results["data"]
+            order = np.argsort(-np.array(data["train_counts"]), kind="stable")
+            for protocol, record in run.protocols.items():
+                for rank, c in enumerate(order, start=1):
+                    facts = rank, data["class_names"][c], data["groups"][c], data["train_counts"][c]
+                    writer.writerow((run.name, member.label, plain(protocol), *facts, record["per_class"][c]))
     return text.getvalue()

@@ -3,7 +3,8 @@ import pytest
 from sdclr_jax.commands.report import main
 from sdclr_jax.errors import UserError
 
-WRITTEN = ["report.csv", "report.html", "report.md", "report.tex", "report_means.csv"]
+TABLES = ["report_classes.csv", "report_curves.csv", "report_means.csv"]
+WRITTEN = ["report.csv", "report.html", "report.md", "report.tex", *TABLES]
 
 
 def _files(folder):

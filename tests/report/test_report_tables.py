@@ -298,3 +298,13 @@ def test_what_makes_the_method_is_no_confound(make_run):
     folders = [make_run("a", config={"prune.rate": 0.1}), make_run("b", "sdclr")]
     folders += [make_run("c", "sdclr", config={"prune.rate": 0.5})]
     assert confounds(group(runs.read(folders))) == {}
+
+
+def test_classes_as_csv_are_ranked_by_frequency(make_run):
+    text = tables.classes_to_csv(runs.read([make_run("a", accuracy=[0.1, 0.2, 0.3, 0.4])]))
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["protocol"] == "knn"]
+    fields = ("rank", "class", "class_group", "train_images", "value")
+    assert [tuple(row[field] for field in fields) for row in rows] == [
+        ("1", "one", "many", "110", "0.2"), ("2", "three", "many", "40", "0.4"),
+        ("3", "two", "medium", "20", "0.3"), ("4", "zero", "few", "5", "0.1"),
+    ]  # fmt: skip
