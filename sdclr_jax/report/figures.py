@@ -4,13 +4,13 @@ import itertools
 
 import numpy as np
 
+from sdclr_jax.report import curves
 from sdclr_jax.report.groups import Group
-from sdclr_jax.report.runs import Run, metric, plain
+from sdclr_jax.report.runs import SCORES, Run, metric, plain
 from sdclr_jax.report.svg import INK, colour, dash, drawing, finish
 from sdclr_jax.report.tables import title
 
 MARKERS = "os^Dv"
-POINTS = 150  # of a curve at most; more cannot be seen, and would make the page heavy
 TOTAL = "all"  # the name of the density of all layers together
 SIGNS = {  # of collapse: field of the metrics -> what its axis says
     "projection_std": "std",
@@ -22,24 +22,27 @@ SIGNS = {  # of collapse: field of the metrics -> what its axis says
     "prototype_usage": "prototypes",
 }
 BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
-NAMED_CLASSES = 20  # up to which every class has its name on the axis
+NAMED_CLASSES = 20  # up to which every class has its name on the axis, and bars of its own
+BARS = 0.8  # of the room of a class, for all its bars together
+MARKED_POINTS = 20  # of a line at most, up to which each has a marker
 
 
 def loss(groups: list[Group], name: str) -> str:
     """The training loss: a thin line for each run, a thick one for the mean of its group. Empty without metrics."""
-    curves = {member: _curves(member, "loss") for member in groups}
-    if not any(curves.values()):
+    found = {member: curves.of(member, "loss") for member in groups}
+    if not any(found.values()):
         return ""
     with drawing(height=280) as axes:
-        for member, lines in curves.items():
+        for member, lines in found.items():
             look = {"color": colour(member.index), "linestyle": dash(member.index)}
-            for _, epochs, losses in lines:
-                axes.plot(*_thinned(epochs, losses), **look | {"linestyle": "-"}, linewidth=0.8, alpha=0.45)
+            for line in map(curves.thinned, lines):
+                axes.plot(line.epochs, line.values, **look | {"linestyle": "-"}, linewidth=0.8, alpha=0.45)
             if lines:
-                axes.plot(*_thinned(*_mean(lines)), **look, linewidth=2.2)
+                line = curves.thinned(curves.mean(lines))
+                axes.plot(line.epochs, line.values, **look, linewidth=2.2)
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
-        names = " and ".join(member.label for member, lines in curves.items() if lines)
+        names = " and ".join(member.label for member, lines in found.items() if lines)
         return finish(axes, name, f"Line chart: training loss by epoch of {names}.")
 
 
@@ -49,11 +52,11 @@ def collapse(groups: list[Group], name: str) -> str:
     Empty where no run was measured; what no run has takes no panel.
     """
     measured_groups = [member for member in groups if any(map(measured, member.runs))]
-    keys = sorted({key for member in measured_groups for run in member.runs for row in run.metrics for key in row})
+    keys = curves.fields([run for member in measured_groups for run in member.runs])
     panels = {}
     for field in SIGNS:
         own = [key for key in keys if key.partition("/")[0] == field]
-        lines = [(member, key, found) for member in measured_groups for key in own if (found := _curves(member, key))]
+        lines = [(member, key, found) for member in measured_groups for key in own if (found := curves.of(member, key))]
         if lines:
             panels[field] = lines
     if not panels:
@@ -61,10 +64,10 @@ def collapse(groups: list[Group], name: str) -> str:
     with drawing(height=40 + 120 * len(panels), rows=len(panels)) as rows:
         for axes, (field, lines) in zip(np.atleast_1d(rows), panels.items(), strict=True):
             for member, key, found in lines:
-                epochs, mean = _thinned(*_mean(found), points=POINTS // 3)
+                line = curves.thinned(curves.mean(found), curves.POINTS // 3)
                 look = {"color": colour(member.index), "linestyle": dash(member.index), "linewidth": 1.6}
                 marker = BRANCH_MARKERS.get(key.partition("/")[2])
-                axes.plot(epochs, mean, marker=marker, markersize=5, markevery=0.17, **look)
+                axes.plot(line.epochs, line.values, marker=marker, markersize=5, markevery=0.17, **look)
             # Zero is where all has collapsed: a curve's height says how far from it the run is.
             axes.set_ylim(**{"top" if field == "uniformity" else "bottom": 0})
             axes.locator_params(axis="y", nbins=4)
@@ -80,35 +83,87 @@ def measured(run: Run) -> bool:
 
 
 def accuracy(groups: list[Group], protocol: str, name: str) -> str:
-    """Score of each class or attribute, the most frequent first: mean over the runs, and a band of one standard
-    deviation. An attribute that has no score leaves a gap."""
+    """Score of each class or attribute, the most frequent first: bars of the means over the runs, with a stroke of one
+    standard deviation either way. Beyond `NAMED_CLASSES` classes lines with a band, as so many bars are a hedge. An
+    attribute that has no score leaves a gap."""
     measured = {member: [run for run in member.runs if protocol in run.protocols] for member in groups}
+    measured = {member: found for member, found in measured.items() if found}
     runs = [run for found in measured.values() for run in found]
     if not runs:
         return ""
     with drawing(height=330) as axes:
         _draw_bands(axes, runs)
-        for member, found in measured.items():
-            if not found:
-                continue
+        bars = len(runs[0].results["data"]["class_names"]) <= NAMED_CLASSES
+        for place, (member, found) in enumerate(measured.items()):
             values = 100 * np.array(
                 [np.take(run.protocols[protocol]["per_class"], _order(run)) for run in found], float
             )
-            x, mean = np.arange(values.shape[1]), values.mean(axis=0)
-            look = {"color": colour(member.index)}
-            if len(found) > 1:
-                sd = values.std(axis=0, ddof=1)
-                axes.fill_between(x, mean - sd, mean + sd, alpha=0.18, linewidth=0, **look)
-            marker = MARKERS[member.index % len(MARKERS)] if len(x) <= NAMED_CLASSES else None
-            axes.plot(x, mean, marker=marker, markersize=5.5, linewidth=1.8, linestyle=dash(member.index), **look)
+            mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1) if len(found) > 1 else None
+            if bars:
+                _draw_bars(axes, member, mean, sd, place, len(measured))
+            else:
+                _draw_line(axes, member, mean, sd)
         axes.set_xticks(*_class_ticks(runs), rotation=55, ha="right", rotation_mode="anchor")
         axes.set_ylim(0, 104)
         axes.set_yticks(range(0, 101, 20))
         axes.grid(axis="x", visible=False)
         what = subject(groups, protocol)
         axes.set_ylabel(f"{what.partition(' by ')[0]}, %")
-        names = " and ".join(member.label for member, found in measured.items() if found)
-        return finish(axes, name, f"Line chart: {what}, most frequent first, of {names}; {title(protocol)}.")
+        names = " and ".join(member.label for member in measured)
+        kind = "Bar" if bars else "Line"
+        return finish(axes, name, f"{kind} chart: {what}, most frequent first, of {names}; {title(protocol)}.")
+
+
+def _draw_bars(axes, member: Group, mean: np.ndarray, sd: np.ndarray | None, place: int, bars: int) -> None:
+    """The group's bar is number `place` of so many `bars` of each class."""
+    x = np.arange(mean.size) + BARS * ((place + 0.5) / bars - 0.5)
+    axes.bar(x, mean, width=BARS / bars, color=colour(member.index), linewidth=0, alpha=0.85)
+    if sd is not None:
+        axes.vlines(x, mean - sd, mean + sd, color=INK, linewidth=1.2)
+
+
+def _draw_line(axes, member: Group, mean: np.ndarray, sd: np.ndarray | None) -> None:
+    x = np.arange(mean.size)
+    if sd is not None:
+        axes.fill_between(x, mean - sd, mean + sd, alpha=0.18, linewidth=0, color=colour(member.index))
+    axes.plot(x, mean, linewidth=1.8, linestyle=dash(member.index), color=colour(member.index))
+
+
+def over_training(groups: list[Group], measure: str, name: str) -> str:
+    """Scores of `knn` or `probe` while the runs were trained: a panel each for All, the groups of classes and Std, a
+    line for each group of runs with a band of one standard deviation. Empty where no run was scored on its way."""
+    panels = {}
+    for score in SCORES:
+        lines = [(member, found) for member in groups if (found := curves.of(member, f"{measure}/{score}"))]
+        means = [(member, curves.thinned(curves.mean(found))) for member, found in lines]
+        # Where a group of classes is empty all its values are null.
+        if means := [(member, line) for member, line in means if np.isfinite(line.values).any()]:
+            panels[score] = means
+    if not panels:
+        return ""
+    with drawing(height=45 + 95 * len(panels), rows=len(panels)) as rows:
+        for axes, (score, means) in zip(np.atleast_1d(rows), panels.items(), strict=True):
+            for member, line in means:
+                look = {"color": colour(member.index)}
+                if line.sd is not None:
+                    ends = 100 * (line.values - line.sd), 100 * (line.values + line.sd)
+                    axes.fill_between(line.epochs, *ends, alpha=0.18, linewidth=0, **look)
+                marker = MARKERS[member.index % len(MARKERS)] if line.values.size <= MARKED_POINTS else None
+                look |= {"linestyle": dash(member.index), "marker": marker, "markersize": 4}
+                axes.plot(line.epochs, 100 * line.values, linewidth=1.8, **look)
+            axes.locator_params(axis="y", nbins=4)
+            axes.set_ylabel(f"{score.capitalize()}, %")
+        # One height for all accuracies, so that one can be held against another.
+        accuracies = [axes for axes, score in zip(np.atleast_1d(rows), panels, strict=True) if score != "std"]
+        limits = np.array([axes.get_ylim() for axes in accuracies]).reshape(-1, 2)
+        for axes in accuracies:
+            axes.set_ylim(max(0, limits[:, 0].min()), min(100, limits[:, 1].max()))
+        if "std" in panels:
+            np.atleast_1d(rows)[-1].set_ylim(bottom=0)
+        np.atleast_1d(rows)[-1].set_xlabel("epoch")
+        names = " and ".join(dict.fromkeys(member.label for means in panels.values() for member, _ in means))
+        shown = ", ".join(score.capitalize() for score in panels)
+        return finish(axes, name, f"Line chart: {title(measure)} on validation images, {shown} by epoch of {names}.")
 
 
 def subject(groups: list[Group], protocol: str) -> str:
@@ -153,31 +208,6 @@ def masks(run: Run) -> list[dict[str, float]]:
     ]
     found = list(filter(None, found))
     return [found[0], found[-1]] if found else []
-
-
-def _curves(member: Group, field: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Steps, epochs and values of a field of the metrics, for each run that has it."""
-    found = []
-    for run in member.runs:
-        if rows := [row for row in run.metrics if field in row]:
-            steps, epochs, values = (
-                np.array([row.get(key, row["step"]) for row in rows], float) for key in ("step", "epoch", field)
-            )
-            found.append((steps, epochs, np.where(np.isfinite(values), values, np.nan)))
-    return found
-
-
-def _mean(curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs and mean over the runs, only where all of them have arrived: a mean over fewer would jump."""
-    shared = sorted(set.intersection(*(set(steps) for steps, _, _ in curves)))
-    rows = [np.isin(steps, shared) for steps, _, _ in curves]
-    mean = np.mean([values[row] for (_, _, values), row in zip(curves, rows, strict=True)], axis=0)
-    return curves[0][1][rows[0]], mean
-
-
-def _thinned(*lines: np.ndarray, points: int = POINTS) -> list[np.ndarray]:
-    """Means over neighbours, `points` of them at most."""
-    return [np.array([part.mean() for part in np.array_split(y, min(points, y.size))]) for y in lines if y.size]
 
 
 def _order(run: Run) -> np.ndarray:

@@ -44,7 +44,7 @@ def render(runs: list[Run], note: str = "") -> str:
     environment.filters |= {
         "swatch": lambda index: Markup(swatch(index)),
         "protocol": tables.title,
-        "unbroken": lambda text: re.sub(r" ([±=]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text),
+        "unbroken": _unbroken,
     }
     return environment.get_template("page.html.jinja").render(
         title=f"{' and '.join(dict.fromkeys(run.method for member in groups for run in member.runs))} on {data}",
@@ -78,8 +78,8 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
             yield Figure(
                 f"{figures.subject(part, protocol).capitalize()}: {tables.title(protocol)}{on}",
                 Markup(figures.accuracy(part, protocol, f"accuracy-{number}-{place}")),
-                "From the most to the least frequent, with their training images in brackets. Lines are means "
-                "over the runs, bands one sample standard deviation either way.",
+                "From the most to the least frequent, with their training images in brackets. Means over the runs; "
+                "strokes or bands are one sample standard deviation either way.",
                 shown_groups,
                 is_open=place == 0,
             )
@@ -92,6 +92,15 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 "harder.",
                 [member for member in part if any(run.metrics for run in member.runs)],
             )
+        for measure in ("knn", "probe"):
+            if picture := figures.over_training(part, measure, f"{measure}-{number}"):
+                yield Figure(
+                    f"{tables.title(measure)} over training{on}",
+                    Markup(picture),
+                    "Scores on validation images while the runs were trained, so not those of the tables above. Means "
+                    "over the runs, bands one sample standard deviation either way.",
+                    [m for m in part if any(f"{measure}/all" in row for run in m.runs for row in run.metrics)],
+                )
         if picture := figures.collapse(part, f"collapse-{number}"):
             yield Figure(
                 f"Collapse{on}",
@@ -113,6 +122,13 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 "the first; means over the runs.",
                 [member for member in part if any(figures.masks(run) for run in member.runs)],
             )
+
+
+def _unbroken(text: str) -> str:
+    """The text with numbers that no line end tears from their spread or interval."""
+    return re.sub(
+        r" [±=] |(?<=\d) \[|(?<=\d), (?=[+−][\d.]+\])", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), text
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,53 +1,74 @@
-"""Means, spreads and paired differences over runs, as rows, text, Markdown and CSV."""
+"""Means, spreads and paired differences over runs, as rows, text, Markdown, LaTeX and CSV."""
 
 import csv
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 from scipy import stats
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
-from sdclr_jax.report.groups import Group, by_data, group
+from sdclr_jax.report import published
+from sdclr_jax.report.groups import Group, by_data, data_name, group
 from sdclr_jax.report.runs import SCORES, Run, metric, plain
 
+CONFIDENCE = 0.95  # of the intervals of differences
 LOWER_IS_BETTER = {"std"}
 TITLES = {
     "linear_full": "Linear probe (full)",
     "linear_few_shot": "Linear probe (few-shot)",
     "logistic": "Logistic regression",
     "knn": "Nearest neighbours",
+    "probe": "Ridge probe",  # while a run is trained
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A score over n runs, in percent: mean, sample standard deviation (None for one run)."""
+    """A score over n runs, in percent: mean and sample standard deviation (None for one run).
+
+    For a difference in points over n pairs besides the 95 % confidence interval of the mean, None for one pair.
+    """
 
     n: int
     mean: float | None = None
     sd: float | None = None
     stands_out: bool = False  # best of its column, or a difference with a clear direction
+    interval: tuple[float, float] | None = None
+    decimals: int = 1  # shown
 
     def text(self, sign: bool = False) -> str:
-        if self.mean is None:
-            return "–"
-        mean = round(self.mean, 1) + 0.0  # + 0.0 turns minus zero into zero
-        text = f"{mean:+.1f}".replace("-", "\N{MINUS SIGN}") if sign else f"{mean:.1f}"
-        return text if self.sd is None else f"{text} ± {self.sd:.1f}"
+        """`52.0 ± 2.0`, or with `sign` `+12.0 [+7.0, +17.0]`: what a difference could be says more than its spread."""
+        return " ".join(filter(None, (self.middle(sign), self.around(sign))))
+
+    def middle(self, sign: bool = False) -> str:
+        return "–" if self.mean is None else self._shown(self.mean, sign)
+
+    def around(self, sign: bool = False) -> str:
+        if sign:
+            return f"[{', '.join(self._shown(end, sign) for end in self.interval)}]" if self.interval else ""
+        return "" if self.sd is None else f"± {self._shown(self.sd)}"
+
+    def _shown(self, value: float, sign: bool = False) -> str:
+        value = round(value, self.decimals) + 0.0  # + 0.0 turns minus zero into zero
+        text = f"{value:{'+' if sign else ''}.{self.decimals}f}"
+        return text.replace("-", "\N{MINUS SIGN}") if sign else text
 
 
 @dataclass(frozen=True)
 class Row:
     """One protocol of one group, or the difference of two groups in it: a cell for each score."""
 
+    data: str
     protocol: str
     label: str
     index: int
     n: int
     cells: dict[str, Cell]
+    of_paper: bool = False  # what the authors report, not what runs were measured to have
 
 
 def title(protocol: str) -> str:
@@ -65,27 +86,49 @@ def protocols(groups: list[Group]) -> list[str]:
 
 
 def compare(runs: list[Run]) -> list[Row]:
-    """The comparison table: a row for each protocol and group."""
+    """The comparison table: a row for each protocol and group, and below them the paper's figures for their methods."""
     groups = group(runs)
-    return [
-        Row(protocol, member.label, member.index, n, {s: _score_cell(member, groups, protocol, s) for s in SCORES})
-        for protocol in protocols(groups)
-        for member in groups
-        if (n := sum(protocol in run.protocols for run in member.runs))
-    ]
+    rows = []
+    for protocol in protocols(groups):
+        for part in by_data(groups):
+            for member in part:
+                if n := sum(protocol in run.protocols for run in member.runs):
+                    cells = {score: _score_cell(member, groups, protocol, score) for score in SCORES}
+                    rows.append(Row(data_name(member), protocol, member.label, member.index, n, cells))
+            for match in published.matches(part, protocol):
+                rows.append(_of_paper(match.method, match, protocol, match.scores))
+    return rows
 
 
 def differences(runs: list[Run]) -> list[Row]:
-    """For each protocol and two groups on the same data: the second minus the first, paired by seed and split."""
+    """For each protocol and two groups on the same data: the second minus the first, paired by seed and split.
+
+    Below them the difference of the means that the paper reports, which has no interval: its pairs are not known.
+    """
     groups = group(runs)
-    pairs = [pair for part in by_data(groups) for pair in combinations(part, 2)]
     rows = []
     for protocol in protocols(groups):
-        for first, second in pairs:
-            cells = {score: difference(second, first, protocol, score) for score in SCORES}
-            if cells["all"].n:
-                rows.append(Row(protocol, f"{second.label} − {first.label}", second.index, cells["all"].n, cells))
+        for part in by_data(groups):
+            for first, second in combinations(part, 2):
+                cells = {score: difference(second, first, protocol, score) for score in SCORES}
+                if n := cells["all"].n:
+                    label = f"{second.label} − {first.label}"
+                    rows.append(Row(data_name(second), protocol, label, second.index, n, cells))
+            for first, second in combinations(published.matches(part, protocol), 2):
+                gains = {
+                    score: published.Figure(round(second.scores[score].mean - first.scores[score].mean, 2))
+                    for score in second.scores.keys() & first.scores.keys()
+                }
+                rows.append(_of_paper(f"{second.method} − {first.method}", second, protocol, gains))
     return rows
+
+
+def _of_paper(label: str, match: published.Match, protocol: str, scores: published.Scores) -> Row:
+    # With the paper's own decimals: 75.55 rounded to one would be a figure that nobody printed.
+    cells = {s: Cell(match.splits, *scores[s], decimals=2) if s in scores else Cell(0) for s in SCORES}
+    mark = "paper, other images" if match.other_images else "paper"
+    label = f"{plain(label)} ({mark})"
+    return Row(data_name(match.group), protocol, label, match.group.index, match.splits, cells, of_paper=True)
 
 
 def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:
@@ -101,9 +144,11 @@ def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:
         if mine is not None and theirs is not None:
             values.append(100 * (mine - theirs))
     n, mean, sd = _statistics(values)
+    if n < 2:
+        return Cell(n, mean, sd)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
     # Sums of floats leave crumbs, which are no difference where all pairs agree.
-    clear = n > 1 and abs(mean) > max(float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n), 1e-9)
-    return Cell(n, mean, sd, clear)
+    return Cell(n, mean, sd, abs(mean) > max(half, 1e-9), (mean - half, mean + half))
 
 
 def leads(cell: Cell, score: str) -> bool:
@@ -130,24 +175,52 @@ def _statistics(values: list[float]) -> tuple[int, float | None, float | None]:
 
 def to_text(rows: list[Row], sign: bool = False) -> str:
     """The rows for a terminal; a star marks what stands out."""
-    return _tabulate(rows, "simple", sign, lambda text, stands_out: f"{text} *" if stands_out else text)
+    return _tabulate(*_cells(rows, sign, str, lambda text: f"{text} *"), "simple")
 
 
 def to_markdown(rows: list[Row], sign: bool = False) -> str:
     """The rows as a Markdown table; bold marks what stands out."""
-    table = _tabulate(rows, "github", sign, lambda text, stands_out: f"**{text}**" if stands_out else text, "\\|")
-    return table + "\n"
+    cells = _cells(rows, sign, lambda text: text.replace("|", "\\|"), lambda text: f"**{text}**")
+    return _tabulate(*cells, "github") + "\n"
 
 
-def _tabulate(rows: list[Row], style: str, sign: bool, mark, bar: str = "|") -> str:
-    header = ["protocol", "runs of", "n", *(score.capitalize() for score in SCORES)]
-    body = []
-    for row in rows:
-        names = [name.replace("|", bar) for name in (plain(row.protocol), row.label)]
-        cells = [row.cells[score] for score in SCORES]
-        body.append([*names, row.n, *(mark(cell.text(sign), cell.stands_out) for cell in cells)])
+def to_latex(rows: list[Row], sign: bool = False) -> str:
+    """The rows as a LaTeX tabular that needs the package booktabs; bold marks what stands out."""
+    header, body = _cells(rows, sign, latex, lambda text: f"\\textbf{{{text}}}")
+    lines = [f"\\begin{{tabular}}{{llr{'l' * len(SCORES)}}}", "\\toprule", _latex_row(header), "\\midrule"]
+    for place, cells in enumerate(body):
+        if place and rows[place].protocol != rows[place - 1].protocol:
+            lines.append("\\addlinespace")
+        lines.append(_latex_row(cells))
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def latex(text: str) -> str:
+    """The text for LaTeX: what has a meaning there is escaped, signs are set as mathematics."""
+    rules = LATEX_ESCAPE_RULES | {"±": "$\\pm$", "\N{MINUS SIGN}": "$-$", "–": "--"}
+    return "".join(rules.get(character, character) for character in text)
+
+
+def _latex_row(cells: list[str]) -> str:
+    return " & ".join(cells) + " \\\\"
+
+
+def _tabulate(header: list[str], body: list[list[str]], style: str) -> str:
     align = ("left", "left", "right", *["left"] * len(SCORES))
     return tabulate(body, header, style, disable_numparse=True, colalign=align if body else None)
+
+
+def _cells(
+    rows: list[Row], sign: bool, escaped: Callable[[str], str], marked: Callable[[str], str]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and body of a table; what stands out is marked after it was escaped."""
+    body = []
+    for row in rows:
+        cells = [row.cells[score] for score in SCORES]
+        texts = [escaped(cell.text(sign)) for cell in cells]
+        texts = [marked(text) if cell.stands_out else text for text, cell in zip(texts, cells, strict=True)]
+        body.append([escaped(plain(row.protocol)), escaped(row.label), str(row.n), *texts])
+    return ["protocol", "runs of", "n", *(score.capitalize() for score in SCORES)], body
 
 
 def to_csv(runs: list[Run]) -> str:
@@ -163,4 +236,36 @@ def to_csv(runs: list[Run]) -> str:
                 for score in (*SCORES, f"validation_{metric(record)}"):
                     value = run.score(protocol, score)
                     writer.writerow((*facts, plain(data["subset"]), plain(protocol), score, value))
+    return text.getvalue()
+
+
+def means_to_csv(levels: list[Row], differences: list[Row]) -> str:
+    """One line for each number of the two tables, as shares from 0 to 1: n, mean, sample standard deviation, and of
+    differences the confidence interval."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("kind", "data", "protocol", "group", "score", "n", "mean", "sd", "low", "high"))
+    for kind, rows in (("mean", levels), ("difference", differences)):
+        for row in rows:
+            kind_of_row = f"{kind} of paper" if row.of_paper else kind
+            for score, cell in row.cells.items():
+                numbers = [cell.mean, cell.sd, *(cell.interval or (None, None))]
+                shares = [None if number is None else number / 100 for number in numbers]
+                writer.writerow((kind_of_row, row.data, plain(row.protocol), row.label, score, cell.n, *shares))
+    return text.getvalue()
+
+
+def classes_to_csv(runs: list[Run]) -> str:
+    """One line for each run, protocol and class, the most frequent class first: its score as a share from 0 to 1."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("run", "group", "protocol", "rank", "class", "class_group", "train_images", "value"))
+    for member in group(runs):
+        for run in member.runs:
+            data = run.results["data"]
+            order = np.argsort(-np.array(data["train_counts"]), kind="stable")
+            for protocol, record in run.protocols.items():
+                for rank, c in enumerate(order, start=1):
+                    facts = rank, data["class_names"][c], data["groups"][c], data["train_counts"][c]
+                    writer.writerow((run.name, member.label, plain(protocol), *facts, record["per_class"][c]))
     return text.getvalue()

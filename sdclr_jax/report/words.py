@@ -1,5 +1,6 @@
 """What the numbers say, in plain words: no direction is named that the runs do not show."""
 
+from sdclr_jax.report import published
 from sdclr_jax.report.groups import Group, by_data, confounds, data_name, group, settings, shown
 from sdclr_jax.report.runs import SCORES, Run, plain
 from sdclr_jax.report.tables import Cell, difference, leads, level, protocols, title
@@ -45,6 +46,8 @@ def notes(runs: list[Run]) -> list[str]:
                     f"{member.label} and {other.label} share {shared} of their seeds and splits; "
                     f"differences use only those."
                 )
+    for part in parts:
+        found += published.notes(part)
     for data in (run.results["data"] for run in runs):
         if warning := (data.get("provenance") or {}).get("warning"):
             found.append(f"{plain(data['name'])} was {plain(warning)}.")
@@ -111,6 +114,7 @@ def _against(member: Group, other: Group, protocol: str) -> str:
         even = "more" if leads(cells["std"], "std") else "less"
         said.append(f"{even} even over the classes, by {_named(['std'], cells)}")
     sentence = f"against {other.label}, {member.label} is {_and(said)}, in points over {n} pairs of runs"
+    sentence += ", with 95 % confidence intervals"
     if unclear := [score.capitalize() for score, cell in cells.items() if cell.n and score not in clear]:
         sentence += f"; on {_and(unclear)} the runs do not tell them apart"
     return f"{sentence}."

@@ -3,6 +3,9 @@ import pytest
 from sdclr_jax.commands.report import main
 from sdclr_jax.errors import UserError
 
+TABLES = ["report_classes.csv", "report_curves.csv", "report_means.csv"]
+WRITTEN = ["report.csv", "report.html", "report.md", "report.tex", *TABLES]
+
 
 def _files(folder):
     return sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -10,10 +13,12 @@ def _files(folder):
 
 def test_writes_page_and_tables_and_prints(six_runs, tmp_path, capsys):
     main([str(six_runs[0].parent), f"--output={tmp_path}/report.html", "--note=A demonstration."])
-    assert _files(tmp_path) == ["report.csv", "report.html", "report.md"]
+    assert _files(tmp_path) == WRITTEN
     assert "A demonstration." in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert (tmp_path / "report.md").read_text(encoding="utf-8").count("**+12.0 ± 2.0**") == 2
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").count("**+12.0 [+7.0, +17.0]**") == 2
     assert (tmp_path / "report.csv").read_text(encoding="utf-8").startswith("run,group,method")
+    assert (tmp_path / "report.tex").read_text(encoding="utf-8").count("\\end{tabular}") == 2
+    assert (tmp_path / "report_means.csv").read_text(encoding="utf-8").count("\ndifference,") == 10
     out = capsys.readouterr().out
     assert "64.0 ± 4.0 *" in out
     assert "sdclr is ahead on All" in out
@@ -24,7 +29,7 @@ def test_default_output_is_here(make_run, tmp_path, monkeypatch):
     folder = make_run("a")
     monkeypatch.chdir(tmp_path)
     main([str(folder)])
-    assert _files(tmp_path) == ["report.csv", "report.html", "report.md"]
+    assert _files(tmp_path) == WRITTEN
 
 
 def test_bad_run_leaves_an_earlier_report_as_it_was(six_runs, tmp_path):

@@ -101,9 +101,9 @@ def test_numbers_and_words_stand_on_the_page(html):
     text = " ".join("".join(Parsed(html).text).replace("\N{NO-BREAK SPACE}", " ").split())
     for expected in (
         "simclr and sdclr on digits (long_tail)",
-        "against simclr, sdclr is ahead on All (+3.0 ± 0.4)",
+        "against simclr, sdclr is ahead on All (+3.0 [+1.9, +4.1])",
         "52.0 ± 2.0",
-        "+12.0 ± 2.0",
+        "+12.0[+7.0, +17.0]",  # on two lines
         "6 runs in 2 groups",
         "A small run.",
         "It <b>cannot</b> show accuracy.",
@@ -230,6 +230,21 @@ def test_six_long_runs_stay_small(make_run):
         for s in range(3)
     ]
     assert len(page.render(runs.read(folders)).encode()) < 200_000
+
+
+def test_every_class_has_a_bar_of_each_group_in_order_of_frequency(six_runs):
+    picture = pictures(page.render(runs.read(six_runs)))[0]
+    assert picture.get("aria-label").startswith("Bar chart: accuracy by class, most frequent first")
+    bars = {}
+    for path in picture.iter(f"{{{svg.SVG}}}path"):
+        numbers = [float(x) for x in re.findall(r"-?[\d.]+", path.get("d"))]
+        for colour in ("var(--g0)", "var(--g1)"):
+            if f"fill: {colour}" in path.get("style", "") and path.get("d").count("L") == 3:
+                bars.setdefault(colour, []).append((numbers[0], numbers[1] - min(numbers[1::2])))
+    heights = [[height for _, height in sorted(bars[colour])] for colour in sorted(bars)]
+    # one, three, two and zero: 90, 80, 70 and 52 for simclr, 90, 80, 70 and 64 for sdclr
+    for found, expected in zip(heights, ([90, 80, 70, 52], [90, 80, 70, 64]), strict=True):
+        assert [height / found[0] for height in found] == pytest.approx([value / 90 for value in expected], abs=0.005)
 
 
 def test_a_hundred_classes_are_not_all_named(make_run):

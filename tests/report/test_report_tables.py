@@ -31,7 +31,11 @@ def test_differences_are_paired(six_runs):
     assert {score: cell.stands_out for score, cell in row.cells.items()} == {
         "all": True, "many": False, "medium": False, "few": True, "std": True,
     }  # fmt: skip
-    assert row.cells["few"].text(sign=True) == "+12.0 ± 2.0"
+    # Student's t with 2 degrees of freedom, from a table: 4.303. So 12 ± 4.97, and 0 ± 2.48.
+    assert row.cells["few"].interval == pytest.approx((7.032, 16.968), abs=1e-3)
+    assert row.cells["medium"].interval == pytest.approx((-2.484, 2.484), abs=1e-3)
+    assert row.cells["few"].text(sign=True) == "+12.0 [+7.0, +17.0]"
+    assert row.cells["medium"].text(sign=True) == "+0.0 [−2.5, +2.5]"
     assert row.cells["std"].text(sign=True).startswith("−")
 
 
@@ -62,7 +66,8 @@ def test_equal_runs_have_no_direction(make_run):
     found = runs.read([make_run(f"{m}-{s}", m, s, accuracy=0.7) for m in ("simclr", "sdclr") for s in range(3)])
     assert not any(cell.stands_out for row in tables.differences(found) for cell in row.cells.values())
     assert (
-        "do not tell sdclr and simclr apart on any score (+0.0 ± 0.0 points on All, n = 3)" in words.summary(found)[0]
+        "do not tell sdclr and simclr apart on any score (+0.0 [+0.0, +0.0] points on All, n = 3)"
+        in words.summary(found)[0]
     )
 
 
@@ -70,6 +75,7 @@ def test_one_pair_never_has_a_direction(make_run):
     found = runs.read([make_run("a", accuracy=0.1), make_run("b", "sdclr", accuracy=0.9)])
     row = tables.differences(found)[0]
     assert (row.n, row.cells["all"].text(sign=True), row.cells["all"].stands_out) == (1, "+80.0", False)
+    assert row.cells["all"].interval is None
     assert words.summary(found) == [
         "Linear probe (full): sdclr against simclr, +80.0 points on All, n = 1. "
         "One pair of runs cannot tell an effect from chance, so no direction is claimed."
@@ -160,7 +166,7 @@ def test_text_and_markdown(six_runs):
     assert "64.0 ± 4.0 *" in text
     assert "52.0 ± 2.0  " in text
     assert markdown.splitlines()[0].split("|")[1:4] == [" protocol    ", " runs of        ", "   n "]
-    assert "**+12.0 ± 2.0**" in markdown
+    assert "**+12.0 [+7.0, +17.0]**" in markdown
     assert markdown.endswith("|\n")
 
 
@@ -174,9 +180,53 @@ def test_bars_in_names_do_not_break_markdown(make_run):
     assert "\x1b" not in markdown
 
 
+def test_latex_is_a_booktabs_table_with_signs_and_bold(six_runs):
+    found = runs.read(six_runs)
+    assert tables.to_latex(tables.compare(found)).splitlines() == [
+        r"\begin{tabular}{llrlllll}",
+        r"\toprule",
+        r"protocol & runs of & n & All & Many & Medium & Few & Std \\",
+        r"\midrule",
+        r"linear\_full & simclr & 3 & 73.0 $\pm$ 0.5 & 85.0 $\pm$ 1.0 & 70.0 $\pm$ 0.0 & "
+        r"52.0 $\pm$ 2.0 & 13.5 $\pm$ 1.1 \\",
+        r"linear\_full & sdclr & 3 & \textbf{76.0 $\pm$ 0.7} & 85.0 $\pm$ 1.0 & 70.0 $\pm$ 1.0 & "
+        r"\textbf{64.0 $\pm$ 4.0} & \textbf{8.9 $\pm$ 1.6} \\",
+        r"\addlinespace",
+        *tables.to_latex(tables.compare(found)).splitlines()[7:9],
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert r"sdclr $-$ simclr & 3 & \textbf{+3.0 [+1.9, +4.1]}" in tables.to_latex(tables.differences(found), sign=True)
+
+
+def test_names_cannot_break_latex(make_run):
+    evil = "50% \\input{x} $a_b^c$ #&~<>\x1b"
+    folders = [make_run("a", config={"projector.layers": evil}), make_run("b", config={"projector.layers": "c"})]
+    line = tables.to_latex(tables.compare(runs.read(folders))).splitlines()[4]
+    escaped = r"layers=50\% \textbackslash{}input\{x\} \$a\_b\^{}c\$ \#\&\textasciitilde{}\ensuremath{<}\ensuremath{>}"
+    assert f"{escaped}\N{REPLACEMENT CHARACTER} & 1 &" in line
+    assert line.count(" & ") == 7
+
+
+def test_means_as_csv_hold_both_tables_at_full_precision(six_runs):
+    found = runs.read(six_runs)
+    text = tables.means_to_csv(tables.compare(found), tables.differences(found))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 4 * 5 + 2 * 5
+    few = [row for row in rows if row["score"] == "few" and row["protocol"] == "linear_full"]
+    assert [(row["kind"], row["data"], row["group"], row["n"]) for row in few] == [
+        ("mean", "digits (long_tail)", "simclr", "3"), ("mean", "digits (long_tail)", "sdclr", "3"),
+        ("difference", "digits (long_tail)", "sdclr − simclr", "3"),
+    ]  # fmt: skip
+    assert (few[0]["low"], few[0]["high"]) == ("", "")
+    numbers = [float(few[2][name]) for name in ("mean", "sd", "low", "high")]
+    assert numbers == pytest.approx([0.12, 0.02, 0.07032, 0.16968], abs=1e-5)
+
+
 def test_empty_tables():
     assert "protocol" in tables.to_text([])
     assert "protocol" in tables.to_markdown([])
+    assert tables.to_latex([]).splitlines()[-2:] == ["\\bottomrule", "\\end{tabular}"]
 
 
 def test_csv_is_tidy_and_exact(six_runs):
@@ -192,18 +242,17 @@ def test_csv_is_tidy_and_exact(six_runs):
 
 def test_summary_says_what_is_clear_and_what_is_not(six_runs):
     assert words.summary(runs.read(six_runs)) == [
-        "Linear probe (full): against simclr, sdclr is ahead on All (+3.0 ± 0.4) and Few (+12.0 ± 2.0) and more even "
-        "over the classes, by Std (−4.6 ± 0.5), in points over 3 pairs of runs; on Many and Medium the runs do not "
-        "tell them apart.",
+        "Linear probe (full): against simclr, sdclr is ahead on All (+3.0 [+1.9, +4.1]) and Few (+12.0 [+7.0, +17.0]) "
+        "and more even over the classes, by Std (−4.6 [−5.9, −3.3]), in points over 3 pairs of runs, with 95 % "
+        "confidence intervals; on Many and Medium the runs do not tell them apart.",
     ]
 
 
 def test_summary_says_behind(make_run):
     folders = [make_run(f"simclr-{seed}", seed=seed, accuracy=[0.6, 0.6, 0.6, 0.6]) for seed in range(2)]
     folders += [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=[0.5, 0.7, 0.6, 0.6]) for seed in range(2)]
-    assert "sdclr is ahead on Many (+5.0 ± 0.0), behind on Few (−10.0 ± 0.0) and less even" in words.summary(
-        runs.read(folders)
-    )[0]  # fmt: skip
+    said = "sdclr is ahead on Many (+5.0 [+5.0, +5.0]), behind on Few (−10.0 [−10.0, −10.0]) and less even"
+    assert said in words.summary(runs.read(folders))[0]
 
 
 def test_summary_of_one_group(make_run):
@@ -249,3 +298,13 @@ def test_what_makes_the_method_is_no_confound(make_run):
     folders = [make_run("a", config={"prune.rate": 0.1}), make_run("b", "sdclr")]
     folders += [make_run("c", "sdclr", config={"prune.rate": 0.5})]
     assert confounds(group(runs.read(folders))) == {}
+
+
+def test_classes_as_csv_are_ranked_by_frequency(make_run):
+    text = tables.classes_to_csv(runs.read([make_run("a", accuracy=[0.1, 0.2, 0.3, 0.4])]))
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["protocol"] == "knn"]
+    fields = ("rank", "class", "class_group", "train_images", "value")
+    assert [tuple(row[field] for field in fields) for row in rows] == [
+        ("1", "one", "many", "110", "0.2"), ("2", "three", "many", "40", "0.4"),
+        ("3", "two", "medium", "20", "0.3"), ("4", "zero", "few", "5", "0.1"),
+    ]  # fmt: skip

@@ -1,0 +1,73 @@
+"""A map of the features in two dimensions, to look at: neighbours there are neighbours here, distances mean little.
+
+van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008, as scikit-learn has it.
+"""
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation.features import unit
+
+LIMIT = 2000  # images on a map: more hide each other, and take longer than the probes
+PERPLEXITY = 30.0  # neighbours that each image looks at, fewer where there are few images
+
+
+def tsne(features: np.ndarray, seed: int, limit: int = LIMIT) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of images on a map, by the directions of their features, as the cosine of nearest neighbours sees them.
+
+    Args:
+        features: [N, D].
+        seed: of the choice of images and of t-SNE: equal ones give equal maps.
+        limit: images on the map at most; of more, that many are drawn at random.
+
+    Returns:
+        Indices int [M] of the images on the map, ascending, and their positions float32 [M, 2].
+
+    Raises:
+        UserError: fewer than four images, or features that are not finite.
+    """
+    from sklearn.manifold import TSNE  # takes a second, which probes need not wait for
+
+    if len(features) < 4:
+        raise UserError(f"a map of {len(features)} images shows nothing: it takes 4 at least")
+    if not np.isfinite(features).all():
+        raise UserError("the features are not finite, so they have no map: the encoder has diverged")
+    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:limit])
+    directions = np.asarray(unit(features[rows].astype(np.float32)))
+    # Principal components, which make a steadier start, take directions that differ, in two dimensions at least.
+    spread = np.ptp(directions, axis=0).any() and directions.shape[1] > 1
+    model = TSNE(perplexity=_perplexity(len(rows)), init="pca" if spread else "random", random_state=seed)
+    with threadpool_limits(
+        1
+    ):  # with more, sums depend on how many there are; and they wait for each other on busy cores
+        return rows, model.fit_transform(directions)
+
+
+def about(features: np.ndarray, labels: np.ndarray, seed: int, limit: int = LIMIT) -> dict:
+    """What embedding.json holds: the map with the class of each image on it.
+
+    Args:
+        features: [N, D].
+        labels: int [N], places in the class names of results.json.
+        seed, limit: as `tsne` takes them.
+
+    Returns:
+        `points` is a list of [x, y, class], with positions to three decimals; `images` how many there are.
+
+    Raises:
+        UserError: as `tsne`, or labels that are not one class an image.
+    """
+    if np.shape(labels) != (len(features),):
+        raise UserError("a map takes one class an image: images with any number of attributes have none")
+    rows, positions = tsne(features, seed, limit)
+    points = [
+        [*(round(float(x), 3) for x in position), int(label)]
+        for position, label in zip(positions, labels[rows], strict=True)
+    ]
+    settings = {"of": len(features), "perplexity": _perplexity(len(rows)), "metric": "cosine", "seed": seed}
+    return {"format": 1, "method": "t-SNE", "settings": settings, "images": len(rows), "points": points}
+
+
+def _perplexity(images: int) -> float:
+    return min(PERPLEXITY, (images - 1) / 3)
