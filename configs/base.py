@@ -129,4 +129,5 @@ def get_config() -> ConfigDict:
     c.evaluate.logistic_l2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # tried at once; validation chooses
     c.evaluate.knn_k = 200
     c.evaluate.knn_temperature = 0.1
+    c.evaluate.map_images = 2000  # test images on the map of features that reports show (t-SNE); 0 makes no map
     return c

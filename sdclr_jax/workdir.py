@@ -7,6 +7,7 @@ warnings.jsonl   one JSON object a line for each cause of a warning; no file whe
 tensorboard/     the same as event files
 checkpoints/     a folder a step
 results.json     what `sdclr evaluate` found
+embedding.json   a map of the test images' features, from the same command
 features/        of the labelled images, kept for the next evaluation
 exemplars/       what `sdclr exemplars` found: the ranking, summary.json, and gallery.html
 """

@@ -74,6 +74,7 @@ AT_LEAST = {
     "evaluate.full_epochs": 1,
     "evaluate.few_shot_epochs": 1,
     "evaluate.knn_k": 1,
+    "evaluate.map_images": 0,
 }
 ABOVE = {
     "objective.temperature": 0,
@@ -154,6 +155,8 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"evaluate.crop_scale is {c.crop_scale}: it must be two numbers above 0 and at most 1, the smaller first"
         )
+    if 0 < c.map_images < 4:
+        raise UserError(f"evaluate.map_images is {c.map_images}: a map takes at least 4 images, and 0 makes none")
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
     _check_pairs(config.pairs)

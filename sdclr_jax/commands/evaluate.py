@@ -14,7 +14,7 @@ from sdclr_jax.commands import encoder, flags, protocols
 from sdclr_jax.commands.probed import Probed
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import collapse
+from sdclr_jax.evaluation import collapse, embedding
 from sdclr_jax.train import State
 from sdclr_jax.trees import checksum
 
@@ -32,7 +32,8 @@ each. What earlier evaluations of the same encoder on the same data found under 
   --config.evaluate.FIELD=VALUE       overrides another setting, such as --config.evaluate.knn_k=50
   --data_dir=DIR                      prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
 
-DIR/features keeps the features for the next evaluation; deleting it costs only the time to extract them again."""
+Also DIR/embedding.json, a map of the test images' features (t-SNE) for reports: --config.evaluate.map_images=0 makes
+none. DIR/features keeps the features for the next evaluation; deleting it costs the time to extract them again."""
 
 
 def main(argv: list[str]) -> None:
@@ -97,6 +98,9 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     measured |= _others(directory / "results.json", results)
     results["protocols"] = {name: measured[name] for name in protocols.PROTOCOLS if name in measured}
     workdir.write_json(directory / "results.json", results)
+    if (limit := config.evaluate.map_images) and not probed.has_attributes:
+        found = embedding.about(probed.test.features, probed.test.labels, config.seed, limit)
+        workdir.write_json(directory / "embedding.json", found)
     return results
 
 

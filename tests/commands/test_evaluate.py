@@ -15,13 +15,14 @@ from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import encoder, evaluate, main
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.evaluation import knn, probe
+from sdclr_jax.evaluation import embedding, knn, probe
 from tests.commands.test_pretrain import arguments, config
 
 QUICK = (
     "--config.evaluate.full_epochs=4",
     "--config.evaluate.full_drops=(2, 3)",
     "--config.evaluate.few_shot_epochs=5",
+    "--config.evaluate.map_images=40",
 )
 
 
@@ -44,7 +45,7 @@ def test_evaluation_writes_results_and_touches_nothing_else(evaluated):
     after = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
     new = after.keys() - before.keys()
     kept = {path for path in new if path.parent == directory / "features" and path.suffix == ".npy"}
-    assert new - kept == {directory / "results.json"}
+    assert new - kept == {directory / "results.json", directory / "embedding.json"}
     sizes = sorted(len(np.load(path, allow_pickle=False)) for path in kept)
     assert sizes == [445, 1152 + 200]  # of test images; of those for training and validation, each once
     assert all(after[p] == content for p, content in before.items())
@@ -194,6 +195,15 @@ def test_evaluation_again_gives_the_same_scores(evaluated, data_dir):
     assert again["protocols"]["knn"]["settings"]["k"] == 3
 
 
+def test_the_map_is_of_test_images(evaluated, derived):
+    drawn = json.loads((evaluated[0] / "embedding.json").read_text())
+    features, labels = derived["test"]
+    expected = embedding.about(features, labels, 0, limit=40)
+    assert drawn["settings"] == expected["settings"]
+    assert [point[2] for point in drawn["points"]] == [point[2] for point in expected["points"]]
+    assert len(drawn["points"]) == 40
+
+
 def test_features_are_extracted_once(evaluated, data_dir, monkeypatch):
     """Also for protocols that come later; what was found before stays, unless it was of another encoder."""
     directory, results, _ = evaluated
@@ -339,6 +349,7 @@ def test_report_of_the_run(evaluated, tmp_path, capsys):
         (["RUN", "--config.evaluate.knn_kk=5"], "the nearest is --config.evaluate.knn_k"),
         (["RUN", "--config.evaluate.knn_k=5000"], "evaluate.knn_k"),
         (["RUN", "--config.evaluate.protocols=('knm',)"], "unknown evaluate.protocols 'knm': known are linear_full"),
+        (["RUN", "--config.evaluate.map_images=3"], "evaluate.map_images is 3: a map takes at least 4"),
         (["RUN", "--config.evaluate.protocols=()"], "of which none is defined for digits: give one or more of linear"),
     ],
 )
