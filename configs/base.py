@@ -129,4 +129,7 @@ def get_config() -> ConfigDict:
     c.evaluate.logistic_l2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # tried at once; validation chooses
     c.evaluate.knn_k = 200
     c.evaluate.knn_temperature = 0.1
+    # The next two are of pretraining, which may measure by neighbours and a light probe, on validation images alone.
+    c.evaluate.every = 0  # epochs between measurements while pretraining; 0 makes none
+    c.evaluate.live_images = 5000  # labelled images they learn from, at most
     return c

@@ -74,6 +74,8 @@ AT_LEAST = {
     "evaluate.full_epochs": 1,
     "evaluate.few_shot_epochs": 1,
     "evaluate.knn_k": 1,
+    "evaluate.every": 0,
+    "evaluate.live_images": 1,
 }
 ABOVE = {
     "objective.temperature": 0,
@@ -93,8 +95,8 @@ BELOW = {
     "evaluate.flip": 1 + 1e-9,
     "seed": 2**32,
 }
-# Where fields stand that some objectives or views do not have.
-OPTIONAL = ("objective.", "views.")
+# Where fields stand that some objectives or views do not have, and fields that older runs do not have.
+OPTIONAL = ("objective.", "views.", "evaluate.every", "evaluate.live_images")
 MODULES = ("encoder", "projector", "predictor", "prototypes")  # of a network
 
 

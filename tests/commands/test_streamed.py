@@ -100,6 +100,16 @@ def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, folder, tmp_
     assert lines(tmp_path / "run") == lines(whole)
 
 
+def test_measuring_while_it_trains_changes_nothing(finished, folder, tmp_path):
+    directory, state = finished
+    assert_same_bits(run(config(folder, "--config.evaluate.every=1"), tmp_path / "run"), state)
+    measured = [line for line in lines(tmp_path / "run") if "knn/all" in line]
+    assert [line["step"] for line in measured] == [2, 4]
+    for line in measured:
+        assert 0 <= line["probe/all"] <= 1
+        assert 0 <= line["knn/few"] <= 1
+
+
 def test_its_evaluation(finished, folder, capsys):
     directory, _ = finished
     assert main.main(["evaluate", str(directory)]) == 0
