@@ -74,6 +74,8 @@ AT_LEAST = {
     "evaluate.full_epochs": 1,
     "evaluate.few_shot_epochs": 1,
     "evaluate.knn_k": 1,
+    "evaluate.fine_tune_batch_size": 2,
+    "evaluate.fine_tune_learning_rate": 0,
     "evaluate.every": 0,
     "evaluate.live_images": 1,
 }
@@ -85,6 +87,7 @@ ABOVE = {
     "optimizer.learning_rate": 0,
     "evaluate.sgd_learning_rate": 0,
     "evaluate.knn_temperature": 0,
+    "evaluate.fine_tune_head_learning_rate": 0,
 }
 BELOW = {
     "prune.rate": 1,
@@ -96,7 +99,7 @@ BELOW = {
     "seed": 2**32,
 }
 # Where fields stand that some objectives or views do not have, and fields that older runs do not have.
-OPTIONAL = ("objective.", "views.", "evaluate.every", "evaluate.live_images")
+OPTIONAL = ("objective.", "views.", "evaluate.every", "evaluate.live_images", "evaluate.fine_tune_")
 MODULES = ("encoder", "projector", "predictor", "prototypes")  # of a network
 
 
@@ -156,6 +159,9 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"evaluate.crop_scale is {c.crop_scale}: it must be two numbers above 0 and at most 1, the smaller first"
         )
+    epochs = c.get("fine_tune_epochs", (60, 30))
+    if len(epochs) != 2 or min(epochs) < 1:
+        raise UserError(f"evaluate.fine_tune_epochs is {epochs}: it must be two numbers, each at least 1")
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
     _check_pairs(config.pairs)

@@ -123,6 +123,12 @@ def test_its_evaluation(finished, folder, capsys):
     fixed = json.loads((directory / "results.json").read_text())
     assert fixed["protocols"]["linear_full"]["settings"]["augment"] is False
     assert fixed["protocols"]["knn"] == results["protocols"]["knn"]
+    fine_tune = ["--config.evaluate.protocols=('fine_tune_10',)", "--config.evaluate.fine_tune_epochs=(1, 2)"]
+    assert main.main(["evaluate", str(directory), *fine_tune]) == 0
+    protocols = json.loads((directory / "results.json").read_text())["protocols"]
+    assert protocols["fine_tune_10"]["settings"]["crop_scale"] == [0.08, 1.0]
+    assert protocols["fine_tune_10"]["settings"]["images"] == 3  # one a class
+    assert protocols["knn"] == results["protocols"]["knn"]
     before = (directory / "results.json").read_text()
     # Damaged after it was looked at, as a failing disk would: size and time are as they were.
     path = folder / "test" / "a" / "33.jpg"
