@@ -130,4 +130,13 @@ def get_config() -> ConfigDict:
     c.evaluate.knn_k = 200
     c.evaluate.knn_temperature = 0.1
     c.evaluate.map_images = 2000  # test images on the map of features that reports show (t-SNE); 0 makes no map
+    # The next four are of fine-tuning the whole encoder, as Chen et al., ICML 2020, appendix B.5, who have one rate for
+    # both and batches of 4096 images, more than 1 % of CIFAR-10.
+    c.evaluate.fine_tune_epochs = (60, 30)  # on 1 % and on 10 % of the labels
+    c.evaluate.fine_tune_batch_size = 64
+    c.evaluate.fine_tune_learning_rate = 0.05  # for a batch of 256, in proportion to it
+    c.evaluate.fine_tune_head_learning_rate = 0.05  # the same, of the classifier on top
+    # The next two are of pretraining, which may measure by neighbours and a light probe, on validation images alone.
+    c.evaluate.every = 0  # epochs between measurements while pretraining; 0 makes none
+    c.evaluate.live_images = 5000  # labelled images they learn from, at most
     return c

@@ -170,7 +170,7 @@ class Metrics:
     Fields of a line that are not a function of the config (clocks) are named in `CLOCKS`.
     """
 
-    CLOCKS = ("images_per_second", "seconds", "data_wait_seconds")
+    CLOCKS = ("images_per_second", "seconds", "data_wait_seconds", "evaluation_seconds")
 
     def __init__(self, workdir: pathlib.Path, step: int):
         self._path, self._warnings = workdir / "metrics.jsonl", workdir / "warnings.jsonl"
@@ -181,11 +181,12 @@ class Metrics:
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
 
-    def write(self, line: dict[str, int | float]) -> None:
+    def write(self, line: dict[str, int | float | None]) -> None:
+        """Add a line; None is what cannot be measured, null in the file."""
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in line.items():
-            if name != "step":
+            if name != "step" and value is not None:
                 self._events.add_scalar(name, value, line["step"])
 
     def warn(self, line: dict[str, int | float], cause: str, message: str) -> bool:

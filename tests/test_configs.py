@@ -151,6 +151,14 @@ def test_every_config_passes_the_checks(name):
     build.check(CONFIGS[name]())
 
 
+def test_a_run_from_before_there_was_a_field_can_be_evaluated():
+    config = digits_lt.get_config("sdclr")
+    with config.unlocked():
+        for field in ("every", "live_images"):
+            del config.evaluate[field]
+    build.check(config)
+
+
 def test_the_published_recipe_of_photos():
     """cmds/shell_scrips/imagenet-100-res50-LT.sh and README of the authors' repository."""
     c = imagenet100_lt.get_config()

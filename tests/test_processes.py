@@ -31,7 +31,8 @@ def free_port() -> int:
 
 
 def test_two_processes_train_what_one_trains(tmp_path):
-    options = arguments(tmp_path / "two", tmp_path / "data", "sdclr", "--noprogress")
+    every = "--config.evaluate.every=2"
+    options = arguments(tmp_path / "two", tmp_path / "data", "sdclr", every, "--noprogress")
     port = str(free_port())
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
     processes = [
@@ -45,7 +46,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
 
     two = jax.devices()[:2]
-    expected = pretrain(config(), tmp_path / "one", str(tmp_path / "data"), devices=two)
+    expected = pretrain(config("sdclr", every), tmp_path / "one", str(tmp_path / "data"), devices=two)
     shardings = parallel.shardings(two)
     images = build.data(config(), str(tmp_path / "data")).part("long_tail").images
     with Checkpoints(tmp_path / "two" / "checkpoints") as checkpoints:
@@ -56,3 +57,6 @@ def test_two_processes_train_what_one_trains(tmp_path):
     assert workdir.read_metrics(tmp_path / "two" / "metrics.jsonl")[-1]["step"] == 15
     for a, b in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-4
+        assert a.keys() == b.keys()
+        for name in ("knn/all", "knn/few", "probe/all", "probe/few"):
+            assert abs(a.get(name, 0) - b.get(name, 0)) < 0.03  # an image or two

@@ -68,10 +68,11 @@ def test_metrics_are_continued_after_a_step(tmp_path):
         file.write('{"step": 40, "lo')  # cut short by a crash
     again = workdir.Metrics(tmp_path, 20)
     assert again.seconds == 20.0
-    again.write({"step": 30, "loss": 7.0, "seconds": 31.0})
+    again.write({"step": 30, "loss": 7.0, "knn/few": None, "seconds": 31.0})
     again.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 1.0), (20, 2.0), (30, 7.0)]
+    assert lines[-1]["knn/few"] is None
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 

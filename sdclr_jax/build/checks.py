@@ -75,6 +75,10 @@ AT_LEAST = {
     "evaluate.few_shot_epochs": 1,
     "evaluate.knn_k": 1,
     "evaluate.map_images": 0,
+    "evaluate.fine_tune_batch_size": 2,
+    "evaluate.fine_tune_learning_rate": 0,
+    "evaluate.every": 0,
+    "evaluate.live_images": 1,
 }
 ABOVE = {
     "objective.temperature": 0,
@@ -84,6 +88,7 @@ ABOVE = {
     "optimizer.learning_rate": 0,
     "evaluate.sgd_learning_rate": 0,
     "evaluate.knn_temperature": 0,
+    "evaluate.fine_tune_head_learning_rate": 0,
 }
 BELOW = {
     "prune.rate": 1,
@@ -94,8 +99,12 @@ BELOW = {
     "evaluate.flip": 1 + 1e-9,
     "seed": 2**32,
 }
-# Where fields stand that some objectives or views do not have.
-OPTIONAL = ("objective.", "views.")
+# Where fields stand that some objectives or views do not have, and fields that older runs do not have.
+OPTIONAL = (
+    "objective.",
+    "views.",
+    *(f"evaluate.{name}" for name in ("every", "live_images", "fine_tune_", "map_images")),
+)
 MODULES = ("encoder", "projector", "predictor", "prototypes")  # of a network
 
 
@@ -155,8 +164,11 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"evaluate.crop_scale is {c.crop_scale}: it must be two numbers above 0 and at most 1, the smaller first"
         )
-    if 0 < c.map_images < 4:
+    if 0 < c.get("map_images", 0) < 4:
         raise UserError(f"evaluate.map_images is {c.map_images}: a map takes at least 4 images, and 0 makes none")
+    epochs = c.get("fine_tune_epochs", (60, 30))
+    if len(epochs) != 2 or min(epochs) < 1:
+        raise UserError(f"evaluate.fine_tune_epochs is {epochs}: it must be two numbers, each at least 1")
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
     _check_pairs(config.pairs)

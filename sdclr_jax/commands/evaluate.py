@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         results = evaluate(config, directory, data_dir)
         if warning := (results["data"]["provenance"] or {}).get("warning"):
             print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
-        for name in (name for name in results["protocols"] if name in config.evaluate.protocols):
+        for name in (name for name in results["protocols"] if name in protocols.named(config)):
             scored = results["protocols"][name]
             groups = "  ".join(f"{k} {_percent(scored[k])}" for k in ("all", "many", "medium", "few", "std"))
             print(f"{directory}  {name:16s} {groups}", flush=True)
@@ -98,7 +98,7 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     measured |= _others(directory / "results.json", results)
     results["protocols"] = {name: measured[name] for name in protocols.PROTOCOLS if name in measured}
     workdir.write_json(directory / "results.json", results)
-    if (limit := config.evaluate.map_images) and not probed.has_attributes:
+    if (limit := config.evaluate.get("map_images", 0)) and not probed.has_attributes:
         found = embedding.about(probed.test.features, probed.test.labels, config.seed, limit)
         workdir.write_json(directory / "embedding.json", found)
     return results

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from sdclr_jax import build, parallel, pruning, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
+from sdclr_jax.commands.live import Live
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.errors import Diverged
 from sdclr_jax.evaluation import collapse
@@ -59,22 +60,26 @@ def pretrain(
     build.check(config)
     workdir.check(directory, config)
     shardings = parallel.shardings(devices)
-    images = build.data(config, data_dir).part(config.data.subset).images
+    data = build.data(config, data_dir)
+    live = Live(config, data, shardings) if config.evaluate.get("every", 0) else None
+    images = data.part(config.data.subset).images
     batches, shape = build.batches(config, images, shardings), build.image_shape(config, images)
     like = build.abstract_state(config, shape, shardings)
     build.try_step(config, like, images)
     parallel.barrier("checked")  # no process writes before all have looked
+    view_shape = build.view_shape(config, shape)
     if not parallel.is_main():
-        return _train(config, directory, batches, like, build.view_shape(config, shape), shardings, progress)
+        return _train(config, directory, batches, live, like, view_shape, shardings, progress)
     workdir.claim(directory, config)
     with workdir.lock(directory):
-        return _train(config, directory, batches, like, build.view_shape(config, shape), shardings, progress)
+        return _train(config, directory, batches, live, like, view_shape, shardings, progress)
 
 
 def _train(
     config: ConfigDict,
     directory: pathlib.Path,
     batches: Resident | Streamed,
+    live: Live | None,
     like: State,
     view_shape: tuple[int, ...],
     shardings: Shardings,
@@ -83,6 +88,7 @@ def _train(
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, refresh_every = config.epochs * epoch, config.prune.every or epoch
     checkpoint_every, keep_every = config.checkpoint_every * epoch, config.keep_every * epoch
+    live_every = config.evaluate.every * epoch if live else 0
 
     method = build.method(config, epoch)
     init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=_quick_compile(shardings))
@@ -115,6 +121,7 @@ def _train(
         ):
             clock = _Clock(config.batch_size, start, log.seconds)
             window = []  # scalars of the steps since the last line, on the device
+            shown = {}  # beside the bar
             for done, batch in zip(range(start + 1, total + 1), clock.timed(stream), strict=False):
                 if method.damaged and (done - 1) % refresh_every == 0:
                     state = refresh(state)
@@ -124,7 +131,8 @@ def _train(
                 # What is due falls on lines of the log, so the means in a line do not depend on where a run stopped.
                 checkpoint = done % checkpoint_every == 0 or done == total
                 measured = config.collapse_every and (done % config.collapse_every == 0 or done == total)
-                if not (checkpoint or measured or done % config.log_every == 0):
+                evaluated = live and (done % live_every == 0 or done == total)
+                if not (checkpoint or measured or evaluated or done % config.log_every == 0):
                     continue
                 line = _mean_of(window, done)  # waits for the devices
                 window.clear()
@@ -133,12 +141,18 @@ def _train(
                     line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
                 if measured:
                     line |= _mean_of([measure(state, batch)], done)
+                if evaluated:
+                    with clock.paused():
+                        scores = live.measure(state)
+                    line |= scores
+                    shown |= {f"knn_{group}": _percent(scores.get(f"knn/{group}")) for group in ("all", "few")}
                 line |= batches.counts() | clock.read(done)
                 log.write(line)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):
                         bar.write(f"warning at step {done}: {message}", file=sys.stderr)
-                bar.set_postfix(loss=f"{line['loss']:.3f}", images_per_s=f"{line['images_per_second']:.0f}")
+                shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}
+                bar.set_postfix(shown)
                 bar.update(done - bar.n)
                 if checkpoint or stop.asked:
                     checkpoints.save(done, state)
@@ -173,13 +187,18 @@ def _mean_of(window: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
     return {"step": done} | {name: float(np.mean([scalars[name] for scalars in window])) for name in window[0]}
 
 
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
 class _Clock:
     """Images a second since the last line (the first one counts compilation), seconds of training in all, and
-    seconds spent waiting for data since the last line."""
+    seconds spent waiting for data since the last line; seconds of pauses, which are no training, where there were any.
+    """
 
     def __init__(self, batch_size: int, step: int, seconds: float):
         self._batch_size, self._step, self._seconds = batch_size, step, seconds
-        self._since, self._wait = time.perf_counter(), 0.0
+        self._since, self._wait, self._pause = time.perf_counter(), 0.0, 0.0
 
     def timed(self, batches: Iterator[jax.Array]) -> Iterator[jax.Array]:
         """The batches, with the time that each took to come counted as waiting."""
@@ -189,13 +208,19 @@ class _Clock:
             self._wait += time.perf_counter() - before
             yield batch
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self._pause += time.perf_counter() - before
+
     def read(self, step: int) -> dict[str, float]:
         now = time.perf_counter()
-        elapsed, wait, steps = now - self._since, self._wait, step - self._step
-        self._since, self._step, self._wait = now, step, 0.0
+        elapsed, wait, pause, steps = now - self._since - self._pause, self._wait, self._pause, step - self._step
+        self._since, self._step, self._wait, self._pause = now, step, 0.0, 0.0
         self._seconds += elapsed
-        rate = steps * self._batch_size / elapsed
-        return {"images_per_second": rate, "seconds": self._seconds, "data_wait_seconds": wait}
+        read = {"images_per_second": steps * self._batch_size / elapsed, "seconds": self._seconds}
+        return read | {"data_wait_seconds": wait} | ({"evaluation_seconds": pause} if pause else {})
 
 
 class _Stop(contextlib.AbstractContextManager):

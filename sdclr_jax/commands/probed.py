@@ -44,7 +44,7 @@ class Probed:
     def __init__(
         self, config: ConfigDict, variables: trees.Tree, data: build.Data, shardings: Shardings, folder: pathlib.Path
     ):
-        self.config, self._variables = config, variables
+        self.config, self.variables, self.shardings = config, variables, shardings
         self._encoded = isinstance(data.train.images, Encoded)
         network, augmented = build.network(config), build.probe_view(config, self._encoded)
 
@@ -53,12 +53,12 @@ class Probed:
             return network.apply(variables, augmented(key, images), method="encode")
 
         self._encode_view = jax.jit(encode_view)
-        encoder = Encoder(config, shardings)
+        self.encoder = Encoder(config, shardings)
         made_from = self._made_from()
 
         def labelled(examples: Examples) -> Labelled:
             key = made_from | {"images": digest(examples.images)}
-            return Labelled(examples, cache.features(folder, key, lambda: encoder.features(variables, examples)))
+            return Labelled(examples, cache.features(folder, key, lambda: self.encoder.features(variables, examples)))
 
         self.groups = longtail.groups(data.subsets.train_counts, config.data.groups)
         self.num_classes = len(data.train.class_names)
@@ -75,7 +75,7 @@ class Probed:
         seen = {"mean": list(c.views.mean), "std": list(c.views.std)} if "mean" in c.views else c.views.to_dict()
         if self._encoded:
             seen |= {"resize": c.evaluate.resize, "crop": c.evaluate.crop}
-        return {"encoder": trees.digest(self._variables), "model": c.model.to_dict(), "seen": seen}
+        return {"encoder": trees.digest(self.variables), "model": c.model.to_dict(), "seen": seen}
 
     @property
     def validation(self) -> Labelled:
@@ -93,7 +93,7 @@ class Probed:
 
         def of_views(images_of: Callable[[int, np.ndarray], jax.Array]) -> Callable[[int, np.ndarray], jax.Array]:
             return lambda step, rows: self._encode_view(
-                self._variables, jax.random.fold_in(key, step), images_of(step, rows)
+                self.variables, jax.random.fold_in(key, step), images_of(step, rows)
             )
 
         if not c.augment or not (c.padding or c.flip or self._encoded):

@@ -8,10 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import build
+from sdclr_jax.commands import finetuning
 from sdclr_jax.commands.probed import Labelled, Probed
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import features, knn, probe, scores
+from sdclr_jax.evaluation import features, finetune, knn, probe, scores
 
 
 class Found(NamedTuple):
@@ -142,9 +143,38 @@ def _svm_settings(images_per_class: str) -> dict:
     return {"images_per_class": images_per_class, "features": "unit", "C": 1.0, "loss": "squared_hinge"}
 
 
+def _fine_tuned(probed: Probed, train: Labelled, settings: dict) -> Found:
+    fitted, taken = finetuning.fine_tune(
+        probed.config,
+        probed.variables,
+        probed.encoder,
+        probed.shardings,
+        train.examples,
+        probed.validation.examples,
+        settings,
+    )
+    tuned = probed.encoder.features(fitted.variables, probed.test.examples)
+    predictions = probe.predict(tuned, fitted.kernel, fitted.bias)
+    return Found(probed.per_class(predictions), fitted.validation_accuracy, taken)
+
+
+def _fine_tune_settings(c: ConfigDict, share: float, epochs: int) -> dict:
+    return {
+        "share": share,
+        "epochs": epochs,
+        "batch_size": c.fine_tune_batch_size,
+        "learning_rate": c.fine_tune_learning_rate,
+        "head_learning_rate": c.fine_tune_head_learning_rate,
+        "momentum": finetune.MOMENTUM,
+        "nesterov": True,
+        "weight_decay": 0.0,
+    }
+
+
 # The first two are of Jiang et al., ICML 2021 (supplement). `bcl` is Zhou et al., ICML 2022, after their eval_cifar.py
 # and test.py; `ts` is Kukleva et al., ICLR 2023, after their notebooks, but for features of the training images, which
-# they take of random crops and flips, and we of the images as they are.
+# they take of random crops and flips, and we of the images as they are. `fine_tune` is Chen et al., ICML 2020, appendix
+# B.5.
 PROTOCOLS = {
     "linear_full": Protocol(
         "probe_train",
@@ -199,7 +229,24 @@ PROTOCOLS = {
     "ts_long_tail": Protocol(
         "long_tail", _svm, lambda c: _svm_settings("all"), "linear SVM on the long tail with its labels"
     ),
+    "fine_tune_1": Protocol(
+        "probe_train",
+        _fine_tuned,
+        lambda c: _fine_tune_settings(c, 0.01, c.fine_tune_epochs[0]),
+        "the whole encoder fine-tuned on 1 % of the labels",
+    ),
+    "fine_tune_10": Protocol(
+        "probe_train",
+        _fine_tuned,
+        lambda c: _fine_tune_settings(c, 0.1, c.fine_tune_epochs[1]),
+        "the same on 10 % of the labels",
+    ),
 }
+
+
+def named(config: ConfigDict) -> tuple[str, ...]:
+    """`evaluate.protocols`; of runs from before there was that field, its default."""
+    return config.evaluate.get("protocols", tuple(PROTOCOLS)[:4])
 
 
 def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
@@ -209,7 +256,7 @@ def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
     Raises:
         UserError: an unknown protocol; none that is left; or a class with fewer labelled images than one asks for.
     """
-    wanted = config.evaluate.protocols
+    wanted = named(config)
     for name in wanted:
         if name not in PROTOCOLS:
             raise UserError(f"unknown evaluate.protocols {name!r}: known are {', '.join(PROTOCOLS)}")

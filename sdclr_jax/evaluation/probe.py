@@ -1,4 +1,5 @@
-"""Linear classifiers on frozen features: published probes, and a deterministic one without settings of its own.
+"""Linear classifiers on frozen features: published probes, a deterministic one without settings of its own, and one in
+closed form, for many measurements at little cost.
 
 None sees test images; those that choose, choose on validation images. All give a kernel [D, C] and a bias [C] for
 `predict`.
@@ -139,9 +140,7 @@ def logistic(
     _need_validation(validation_labels)
     if not len(l2):
         raise UserError("evaluate.logistic_l2 is empty: give at least one value, such as (1e-3,).")
-    mean, std = np.mean(features, axis=0, dtype=np.float64), np.std(features, axis=0, dtype=np.float64)
-    # Below float32's resolution of the mean a deviation is rounding noise: dividing by it would make it a feature.
-    scale = np.where(std > 1e-6 * np.abs(mean), std, np.inf)
+    mean, scale = _standard(features)
     standardised = ((features - mean) / scale).astype(np.float32)
     # The start is an argument, not made inside: on CPU, XLA of jaxlib 0.10.2 multiplies wrongly by a constant matrix.
     start = (jnp.zeros((standardised.shape[1], num_classes)), jnp.zeros(num_classes))
@@ -149,9 +148,7 @@ def logistic(
     fitted = jax.device_get(_fit_logistic(standardised, targets, np.asarray(l2, np.float32), start))
     history, candidates = [], []
     for value, kernel, bias, loss, gradient_norm, iterations in zip(l2, *fitted, strict=True):
-        raw_kernel = kernel / scale[:, None]
-        raw_bias = bias - mean @ raw_kernel
-        candidates.append((raw_kernel.astype(np.float32), raw_bias.astype(np.float32)))
+        candidates.append(_for_raw_features(kernel, bias, mean, scale))
         score = _score(validation_features, np.asarray(validation_labels), *candidates[-1])
         history.append(LogisticFit(float(value), float(loss), float(gradient_norm), int(iterations), score))
     best = max(range(len(l2)), key=lambda i: (history[i].validation_score, history[i].l2))
@@ -197,6 +194,35 @@ def adam(
         rate = learning_rate * gamma ** (epoch - 1)
         weights, state = _adam_epoch(weights, state, features, rows, targets, rate, weight_decay=weight_decay)
     return np.asarray(weights[0]), np.asarray(weights[1])
+
+
+def ridge(features: np.ndarray, labels: np.ndarray, *, num_classes: int, l2: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ridge regression of one-hot labels, in closed form: kernel [D, C] and bias [C] for raw features, float32.
+
+    It minimises the mean over the images of the squared error, summed over the classes, + l2 * |kernel|^2, the bias
+    free, on features [N, D] standardised as in `logistic`. Labels are classes, int [N], or attributes of 0 and 1,
+    [N, C]. `l2` is above 0.
+    """
+    labels = np.asarray(labels)
+    targets = np.eye(num_classes)[labels] if labels.ndim == 1 else labels.astype(np.float64)
+    mean, scale = _standard(features)
+    standardised, bias = (features - mean) / scale, targets.mean(axis=0)
+    covariance = standardised.T @ standardised / len(features) + l2 * np.eye(features.shape[1])
+    kernel = np.linalg.solve(covariance, standardised.T @ (targets - bias) / len(features))
+    return _for_raw_features(kernel, bias, mean, scale)
+
+
+def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What to subtract from features [N, D] and to divide them by, so that a constant one becomes 0: float64 [D]."""
+    mean, std = np.mean(features, axis=0, dtype=np.float64), np.std(features, axis=0, dtype=np.float64)
+    # Below float32's resolution of the mean a deviation is rounding noise: dividing by it would make it a feature.
+    return mean, np.where(std > 1e-6 * np.abs(mean), std, np.inf)
+
+
+def _for_raw_features(kernel, bias, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A classifier of standardised features as one of the features themselves, float32."""
+    kernel = kernel / scale[:, None]
+    return kernel.astype(np.float32), (bias - mean @ kernel).astype(np.float32)
 
 
 @jax.jit

@@ -13,19 +13,21 @@ from sdclr_jax.errors import UserError
 GROUPS = ("many", "medium", "few")
 
 
-def per_class_accuracy(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+def per_class_accuracy(
+    predictions: np.ndarray, labels: np.ndarray, num_classes: int, *, all_classes: bool = True
+) -> np.ndarray:
     """Share of each class's images that are predicted right: float64 [num_classes].
 
-    `predictions` and `labels` are int [N]. Raises UserError where a class has no image: its accuracy, and with it every
-    mean over the classes, is undefined.
+    `predictions` and `labels` are int [N]. Where a class has no image its accuracy, and with it every mean over the
+    classes, is undefined: raises UserError, or with `all_classes` False gives NaN for it.
     """
     labels = np.asarray(labels)
     totals = np.bincount(labels, minlength=num_classes)
-    if not totals.all():
+    if all_classes and not totals.all():
         empty = np.flatnonzero(totals == 0).tolist()
         raise UserError(f"Classes {empty} have no test images to score: check the test split of data.name.")
     right = np.bincount(labels[np.asarray(predictions) == labels], minlength=num_classes)
-    return right / totals
+    return np.divide(right, totals, out=np.full(num_classes, np.nan), where=totals > 0)
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -43,6 +43,6 @@ class Network(nn.Module):
         prototypes = self.prototypes(projection.shape[-1]) if self.prototypes else None
         return Outputs(features, projection, prediction, prototypes)
 
-    def encode(self, views: jax.Array) -> jax.Array:
-        """Features [B, D] with running statistics, for evaluation."""
-        return self.encoder(views, train=False)
+    def encode(self, views: jax.Array, train: bool = False) -> jax.Array:
+        """Features [B, D]; with running statistics, for evaluation, where not in training mode."""
+        return self.encoder(views, train)

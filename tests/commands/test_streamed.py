@@ -100,6 +100,16 @@ def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, folder, tmp_
     assert lines(tmp_path / "run") == lines(whole)
 
 
+def test_measuring_while_it_trains_changes_nothing(finished, folder, tmp_path):
+    directory, state = finished
+    assert_same_bits(run(config(folder, "--config.evaluate.every=1"), tmp_path / "run"), state)
+    measured = [line for line in lines(tmp_path / "run") if "knn/all" in line]
+    assert [line["step"] for line in measured] == [2, 4]
+    for line in measured:
+        assert 0 <= line["probe/all"] <= 1
+        assert 0 <= line["knn/few"] <= 1
+
+
 def test_its_evaluation(finished, folder, capsys):
     directory, _ = finished
     assert main.main(["evaluate", str(directory)]) == 0
@@ -113,6 +123,12 @@ def test_its_evaluation(finished, folder, capsys):
     fixed = json.loads((directory / "results.json").read_text())
     assert fixed["protocols"]["linear_full"]["settings"]["augment"] is False
     assert fixed["protocols"]["knn"] == results["protocols"]["knn"]
+    fine_tune = ["--config.evaluate.protocols=('fine_tune_10',)", "--config.evaluate.fine_tune_epochs=(1, 2)"]
+    assert main.main(["evaluate", str(directory), *fine_tune]) == 0
+    protocols = json.loads((directory / "results.json").read_text())["protocols"]
+    assert protocols["fine_tune_10"]["settings"]["crop_scale"] == [0.08, 1.0]
+    assert protocols["fine_tune_10"]["settings"]["images"] == 3  # one a class
+    assert protocols["knn"] == results["protocols"]["knn"]
     before = (directory / "results.json").read_text()
     # Damaged after it was looked at, as a failing disk would: size and time are as they were.
     path = folder / "test" / "a" / "33.jpg"

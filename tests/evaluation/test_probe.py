@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.metrics import average_precision_score
 
 from sdclr_jax.errors import UserError
@@ -250,6 +250,22 @@ def test_an_attribute_that_no_validation_image_has_does_not_choose():
     assert again.best.validation_score > 0.999
     with pytest.raises(UserError, match="any of the attributes"):
         probe.logistic(ROWS, ATTRIBUTES, UNSEEN, 0 * labels, num_classes=A, l2=L2[:1])
+
+
+@pytest.mark.parametrize("l2", [1e-4, 1e-2, 1.0])
+def test_ridge_equals_sklearns(l2):
+    """sklearn's penalty is on the sum of squares, ours on their mean; the last feature is constant."""
+    x, query = (ROWS - MEAN) / STD, (UNSEEN - MEAN) / STD
+    kernel, bias = probe.ridge(ROWS, ROW_LABELS, num_classes=C, l2=l2)
+    assert kernel.dtype == bias.dtype == np.float32
+    np.testing.assert_array_equal(kernel[-1], 0)
+    model = Ridge(alpha=l2 * len(ROWS)).fit(x, np.eye(C)[ROW_LABELS])
+    np.testing.assert_allclose(probe.logits(UNSEEN, kernel, bias), model.predict(query), atol=1e-4)
+    classes = RidgeClassifier(alpha=l2 * len(ROWS)).fit(x, ROW_LABELS).predict(query)
+    assert np.mean(probe.predict(UNSEEN, kernel, bias) == classes) > 0.999
+    kernel, bias = probe.ridge(ROWS, ATTRIBUTES, num_classes=A, l2=l2)
+    model = Ridge(alpha=l2 * len(ROWS)).fit(x, ATTRIBUTES)
+    np.testing.assert_allclose(probe.logits(UNSEEN, kernel, bias), model.predict(query), atol=1e-4)
 
 
 def test_predict_takes_the_lowest_of_equal_classes():

@@ -22,6 +22,11 @@ def test_a_class_without_test_images_is_an_error(labels):
         scores.per_class_accuracy(np.zeros(3, int), np.array(labels), 3)
 
 
+def test_a_class_without_images_may_be_left_out():
+    found = scores.per_class_accuracy(np.array([0, 1, 0]), np.array([0, 2, 2]), 3, all_classes=False)
+    np.testing.assert_array_equal(found, [1.0, np.nan, 0.0])
+
+
 def test_summary_by_hand():
     # The classes stand in any order; the group sizes differ, so the mean over groups would not be 0.55.
     per_class = np.array([0.3, 0.9, 0.7, 0.2, 0.8, 0.4])

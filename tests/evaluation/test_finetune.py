@@ -1,0 +1,149 @@
+"""Fine-tuning against a plain NumPy loop around the network's gradient, and what it must leave alone."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation import finetune, probe
+
+N, SIDE, C, SEED = 20, 4, 3, 5
+rng = np.random.default_rng(0)
+LABELS = np.arange(N) % C
+# Classes are directions of the pixels; the encoder at its start sees little of them.
+IMAGES = (rng.normal(size=(C, SIDE))[LABELS] + 0.3 * rng.normal(size=(N, SIDE))).astype(np.float32)
+VALIDATION, VALIDATION_LABELS = IMAGES[1::2], LABELS[1::2]
+
+
+class Encoder(nn.Module):
+    """A layer and a batch norm on "images" that are vectors: one matrix product, so that a test takes no time."""
+
+    @nn.compact
+    def __call__(self, views, train):
+        x = nn.Dense(6, use_bias=False, name="layer")(views)
+        return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
+
+
+class Network(nn.Module):
+    encoder: nn.Module
+
+    def encode(self, views, train=False):
+        return self.encoder(views, train)
+
+
+NETWORK = Network(Encoder())
+
+
+@functools.cache
+def variables():
+    made = NETWORK.init(jax.random.key(0), jnp.zeros((2, SIDE)), train=True, method="encode")
+    # What stands beside an encoder, such as a projector, is carried along.
+    return made | {"params": made["params"] | {"projector": jnp.ones(3)}}
+
+
+@jax.jit
+def encode(variables, views):
+    return NETWORK.apply(variables, views, method="encode")
+
+
+def views_of(step, rows):
+    """Views that differ from step to step, as augmented images do."""
+    return jnp.asarray(IMAGES)[rows] * (1 + 0.1 * jnp.sin(jnp.float32(step)))
+
+
+def fit(**changed):
+    settings = {"epochs": 3, "learning_rate": 0.3, "head_learning_rate": 0.5, "batch_size": 8, "seed": SEED} | changed
+    return finetune.fit(
+        NETWORK, variables(), views_of, LABELS, lambda v: np.asarray(encode(v, VALIDATION)), VALIDATION_LABELS,
+        num_classes=C, **settings,
+    )  # fmt: skip
+
+
+@jax.jit
+def gradient(params, stats, kernel, bias, views, labels):
+    def loss(params, kernel, bias):
+        given = {"params": {"encoder": params}, "batch_stats": {"encoder": stats}}
+        features, new = NETWORK.apply(given, views, train=True, method="encode", mutable=["batch_stats"])
+        log_p = jax.nn.log_softmax(features @ kernel + bias[None, :])
+        return -jnp.mean(log_p[jnp.arange(len(labels)), labels]), new["batch_stats"]["encoder"]
+
+    return jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(params, kernel, bias)
+
+
+def oracle(epochs, learning_rate, head_learning_rate, batch_size):
+    """Variables, kernel and bias after each epoch: Nesterov's momentum written out, in float64."""
+    params, stats = variables()["params"]["encoder"], variables()["batch_stats"]["encoder"]
+    leaves, tree = jax.tree.flatten(params)
+    weights = [np.asarray(x, np.float64) for x in leaves] + [np.zeros((6, C)), np.zeros(C)]
+    velocity = [np.zeros_like(w) for w in weights]
+    rates = [learning_rate] * len(leaves) + [head_learning_rate] * 2
+    total, step, after = epochs * (N // batch_size), 0, []
+    for epoch in range(1, epochs + 1):
+        order = np.random.default_rng((SEED, epoch)).permutation(N)
+        for start in range(0, N - batch_size + 1, batch_size):
+            rows = order[start : start + batch_size]
+            now = [w.astype(np.float32) for w in weights]
+            given = tree.unflatten(now[:-2]), stats, *now[-2:], views_of(step, rows), LABELS[rows]
+            (of_params, *of_head), stats = gradient(*given)
+            factor = (1 + np.cos(np.pi * step / total)) / 2
+            for i, g in enumerate([*jax.tree.leaves(of_params), *of_head]):
+                velocity[i] = 0.9 * velocity[i] + np.asarray(g, np.float64)
+                weights[i] = weights[i] - rates[i] * factor * (np.asarray(g, np.float64) + 0.9 * velocity[i])
+            step += 1
+        after.append((tree.unflatten(weights[:-2]), stats, *weights[-2:]))
+    return after
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
+
+
+@pytest.mark.parametrize("rates", [(0.3, 0.5), (0.0, 0.5)])
+def test_it_equals_a_plain_loop_and_keeps_the_best_epoch(rates):
+    found = fit(learning_rate=rates[0], head_learning_rate=rates[1])
+    after = oracle(3, *rates, batch_size=8)
+    accuracies = []
+    for params, stats, kernel, bias in after:
+        features = encode({"params": {"encoder": params}, "batch_stats": {"encoder": stats}}, VALIDATION)
+        accuracies.append(np.mean((np.asarray(features) @ kernel + bias).argmax(1) == VALIDATION_LABELS))
+    np.testing.assert_allclose(found.history, accuracies, atol=1e-6)
+    assert found.best_epoch == 1 + int(np.argmax(accuracies))
+    assert found.validation_accuracy == max(found.history)
+    params, stats, kernel, bias = after[found.best_epoch - 1]
+    assert_close(found.variables["params"]["encoder"], params)
+    assert_close(found.variables["batch_stats"]["encoder"], stats)
+    assert_close((found.kernel, found.bias), (kernel, bias))
+    assert found.kernel.dtype == found.bias.dtype == np.float32
+
+
+def test_more_images_than_there_are_make_one_batch():
+    found, (*_, last) = fit(epochs=1, batch_size=64), oracle(1, 0.3, 0.5, batch_size=N)
+    assert_close((found.kernel, found.bias), last[2:])
+
+
+def test_it_learns_what_a_head_alone_cannot_and_is_a_function_of_its_seed():
+    before = jax.device_get(variables())
+    found = fit(epochs=30)
+    features = np.asarray(encode(found.variables, IMAGES))
+    assert np.mean(probe.predict(features, found.kernel, found.bias) == LABELS) == 1
+    assert found.validation_accuracy == 1
+    jax.tree.map(np.testing.assert_array_equal, before, variables())
+    np.testing.assert_array_equal(found.variables["params"]["projector"], 1)
+    again, other = fit(epochs=30), fit(epochs=30, seed=SEED + 1)
+    jax.tree.map(np.testing.assert_array_equal, found, again)
+    assert abs(found.kernel - other.kernel).max() > 1e-3
+    assert (
+        abs(
+            found.variables["params"]["encoder"]["layer"]["kernel"] - before["params"]["encoder"]["layer"]["kernel"]
+        ).max()
+        > 0.1
+    )
+
+
+def test_a_loss_that_is_not_finite_is_said():
+    with pytest.raises(UserError, match="after epoch 1: lower evaluate.fine_tune_learning_rate"):
+        fit(learning_rate=1e38, head_learning_rate=1e38, batch_size=4)
