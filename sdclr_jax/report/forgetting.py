@@ -13,7 +13,7 @@ from sdclr_jax.report.svg import INK, colour, dash, drawing, finish
 
 Found = Mapping[Run, Exemplars]  # of the runs that have any
 MARKERS = "os^Dv"
-DRIFT = {"since_first": "with the first", "since_previous": "with the one before"}
+DRIFT = {"since_first": "first", "since_previous": "previous"}
 
 
 def rare(groups: list[Group], found: Found, name: str) -> str:
@@ -58,14 +58,14 @@ def drift(groups: list[Group], found: Found, name: str) -> str:
             panels[since] = jaccard, chance
     if not panels:
         return ""
-    with drawing(height=60 + 110 * len(panels), rows=len(panels)) as rows:
+    with drawing(height=50 + 130 * len(panels), rows=len(panels)) as rows:
         for axes, (since, (jaccard, chance)) in zip(np.atleast_1d(rows), panels.items(), strict=True):
             for member, line in jaccard:
                 _draw(axes, member, line, 100)
             for member, line in chance:
                 axes.plot(line.epochs, 100 * line.values, color=colour(member.index), linewidth=0.8)
             axes.set_ylim(0, 104)
-            axes.set_ylabel(f"{DRIFT[since]}, %")
+            axes.set_ylabel(f"with {DRIFT[since]}, %")
         axes.set_xlabel("epoch")
         names = " and ".join(member.label for member, _ in panels["since_first"][0])
         return finish(axes, name, f"Line chart: weights that two masks share, of those that either keeps, of {names}.")

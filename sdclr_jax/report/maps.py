@@ -14,7 +14,7 @@ MARGIN = 14  # units of the picture
 SHAPES = ("h0", "m-2.2 0h4.4m-2.2-2.2v4.4", "m-1.8-1.8l3.6 3.6m0-3.6l-3.6 3.6")  # around a place: dot, plus, cross
 STROKES = (4.2, 1.4, 1.4)
 NAMED = COLOURS * len(SHAPES)  # classes that colour and shape can tell apart
-SHADES = 10  # of frequency, where there are more classes
+SHADES = 7  # of frequency, where there are more classes
 GROUP_COLOURS = {"many": 0, "medium": 2, "few": 1}
 
 
@@ -33,12 +33,12 @@ class Mark:
 
     @property
     def swatch(self) -> Markup:
-        path = f'<path d="M15 5{SHAPES[self.shape]}" style="{self.style}; stroke-width: {1.6 * STROKES[self.shape]}"/>'
-        return Markup(f'<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">{path}</svg>')
+        path = f'<path d="M5 5{SHAPES[self.shape]}" style="{self.style}; stroke-width: {1.6 * STROKES[self.shape]}"/>'
+        return Markup(f'<svg class="swatch dot" viewBox="0 0 10 10" aria-hidden="true">{path}</svg>')
 
 
 def by_class(run: Run) -> list[Mark]:
-    """A mark for each class, the most frequent first; for many classes shades from the most frequent to the rarest."""
+    """A mark for each class, the most frequent first; of more classes than can be told apart, a shade for each part."""
     data = run.results["data"]
     order = np.argsort(-np.array(data["train_counts"]), kind="stable").tolist()
     if len(order) <= NAMED:
@@ -51,8 +51,9 @@ def by_class(run: Run) -> list[Mark]:
     for place, part in enumerate(parts):
         share = round(100 * place / (SHADES - 1))
         counts = [data["train_counts"][c] for c in (part[0], part[-1])]
-        text = f"{len(part)} classes of {counts[0]} to {counts[1]} training images"
-        marks.append(Mark(text, f"color-mix(in oklab, var(--g1) {share}%, var(--g0))", 0, tuple(part)))
+        marks.append(
+            Mark(f"{counts[0]} to {counts[1]}", f"color-mix(in oklab, var(--g1) {share}%, var(--g0))", 0, tuple(part))
+        )
     return marks
 
 

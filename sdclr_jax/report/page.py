@@ -115,7 +115,9 @@ def _maps(groups: list[Group]) -> Section | None:
             "sizes of clumps and distances between them mean little."
         )
         for by, marks in (("class", maps.by_class(run)), ("many, medium and few", maps.by_group(run))):
-            named = by == "class" and len(marks) <= figures.NAMED_CLASSES and all(len(m.classes) == 1 for m in marks)
+            shades = any(len(mark.classes) > 1 for mark in marks)
+            named = by == "class" and not shades
+            by = "class, in shades of how many training images it has" if by == "class" and shades else by
             label = f"Scatter plot: map of the features of {run.name}, coloured by {by}."
             picture = maps.draw(embedding, marks, label, named)
             legend = [(mark.swatch, mark.text) for mark in marks]
@@ -153,8 +155,9 @@ def _exemplars(groups: list[Group], folder: Path | None) -> Section | None:
                 Figure(
                     f"Drift of the mask{on}",
                     Markup(picture),
-                    f"Weights that the masks of two checkpoints both keep, of those that one or the other keeps, where "
-                    f"{cut} are cut; means over the runs. Thin lines: masks of the same densities placed at random.",
+                    f"Of the weights that the masks of two checkpoints keep, those that both do, where "
+                    f"{cut} are cut: of a checkpoint with the first one, and with the one before it. Means over the "
+                    f"runs; thin lines are masks of the same densities placed at random.",
                     _legend(members),
                 )
             )
