@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     found = runs.read(options.dirs)
     levels, differences = tables.compare(found), tables.differences(found)
     files = {
-        output: page.render(found, options.note),
+        output: page.render(found, options.note, output.parent),
         output.with_suffix(".md"): "\n".join([tables.to_markdown(levels), tables.to_markdown(differences, sign=True)]),
         output.with_suffix(".tex"): "\n".join([tables.to_latex(levels), tables.to_latex(differences, sign=True)]),
         output.with_suffix(".csv"): tables.to_csv(found),

@@ -9,6 +9,7 @@ from pathlib import Path
 from unicodedata import category
 
 from sdclr_jax.errors import UserError
+from sdclr_jax.report import checks
 
 SCORES = ("all", "many", "medium", "few", "std")
 GROUPS = ("many", "medium", "few")
@@ -105,7 +106,7 @@ def _read_run(folder: Path) -> Run:
     if not path.is_file():
         raise UserError(f"{path} is missing: run `sdclr evaluate {folder}` first, or leave this folder out")
     try:
-        results = _json(path)
+        results = checks.read_json(path)
         _check_results(results)
         measured = results["run"]["method"], results["run"]["seed"], results["data"]["split"]
         if measured != (config["method"], config["seed"], config["data"]["split"]):
@@ -121,23 +122,12 @@ def _read_run(folder: Path) -> Run:
     return Run(folder, config, versions, metrics, warnings, results)
 
 
-def _json(path: Path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("not text in UTF-8") from None
-    except (ValueError, RecursionError):
-        raise ValueError("not complete JSON") from None
-    except OSError as error:
-        raise ValueError(error.strerror) from None
-
-
 def _read_config(path: Path) -> dict:
     try:
-        config = _json(path)
-        _check(config, ("method",), _is_text)
-        _check(config, ("seed",), _is_integer)
-        _check(config, ("data", "split"), _is_integer)
+        config = checks.read_json(path)
+        checks.check(config, ("method",), checks.is_text)
+        checks.check(config, ("seed",), checks.is_integer)
+        checks.check(config, ("data", "split"), checks.is_integer)
     except ValueError as error:
         raise UserError(f"{path} cannot be used ({error}): run `sdclr pretrain` again, or leave it out") from error
     return config
@@ -147,8 +137,8 @@ def _read_versions(path: Path) -> dict:
     if not path.exists():
         return {}
     try:
-        versions = _json(path)
-        _check({"it": versions}, ("it",), _is_mapping)
+        versions = checks.read_json(path)
+        checks.check({"it": versions}, ("it",), checks.is_mapping)
     except ValueError as error:
         raise UserError(f"{path} cannot be used ({error}): delete it to report without versions") from error
     return versions
@@ -194,72 +184,31 @@ def _lines(path: Path, parsed: Callable[[str], dict]) -> list[dict]:
 
 def _check_results(results) -> None:
     """Raise ValueError with the first field that is missing or is not what results.json promises."""
-    _check(results, ("format",), _is_integer)
+    checks.check(results, ("format",), checks.is_integer)
     if results["format"] != FORMAT:
         raise ValueError(f"format {results['format']} is not the format {FORMAT} that this version reads")
-    _check(results, ("run", "method"), _is_text)
-    for field, right in (("seed", _is_integer), ("step", _is_count), ("epoch", _is_number)):
-        _check(results, ("run", field), right)
+    checks.check(results, ("run", "method"), checks.is_text)
+    for field, right in (("seed", checks.is_integer), ("step", checks.is_count), ("epoch", checks.is_number)):
+        checks.check(results, ("run", field), right)
     for field in ("name", "subset", "group_rule"):
-        _check(results, ("data", field), _is_text)
-    _check(results, ("data", "split"), _is_integer)
-    _check(results, ("data", "class_names"), _list_of(_is_text))
+        checks.check(results, ("data", field), checks.is_text)
+    checks.check(results, ("data", "split"), checks.is_integer)
+    checks.check(results, ("data", "class_names"), checks.list_of(checks.is_text))
     classes = len(results["data"]["class_names"])
-    _check(results, ("data", "train_counts"), _list_of(_is_count, classes))
-    _check(results, ("data", "groups"), _list_of(GROUPS.__contains__, classes))
-    _check(results, ("data", "lists"), lambda value: _is_mapping(value) and all(map(_is_text, value.values())))
-    _check(results, ("encoder_checksum",), _is_integer)
-    _check(results, ("protocols",), lambda value: _is_mapping(value) and value)
+    checks.check(results, ("data", "train_counts"), checks.list_of(checks.is_count, classes))
+    checks.check(results, ("data", "groups"), checks.list_of(GROUPS.__contains__, classes))
+    checks.check(
+        results, ("data", "lists"), lambda value: checks.is_mapping(value) and all(map(checks.is_text, value.values()))
+    )
+    checks.check(results, ("encoder_checksum",), checks.is_integer)
+    checks.check(results, ("protocols",), lambda value: checks.is_mapping(value) and value)
     for name, record in results["protocols"].items():
-        _check(results, ("protocols", name, "settings"), _is_mapping)
+        checks.check(results, ("protocols", name, "settings"), checks.is_mapping)
         if metric(record) not in METRICS:
             raise ValueError(f"protocols.{name}.metric is not what it should be")
         # An attribute that no test image has is without a score.
-        score = _is_share if metric(record) == "accuracy" else _is_share_or_none
-        _check(results, ("protocols", name, "per_class"), _list_of(score, classes))
-        _check(results, ("protocols", name, "all"), _is_share)
+        score = checks.is_share if metric(record) == "accuracy" else checks.is_share_or_none
+        checks.check(results, ("protocols", name, "per_class"), checks.list_of(score, classes))
+        checks.check(results, ("protocols", name, "all"), checks.is_share)
         for field in (*GROUPS, "std", f"validation_{metric(record)}"):
-            _check(results, ("protocols", name, field), _is_share_or_none)
-
-
-def _check(record, keys: tuple[str, ...], right) -> None:
-    for depth, key in enumerate(keys, start=1):
-        if not isinstance(record, dict) or key not in record:
-            raise ValueError(f"it lacks {'.'.join(keys[:depth])}")
-        record = record[key]
-    if not right(record):
-        raise ValueError(f"{'.'.join(keys)} is not what it should be")
-
-
-def _is_text(value) -> bool:
-    return isinstance(value, str)
-
-
-def _is_mapping(value) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_integer(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_count(value) -> bool:
-    return _is_integer(value) and value >= 0
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_share(value) -> bool:
-    return _is_number(value) and 0 <= value <= 1
-
-
-def _is_share_or_none(value) -> bool:
-    return value is None or _is_share(value)
-
-
-def _list_of(right, length: int | None = None):
-    return lambda value: (
-        isinstance(value, list) and value and length in (None, len(value)) and all(right(item) for item in value)
-    )
+            checks.check(results, ("protocols", name, field), checks.is_share_or_none)
