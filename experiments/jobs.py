@@ -119,7 +119,7 @@ class _Running:
             self._bar.bar_format = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
         self._bar.set_postfix_str(
             f"loss {line['loss']:.3f}, {line['images_per_second']:.0f} images/s"
-            + ("" if len(self._commands) else ", evaluating"),
+            + (", evaluating" if "evaluate" in self._process.args else ""),
             refresh=False,
         )
         self._bar.update(line["epoch"] - self._bar.n)
