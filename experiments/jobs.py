@@ -25,10 +25,11 @@ class Job(NamedTuple):
     name: str
     config: str
     fields: tuple[str, ...] = ()  # --config.FIELD=VALUE
+    labels: bool = True  # whether there are any to evaluate by
 
 
 def run(jobs: list[Job], out: pathlib.Path, *, at_a_time: int = 2) -> list[pathlib.Path]:
-    """Pretrain and evaluate all jobs in folders below `out`; returns the folders, in order.
+    """Pretrain, and evaluate where there are labels, all jobs in folders below `out`; returns the folders, in order.
 
     A job that fails ends the program with the last lines of its log, Ctrl-C with all runs saved.
     """
@@ -68,7 +69,7 @@ class _Running:
         config = f"--config={ROOT / 'configs' / job.config}"
         self._commands = [
             [*SDCLR, "pretrain", config, f"--workdir={self._directory}", *job.fields, "--noprogress"],
-            [*SDCLR, "evaluate", str(self._directory)],
+            *([[*SDCLR, "evaluate", str(self._directory)]] if job.labels else []),
         ]
         self._bar = tqdm(
             total=None, desc=f"{job.name:{width}s}", position=place, unit="epoch", bar_format="{desc}: starting",
@@ -118,7 +119,7 @@ class _Running:
             self._bar.bar_format = "{desc}: {percentage:3.0f}%|{bar:20}| {elapsed}<{remaining}{postfix}"
         self._bar.set_postfix_str(
             f"loss {line['loss']:.3f}, {line['images_per_second']:.0f} images/s"
-            + ("" if len(self._commands) else ", evaluating"),
+            + (", evaluating" if "evaluate" in self._process.args else ""),
             refresh=False,
         )
         self._bar.update(line["epoch"] - self._bar.n)

@@ -1,5 +1,6 @@
 """The experiments run, and the step costs what it should."""
 
+import csv
 import importlib.util
 import os
 import pathlib
@@ -44,6 +45,25 @@ def test_the_input_pipeline_is_measured(tmp_path, monkeypatch):
     assert grain["note"] == torch["note"] == "not installed"
     memory = throughput.memory(paths, workers=1, epochs=2)
     assert all(x > 10 for x in memory["process_mb"] + memory["workers_mb"])
+
+
+def test_planted_images_are_ranked_against_chance_and_rivals(tmp_path):
+    fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
+    command = [sys.executable, str(ROOT / "experiments" / "planted.py"), f"--out={tmp_path}", "--seeds=1", *fields]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    kinds = [path.stem.rpartition("_")[2] for path in (tmp_path / "images-0").iterdir()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"digit": 1761, "noise": 18, "photo": 18}
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3 * 5  # methods, kinds, rankings
+    assert all(0 < float(row["average_precision"]) <= 1 for row in rows)
+    for row in rows:  # an untrained network already tells noise and digits apart by their neighbours
+        assert 0.005 < float(row["chance"]) < 0.03
+        if row["score"] == "distance":
+            assert float(row["average_precision"]) > 2 * float(row["chance_high"])
+    assert "| chance" in (tmp_path / "table.md").read_text()
 
 
 def test_the_demo_runs_from_start_to_report(tmp_path):

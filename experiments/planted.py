@@ -1,0 +1,209 @@
+"""Images that do not belong: does the exemplar ranking find what was planted into an unlabelled folder?
+
+    python experiments/planted.py [--out=runs/planted] [--seeds=3] [--config.FIELD=VALUE ...]
+
+The folder holds scikit-learn's 1,797 digits as PNG files, of which 2 % are replaced, half by noise and half by crops of
+scikit-learn's two photographs, made grey and as small as the digits. SimCLR and SDCLR are trained on it; the seed
+chooses what is replaced, and all that is random in training. Every image is then ranked by what pruning does to it
+(`sdclr exemplars`) and by two simple rivals: the loss, and the distance to its nearest neighbours. The folder gets
+`table.md` and `table.csv`, a row for each run, score and kind of planted image. Started again, it trains nothing twice.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import statistics
+import subprocess
+import time
+
+import jobs
+import numpy as np
+import pyarrow.parquet
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
+from sklearn.metrics import average_precision_score
+from sklearn.neighbors import NearestNeighbors
+from tabulate import tabulate
+
+from sdclr_jax import build, parallel, workdir
+from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax.commands import encoder
+
+METHODS = ("simclr", "sdclr")
+SHARE, SIDE, RATE, NEIGHBOURS = 0.02, 8, 0.9, 10
+KINDS = {"all": ("noise", "photo"), "noise": ("noise",), "photographs": ("photo",)}
+FIELDS = (
+    "--config.data.workers=0",
+    "--config.model.name=resnet8",
+    "--config.model.stem=cifar",
+    "--config.model.width=16",
+    "--config.projector.hidden=128",
+    "--config.projector.out=64",
+    f"--config.prune.rate={RATE}",
+    "--config.epochs=60",
+    "--config.batch_size=64",
+    "--config.optimizer.learning_rate=0.1",
+    "--config.optimizer.warmup_epochs=5",
+    "--config.checkpoint_every=60",
+    f"--config.views.size={SIDE}",
+    "--config.views.crop_scale=(0.4, 1.0)",
+    "--config.views.flip=0.0",
+    "--config.views.blur_probability=0.0",
+    f"--config.evaluate.resize={SIDE}",
+    f"--config.evaluate.crop={SIDE}",
+)
+NOTE = """\
+Average precision, in per cent, of finding {planted} planted images among {images} by each ranking, at the last
+checkpoint; mean ± sample standard deviation over {seeds} seeds. `noise` and `photographs` leave the other kind
+out of the ranking. `change of features` and `of projections` are 1 - cosine between the whole network and the
+network with {rate:.0%} of its weights pruned (`sdclr exemplars`), `rise of the loss` is how much that raises an
+image's NT-Xent. The loss is that of the whole network; the distance is the mean of 1 - cosine from its features
+to the {neighbours} nearest images. Chance is the mean over random rankings, and the central 95 % of them, of
+one seed."""
+SCORES = {  # column of the ranking -> words
+    f"features_{RATE:g}": "pruning: change of features",
+    f"projections_{RATE:g}": "pruning: change of projections",
+    f"loss_rise_{RATE:g}": "pruning: rise of the loss",
+    "loss": "rival: loss",
+    "distance": "rival: distance to neighbours",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/planted"))
+    parser.add_argument("--seeds", type=int, default=3)
+    options, fields = parser.parse_known_args()
+    began, out = time.perf_counter(), options.out.absolute()
+    folders = [plant(out / f"images-{seed}", seed) for seed in range(options.seeds)]
+    for folder in folders:
+        subprocess.run([*jobs.SDCLR, "prepare", f"folder:{folder}"], check=True, cwd=jobs.ROOT)
+    runs = {f"{method}-{seed}": (method, seed) for seed in range(options.seeds) for method in METHODS}
+    directories = jobs.run(
+        [
+            jobs.Job(
+                name,
+                f"folder.py:{method}",
+                (f"--config.data.name=folder:{folders[seed]}", f"--config.seed={seed}", *FIELDS, *fields),
+                labels=False,
+            )
+            for name, (method, seed) in runs.items()
+        ],
+        out,
+    )
+    command = [*jobs.SDCLR, "exemplars", *map(str, directories), f"--rates={RATE}", "--gallery=200"]
+    subprocess.run([*command, f"--overlap={out / 'overlap.json'}"], check=True, cwd=jobs.ROOT)
+    rows = [row for path in directories for row in found_in(path, *runs[path.name])]
+    write(rows, out, json.loads((directories[0] / "versions.json").read_text()), options.seeds)
+    print(f"{jobs.minutes_since(began)}. Wrote {out / 'table.md'}")
+
+
+def plant(folder: pathlib.Path, seed: int) -> pathlib.Path:
+    """Write the digits to a flat folder, some of them replaced; an image's name says what it is."""
+    if folder.exists():
+        return folder
+    rng = np.random.default_rng(seed)
+    digits = (load_digits().images * (255 / 16)).round().astype(np.uint8)
+    replaced = rng.permutation(len(digits))[: 2 * round(SHARE * len(digits) / 2)]
+    kinds = np.full(len(digits), "digit", object)
+    kinds[replaced[::2]], kinds[replaced[1::2]] = "noise", "photo"
+    photographs = [Image.fromarray(photo).convert("L") for photo in load_sample_images().images]
+    part = folder.with_name(f".{folder.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    for i, (image, kind) in enumerate(zip(digits, kinds, strict=True)):
+        if kind == "noise":
+            image = rng.integers(0, 256, (SIDE, SIDE), np.uint8)
+        elif kind == "photo":
+            image = crop(rng, photographs)
+        Image.fromarray(image).save(part / f"{i:04}_{kind}.png")
+    part.rename(folder)
+    return folder
+
+
+def crop(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndarray:
+    """A square somewhere in a photograph, of a tenth of its height to all of it."""
+    photo = photographs[rng.integers(len(photographs))]
+    side = int(rng.uniform(0.1, 1) * photo.height)
+    left, top = rng.integers(photo.width - side + 1), rng.integers(photo.height - side + 1)
+    return np.asarray(photo.resize((SIDE, SIDE), box=(left, top, left + side, top + side)))
+
+
+def found_in(directory: pathlib.Path, method: str, seed: int) -> list[dict]:
+    """Average precision of a run's rankings, by kind of planted image, beside that of chance."""
+    table = pyarrow.parquet.read_table(directory / "exemplars" / "exemplars.parquet")
+    kinds = np.array([name.rpartition("_")[2].removesuffix(".png") for name in table["id"].to_pylist()])
+    scores = {name: table[name].to_numpy() for name in table.column_names if name in SCORES}
+    scores["loss"] = table[f"loss_{RATE:g}"].to_numpy() - table[f"loss_rise_{RATE:g}"].to_numpy()
+    by_id = dict(zip(*distances(directory), strict=True))
+    scores["distance"] = np.array([by_id[name] for name in table["id"].to_pylist()])
+    rows = []
+    for wanted, planted in KINDS.items():
+        ranked = np.isin(kinds, ("digit", *planted))
+        positive = kinds[ranked] != "digit"
+        chance = chance_of(positive)
+        rows += [
+            {
+                "method": method,
+                "seed": seed,
+                "planted": wanted,
+                "score": name,
+                "average_precision": float(average_precision_score(positive, scores[name][ranked])),
+                "images": len(positive),
+                "planted_images": int(positive.sum()),
+                **chance,
+            }
+            for name in SCORES
+        ]
+    return rows
+
+
+def chance_of(positive: np.ndarray, rankings: int = 1000) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    found = [average_precision_score(positive, rng.random(len(positive))) for _ in range(rankings)]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return {"chance": float(np.mean(found)), "chance_low": float(low), "chance_high": float(high)}
+
+
+def distances(directory: pathlib.Path) -> tuple[list[str], np.ndarray]:
+    """Ids, and how far each image is from its nearest neighbours in the last checkpoint's features."""
+    config = workdir.read_config(directory)
+    shardings, data = parallel.shardings(), build.data(config, None)
+    examples = data.part(config.data.subset)
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        like = build.abstract_state(config, build.image_shape(config, examples.images), shardings)
+        state = checkpoints.restore(like=like)
+    features = encoder.Encoder(config, shardings).features(encoder.dense(state), examples)
+    near = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine").fit(features)
+    return examples.ids.tolist(), near.kneighbors()[0].mean(axis=1)  # without arguments: of each image, itself left out
+
+
+def write(rows: list[dict], out: pathlib.Path, versions: dict, seeds: int) -> None:
+    with (out / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+
+    def cell(**wanted) -> str:
+        found = [100 * row["average_precision"] for row in rows if wanted.items() <= row.items()]
+        return f"{statistics.mean(found):.1f}" + (f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else "")
+
+    table = [
+        {"run of": method, "ranking": words} | {kind: cell(method=method, score=name, planted=kind) for kind in KINDS}
+        for method in METHODS
+        for name, words in SCORES.items()
+    ]
+    by_kind = {row["planted"]: row for row in rows}
+    spread = {k: [f"{100 * row[f]:.1f}" for f in ("chance", "chance_low", "chance_high")] for k, row in by_kind.items()}
+    table.append({"ranking": "chance"} | {k: f"{mean} [{low}, {high}]" for k, (mean, low, high) in spread.items()})
+    whole = by_kind["all"]
+    note = NOTE.format(
+        planted=whole["planted_images"], images=whole["images"], seeds=seeds, rate=RATE, neighbours=NEIGHBOURS
+    )
+    trained = f"`python experiments/planted.py` at commit {versions['commit'][:7]}, jax {versions['jax']}, "
+    text = tabulate(table, headers="keys", tablefmt="github")
+    (out / "table.md").write_text(f"{note}\n\n{text}\n\n{trained}{versions['hardware']}.\n")
+
+
+if __name__ == "__main__":
+    main()
