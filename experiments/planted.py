@@ -11,6 +11,7 @@ chooses what is replaced, and all that is random in training. Every image is the
 
 import argparse
 import csv
+import functools
 import json
 import pathlib
 import statistics
@@ -58,16 +59,23 @@ Average precision, in per cent, of finding {planted} planted images among {image
 checkpoint; mean ± sample standard deviation over {seeds} seeds. `noise` and `photographs` leave the other kind
 out of the ranking. `change of features` and `of projections` are 1 - cosine between the whole network and the
 network with {rate:.0%} of its weights pruned (`sdclr exemplars`), `rise of the loss` is how much that raises an
-image's NT-Xent. The loss is that of the whole network; the distance is the mean of 1 - cosine from its features
-to the {neighbours} nearest images. Chance is the mean over random rankings, and the central 95 % of them, of
-one seed."""
-SCORES = {  # column of the ranking -> words
-    f"features_{RATE:g}": "pruning: change of features",
-    f"projections_{RATE:g}": "pruning: change of projections",
-    f"loss_rise_{RATE:g}": "pruning: rise of the loss",
-    "loss": "rival: loss",
-    "distance": "rival: distance to neighbours",
+image's NT-Xent. `sparse branch` holds the dense branch against the sparse one as it was trained. The loss is
+that of the whole network; the distance is the mean of 1 - cosine from its features to the {neighbours} nearest
+images. Chance is the mean over random rankings, and the central 95 % of them, of one seed."""
+SCORES = {  # how `sdclr exemplars` prunes -> its columns -> words
+    "sparse": {
+        f"features_{RATE:g}": "sparse branch: change of features",
+        f"projections_{RATE:g}": "sparse branch: change of projections",
+    },
+    "recalibrated": {
+        f"features_{RATE:g}": "pruning: change of features",
+        f"projections_{RATE:g}": "pruning: change of projections",
+        f"loss_rise_{RATE:g}": "pruning: rise of the loss",
+        "loss": "rival: loss",
+    },
 }
+DISTANCE = "rival: distance to neighbours"
+Ranking = dict[str, float]  # id of an image -> score, the higher the likelier planted
 
 
 def main() -> None:
@@ -92,10 +100,19 @@ def main() -> None:
         ],
         out,
     )
-    command = [*jobs.SDCLR, "exemplars", *map(str, directories), f"--rates={RATE}", "--gallery=200"]
-    subprocess.run([*command, f"--overlap={out / 'overlap.json'}"], check=True, cwd=jobs.ROOT)
-    rows = [row for path in directories for row in found_in(path, *runs[path.name])]
-    write(rows, out, json.loads((directories[0] / "versions.json").read_text()), options.seeds)
+    rankings = {path: rivals(path) for path in directories}
+    for against in SCORES:  # the last one stays beside the runs
+        measured = [path for path in directories if against != "sparse" or runs[path.name][0] == "sdclr"]
+        command = [*jobs.SDCLR, "exemplars", *map(str, measured), f"--rates={RATE}", f"--against={against}"]
+        subprocess.run([*command, "--gallery=200", f"--overlap={out / 'overlap.json'}"], check=True, cwd=jobs.ROOT)
+        for path in measured:
+            rankings[path] |= pruned(path, against)
+    rows = [row for path, scores in rankings.items() for row in precisions(scores, *runs[path.name])]
+    config = json.loads((directories[0] / "config.json").read_text())
+    command = " ".join(["python experiments/planted.py", f"--seeds={options.seeds}", *fields])
+    versions = json.loads((directories[0] / "versions.json").read_text())
+    trained = f"`{command}`: {config['epochs']} epochs, trained at commit {versions['commit'][:7]}"
+    write(rows, out, f"{trained}, jax {versions['jax']}, {versions['hardware']}.", options.seeds)
     print(f"{jobs.minutes_since(began)}. Wrote {out / 'table.md'}")
 
 
@@ -129,44 +146,16 @@ def crop(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndarray
     return np.asarray(photo.resize((SIDE, SIDE), box=(left, top, left + side, top + side)))
 
 
-def found_in(directory: pathlib.Path, method: str, seed: int) -> list[dict]:
-    """Average precision of a run's rankings, by kind of planted image, beside that of chance."""
-    table = pyarrow.parquet.read_table(directory / "exemplars" / "exemplars.parquet")
-    kinds = np.array([name.rpartition("_")[2].removesuffix(".png") for name in table["id"].to_pylist()])
-    scores = {name: table[name].to_numpy() for name in table.column_names if name in SCORES}
-    scores["loss"] = table[f"loss_{RATE:g}"].to_numpy() - table[f"loss_rise_{RATE:g}"].to_numpy()
-    by_id = dict(zip(*distances(directory), strict=True))
-    scores["distance"] = np.array([by_id[name] for name in table["id"].to_pylist()])
-    rows = []
-    for wanted, planted in KINDS.items():
-        ranked = np.isin(kinds, ("digit", *planted))
-        positive = kinds[ranked] != "digit"
-        chance = chance_of(positive)
-        rows += [
-            {
-                "method": method,
-                "seed": seed,
-                "planted": wanted,
-                "score": name,
-                "average_precision": float(average_precision_score(positive, scores[name][ranked])),
-                "images": len(positive),
-                "planted_images": int(positive.sum()),
-                **chance,
-            }
-            for name in SCORES
-        ]
-    return rows
+def pruned(directory: pathlib.Path, against: str) -> dict[str, Ranking]:
+    """What `sdclr exemplars` wrote, by the words for it."""
+    table = pyarrow.parquet.read_table(directory / "exemplars" / "exemplars.parquet").to_pydict()
+    rise = zip(table[f"loss_{RATE:g}"], table[f"loss_rise_{RATE:g}"], strict=True)
+    table["loss"] = [raised - by for raised, by in rise]
+    return {words: dict(zip(table["id"], table[name], strict=True)) for name, words in SCORES[against].items()}
 
 
-def chance_of(positive: np.ndarray, rankings: int = 1000) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    found = [average_precision_score(positive, rng.random(len(positive))) for _ in range(rankings)]
-    low, high = np.quantile(found, (0.025, 0.975))
-    return {"chance": float(np.mean(found)), "chance_low": float(low), "chance_high": float(high)}
-
-
-def distances(directory: pathlib.Path) -> tuple[list[str], np.ndarray]:
-    """Ids, and how far each image is from its nearest neighbours in the last checkpoint's features."""
+def rivals(directory: pathlib.Path) -> dict[str, Ranking]:
+    """How far each image is from its nearest neighbours in the last checkpoint's features, the mean."""
     config = workdir.read_config(directory)
     shardings, data = parallel.shardings(), build.data(config, None)
     examples = data.part(config.data.subset)
@@ -175,10 +164,43 @@ def distances(directory: pathlib.Path) -> tuple[list[str], np.ndarray]:
         state = checkpoints.restore(like=like)
     features = encoder.Encoder(config, shardings).features(encoder.dense(state), examples)
     near = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine").fit(features)
-    return examples.ids.tolist(), near.kneighbors()[0].mean(axis=1)  # without arguments: of each image, itself left out
+    distances = near.kneighbors()[0].mean(axis=1)  # without arguments: of each image, itself left out
+    return {DISTANCE: dict(zip(examples.ids.tolist(), distances.tolist(), strict=True))}
 
 
-def write(rows: list[dict], out: pathlib.Path, versions: dict, seeds: int) -> None:
+def precisions(rankings: dict[str, Ranking], method: str, seed: int) -> list[dict]:
+    """Average precision of each ranking of a run, by kind of planted image, beside that of chance."""
+    rows = []
+    for wanted, planted in KINDS.items():
+        for words, scores in rankings.items():
+            kinds = {image: image.rpartition("_")[2].removesuffix(".png") for image in scores}
+            ranked = [image for image, kind in kinds.items() if kind in ("digit", *planted)]
+            positive = np.array([kinds[image] != "digit" for image in ranked])
+            found = average_precision_score(positive, [scores[image] for image in ranked])
+            rows.append(
+                {
+                    "method": method,
+                    "seed": seed,
+                    "planted": wanted,
+                    "ranking": words,
+                    "average_precision": float(found),
+                    "images": len(positive),
+                    "planted_images": int(positive.sum()),
+                    **chance_of(len(positive), int(positive.sum())),
+                }
+            )
+    return rows
+
+
+@functools.cache
+def chance_of(images: int, planted: int, rankings: int = 1000) -> dict[str, float]:
+    rng, positive = np.random.default_rng(0), np.arange(images) < planted
+    found = [average_precision_score(positive, rng.random(images)) for _ in range(rankings)]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return {"chance": float(np.mean(found)), "chance_low": float(low), "chance_high": float(high)}
+
+
+def write(rows: list[dict], out: pathlib.Path, trained: str, seeds: int) -> None:
     with (out / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -189,9 +211,9 @@ def write(rows: list[dict], out: pathlib.Path, versions: dict, seeds: int) -> No
         return f"{statistics.mean(found):.1f}" + (f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else "")
 
     table = [
-        {"run of": method, "ranking": words} | {kind: cell(method=method, score=name, planted=kind) for kind in KINDS}
-        for method in METHODS
-        for name, words in SCORES.items()
+        {"run of": method, "ranking": words}
+        | {kind: cell(method=method, ranking=words, planted=kind) for kind in KINDS}
+        for method, words in sorted({(row["method"], row["ranking"]) for row in rows})
     ]
     by_kind = {row["planted"]: row for row in rows}
     spread = {k: [f"{100 * row[f]:.1f}" for f in ("chance", "chance_low", "chance_high")] for k, row in by_kind.items()}
@@ -200,9 +222,7 @@ def write(rows: list[dict], out: pathlib.Path, versions: dict, seeds: int) -> No
     note = NOTE.format(
         planted=whole["planted_images"], images=whole["images"], seeds=seeds, rate=RATE, neighbours=NEIGHBOURS
     )
-    trained = f"`python experiments/planted.py` at commit {versions['commit'][:7]}, jax {versions['jax']}, "
-    text = tabulate(table, headers="keys", tablefmt="github")
-    (out / "table.md").write_text(f"{note}\n\n{text}\n\n{trained}{versions['hardware']}.\n")
+    (out / "table.md").write_text(f"{note}\n\n{tabulate(table, headers='keys', tablefmt='github')}\n\n{trained}\n")
 
 
 if __name__ == "__main__":
