@@ -101,11 +101,10 @@ def main() -> None:
         out,
     )
     rankings = {path: rivals(path) for path in directories}
-    for against in SCORES:  # the last one stays beside the runs
-        measured = [path for path in directories if against != "sparse" or runs[path.name][0] == "sdclr"]
-        command = [*jobs.SDCLR, "exemplars", *map(str, measured), f"--rates={RATE}", f"--against={against}"]
-        subprocess.run([*command, "--gallery=200", f"--overlap={out / 'overlap.json'}"], check=True, cwd=jobs.ROOT)
-        for path in measured:
+    for path in directories:
+        for against in SCORES if runs[path.name][0] == "sdclr" else ("recalibrated",):
+            command = [*jobs.SDCLR, "exemplars", str(path), f"--rates={RATE}", f"--against={against}", "--gallery=200"]
+            subprocess.run(command, check=True, cwd=jobs.ROOT)
             rankings[path] |= pruned(path, against)
     rows = [row for path, scores in rankings.items() for row in precisions(scores, *runs[path.name])]
     config = json.loads((directories[0] / "config.json").read_text())
