@@ -104,7 +104,7 @@ def _texts(texts: list[tuple[str, np.ndarray]], height: int) -> Iterator[Markup]
     taken: list[tuple[float, float, float]] = []
     for text, (x, y) in sorted(texts, key=lambda found: found[1][1]):
         text = text if len(text) <= 16 else text[:15] + "…"
-        half = 3.5 * len(text)
+        half = 4.5 * len(text)
         x = min(max(x, half), WIDTH - half)
         while any(abs(x - other) < half + wide and abs(y - line) < 14 for other, line, wide in taken):
             y += 2
@@ -113,4 +113,4 @@ def _texts(texts: list[tuple[str, np.ndarray]], height: int) -> Iterator[Markup]
             '<text x="{:.1f}" y="{:.1f}" style="font-size: 12.5px; font-weight: 600; text-anchor: middle; '
             "dominant-baseline: middle; fill: var(--ink); stroke: var(--paper); stroke-width: 3.5px; "
             'paint-order: stroke">{}</text>'
-        ).format(x, min(y, height - 6), escape(text))
+        ).format(x, min(max(y, 10), height - 10), escape(text))
