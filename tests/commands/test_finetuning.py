@@ -45,6 +45,17 @@ def test_a_class_without_labelled_images_has_no_share(train):
     assert set(found.labels) == set(range(10)) - {3}
 
 
+@pytest.mark.parametrize("batch_size", [16, 12])  # eight devices share the first, and have all of the second
+def test_views_are_the_same_on_any_number_of_devices(train, batch_size):
+    rows, views = np.arange(batch_size, dtype=np.int32)[::-1], []
+    for devices in (1, 8):
+        shardings = parallel.shardings(jax.devices()[:devices])
+        with finetuning._views(config(), train, batch_size, shardings) as views_of:
+            views.append(views_of(3, rows))
+    assert views[1].sharding.is_fully_replicated == (batch_size == 12)
+    np.testing.assert_array_equal(*views)
+
+
 def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
     """On its share of the labelled images; validation chooses; test images go through the encoder that came of it."""
     fine_tune = (

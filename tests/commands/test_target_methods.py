@@ -1,0 +1,94 @@
+"""A method with a target branch, as a user calls it: pretrain, stop, go on, evaluate, exemplars.
+
+The other tests of the commands take SDCLR, whose state has no target, and whose network has no predictor.
+"""
+
+import csv
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from sdclr_jax import branches, build, parallel, workdir
+from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax.commands import damage, main
+from sdclr_jax.data.batches import Resident
+from tests.commands.test_pretrain import arguments, assert_same_bits, lines
+
+OPTIONS = (
+    "--noprogress",
+    "--config.epochs=2",
+    "--config.keep_every=1",
+    "--config.collapse_every=4",
+    "--config.predictor.hidden=4",
+    "--config.evaluate.every=1",
+    "--config.evaluate.few_shot_epochs=2",
+    "--config.evaluate.protocols=('linear_few_shot', 'knn')",
+)
+
+
+def state(directory, data_dir):
+    c = workdir.read_config(directory)
+    shape = build.image_shape(c, build.data(c, str(data_dir)).train.images)
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore(like=build.abstract_state(c, shape, parallel.shardings()))
+
+
+def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
+    one = parallel.shardings(jax.devices()[:1])  # eight pretended ones on two cores are slow
+    monkeypatch.setattr(parallel, "shardings", lambda devices=None: one)
+    monkeypatch.setattr(damage, "CALIBRATION", 2)
+    data_dir, whole, stopped = tmp_path / "data", tmp_path / "whole", tmp_path / "stopped"
+    assert main.main(["pretrain", *arguments(whole, data_dir, "sd_byol", *OPTIONS)]) == 0
+
+    from_step = Resident.from_step
+
+    def stop_at_the_third(self, step):
+        for number, batch in enumerate(from_step(self, step)):
+            if number == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Resident, "from_step", stop_at_the_third)
+        with pytest.raises(SystemExit, match="stopped at step 4 of 10"):
+            main.main(["pretrain", *arguments(stopped, data_dir, "sd_byol", *OPTIONS)])
+    assert main.main(["pretrain", *arguments(stopped, data_dir, "sd_byol", *OPTIONS)]) == 0
+    assert lines(stopped) == lines(whole)
+    found, expected = state(stopped, data_dir), state(whole, data_dir)
+    assert_same_bits(found, expected)
+    assert set(found.stats) == {"dense", "sparse", "target"}
+    dense = branches.dense(found.params)["encoder"]
+    moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), found.target["encoder"], dense)
+    assert 0 < max(jax.tree.leaves(moved)) < 1  # the target follows, and is not the dense branch
+
+    metrics = workdir.read_metrics(stopped / "metrics.jsonl")
+    assert [line["step"] for line in metrics if "knn/all" in line] == [5, 10]
+    assert all(np.isfinite(value) for line in metrics for value in line.values())
+
+    assert main.main(["evaluate", str(stopped), f"--data_dir={data_dir}"]) == 0
+    results = json.loads((stopped / "results.json").read_text())
+    assert results["run"] == {"method": "sd_byol", "seed": 0, "step": 10, "epoch": 2.0}
+    assert results["protocols"].keys() == {"linear_few_shot", "knn"}
+    for protocol in results["protocols"].values():
+        assert all(0 <= share <= 1 for share in protocol["per_class"])
+    assert results["protocols"]["knn"]["all"] > 0.2  # chance is 0.1
+
+    quick = ["--rates=0.5", "--views=1", "--gallery=20", "--neighbours=2", f"--data_dir={data_dir}"]
+    assert main.main(["exemplars", str(stopped), *quick]) == 0
+    with (stopped / "exemplars" / "exemplars.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 369
+    summary = json.loads((stopped / "exemplars" / "summary.json").read_text())
+    assert [checkpoint["step"] for checkpoint in summary["checkpoints"]] == [5, 10]
+    column = next(name for name in rows[0] if name.startswith("features"))
+    values = np.array([float(row[column]) for row in rows])
+    assert np.isfinite(values).all()
+    assert values.std() > 0
+    assert {p.name for p in (stopped / "exemplars").iterdir()} == {
+        "exemplars.csv", "exemplars.parquet", "gallery.html", "summary.json",
+    }  # fmt: skip
+    assert "warning" not in capsys.readouterr().err
