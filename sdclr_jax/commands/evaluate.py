@@ -98,10 +98,17 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     measured |= _others(directory / "results.json", results)
     results["protocols"] = {name: measured[name] for name in protocols.PROTOCOLS if name in measured}
     workdir.write_json(directory / "results.json", results)
-    if (limit := config.evaluate.get("map_images", 0)) and not probed.has_attributes:
-        found = embedding.about(probed.test.features, probed.test.labels, config.seed, limit)
-        workdir.write_json(directory / "embedding.json", found)
+    _write_map(config, probed, directory / "embedding.json")
     return results
+
+
+def _write_map(config: ConfigDict, probed: Probed, path: pathlib.Path) -> None:
+    """The map of the test images, in place of that of an earlier evaluation; none where an image has no one class."""
+    limit = config.evaluate.get("map_images", 0)
+    if not limit or probed.has_attributes:
+        path.unlink(missing_ok=True)
+        return
+    workdir.write_json(path, embedding.about(probed.test.features, probed.test.labels, config.seed, limit))
 
 
 def _others(path: pathlib.Path, results: dict) -> dict[str, dict]:
