@@ -22,6 +22,16 @@ TITLES = {
     "linear_few_shot": "Linear probe (few-shot)",
     "logistic": "Logistic regression",
     "knn": "Nearest neighbours",
+    "bcl_full": "Adam probe (full)",
+    "bcl_100_shot": "Adam probe (100-shot)",
+    "bcl_50_shot": "Adam probe (50-shot)",
+    "bcl_10_shot": "Adam probe (10-shot)",
+    "ts_knn_1": "Nearest neighbour (long tail)",
+    "ts_knn_10": "10 nearest neighbours (long tail)",
+    "ts_few_shot": "Linear SVM (few-shot)",
+    "ts_long_tail": "Linear SVM (long tail)",
+    "fine_tune_1": "Fine-tuning (1 %)",
+    "fine_tune_10": "Fine-tuning (10 %)",
     "probe": "Ridge probe",  # while a run is trained
 }
 

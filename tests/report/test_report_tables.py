@@ -160,6 +160,12 @@ def test_group_without_classes_and_protocols_of_any_name(make_run):
     assert "Few" not in words.summary(found)[0]
 
 
+def test_protocols_have_names_for_readers_and_unknown_ones_keep_theirs():
+    assert tables.title("ts_few_shot") == "Linear SVM (few-shot)"
+    assert tables.title("knn (average precision)") == "Nearest neighbours (average precision)"
+    assert tables.title("mine") == "mine"
+
+
 def test_text_and_markdown(six_runs):
     found = runs.read(six_runs)
     text, markdown = tables.to_text(tables.compare(found)), tables.to_markdown(tables.differences(found), sign=True)
