@@ -300,6 +300,14 @@ def test_evaluations_of_other_settings_are_noted(make_run):
     ]
 
 
+def test_what_a_fit_finds_is_no_setting(make_run):
+    def edit(value):
+        return lambda results: results["protocols"]["knn"]["settings"].update(all_of_draws=[value], best_epoch=value)
+
+    found = runs.read([make_run("a", edit=edit(0.4)), make_run("b", seed=1, edit=edit(0.5))])
+    assert words.notes(found) == []
+
+
 def test_what_makes_the_method_is_no_confound(make_run):
     folders = [make_run("a", config={"prune.rate": 0.1}), make_run("b", "sdclr")]
     folders += [make_run("c", "sdclr", config={"prune.rate": 0.5})]
