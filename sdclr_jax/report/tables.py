@@ -208,7 +208,8 @@ def to_latex(rows: list[Row], sign: bool = False) -> str:
 def latex(text: str) -> str:
     """The text for LaTeX: what has a meaning there is escaped, signs are set as mathematics."""
     rules = LATEX_ESCAPE_RULES | {"±": "$\\pm$", "\N{MINUS SIGN}": "$-$", "–": "--"}
-    return "".join(rules.get(character, character) for character in text)
+    escaped = "".join(rules.get(character, character) for character in text)
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped  # either has a meaning after a row's end
 
 
 def _latex_row(cells: list[str]) -> str:
