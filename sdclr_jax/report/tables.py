@@ -207,7 +207,7 @@ def to_latex(rows: list[Row], sign: bool = False) -> str:
 
 def latex(text: str) -> str:
     """The text for LaTeX: what has a meaning there is escaped, signs are set as mathematics."""
-    rules = LATEX_ESCAPE_RULES | {"±": "$\\pm$", "\N{MINUS SIGN}": "$-$", "–": "--"}
+    rules = LATEX_ESCAPE_RULES | {"±": "$\\pm$", "|": "$|$", "\N{MINUS SIGN}": "$-$", "–": "--"}
     escaped = "".join(rules.get(character, character) for character in text)
     return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped  # either has a meaning after a row's end
 

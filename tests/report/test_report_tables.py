@@ -212,7 +212,7 @@ def test_names_cannot_break_latex(make_run):
     escaped = r"layers=50\% \textbackslash{}input\{x\} \$a\_b\^{}c\$ \#\&\textasciitilde{}\ensuremath{<}\ensuremath{>}"
     assert f"{escaped}\N{REPLACEMENT CHARACTER} & 1 &" in line
     assert line.count(" & ") == 7
-    assert tables.latex("[1cm] *") == "{}[1cm] *"
+    assert tables.latex("[1cm] | *") == "{}[1cm] $|$ *"
 
 
 def test_means_as_csv_hold_both_tables_at_full_precision(six_runs):
