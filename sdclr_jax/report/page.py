@@ -61,6 +61,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
     """
     groups = group(runs)
     data = " and ".join(dict.fromkeys(data_name(member) for member in groups))
+    levels = tables.compare(runs)
     environment = templates.environment()
     environment.filters |= {
         "swatch": lambda index: Markup(swatch(index)),
@@ -74,9 +75,10 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         summary=words.summary(runs),
         notes=words.notes(runs),
         scores=SCORES,
-        levels=tables.compare(runs),
+        levels=levels,
         differences=tables.differences(runs),
         sections=list(filter(None, [_pictures(groups), _maps(groups), _exemplars(groups, folder)])),
+        of_paper=any(row.of_paper for row in levels),
         rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results["data"]["group_rule"] for run in runs})],
         attributes=any(metric(record) != "accuracy" for run in runs for record in run.protocols.values()),
         groups=groups,

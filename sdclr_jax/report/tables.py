@@ -22,6 +22,16 @@ TITLES = {
     "linear_few_shot": "Linear probe (few-shot)",
     "logistic": "Logistic regression",
     "knn": "Nearest neighbours",
+    "bcl_full": "Adam probe (full)",
+    "bcl_100_shot": "Adam probe (100-shot)",
+    "bcl_50_shot": "Adam probe (50-shot)",
+    "bcl_10_shot": "Adam probe (10-shot)",
+    "ts_knn_1": "Nearest neighbour (long tail)",
+    "ts_knn_10": "10 nearest neighbours (long tail)",
+    "ts_few_shot": "Linear SVM (few-shot)",
+    "ts_long_tail": "Linear SVM (long tail)",
+    "fine_tune_1": "Fine-tuning (1 %)",
+    "fine_tune_10": "Fine-tuning (10 %)",
     "probe": "Ridge probe",  # while a run is trained
 }
 
@@ -197,8 +207,9 @@ def to_latex(rows: list[Row], sign: bool = False) -> str:
 
 def latex(text: str) -> str:
     """The text for LaTeX: what has a meaning there is escaped, signs are set as mathematics."""
-    rules = LATEX_ESCAPE_RULES | {"±": "$\\pm$", "\N{MINUS SIGN}": "$-$", "–": "--"}
-    return "".join(rules.get(character, character) for character in text)
+    rules = LATEX_ESCAPE_RULES | {"±": "$\\pm$", "|": "$|$", "\N{MINUS SIGN}": "$-$", "–": "--"}
+    escaped = "".join(rules.get(character, character) for character in text)
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped  # either has a meaning after a row's end
 
 
 def _latex_row(cells: list[str]) -> str:

@@ -6,7 +6,7 @@ from sdclr_jax.report.runs import SCORES, Run, plain
 from sdclr_jax.report.tables import Cell, difference, leads, level, protocols, title
 
 # Entries of a protocol's settings that the fit finds, which differ between runs of one setting.
-FITTED = {"best_epoch", "seconds", "l2", "loss", "gradient_norm", "iterations"}
+FITTED = {"best_epoch", "seconds", "l2", "loss", "gradient_norm", "iterations", "all_of_draws"}
 
 
 def summary(runs: list[Run]) -> list[str]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from sdclr_jax.commands import damage, exemplars, flags, main, thumbnails
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data import sources
 from sdclr_jax.data.images import Files
+from sdclr_jax.report import extras
 from tests.commands.test_pretrain import ROOT, TINY, config
 from tests.photos import jpeg, photo
 
@@ -118,6 +120,20 @@ def test_masks_and_forgotten_sets_are_followed_over_training(measured):
     assert first["scores"]["features"]["since_previous"] is None
     overlap = third["scores"]["features"]["since_previous"]
     assert [part["fraction"] for part in overlap["sets"]] == [0.01, 0.05, 0.1]
+
+
+def test_reports_read_it(measured):
+    folder, _ = measured
+    written, _ = read(folder / "zero")
+    found = extras.exemplars(types.SimpleNamespace(path=folder / "zero"))
+    assert [point.step for point in found.checkpoints] == [point["step"] for point in written["checkpoints"]]
+    ranking = written["checkpoints"][-1]["rates"][-1]
+    assert ranking["rate"] == found.rate
+    few = ranking["scores"][found.score]["shares"][-1]["groups"]["few"]
+    assert found.checkpoints[-1].shares["few"] == few
+    assert found.checkpoints[-1].since_first == ranking["mask"]["since_first"]
+    assert found.checkpoints[0].since_previous is None
+    assert found.gallery == folder / "zero" / "exemplars" / "gallery.html"
 
 
 def test_overlap_of_runs_is_over_the_images_that_both_have(measured):

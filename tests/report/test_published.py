@@ -121,6 +121,11 @@ def test_all_tables_and_the_page_mark_them(make_run):
     assert html.count('<tr class="paper">') == 6
     assert "Jiang et al., Self-Damaging Contrastive Learning, ICML 2021" in html
     assert "paper" not in tables.to_csv(found)  # which holds runs
+    assert "Rows marked <b>(paper)</b>" in html
+
+
+def test_a_page_without_them_does_not_explain_them(make_run):
+    assert "(paper)" not in page.render(runs.read([make_run("a")]))
 
 
 def test_a_method_of_several_settings_has_the_figures_once(make_run):

@@ -160,6 +160,12 @@ def test_group_without_classes_and_protocols_of_any_name(make_run):
     assert "Few" not in words.summary(found)[0]
 
 
+def test_protocols_have_names_for_readers_and_unknown_ones_keep_theirs():
+    assert tables.title("ts_few_shot") == "Linear SVM (few-shot)"
+    assert tables.title("knn (average precision)") == "Nearest neighbours (average precision)"
+    assert tables.title("mine") == "mine"
+
+
 def test_text_and_markdown(six_runs):
     found = runs.read(six_runs)
     text, markdown = tables.to_text(tables.compare(found)), tables.to_markdown(tables.differences(found), sign=True)
@@ -206,6 +212,7 @@ def test_names_cannot_break_latex(make_run):
     escaped = r"layers=50\% \textbackslash{}input\{x\} \$a\_b\^{}c\$ \#\&\textasciitilde{}\ensuremath{<}\ensuremath{>}"
     assert f"{escaped}\N{REPLACEMENT CHARACTER} & 1 &" in line
     assert line.count(" & ") == 7
+    assert tables.latex("[1cm] | *") == "{}[1cm] $|$ *"
 
 
 def test_means_as_csv_hold_both_tables_at_full_precision(six_runs):
@@ -292,6 +299,14 @@ def test_evaluations_of_other_settings_are_noted(make_run):
         "Nearest neighbours was run with different settings (epochs): run `sdclr evaluate` on all runs with the same "
         "ones before you trust its averages."
     ]
+
+
+def test_what_a_fit_finds_is_no_setting(make_run):
+    def edit(value):
+        return lambda results: results["protocols"]["knn"]["settings"].update(all_of_draws=[value], best_epoch=value)
+
+    found = runs.read([make_run("a", edit=edit(0.4)), make_run("b", seed=1, edit=edit(0.5))])
+    assert words.notes(found) == []
 
 
 def test_what_makes_the_method_is_no_confound(make_run):
