@@ -66,6 +66,26 @@ def test_planted_images_are_ranked_against_chance_and_rivals(tmp_path):
     assert "| chance" in (tmp_path / "table.md").read_text()
 
 
+def test_the_evaluation_is_timed_beside_scikit_learn_at_the_same_minimum(monkeypatch):
+    speed = load("evaluation_speed")
+    monkeypatch.setattr(speed, "DIMENSIONS", 32)  # in few, many an image has one feature above 0: ties
+    monkeypatch.setattr(speed, "L2", (1e-3, 1e-1))
+    monkeypatch.setattr(speed, "K", 5)
+    train, test = speed.make_features(300), speed.make_features(50, seed=1)
+    assert train[0].shape == (300, 32)
+    assert 0.3 < (train[0] == 0).mean() < 0.9
+    result = speed.measure(train, test, rounds=2, threads=1)
+    assert {name: len(times) for name, times in result["times"].items()} == {
+        "probe_compiling": 1, "neighbours_compiling": 1,
+        "probe": 2, "probe_sklearn": 2, "neighbours": 2, "neighbours_sklearn": 2,
+    }  # fmt: skip
+    assert [fit["l2"] for fit in result["fits"]] == [1e-3, 1e-1]
+    assert result["fits"][0]["loss"] < result["fits"][1]["loss"] < 2.302  # the logarithm of 10 classes
+    assert result["largest_difference"] < 1e-4
+    assert result["neighbours_agree"] > 0.97
+    assert "probe_sklearn" in speed.summary(result)
+
+
 def test_the_demo_runs_from_start_to_report(tmp_path):
     fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
     fields += ["--config.evaluate.full_epochs=2", "--config.evaluate.few_shot_epochs=2", "--config.projector.hidden=8"]
