@@ -61,13 +61,19 @@ class Files(Encoded):
 def digest(images: np.ndarray | Encoded) -> str:
     """SHA-256 of the pixels of uint8 images [N, H, W, C], or of the encoded bytes of each image in turn.
 
-    Raises:
-        OSError: an encoded image that cannot be read.
+    An image that cannot be read counts as an empty one: to say so is for whoever decodes it.
     """
     if isinstance(images, np.ndarray):
         return hashlib.sha256(str(images.shape).encode() + images.tobytes()).hexdigest()
+
+    def of_one(row: int) -> bytes:
+        try:
+            return hashlib.sha256(images.read(row)).digest()
+        except OSError:
+            return hashlib.sha256().digest()
+
     with ThreadPoolExecutor() as threads:
-        each = threads.map(lambda row: hashlib.sha256(images.read(row)).digest(), range(len(images)))
+        each = threads.map(of_one, range(len(images)))
         return hashlib.sha256(b"".join(each)).hexdigest()
 
 

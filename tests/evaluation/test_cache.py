@@ -63,6 +63,8 @@ def test_digests_are_of_the_content(tmp_path):
     assert before != digest(Files(tmp_path, np.array(["b", "a"])))
     (tmp_path / "b").write_bytes(b"tvo")
     assert before != digest(Files(tmp_path, np.array(["a", "b"])))
+    (tmp_path / "b").unlink()
+    assert digest(Files(tmp_path, np.array(["a", "b"]))) != before
     tree = {"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
     assert trees.digest(tree) == trees.digest({name: leaf.copy() for name, leaf in tree.items()})
     changed = [tree | {"w": tree["w"].T}, tree | {"w": tree["w"] * 2}, {"v": tree["w"], "b": tree["b"]}]
