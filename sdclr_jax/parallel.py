@@ -32,6 +32,12 @@ def shardings(devices: list[jax.Device] | None = None) -> Shardings:
     return Shardings(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
 
 
+def shareable(batch_size: int, shardings: Shardings) -> int:
+    """The batch size, as far up as the devices need to share it."""
+    devices = shardings.batch.mesh.size
+    return -(-batch_size // devices) * devices
+
+
 def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """The same host array, known whole to every process, on every device."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

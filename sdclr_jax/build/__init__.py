@@ -3,6 +3,7 @@
 from sdclr_jax.build.checks import check, fields
 from sdclr_jax.build.examples import Data, data
 from sdclr_jax.build.images import (
+    about_probe_view,
     batches,
     centre_crop,
     image_shape,
@@ -15,6 +16,7 @@ from sdclr_jax.build.images import (
 from sdclr_jax.build.methods import abstract_state, method, network, try_step
 
 __all__ = [
+    "about_probe_view",
     "Data",
     "abstract_state",
     "batches",

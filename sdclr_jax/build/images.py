@@ -108,6 +108,12 @@ def probe_view(config: ConfigDict, cropped: bool = False):
     return partial(augment.probe_view, padding=padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
 
 
+def about_probe_view(config: ConfigDict, cropped: bool = False) -> dict[str, Any]:
+    """The same view in a protocol's settings."""
+    c = config.evaluate
+    return ({"crop_scale": list(c.crop_scale)} if cropped else {"padding": c.padding}) | {"flip": c.flip}
+
+
 def centre_crop(config: ConfigDict) -> CentreCrop:
     """What is evaluated of an encoded image."""
     return CentreCrop(size=config.evaluate.crop, resize=config.evaluate.resize)

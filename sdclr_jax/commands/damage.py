@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import branches, build, pruning, trees
+from sdclr_jax import branches, build, parallel, pruning, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.data import batches
 from sdclr_jax.errors import UserError
@@ -47,8 +47,7 @@ def check(config: ConfigDict, against: str) -> None:
 
 def batch_size(config: ConfigDict, shardings: Shardings) -> int:
     """That of the run, as far up as the devices need to share it."""
-    devices = shardings.batch.mesh.size
-    return -(-config.batch_size // devices) * devices
+    return parallel.shareable(config.batch_size, shardings)
 
 
 class Meter:

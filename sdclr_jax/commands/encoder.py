@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -21,6 +22,13 @@ def dense(state: State) -> Tree:
     return branches.variables(branches.BRANCHES["dense"], state.params, state.stats, mask=None)
 
 
+def probe_images(config: ConfigDict, images: np.ndarray | Encoded, batch_size: int):
+    """A context with (step, rows [M]) -> the uint8 images [M, H, W, C] that a probe's views are made of: images on the
+    device, or random crops of encoded ones. `batch_size` is the largest M."""
+    images = images if isinstance(images, Encoded) else jnp.asarray(images)
+    return batches.on_demand(images, build.probe_crops(config), batch_size, config.data.workers)
+
+
 class Encoder:
     """A run's encoder as a function of its variables, compiled once for all of them.
 
@@ -35,8 +43,7 @@ class Encoder:
 
         self._encode = jax.jit(encode, out_shardings=shardings.replicated)
         self._config, self._sharding = config, shardings.batch
-        devices = shardings.batch.mesh.size
-        self._batch_size = -(-config.evaluate.batch_size // devices) * devices
+        self._batch_size = parallel.shareable(config.evaluate.batch_size, shardings)
 
     def features(self, variables: Tree, examples: Examples) -> np.ndarray:
         """Features of every image, in order: float32 [N, D]; encoded images are decoded and their middle is seen.

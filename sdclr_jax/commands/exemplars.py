@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import io
 import itertools
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -20,7 +19,6 @@ from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import damage, thumbnails
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import exemplars
@@ -156,12 +154,9 @@ def _pixels(
     config: ConfigDict, examples: Examples, shardings: parallel.Shardings
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """(rows) -> uint8 [B, H, W, C]. Of encoded images, what the evaluation sees; augmented views are made of that."""
-    if isinstance(examples.images, Encoded):
-        largest, workers = damage.batch_size(config, shardings), config.data.workers
-        with batches.on_demand(examples.images, build.centre_crop(config), largest, workers) as crops_of:
-            yield lambda rows: crops_of(0, rows)
-    else:
-        yield lambda rows: examples.images[rows]
+    largest, workers = damage.batch_size(config, shardings), config.data.workers
+    with batches.on_demand(examples.images, build.centre_crop(config), largest, workers) as crops_of:
+        yield lambda rows: crops_of(0, rows)
 
 
 def _class_groups(config: ConfigDict, data: build.Data, examples: Examples) -> tuple[str, ...]:
@@ -242,8 +237,7 @@ def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
     try:
         folder.mkdir(exist_ok=True)
         for name, content in contents.items():
-            part = folder / f".{name}.{os.getpid()}.part"
-            part.write_bytes(content)
-            os.replace(part, folder / name)
+            with workdir.replacing(folder / name) as part:
+                part.write_bytes(content)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): make room and permission there") from error

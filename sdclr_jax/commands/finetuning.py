@@ -4,13 +4,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import build
-from sdclr_jax.commands.encoder import Encoder
-from sdclr_jax.data import batches
+from sdclr_jax.commands.encoder import Encoder, probe_images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import longtail
@@ -55,10 +53,9 @@ def fine_tune(
             seed=config.seed,
             **rates,
         )
-    c = config.evaluate
-    crop = {"crop_scale": list(c.crop_scale)} if isinstance(train.images, Encoded) else {"padding": c.padding}
     taken = {"images": len(train.labels), "list": longtail.list_hash(train.ids), "batch_size": batch_size}
-    return fitted, taken | rates | crop | {"flip": c.flip, "best_epoch": fitted.best_epoch}
+    about_views = build.about_probe_view(config, isinstance(train.images, Encoded))
+    return fitted, taken | rates | about_views | {"best_epoch": fitted.best_epoch}
 
 
 def share(examples: Examples, share: float, seed: int) -> Examples:
@@ -66,7 +63,7 @@ def share(examples: Examples, share: float, seed: int) -> Examples:
     smaller share is part of a larger one."""
     present = np.bincount(examples.labels, minlength=len(examples.class_names))
     counts = np.where(present, np.maximum(1, np.rint(share * present)), 0).astype(np.int64)
-    return examples.take(longtail.first_of_classes(examples.labels, np.ones(len(examples.labels), bool), counts, seed))
+    return examples.take(longtail.first_of_classes(examples.labels, None, counts, seed))
 
 
 @contextlib.contextmanager
@@ -74,17 +71,11 @@ def _views(
     config: ConfigDict, examples: Examples, batch_size: int, shardings: Shardings
 ) -> Iterator[Callable[[int, np.ndarray], jax.Array]]:
     """(step, rows [B]) -> random crops and flips of those images, float [B, h, w, C], a function of seed and step."""
-    encoded, key = isinstance(examples.images, Encoded), jax.random.key(config.seed)
-    augmented = build.probe_view(config, encoded)
+    key, augmented = jax.random.key(config.seed), build.probe_view(config, isinstance(examples.images, Encoded))
     split = batch_size % shardings.batch.mesh.size == 0  # else every device has all of the batch
     view = jax.jit(
         lambda step, images: augmented(jax.random.fold_in(key, step), images),
         out_shardings=shardings.batch if split else shardings.replicated,
     )
-    if encoded:
-        crops = build.probe_crops(config)
-        with batches.on_demand(examples.images, crops, batch_size, config.data.workers) as crops_of:
-            yield lambda step, rows: view(step, crops_of(step, rows))
-    else:
-        images = jnp.asarray(examples.images)
-        yield lambda step, rows: view(step, images[rows])
+    with probe_images(config, examples.images, batch_size) as images_of:
+        yield lambda step, rows: view(step, images_of(step, rows))

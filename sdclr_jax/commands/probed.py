@@ -10,8 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import build, trees
-from sdclr_jax.commands.encoder import Encoder
-from sdclr_jax.data import batches
+from sdclr_jax.commands.encoder import Encoder, probe_images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded, digest
 from sdclr_jax.data.subsets import longtail
@@ -89,30 +88,20 @@ class Probed:
     @contextlib.contextmanager
     def features_of(self, train: Labelled) -> Iterator[Callable[[int, np.ndarray], jax.Array]]:
         """(step, indices) -> features of those images: of views made afresh with a key of that step, or fixed ones."""
-        c, images, key = self.config.evaluate, train.examples.images, jax.random.key(self.config.seed)
-
-        def of_views(images_of: Callable[[int, np.ndarray], jax.Array]) -> Callable[[int, np.ndarray], jax.Array]:
-            return lambda step, rows: self._encode_view(
+        c, key = self.config.evaluate, jax.random.key(self.config.seed)
+        if not c.augment or not (c.padding or c.flip or self._encoded):
+            yield probe.cached(train.features)
+            return
+        with probe_images(self.config, train.examples.images, c.sgd_batch_size) as images_of:
+            yield lambda step, rows: self._encode_view(
                 self.variables, jax.random.fold_in(key, step), images_of(step, rows)
             )
 
-        if not c.augment or not (c.padding or c.flip or self._encoded):
-            yield probe.cached(train.features)
-        elif self._encoded:
-            workers = self.config.data.workers
-            with batches.on_demand(images, build.probe_crops(self.config), c.sgd_batch_size, workers) as crops_of:
-                yield of_views(crops_of)
-        else:
-            images = jax.numpy.asarray(images)
-            yield of_views(lambda step, rows: images[rows])
-
     def augmentation(self) -> dict:
         """What `features_of` does to its images, for a protocol's settings."""
-        c = self.config.evaluate
-        if not c.augment:
+        if not self.config.evaluate.augment:
             return {"augment": False}
-        crop = {"crop_scale": list(c.crop_scale)} if self._encoded else {"padding": c.padding}
-        return crop | {"flip": c.flip}
+        return build.about_probe_view(self.config, self._encoded)
 
     def per_class(self, predictions: np.ndarray) -> np.ndarray:
         """Score of each class, or attribute, float64 [C], from predictions of the test images: classes int [N], or how

@@ -107,9 +107,8 @@ def _draws(probed: Probed, train: Labelled, settings: dict) -> list[np.ndarray]:
     if settings["images_per_class"] == "all":
         return [np.arange(len(train.labels))]
     counts = np.full(probed.num_classes, settings["images_per_class"])
-    among = np.ones(len(train.labels), bool)
     draws = range(1, settings["draws"] + 1)  # the authors' lists are numbered from 1 as well
-    return [longtail.first_of_classes(train.labels, among, counts, seed) for seed in draws]
+    return [longtail.first_of_classes(train.labels, None, counts, seed) for seed in draws]
 
 
 def _adam_settings(images_per_class: int | str, draws: int = 5) -> dict:
@@ -130,8 +129,8 @@ def _svm(probed: Probed, train: Labelled, settings: dict) -> Found:
 
     if settings["images_per_class"] == "of_rarest":
         fewest = np.bincount(train.labels, minlength=probed.num_classes).min()
-        counts, among = np.full(probed.num_classes, fewest), np.ones(len(train.labels), bool)
-        train = train.take(longtail.first_of_classes(train.labels, among, counts, probed.config.seed))
+        counts = np.full(probed.num_classes, fewest)
+        train = train.take(longtail.first_of_classes(train.labels, None, counts, probed.config.seed))
     fitted = LinearSVC(C=settings["C"], loss=settings["loss"], max_iter=10_000, random_state=probed.config.seed)
     fitted.fit(np.asarray(features.unit(train.features)), train.labels)
     predictions = fitted.predict(np.asarray(features.unit(probed.test.features)))

@@ -167,12 +167,16 @@ def in_order(images: Encoded, crops: Crops, batch_size: int, workers: int) -> It
 
 @contextlib.contextmanager
 def on_demand(
-    images: Encoded, crops: Crops, batch_size: int, workers: int
-) -> Iterator[Callable[[int, np.ndarray], np.ndarray]]:
+    images: np.ndarray | jax.Array | Encoded, crops: Crops, batch_size: int, workers: int
+) -> Iterator[Callable[[int, np.ndarray], np.ndarray | jax.Array]]:
     """A function (step, rows [M]) -> one crop uint8 [M, S, S, 3] of those images, for as long as the context lasts.
 
+    Images that are one array are given as they are, whole, where they lie: on the host or on the device.
     `batch_size` is the largest M. The function raises UserError where an image cannot be read, as above.
     """
+    if not isinstance(images, Encoded):
+        yield lambda step, rows: images[rows]
+        return
     with Croppers(images, (crops,), largest=batch_size, workers=processes(workers)) as croppers:
 
         def crops_of(step: int, rows: np.ndarray) -> np.ndarray:

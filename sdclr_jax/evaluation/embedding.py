@@ -38,9 +38,8 @@ def tsne(features: np.ndarray, seed: int, limit: int = LIMIT) -> tuple[np.ndarra
     # Principal components, which make a steadier start, take directions that differ, in two dimensions at least.
     spread = np.ptp(directions, axis=0).any() and directions.shape[1] > 1
     model = TSNE(perplexity=_perplexity(len(rows)), init="pca" if spread else "random", random_state=seed)
-    with threadpool_limits(
-        1
-    ):  # with more, sums depend on how many there are; and they wait for each other on busy cores
+    # Of several threads sums depend on how many there are, and they wait for each other on busy cores.
+    with threadpool_limits(1):
         return rows, model.fit_transform(directions)
 
 

@@ -7,10 +7,9 @@ import numpy as np
 from sdclr_jax.report import curves
 from sdclr_jax.report.groups import Group
 from sdclr_jax.report.runs import SCORES, Run, metric, plain
-from sdclr_jax.report.svg import INK, colour, dash, drawing, finish
+from sdclr_jax.report.svg import INK, colour, dash, draw_line, drawing, finish
 from sdclr_jax.report.tables import title
 
-MARKERS = "os^Dv"
 TOTAL = "all"  # the name of the density of all layers together
 SIGNS = {  # of collapse: field of the metrics -> what its axis says
     "projection_std": "std",
@@ -102,7 +101,7 @@ def accuracy(groups: list[Group], protocol: str, name: str) -> str:
             if bars:
                 _draw_bars(axes, member, mean, sd, place, len(measured))
             else:
-                _draw_line(axes, member, mean, sd)
+                draw_line(axes, member.index, np.arange(mean.size), mean, sd, width=1.8)
         axes.set_xticks(*_class_ticks(runs), rotation=55, ha="right", rotation_mode="anchor")
         axes.set_ylim(0, 104)
         axes.set_yticks(range(0, 101, 20))
@@ -122,13 +121,6 @@ def _draw_bars(axes, member: Group, mean: np.ndarray, sd: np.ndarray | None, pla
         axes.vlines(x, mean - sd, mean + sd, color=INK, linewidth=1.2)
 
 
-def _draw_line(axes, member: Group, mean: np.ndarray, sd: np.ndarray | None) -> None:
-    x = np.arange(mean.size)
-    if sd is not None:
-        axes.fill_between(x, mean - sd, mean + sd, alpha=0.18, linewidth=0, color=colour(member.index))
-    axes.plot(x, mean, linewidth=1.8, linestyle=dash(member.index), color=colour(member.index))
-
-
 def over_training(groups: list[Group], measure: str, name: str) -> str:
     """Scores of `knn` or `probe` while the runs were trained: a panel each for All, the groups of classes and Std, a
     line for each group of runs with a band of one standard deviation. Empty where no run was scored on its way."""
@@ -144,13 +136,9 @@ def over_training(groups: list[Group], measure: str, name: str) -> str:
     with drawing(height=45 + 95 * len(panels), rows=len(panels)) as rows:
         for axes, (score, means) in zip(np.atleast_1d(rows), panels.items(), strict=True):
             for member, line in means:
-                look = {"color": colour(member.index)}
-                if line.sd is not None:
-                    ends = 100 * (line.values - line.sd), 100 * (line.values + line.sd)
-                    axes.fill_between(line.epochs, *ends, alpha=0.18, linewidth=0, **look)
-                marker = MARKERS[member.index % len(MARKERS)] if line.values.size <= MARKED_POINTS else None
-                look |= {"linestyle": dash(member.index), "marker": marker, "markersize": 4}
-                axes.plot(line.epochs, 100 * line.values, linewidth=1.8, **look)
+                sd = None if line.sd is None else 100 * line.sd
+                marker = 4 if line.values.size <= MARKED_POINTS else 0
+                draw_line(axes, member.index, line.epochs, 100 * line.values, sd, width=1.8, marker=marker)
             axes.locator_params(axis="y", nbins=4)
             axes.set_ylabel(f"{score.capitalize()}, %")
         # One height for all accuracies, so that one can be held against another.

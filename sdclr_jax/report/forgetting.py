@@ -9,10 +9,9 @@ from sdclr_jax.report.curves import Curve
 from sdclr_jax.report.extras import Checkpoint, Exemplars
 from sdclr_jax.report.groups import Group
 from sdclr_jax.report.runs import Run
-from sdclr_jax.report.svg import INK, colour, dash, drawing, finish
+from sdclr_jax.report.svg import INK, colour, draw_line, drawing, finish
 
 Found = Mapping[Run, Exemplars]  # of the runs that have any
-MARKERS = "os^Dv"
 DRIFT = {"since_first": "first", "since_previous": "previous"}
 
 
@@ -34,7 +33,7 @@ def rare(groups: list[Group], found: Found, name: str) -> str:
         axes.fill_between(around, low, high, color=INK, alpha=0.12, linewidth=0)
         axes.plot(around, [expected, expected], color=INK, linewidth=0.8)
         for member, line in lines:
-            _draw(axes, member, line, 100)
+            _draw(axes, member, line)
         axes.set_xlim(*around)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("epoch")
@@ -61,7 +60,7 @@ def drift(groups: list[Group], found: Found, name: str) -> str:
     with drawing(height=50 + 130 * len(panels), rows=len(panels)) as rows:
         for axes, (since, (jaccard, chance)) in zip(np.atleast_1d(rows), panels.items(), strict=True):
             for member, line in jaccard:
-                _draw(axes, member, line, 100)
+                _draw(axes, member, line)
             for member, line in chance:
                 axes.plot(line.epochs, 100 * line.values, color=colour(member.index), linewidth=0.8)
             axes.set_ylim(0, 104)
@@ -88,10 +87,6 @@ def _means(
     return means
 
 
-def _draw(axes, member: Group, line: Curve, scale: float) -> None:
-    look = {"color": colour(member.index)}
-    if line.sd is not None:
-        ends = scale * (line.values - line.sd), scale * (line.values + line.sd)
-        axes.fill_between(line.epochs, *ends, alpha=0.18, linewidth=0, **look)
-    look |= {"linestyle": dash(member.index), "marker": MARKERS[member.index % len(MARKERS)], "markersize": 5}
-    axes.plot(line.epochs, scale * line.values, linewidth=2, **look)
+def _draw(axes, member: Group, line: Curve) -> None:
+    sd = None if line.sd is None else 100 * line.sd
+    draw_line(axes, member.index, line.epochs, 100 * line.values, sd, width=2, marker=5)

@@ -12,12 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 WIDTH = 430  # units of the picture: about the pixels of a phone, so that 12 units of text stay readable there
 COLOURS = 7  # of groups, before they repeat
+MARKERS = "os^Dv"
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 INK, GRID = "#010101", "#010102"
 STAND_INS = {INK: "var(--ink)", GRID: "var(--grid)"} | {f"#0102{i:02}": f"var(--g{i})" for i in range(COLOURS)}
@@ -49,6 +51,17 @@ def colour(index: int) -> str:
 
 def dash(index: int):
     return DASHES[index % len(DASHES)]
+
+
+def draw_line(
+    axes: Axes, index: int, x: np.ndarray, mean: np.ndarray, sd: np.ndarray | None, width: float, marker: float = 0
+) -> None:
+    """The line of a group, with a band of `sd` either way where there is one and markers of a size above 0."""
+    look = {"color": colour(index)}
+    if sd is not None:
+        axes.fill_between(x, mean - sd, mean + sd, alpha=0.18, linewidth=0, **look)
+    shape = MARKERS[index % len(MARKERS)] if marker else None
+    axes.plot(x, mean, linewidth=width, linestyle=dash(index), marker=shape, markersize=marker, **look)
 
 
 @contextmanager

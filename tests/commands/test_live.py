@@ -1,6 +1,5 @@
 """Measurements while a run trains: right, on validation images alone, and without a trace in the run itself."""
 
-import itertools
 import time
 from types import SimpleNamespace
 
@@ -16,10 +15,9 @@ from sdclr_jax.commands import pretrain as pretrain_command
 from sdclr_jax.commands.encoder import dense
 from sdclr_jax.commands.live import Live
 from sdclr_jax.commands.pretrain import pretrain
-from sdclr_jax.data.batches import Resident
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.train import Method
-from tests.commands.test_pretrain import arguments, assert_same_bits, config, lines, run
+from tests.commands.test_pretrain import arguments, assert_same_bits, config, lines, power_cut, run
 
 EVERY = ("--config.evaluate.every=2", "--config.evaluate.live_images=500")
 MEASURES = {f"{name}/{group}" for name in ("knn", "probe") for group in ("all", "many", "medium", "few", "std")}
@@ -90,16 +88,8 @@ def test_test_images_are_never_seen(measured, data_dir):
 
 
 def test_a_stopped_run_measures_the_same(measured, data_dir, tmp_path, monkeypatch):
-    whole_batches = Resident.from_step
-
-    def crash(self, step):
-        yield from itertools.islice(whole_batches(self, step), 12)
-        raise RuntimeError("power cut")
-
-    monkeypatch.setattr(Resident, "from_step", crash)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(monkeypatch, 12):
         run(config("sdclr", *EVERY), tmp_path / "cut", data_dir)
-    monkeypatch.setattr(Resident, "from_step", whole_batches)
     assert_same_bits(run(config("sdclr", *EVERY), tmp_path / "cut", data_dir), measured.state)
     assert lines(tmp_path / "cut") == lines(measured.directory)
 

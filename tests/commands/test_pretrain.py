@@ -1,5 +1,6 @@
 """The loop on the real digits with a tiny network: exact resume, metrics, refusals, and a loss that is not a number."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -49,6 +50,21 @@ def config(method="sdclr", *more):
 
 def run(config, directory, data_dir):
     return pretrain(config, directory, data_dir, devices=jax.devices()[:1])
+
+
+@contextlib.contextmanager
+def power_cut(monkeypatch, batches):
+    """What is run here breaks off after so many batches."""
+    whole_batches = Resident.from_step
+
+    def crash(self, step):
+        yield from itertools.islice(whole_batches(self, step), batches)
+        raise RuntimeError("power cut")
+
+    monkeypatch.setattr(Resident, "from_step", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        yield
+    monkeypatch.setattr(Resident, "from_step", whole_batches)
 
 
 def lines(directory):
@@ -112,16 +128,8 @@ def test_a_crashed_run_goes_on_exactly(finished_between_refreshes, data_dir, tmp
     """Parameters, statistics, mask, optimizer and metrics equal those of an uninterrupted run, to the bit."""
     whole, expected = finished_between_refreshes
     between = config("sdclr", "--config.prune.every=4", "--config.collapse_every=3")
-    whole_batches = Resident.from_step
-
-    def crash(self, step):
-        yield from itertools.islice(whole_batches(self, step), stopped_after)
-        raise RuntimeError("power cut")
-
-    monkeypatch.setattr(Resident, "from_step", crash)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(monkeypatch, stopped_after):
         run(between, tmp_path / "cut", data_dir)
-    monkeypatch.setattr(Resident, "from_step", whole_batches)
     state = run(between, tmp_path / "cut", data_dir)
     assert_same_bits(state, expected)
     assert lines(tmp_path / "cut") == lines(whole)
@@ -166,20 +174,12 @@ def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
 
 def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretrain_command.collapse, "POINT", 2.0)  # so that every run has collapsed
-    whole_batches = Resident.from_step
-
-    def crash(self, step):
-        yield from itertools.islice(whole_batches(self, step), 7)
-        raise RuntimeError("power cut")
-
-    monkeypatch.setattr(Resident, "from_step", crash)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(monkeypatch, 7):
         run(config(), tmp_path / "run", data_dir)
     assert capsys.readouterr().err.count("warning at step 2: the projections of the dense and sparse branches") == 1
     (warning,) = [json.loads(line) for line in (tmp_path / "run" / "warnings.jsonl").read_text().splitlines()]
     assert (warning["step"], warning["epoch"], warning["cause"]) == (2, 0.4, "one point")
     assert "optimizer.learning_rate" in warning["message"]
-    monkeypatch.setattr(Resident, "from_step", whole_batches)
     before = (tmp_path / "run" / "warnings.jsonl").read_text()
     run(config(), tmp_path / "run", data_dir)  # from step 5
     assert (tmp_path / "run" / "warnings.jsonl").read_text() == before

@@ -12,7 +12,10 @@ import shutil
 import subprocess
 import time
 
+import pytest
+
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+in_chromium = pytest.mark.skipif(BINARY is None, reason="no Chromium or Chrome on the PATH to open the page in")
 KEYS = {"Tab": 9, "Enter": 13, "PageUp": 33, "PageDown": 34, "End": 35, "Home": 36}
 KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 

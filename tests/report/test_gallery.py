@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from sdclr_jax.report import gallery
-from tests.report.chromium import BINARY, Page
+from tests.report.chromium import Page, in_chromium
 
-in_chromium = pytest.mark.skipif(BINARY is None, reason="no Chromium or Chrome on the PATH to open the page in")
 HOSTILE = "</script><script>alert(1)</script>\"'&<b>"
 NAMES = ("cat", HOSTILE, "dog")
 SCORES = ("features", "projections")

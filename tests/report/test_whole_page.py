@@ -6,12 +6,11 @@ import pytest
 
 from sdclr_jax.commands.report import main
 from sdclr_jax.report import page, runs
-from tests.report.chromium import BINARY, Page
+from tests.report.chromium import Page, in_chromium
 from tests.report.test_curves import live
 from tests.report.test_extras import summary, with_exemplars, with_map
 from tests.report.test_report_page import Parsed
 
-in_chromium = pytest.mark.skipif(BINARY is None, reason="no Chromium or Chrome on the PATH to open the page in")
 LAYERS = [f"stage{stage}_block{block}/conv{conv}" for stage in range(4) for block in range(2) for conv in (1, 2)]
 EPOCHS = 2000
 EVERYTHING = ("Scores", "Paired differences", "Nearest neighbours over training", "Ridge probe over training")

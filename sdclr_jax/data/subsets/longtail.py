@@ -177,12 +177,12 @@ def _of_attributes(
     )
 
 
-def first_of_classes(labels: np.ndarray, among: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """So many images of each class, int [C], the first ones in the seed's order of those `among`, bool [N]: rows,
-    ascending; none at all where a class has too few."""
+def first_of_classes(labels: np.ndarray, among: np.ndarray | None, counts: np.ndarray, seed: int) -> np.ndarray:
+    """So many images of each class, int [C], the first ones in the seed's order of those `among`, bool [N], or of all:
+    rows, ascending; none at all where a class has too few."""
     parts = []
     for c, (n, rows) in enumerate(zip(counts, _by_class(labels, len(counts)), strict=True)):
-        rows = rows[among[rows]]
+        rows = rows if among is None else rows[among[rows]]
         if n > len(rows):
             return np.empty(0, np.int64)
         parts.append(rows[_permutation(len(rows), seed, 1, c)][:n])
