@@ -78,13 +78,14 @@ class Checkpoints(contextlib.AbstractContextManager):
             UserError: there are checkpoints, but none can be read; or there is none of this step.
         """
         steps = self.steps if step is None else [s for s in self.steps if s == step]
-        damaged = []
+        damaged, cause = [], None
         for candidate in reversed(steps):
             try:
                 state = self._read(candidate, like)
             except Exception as error:  # orbax raises bare Exception for a damaged file
                 LOG.warning("checkpoint %d of %s cannot be used: %s", candidate, self._directory, _first_line(error))
                 damaged.append(candidate)
+                cause = error
             else:
                 if damaged and not self._read_only:
                     self._set_aside(damaged)
@@ -93,7 +94,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise UserError(
                 f"no checkpoint{'' if step is None else f' of step {step}'} in {self._directory} can be read: give "
                 "another workdir, put back the files from a copy, or use the version that versions.json names"
-            )
+            ) from cause
         return None
 
     def _read(self, step: int, like: Any) -> Any:

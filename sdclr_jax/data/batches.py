@@ -119,15 +119,16 @@ class Streamed:
             UserError: a process was killed, or the whole data set is gone.
         """
         workers = {"workers": self._workers, "ahead": self._prefetch}
-        croppers = Croppers(self._images, self._crops, largest=len(self._places), **workers)
-        made = _ahead(self._made(croppers, step), self._prefetch)
-        try:
-            for batch, unreadable in made:
-                self._count(unreadable)
-                yield batch
-        finally:
-            croppers.close()  # first, since the thread may be waiting for them
-            made.close()
+        with (
+            Croppers(self._images, self._crops, largest=len(self._places), **workers) as croppers,
+            contextlib.closing(_ahead(self._made(croppers, step), self._prefetch)) as made,
+        ):
+            try:
+                for batch, unreadable in made:
+                    self._count(unreadable)
+                    yield batch
+            finally:
+                croppers.stop()  # the thread may be waiting for them, and is waited for in its turn
 
     def counts(self) -> dict[str, float]:
         """For a line of metrics: images of this process's share that were replaced since the last call."""

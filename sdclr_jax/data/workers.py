@@ -95,8 +95,15 @@ class Croppers(contextlib.AbstractContextManager):
             unreadable = [image for worker in self._workers for image in worker.receive()]
         return [memory[slot, :count] for memory in self._memory], unreadable
 
+    def stop(self) -> None:
+        """End the workers at once; they hold nothing that could be lost. A thread that waits for one has an error."""
+        for worker in self._workers:
+            worker.stop()
+
     def close(self) -> None:
-        """End the workers at once; they hold nothing that could be lost."""
+        """End the workers and close the pipes to them. Threads that use `crops` must have ended before: while one is
+        at a pipe, the number of a closed one may be given to another file, a checkpoint's say, and written into."""
+        self.stop()
         for worker in self._workers:
             worker.close()
 
@@ -150,10 +157,12 @@ class _Worker:
             f"a process that decodes images {how}: if memory ran out, lower data.workers, data.prefetch or batch_size"
         )
 
-    def close(self) -> None:
+    def stop(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._pipe.close()  # last: a thread may be waiting at it, and is woken by the end of the process
+
+    def close(self) -> None:
+        self._pipe.close()
 
 
 def work(pipe: int, memory: int) -> None:

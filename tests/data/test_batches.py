@@ -5,6 +5,8 @@ import os
 import pathlib
 import signal
 import threading
+import time
+from multiprocessing.connection import Connection
 
 import jax
 import numpy as np
@@ -144,6 +146,34 @@ def test_an_image_lost_in_mid_run_is_replaced_counted_and_told_once(files, worke
     ]
     again = first(streamed(files, 0), 6)
     assert all((a == b).all() for a, b in zip(first(streamed(files, workers), 6), again, strict=True))
+
+
+@pytest.mark.parametrize("action", ["send", "recv"])
+def test_pipes_are_closed_when_no_thread_is_at_them(files, monkeypatch, action):
+    """A closed pipe's number is soon another file's, a checkpoint's say, and that would be written into or read."""
+    at_pipes, found = [], []
+    act, close = getattr(Connection, action), Connection.close
+
+    def slow(self, *message):
+        at_pipes.append(self)
+        time.sleep(0.2)
+        try:
+            return act(self, *message)
+        finally:
+            at_pipes.remove(self)
+
+    def watched(self):
+        found.append(list(at_pipes))
+        close(self)
+
+    with contextlib.closing(streamed(files, workers=2).from_step(0)) as stream:
+        next(stream)
+        monkeypatch.setattr(Connection, action, slow)
+        monkeypatch.setattr(Connection, "close", watched)
+        next(stream)
+        while not at_pipes:
+            time.sleep(0.001)
+    assert found == [[], []]
 
 
 def test_a_killed_worker_ends_the_run_with_a_sentence(files, monkeypatch):
