@@ -126,7 +126,7 @@ def rgb(image: Image.Image) -> Image.Image:
         warnings.simplefilter("ignore")
         try:
             image.load()
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # else it copies one that is upright, too
             if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to 8 bits clips it at 255
                 return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
             if image.mode == "F":
