@@ -28,6 +28,10 @@ from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
 
 
+# glibc would give an image's memory back to the system and ask for it anew for the next, a tenth of a worker's time.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+
+
 class Task(NamedTuple):
     """Images to crop together: `rows` int [M] of the set for the `places` int [M] in the batch of `step`."""
 
@@ -117,10 +121,14 @@ class _Worker:
     def __init__(self, memory: int):
         ours, theirs = Pipe()
         program = "import sys; from sdclr_jax.data.workers import work; work(*map(int, sys.argv[1:]))"
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "OPENBLAS_NUM_THREADS": "1",  # NumPy would start a thread a core, for nothing
-        }
+        environment = (
+            _KEEP_MEMORY
+            | os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+                "OPENBLAS_NUM_THREADS": "1",  # NumPy would start a thread a core, for nothing
+            }
+        )
         # Ctrl-C and SIGTERM are for this process to answer; a worker inherits that they are held back from it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:
