@@ -143,8 +143,10 @@ def fill(
 ) -> list[Unreadable]:
     """Write what `cut` gives of an image, or of the next one of the set that can be read, to the arrays `out`.
 
-    Returns what was passed over. Raises UserError after a hundred in a row.
+    Returns what was passed over. Raises UserError after a hundred in a row, or where there are no images.
     """
+    if not len(encoded):
+        raise UserError("there are no images to crop: see that the data set is still there")
     passed = []
     for candidate in range(row, row + min(_IN_A_ROW, len(encoded))):
         candidate %= len(encoded)

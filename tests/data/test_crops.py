@@ -210,3 +210,8 @@ def test_a_folder_that_is_gone_is_an_error(files):
         (files.root / f"{i}.jpg").unlink()
     with pytest.raises(UserError, match=r"5 images in a row cannot be read, the last one .*2\.jpg \(No such file"):
         filled(files, 3)
+
+
+def test_a_set_without_images_is_refused_in_a_sentence():
+    with pytest.raises(UserError, match="there are no images to crop"):
+        fill([], Files("/", np.array([], str)), 0, (TWO,), 0, 0)
