@@ -20,7 +20,6 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -28,29 +27,15 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 import sdclr_jax
+from sdclr_jax import files
 from sdclr_jax.errors import UserError
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
 
 
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Where to write what takes the place of a file when the context ends: whole, or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-
-
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Write whole or not at all."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    with replacing(path) as part:
-        part.write_text(text)
+    """Write whole or not at all. Raises UserError where it cannot be written."""
+    files.write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -248,6 +233,5 @@ def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dic
     kept = [line for line in lines if line["step"] <= step]
     if not path.exists():
         return kept
-    with replacing(path) as part:
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     return kept

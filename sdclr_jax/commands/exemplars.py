@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from ml_collections import ConfigDict
 
-from sdclr_jax import build, parallel, workdir
+from sdclr_jax import build, files, parallel, workdir
 from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import damage, thumbnails
 from sdclr_jax.data import batches
@@ -230,14 +230,9 @@ def _pair(a: tuple[pathlib.Path, Ranking], b: tuple[pathlib.Path, Ranking]) -> d
 
 def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
     """The ranking and the page, each whole or not at all."""
-    files = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
-    pyarrow.csv.write_csv(table, files["exemplars.csv"])
-    pyarrow.parquet.write_table(table, files["exemplars.parquet"])
-    contents = {name: file.getvalue() for name, file in files.items()} | {"gallery.html": page.encode()}
-    try:
-        folder.mkdir(exist_ok=True)
-        for name, content in contents.items():
-            with workdir.replacing(folder / name) as part:
-                part.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): make room and permission there") from error
+    tables = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
+    pyarrow.csv.write_csv(table, tables["exemplars.csv"])
+    pyarrow.parquet.write_table(table, tables["exemplars.parquet"])
+    contents = {name: table.getvalue() for name, table in tables.items()} | {"gallery.html": page.encode()}
+    for name, content in contents.items():
+        files.write(folder / name, content)

@@ -1,9 +1,10 @@
 """`sdclr report`: compare runs in the terminal and on a page."""
 
 import argparse
-import os
+import contextlib
 from pathlib import Path
 
+from sdclr_jax import files
 from sdclr_jax.errors import UserError
 from sdclr_jax.report import curves, page, runs, tables, words
 
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> None:
 
     found = runs.read(options.dirs)
     levels, differences = tables.compare(found), tables.differences(found)
-    files = {
+    contents = {
         output: page.render(found, options.note, output.parent),
         output.with_suffix(".md"): "\n".join([tables.to_markdown(levels), tables.to_markdown(differences, sign=True)]),
         output.with_suffix(".tex"): "\n".join([tables.to_latex(levels), tables.to_latex(differences, sign=True)]),
@@ -32,26 +33,11 @@ def main(argv: list[str]) -> None:
         output.with_name(f"{output.stem}_classes.csv"): tables.classes_to_csv(found),
         output.with_name(f"{output.stem}_curves.csv"): curves.to_csv(found),
     }
-    _write(files)
+    with contextlib.ExitStack() as stack:  # each is complete before any takes its place
+        for path, text in contents.items():
+            stack.enter_context(files.replacing(path)).write_bytes(text.encode())
     print(tables.to_text(levels), end="\n\n")
     if differences:
         print(tables.to_text(differences, sign=True), end="\n\n")
     print(*words.summary(found), *(f"Note: {note}" for note in words.notes(found)), sep="\n")
-    print("Wrote", ", ".join(map(str, files)))
-
-
-def _write(files: dict[Path, str]) -> None:
-    """All files or none: each is complete before any takes its place."""
-    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in files}
-    try:
-        for path, part in parts.items():
-            if path.is_dir():
-                raise UserError(f"{path} is a folder: give --output another name")
-            part.write_text(files[path], encoding="utf-8", newline="\n")
-        for path, part in parts.items():
-            os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): give another --output") from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
+    print("Wrote", ", ".join(map(str, contents)))

@@ -3,12 +3,14 @@
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from sdclr_jax import files
+from sdclr_jax.errors import UserError
 
 
 def features(folder: pathlib.Path, key: dict[str, Any], extract: Callable[[], np.ndarray]) -> np.ndarray:
@@ -23,13 +25,6 @@ def features(folder: pathlib.Path, key: dict[str, Any], extract: Callable[[], np
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):  # there is none, or only a part of one
         found = extract()
-    part = folder / f".{name}.{os.getpid()}.part"
-    try:
-        folder.mkdir(exist_ok=True)
-        with open(part, "wb") as file:
-            np.save(file, found, allow_pickle=False)
-        os.replace(part, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
+    with contextlib.suppress(UserError), files.replacing(path) as part:
+        np.save(part, found, allow_pickle=False)
     return found

@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_no_half_index(tmp_path, capsys, monkeypatch):
     data_dir = f"--data_dir={tmp_path / 'data'}"
     assert main.main(["prepare", f"folder:{tmp_path / 'photos'}", data_dir, "--noprogress"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "index.json cannot be written (No space left on device); make room" in line
+    assert "index.json cannot be written (No space left on device): make room" in line
     assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
 
 

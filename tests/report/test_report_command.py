@@ -48,16 +48,17 @@ def test_runs_that_cannot_be_reported_together_write_nothing(make_run, tmp_path)
     assert _files(tmp_path) == []
 
 
-def test_output_must_be_a_page_in_a_folder_that_exists(make_run, tmp_path):
+def test_output_must_be_a_page_that_can_be_written(make_run, tmp_path):
     folder = str(make_run("a"))
     with pytest.raises(UserError, match=r"must end in \.html"):
         main([folder, f"--output={tmp_path}/report.csv"])
-    with pytest.raises(UserError, match="cannot be written .*: give another --output"):
-        main([folder, f"--output={tmp_path}/nowhere/report.html"])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/report\.html cannot be written \(Not a directory\): make room"):
+        main([folder, f"--output={tmp_path}/file/report.html"])
     (tmp_path / "report.md").mkdir()
-    with pytest.raises(UserError, match=r"report\.md is a folder"):
+    with pytest.raises(UserError, match=r"report\.md cannot be written \(Is a directory\)"):
         main([folder, f"--output={tmp_path}/report.html"])
-    assert _files(tmp_path) == []
+    assert _files(tmp_path) == ["file"]
 
 
 def test_no_folder_is_a_usage_error(capsys):

@@ -14,8 +14,9 @@ import numpy as np
 
 from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.sources import index, layouts, prepared
+from sdclr_jax.data.sources import index, layouts
 from sdclr_jax.errors import UserError
+from sdclr_jax.files import write_changed
 
 RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this
 
@@ -94,7 +95,7 @@ class Folder:
             text = io.StringIO()
             drawn = (path for path, split in zip(table.paths, table.splits, strict=True) if split == "test")
             csv.writer(text).writerows([("path",), *((path,) for path in drawn)])
-            prepared.write_changed(self._test_list, text.getvalue().encode())
+            write_changed(self._test_list, text.getvalue().encode())
         return table
 
     def _images(self, paths: np.ndarray) -> np.ndarray | images.Files:

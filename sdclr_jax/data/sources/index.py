@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from sdclr_jax.data import images
-from sdclr_jax.data.sources import prepared
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
+from sdclr_jax.files import write, write_changed
 
 # What cameras, phones and the web write. Those that Pillow cannot read are named as skipped and not passed over.
 _ENDINGS = (
@@ -124,7 +124,7 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
         kept = {path: entry for path, entry in entries.items() if not entry.reason.startswith(_UNREAD)}
         if kept != known:
             text = json.dumps({"root": str(root), "files": kept}, separators=(",", ":"))
-            prepared.write_whole(folder / "index.json", text.encode())
+            write(folder / "index.json", text.encode())
     skipped |= {path: entry.reason for path, entry in entries.items() if entry.reason}
     skipped = dict(sorted(skipped.items()))
     usable = {path: entries[path] for path in sorted(entries) if not entries[path].reason}
@@ -159,7 +159,7 @@ def _write_skipped(path: pathlib.Path, skipped: dict[str, str]) -> pathlib.Path:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerows([("path", "reason"), *skipped.items()])
-    prepared.write_changed(path, text.getvalue().encode(errors="backslashreplace"))
+    write_changed(path, text.getvalue().encode(errors="backslashreplace"))
     return path
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.errors import UserError
 
@@ -31,35 +32,6 @@ def provenance(folder: pathlib.Path) -> dict[str, Any] | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(f"The data set in {folder} is damaged; delete that folder and run again.") from error
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Write a file whole or not at all, and its folder where that is missing.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
-            part = pathlib.Path(scratch) / path.name
-            part.write_bytes(content)
-            os.replace(part, path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}); make room and permission there, or name another "
-            "folder in --data_dir or the environment variable SDCLR_DATA."
-        ) from error
-
-
-def write_changed(path: pathlib.Path, content: bytes) -> None:
-    """`write_whole`, where the file does not hold that already: so a folder that is only read is not written."""
-    try:
-        same = path.read_bytes() == content
-    except OSError:
-        same = False
-    if not same:
-        write_whole(path, content)
 
 
 def prepared(data_dir: pathlib.Path, relative: str, make: Callable[[pathlib.Path], pathlib.Path]) -> pathlib.Path:
@@ -111,11 +83,9 @@ def read_once(folder: pathlib.Path, split: str) -> Examples:
             return Examples(kept["images"], kept["labels"], kept["ids"], tuple(kept["class_names"].tolist()))
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         examples = read(folder, split)
-    with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix=".decoding-", dir=folder) as scratch:
-        part = pathlib.Path(scratch) / path.name
-        arrays = examples.images, examples.labels, examples.ids, examples.class_names
+    arrays = examples.images, examples.labels, examples.ids, examples.class_names
+    with contextlib.suppress(UserError), files.replacing(path) as part:
         np.savez(part, **dict(zip(Examples._fields, arrays, strict=False)))
-        os.replace(part, path)
     return examples
 
 

@@ -5,14 +5,13 @@ among the images: a pass over ImageNet.
 """
 
 import contextlib
-import os
 import pathlib
-import tempfile
 import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
+from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.sources import prepared
@@ -84,10 +83,8 @@ def read(folder: pathlib.Path, split: str, progress: bool = False) -> Examples:
         ids = labels = np.empty(0)
     if len(ids) != len(opened.source):
         ids, labels = _all(folder, split, opened, progress)
-        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(prefix=".reading-", dir=folder) as scratch:
-            part = pathlib.Path(scratch) / kept_path.name
+        with contextlib.suppress(UserError), files.replacing(kept_path) as part:
             np.savez(part, ids=ids, labels=labels)
-            os.replace(part, kept_path)
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
     if len(twice := ids[1:][ids[1:] == ids[:-1]]):

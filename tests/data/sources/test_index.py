@@ -147,9 +147,7 @@ def test_a_full_disk_leaves_the_index_that_was_there(root, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "write_bytes", full)
-        with pytest.raises(
-            UserError, match=r"index\.json cannot be written \(No space left on device\); make room .*\.$"
-        ):
+        with pytest.raises(UserError, match=r"index\.json cannot be written \(No space left on device\): make room"):
             index.refresh(root, tmp_path / "known")
         with pytest.raises(UserError, match="No space left"):
             index.refresh(root, tmp_path / "new")

@@ -1,0 +1,53 @@
+"""Files that are written whole or not at all."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from sdclr_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Where to write what takes the place of the file `path` when the context ends, and then is on the disk; its folder
+    is made where it is missing.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written; what stood there still does.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        # A folder of its own: another process may write the same file, on another machine under the same process id.
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
+            part = pathlib.Path(scratch) / path.name
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())  # else the new name may outlive a power cut and the content not
+            os.replace(part, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): make room and permission there, or name another "
+            "folder"
+        ) from error
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+    """`replacing`, where all of the content is at hand."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_changed(path: pathlib.Path, content: bytes) -> None:
+    """`write`, where the file does not hold that already: so a folder that is only read is not written."""
+    try:
+        same = path.read_bytes() == content
+    except OSError:
+        same = False
+    if not same:
+        write(path, content)

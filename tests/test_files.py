@@ -1,0 +1,60 @@
+"""A file is replaced whole or not at all, whatever breaks and whoever else is writing."""
+
+import errno
+import os
+
+import pytest
+
+from sdclr_jax import files
+from sdclr_jax.errors import UserError
+
+
+def test_a_file_is_replaced_and_its_folder_made(tmp_path):
+    path = tmp_path / "new" / "with spaces" / "a.json"
+    for content in (b"one", b"two"):
+        files.write(path, content)
+        assert path.read_bytes() == content
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_two_processes_of_one_number_do_not_mix_their_content(tmp_path, monkeypatch):
+    """As two containers with one shared disk, in each of which the program is process 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    path = tmp_path / "a"
+    with files.replacing(path) as one:
+        one.write_bytes(b"one")
+        with files.replacing(path) as other:
+            other.write_bytes(b"the other")
+        assert path.read_bytes() == b"the other"
+    assert path.read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
+    files.write(tmp_path / "a", b"before")
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(UserError, match=r"a cannot be written \(No space left on device\): make room"):
+        files.write(tmp_path / "a", b"after")
+    assert (tmp_path / "a").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_in_the_way_is_told_before_anything_is_written(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(UserError, match=r"a cannot be written \(Is a directory\)"), files.replacing(tmp_path / "a"):
+        pytest.fail("written")
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
+    done, replace, fsync = [], os.replace, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: done.append("content") or fsync(file))
+    monkeypatch.setattr(os, "replace", lambda *given: done.append("name") or replace(*given))
+    files.write(tmp_path / "a", b"x")
+    assert done == ["content", "name"]
