@@ -20,11 +20,14 @@ import os
 import pathlib
 import platform
 import subprocess
+import time
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 import sdclr_jax
 from sdclr_jax import files
@@ -175,17 +178,27 @@ class Metrics:
         kept = _cut(self._path, read_metrics(self._path), step)
         warned = _cut(self._warnings, _read(self._warnings, ("step", "cause")), step)
         self._warned = {line["cause"] for line in warned}
-        self._file = self._path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and whoever writes then waits for good.
+        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        start = SessionLog(status=SessionLog.START)  # what was written of this step and later ones is void
+        self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
 
     def write(self, line: dict[str, int | float | None]) -> None:
-        """Add a line; None is what cannot be measured, null in the file."""
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in line.items():
-            if name != "step" and value is not None:
-                self._events.add_scalar(name, value, line["step"])
+        """Add a line; None is what cannot be measured, null in the file.
+
+        Raises:
+            UserError: the disk is full, or the folder is gone.
+        """
+        _append(self._path, line)
+        values = {name: value for name, value in line.items() if name != "step" and value is not None}
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
+        try:
+            self._events.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
+            self._events.flush()
+        except OSError as error:
+            raise _unwritable(self._path.parent / "tensorboard", error) from error
 
     def warn(self, line: dict[str, int | float], cause: str, message: str) -> bool:
         """Write down a warning that a line of metrics gives rise to; False if the run has been warned of that cause."""
@@ -193,13 +206,27 @@ class Metrics:
             return False
         self._warned.add(cause)
         warning = {"step": line["step"], "epoch": line["epoch"], "cause": cause, "message": message}
-        with self._warnings.open("a") as file:
-            file.write(json.dumps(warning) + "\n")
+        _append(self._warnings, warning)
         return True
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        with contextlib.suppress(OSError):  # each line is on the disk, or `write` has said why not
+            self._events.close()
+
+
+def _append(path: pathlib.Path, line: dict[str, Any]) -> None:
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}): make room and permission there; the same command then "
+        "goes on from the last checkpoint"
+    )
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -1,8 +1,13 @@
+import errno
 import json
 import os
+import pathlib
+import struct
 
 import pytest
 from ml_collections import ConfigDict
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
 
 from sdclr_jax import workdir
 from sdclr_jax.errors import UserError
@@ -74,6 +79,43 @@ def test_metrics_are_continued_after_a_step(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 1.0), (20, 2.0), (30, 7.0)]
     assert lines[-1]["knn/few"] is None
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("where", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_ends_the_run_in_a_sentence(tmp_path, monkeypatch, where):
+    """It must not wait for good for a thread that has died of it, and what was written before is read."""
+    log = workdir.Metrics(tmp_path, 0)
+    log.write({"step": 1, "loss": 1.0, "seconds": 1.0})
+
+    def full(*given, **named):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(*{"metrics.jsonl": (pathlib.Path, "open"), "tensorboard": (RecordWriter, "write")}[where], full)
+    with pytest.raises(UserError, match=rf"{where} cannot be written \(No space left on device\): make room"):
+        for step in range(2, 50):
+            log.write({"step": step, "loss": 1.0, "seconds": 1.0})
+    log.close()
+    monkeypatch.undo()
+    assert workdir.read_metrics(tmp_path / "metrics.jsonl")[0]["step"] == 1
+
+
+def test_event_files_hold_the_same_numbers_and_say_where_they_go_on(tmp_path):
+    for start, steps in ((0, (10, 20)), (10, (20,))):
+        log = workdir.Metrics(tmp_path, start)
+        for step in steps:
+            log.write({"step": step, "loss": step / 8, "knn/few": None, "seconds": 0.5})
+        log.close()
+        (path,) = (tmp_path / "tensorboard").iterdir()
+        content, events = path.read_bytes(), []
+        while content:  # TFRecord: length, its checksum, content, its checksum
+            (size,) = struct.unpack("Q", content[:8])
+            events.append(Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
+        assert events[0].file_version == "brain.Event:2"
+        assert (events[1].step, events[1].session_log.status) == (start + 1, SessionLog.START)
+        found = [(e.step, {v.tag: v.simple_value for v in e.summary.value}) for e in events[2:]]
+        assert found == [(step, {"loss": step / 8, "seconds": 0.5}) for step in steps]
+        path.unlink()
 
 
 @pytest.mark.parametrize("damage", ["{nonsense}", "123", '{"loss": 1}', "[1]", "\udcff"])
