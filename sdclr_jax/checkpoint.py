@@ -10,6 +10,7 @@ import logging
 import pathlib
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-    """The checkpoints below a folder; leaving the context waits until everything is on disk.
+    """The checkpoints below a folder; leaving the context waits until everything is on disk, or raises UserError.
 
     Args:
         directory: where they stand, a folder a step.
@@ -47,7 +48,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         )
 
     def __exit__(self, *error: Any) -> None:
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -55,13 +57,17 @@ class Checkpoints(contextlib.AbstractContextManager):
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any) -> None:
-        """Save in the background, unless this step is there; the state may be donated as soon as this returns."""
+        """Save in the background, unless this step is there; the state may be donated as soon as this returns.
+
+        Raises:
+            UserError: the disk is full, or the folder cannot be written; perhaps one before could not be.
+        """
         if step in self._manager.all_steps():
             return
         meta = {"checksum": int(trees.checksum(state))}
-        self._manager.save(
-            step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        )
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        with self._writing():
+            self._manager.save(step, args=args)
 
     def restore(self, like: Any, step: int | None = None) -> Any | None:
         """The state of the newest whole checkpoint, or None where there is no checkpoint.
@@ -96,6 +102,16 @@ class Checkpoints(contextlib.AbstractContextManager):
                 "another workdir, put back the files from a copy, or use the version that versions.json names"
             ) from cause
         return None
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # a full disk is a ValueError of tensorstore's
+            raise UserError(
+                f"a checkpoint cannot be written to {self._directory} ({_first_line(error)}): make room and permission "
+                "there; the same command then goes on from the last whole one"
+            ) from error
 
     def _read(self, step: int, like: Any) -> Any:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore())

@@ -1,3 +1,6 @@
+import errno
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +129,25 @@ def test_a_step_damaged_twice_is_saved_again_each_time(tmp_path, state):
             assert checkpoints.restore(like=state) is not None
             assert checkpoints.steps == [1]
     assert len(list((tmp_path / "damaged_checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize("during", ["save", "close"])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ValueError("RESOURCE_EXHAUSTED: No space left on device")],
+)
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, state, monkeypatch, during, error):
+    """As the files' contents and tensorstore's arrays meet it, in the background: it comes up in a later call."""
+
+    def full(*given, **named):
+        raise error
+
+    with pytest.raises(UserError, match=r"cannot be written to .*/c \(.*No space left on device\): make room"):  # noqa: SIM117
+        with Checkpoints(tmp_path / "c") as checkpoints:
+            close = checkpoints._manager.close
+            monkeypatch.setattr(checkpoints._manager, during, full)
+            checkpoints.save(1, state)
+    close()
 
 
 def test_read_only_changes_nothing(tmp_path, state):
