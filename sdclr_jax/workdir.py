@@ -21,6 +21,7 @@ import pathlib
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -84,7 +85,7 @@ def check(workdir: pathlib.Path, config: ConfigDict) -> None:
                 f"{workdir} holds a run of another config: {'; '.join(differing)}: give another --workdir, "
                 "or the fields of that run to go on with it"
             )
-    elif workdir.is_dir() and any(workdir.iterdir()):
+    elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run: give a new or empty folder as --workdir")
     existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
@@ -92,27 +93,36 @@ def check(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Make the folder, and write config.json and versions.json."""
+    """Write config.json and versions.json to a folder that is held by `lock`.
+
+    Raises:
+        UserError: as in `check`, which another process may have passed at the same time; or versions.json is damaged.
+    """
+    check(workdir, config)
+    if not (workdir / "config.json").exists():
+        write_json(workdir / "config.json", json.loads(config.to_json()))
+    now, path = versions(), workdir / "versions.json"
+    # What a run was started with stays; what a later start has otherwise stands beside it.
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():
-            write_json(workdir / "config.json", json.loads(config.to_json()))
-        now, path = versions(), workdir / "versions.json"
-        # What a run was started with stays; what a later start has otherwise stands beside it.
         first = json.loads(path.read_text()) if path.exists() else now
-        write_json(path, first | {f"resumed_{k}": v for k, v in now.items() if first.get(k) != v})
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be written: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read ({error}): put it back from a copy, or delete it") from error
+    write_json(path, first | {f"resumed_{k}": v for k, v in now.items() if first.get(k) != v})
 
 
 @contextlib.contextmanager
-def lock(workdir: pathlib.Path):
-    """Hold a run's folder; the system lets go of it when the process ends, however it ends.
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+    """Make a run's folder and hold it; the system lets go of it when the process ends, however it ends.
 
     Raises:
-        UserError: another process trains there.
+        UserError: another process trains there, or the folder cannot be written.
     """
-    with (workdir / ".lock").open("w") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be written: {error}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -134,7 +134,7 @@ def test_a_step_damaged_twice_is_saved_again_each_time(tmp_path, state):
 @pytest.mark.parametrize("during", ["save", "close"])
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ValueError("RESOURCE_EXHAUSTED: No space left on device")],
+    [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), ValueError("EXHAUSTED: No space left on device")],
 )
 def test_a_full_disk_is_told_in_a_sentence(tmp_path, state, monkeypatch, during, error):
     """As the files' contents and tensorstore's arrays meet it, in the background: it comes up in a later call."""

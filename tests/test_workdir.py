@@ -15,15 +15,20 @@ from sdclr_jax.errors import UserError
 CONFIG = ConfigDict({"seed": 0, "pairs": ((("dense", 0), ("dense", 1)),), "prune": {"rate": 0.9}})
 
 
+def claim(directory, config=CONFIG):
+    with workdir.lock(directory):
+        workdir.claim(directory, config)
+
+
 def test_a_config_comes_back_with_its_tuples(tmp_path):
-    workdir.claim(tmp_path / "run", CONFIG)
+    claim(tmp_path / "run")
     assert workdir.read_config(tmp_path / "run").to_dict() == CONFIG.to_dict()
     assert (tmp_path / "run" / "config.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_the_same_config_may_go_on_and_another_is_refused_by_field(tmp_path):
     workdir.check(tmp_path / "run", CONFIG)
-    workdir.claim(tmp_path / "run", CONFIG)
+    claim(tmp_path / "run")
     workdir.check(tmp_path / "run", CONFIG)
     other = CONFIG.copy_and_resolve_references()
     other.prune.rate, other.seed = 0.5, 3
@@ -132,10 +137,10 @@ def test_a_damaged_line_is_an_error_and_loses_nothing(tmp_path, damage):
 
 
 def test_versions_of_the_first_start_stay(tmp_path, monkeypatch):
-    workdir.claim(tmp_path / "run", CONFIG)
+    claim(tmp_path / "run")
     first = json.loads((tmp_path / "run" / "versions.json").read_text())
     monkeypatch.setattr(workdir, "versions", lambda: first | {"jax": "9.9"})
-    workdir.claim(tmp_path / "run", CONFIG)
+    claim(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "versions.json").read_text()) == first | {"resumed_jax": "9.9"}
 
 
@@ -145,10 +150,35 @@ def test_a_start_killed_while_claiming_can_be_repeated(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workdir, "versions", killed)
     with pytest.raises(KeyboardInterrupt):
-        workdir.claim(tmp_path / "run", CONFIG)
+        claim(tmp_path / "run")
     monkeypatch.undo()
     workdir.check(tmp_path / "run", CONFIG)
-    workdir.claim(tmp_path / "run", CONFIG)
+    claim(tmp_path / "run")
+
+
+def test_of_two_starts_that_found_the_folder_empty_one_has_it(tmp_path):
+    """Each looks at it, and compiles for a minute; then the first may write, and even end, before the second does."""
+    other = CONFIG.copy_and_resolve_references()
+    other.seed = 3
+    for config in (CONFIG, other):
+        workdir.check(tmp_path / "run", config)
+    claim(tmp_path / "run")
+    with pytest.raises(UserError, match=r"holds a run of another config: seed \(0 there, 3 given\)"):
+        claim(tmp_path / "run", other)
+
+
+def test_damaged_versions_are_told_of(tmp_path):
+    claim(tmp_path / "run")
+    (tmp_path / "run" / "versions.json").write_text("")
+    with pytest.raises(UserError, match=r"versions.json cannot be read .*: put it back from a copy, or delete it"):
+        claim(tmp_path / "run")
+
+
+def test_a_start_killed_before_its_first_file_can_be_repeated(tmp_path):
+    with workdir.lock(tmp_path / "run"):
+        (tmp_path / "run" / ".writing-abc").mkdir()
+    workdir.check(tmp_path / "run", CONFIG)
+    claim(tmp_path / "run")
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

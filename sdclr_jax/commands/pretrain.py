@@ -70,8 +70,8 @@ def pretrain(
     view_shape = build.view_shape(config, shape)
     if not parallel.is_main():
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
-    workdir.claim(directory, config)
     with workdir.lock(directory):
+        workdir.claim(directory, config)
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
 
 

@@ -385,11 +385,14 @@ def test_a_folder_with_another_run_is_refused(finished, data_dir, capsys):
     assert {p: p.stat().st_mtime_ns for p in directory.rglob("*")} == before
 
 
-def test_a_folder_in_use_is_refused(finished, data_dir, capsys):
+def test_a_folder_in_use_is_refused_and_left_alone(finished, data_dir, capsys, monkeypatch):
     directory, _ = finished
+    before, versions = (directory / "versions.json").read_bytes(), workdir.versions()
+    monkeypatch.setattr(workdir, "versions", lambda: versions | {"jax": "9.9"})
     with workdir.lock(directory):
         assert main.main(["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]) == 2
     assert "another process is training in" in capsys.readouterr().err
+    assert (directory / "versions.json").read_bytes() == before
 
 
 def test_overrides_may_come_before_the_file():
