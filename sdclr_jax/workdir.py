@@ -87,6 +87,9 @@ def check(workdir: pathlib.Path, config: ConfigDict) -> None:
             )
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run: give a new or empty folder as --workdir")
+    if any(sign in str(workdir.absolute()) for sign in "*?[\\"):
+        # Orbax looks for the parts of a checkpoint by a pattern that begins with this path, and would not find them.
+        raise UserError(f"{workdir.absolute()} has one of *?[\\ in it, so no checkpoint could be read: rename it")
     existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")

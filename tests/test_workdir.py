@@ -54,6 +54,13 @@ def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("name", ["a[0]", "back\\slash", "every*", "which?"])
+def test_a_path_that_checkpoints_would_be_lost_in_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"has one of \*\?\[\\ in it, so no checkpoint could be read: rename it"):
+        workdir.check(tmp_path / name / "run", CONFIG)
+    workdir.check(tmp_path / "spaces, ümlauts & #%{}()'@" / "run", CONFIG)
+
+
 def test_missing_and_damaged_configs(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         workdir.read_config(tmp_path)
