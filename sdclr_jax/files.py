@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and paths as a person writes them."""
 
 import contextlib
 import errno
@@ -51,3 +51,15 @@ def write_changed(path: pathlib.Path, content: bytes) -> None:
         same = False
     if not same:
         write(path, content)
+
+
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+    """A path with the home folder in place of `~`.
+
+    Raises:
+        UserError: there is no such home folder.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path} begins with a home folder that is not known: write the path out") from error

@@ -1,11 +1,13 @@
 """A file is replaced whole or not at all, whatever breaks and whoever else is writing."""
 
+import contextlib
 import errno
 import os
 
 import pytest
 
 from sdclr_jax import files
+from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
 
 
@@ -58,3 +60,29 @@ def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *given: done.append("name") or replace(*given))
     files.write(tmp_path / "a", b"x")
     assert done == ["content", "name"]
+
+
+def test_a_home_folder_that_is_not_known_is_told_of(monkeypatch):
+    with pytest.raises(UserError, match="~nobody-of-that-name/x begins with a home folder that is not known"):
+        files.expanded("~nobody-of-that-name/x")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(files.expanded("~/a b")) == "/home/me/a b"
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["report"], "usage: sdclr report"),  # needs no home
+        (["prepare", "digits"], "~/.cache/sdclr_jax/data begins with a home folder that is not known"),
+        (["evaluate", "~/run"], "~/run begins with"),
+        (["exemplars", "~/run"], "~/run begins with"),
+    ],
+)
+def test_commands_without_a_home_folder(argv, sentence, monkeypatch, capsys):
+    """As in a container whose user is a number that /etc/passwd does not have."""
+    for name in ("HOME", "SDCLR_DATA", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+    with contextlib.suppress(SystemExit):
+        assert main.main(argv) == 2
+    assert sentence in capsys.readouterr().err

@@ -15,6 +15,7 @@ from sdclr_jax.commands.probed import Probed
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import collapse, embedding
+from sdclr_jax.files import expanded
 from sdclr_jax.train import State
 from sdclr_jax.trees import checksum
 
@@ -37,7 +38,7 @@ none. DIR/features keeps the features for the next evaluation; deleting it costs
 
 
 def main(argv: list[str]) -> None:
-    directories = [pathlib.Path(arg).expanduser() for arg in argv if not arg.startswith("-")]
+    directories = [expanded(arg) for arg in argv if not arg.startswith("-")]
     options = [arg for arg in argv if arg.startswith("-")]
     if not directories:
         flags.show_help(options, USAGE)

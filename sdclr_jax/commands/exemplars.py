@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sdclr exemplars", description=DESCRIPTION)
     add = parser.add_argument
-    add("dirs", nargs="+", metavar="DIR", type=lambda path: pathlib.Path(path).expanduser(), help="a run's folder")
+    add("dirs", nargs="+", metavar="DIR", help="a run's folder")
     add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help="shares of the weights cut; the last one ranks")
     add("--views", type=int, default=4, metavar="N", help="pairs of augmented views an image, beside the plain one")
     add("--against", choices=damage.AGAINST, default=damage.AGAINST[0], help="what the whole network is held against")
@@ -64,6 +64,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
     add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
     options = parser.parse_args(argv)
+    options.dirs = [files.expanded(path) for path in options.dirs]
     try:
         options.rates = tuple(float(rate) for rate in options.rates.split(","))
     except ValueError:

@@ -1,5 +1,6 @@
 """The console script `sdclr`: one word names the command, errors are one sentence."""
 
+import contextlib
 import importlib
 import os
 import pathlib
@@ -30,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     command, *rest = argv
     # What was compiled once is not compiled again, in this run's next start or in another one of the same shape. Set
     # before JAX is imported; each variable can be set to something else, or to nothing, from outside.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "sdclr_jax" / "xla"))
+    with contextlib.suppress(RuntimeError):  # there is no home folder, as in some containers
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "sdclr_jax" / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     try:
         if command not in COMMANDS:

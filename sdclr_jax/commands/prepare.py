@@ -1,11 +1,11 @@
 """`sdclr prepare`: get a data set ready, once."""
 
 import argparse
-import pathlib
 import sys
 
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.files import expanded
 
 
 def main(argv: list[str]) -> None:
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     name = options.dataset
     source = sources.source(name, options.data_dir, root=options.root, manifest=options.manifest)
-    archive = pathlib.Path(options.archive).expanduser() if options.archive else None
+    archive = expanded(options.archive) if options.archive else None
     folder = source.prepare(archive, options.accept_checksum, not options.noprogress)
     train, test = source.load("train"), source.load("test")
     made_from = source.provenance() or {}

@@ -20,6 +20,7 @@ from sdclr_jax.commands.live import Live
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.errors import Diverged
 from sdclr_jax.evaluation import collapse
+from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.train import State
 
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
     args = flags.pretrain(argv, USAGE)
     if args.distributed:
         parallel.initialize()
-    pretrain(args.config, pathlib.Path(args.workdir).expanduser(), args.data_dir, progress=args.progress)
+    pretrain(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)
 
 
 def pretrain(

@@ -16,6 +16,7 @@ from sdclr_jax.data.sources.celeba import CelebA
 from sdclr_jax.data.sources.folders import Folder
 from sdclr_jax.data.sources.small import Cifar, Digits
 from sdclr_jax.errors import UserError
+from sdclr_jax.files import expanded
 
 __all__ = ["DATASETS", "FOLDER", "Examples", "Source", "check_name", "default_data_dir", "load", "prepare", "source"]
 
@@ -73,7 +74,7 @@ def source(
         UserError: unknown name, or an argument that this data set has no use for.
     """
     check_name(name)
-    data_dir = default_data_dir() if data_dir is None else pathlib.Path(data_dir).expanduser()
+    data_dir = default_data_dir() if data_dir is None else expanded(data_dir)
     is_folder = name.startswith(FOLDER)
     if root and name not in _WITH_ROOT:
         raise UserError(f"data.root is {root!r}, which {name} does not use; leave it empty.")
@@ -86,7 +87,7 @@ def source(
 
 def default_data_dir() -> pathlib.Path:
     """Where prepared data sets lie: `$SDCLR_DATA` if it is set and not empty, else `~/.cache/sdclr_jax/data`."""
-    return pathlib.Path(os.environ.get("SDCLR_DATA") or "~/.cache/sdclr_jax/data").expanduser()
+    return expanded(os.environ.get("SDCLR_DATA") or "~/.cache/sdclr_jax/data")
 
 
 def load(name: str, split: str, data_dir: str | os.PathLike | None = None, **where) -> Examples:
@@ -124,7 +125,7 @@ def prepare(
         UserError: unknown data set, an archive that is missing, damaged or not what was published, a folder that
             cannot be written, or a data set prepared already from another archive than the one given.
     """
-    archive = None if archive is None else pathlib.Path(archive).expanduser()
+    archive = None if archive is None else expanded(archive)
     return source(name, data_dir, **where).prepare(archive, accept_checksum, progress)
 
 

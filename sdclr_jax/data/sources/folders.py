@@ -16,7 +16,7 @@ from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts
 from sdclr_jax.errors import UserError
-from sdclr_jax.files import write_changed
+from sdclr_jax.files import expanded, write_changed
 
 RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this
 
@@ -34,8 +34,8 @@ class Folder:
     def __init__(self, path: str, data_dir: pathlib.Path, *, manifest: str = "", seed: int = 0):
         if not path:
             raise UserError("data.name is 'folder:' without a path; write data.name=folder:/path/to/images.")
-        self._root = pathlib.Path(os.path.abspath(pathlib.Path(path).expanduser()))
-        self._manifest = pathlib.Path(manifest).expanduser() if manifest else None
+        self._root = pathlib.Path(os.path.abspath(expanded(path)))
+        self._manifest = expanded(manifest) if manifest else None
         self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, for whoever waits
         name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:16]
         self._known = data_dir / "folders" / name

@@ -16,6 +16,7 @@ import numpy as np
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import lists, longtail
 from sdclr_jax.errors import UserError
+from sdclr_jax.files import expanded
 
 SUBSETS = ("long_tail", "balanced", "few_shot", "probe_train", "validation", "test")
 # (data set, profile) -> subset -> file. ImageNet and Places: Liu et al., https://github.com/zhmiao/
@@ -69,7 +70,7 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
     Raises:
         UserError: no such folder, no list in it, or two for one subset.
     """
-    folder = pathlib.Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise UserError(f"data.lists is {folder}, which is no folder; give the folder of the lists.")
     there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}

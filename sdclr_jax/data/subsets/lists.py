@@ -18,6 +18,7 @@ import numpy as np
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
+from sdclr_jax.files import expanded
 
 NAMES = {
     "long_tail": "split{}_D_i",
@@ -41,7 +42,7 @@ def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.
     Raises:
         UserError: no such folder, or a list is missing.
     """
-    folder = pathlib.Path(folder).expanduser()
+    folder = expanded(folder)
     if not folder.is_dir():
         raise UserError(f"data.lists is {folder}, which is no folder; give the folder of the lists.")
     prefix = "" if name == "cifar10" else f"{name}_"
