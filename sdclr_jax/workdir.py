@@ -179,12 +179,7 @@ def _processor() -> str:
 
 
 class Metrics:
-    """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`: lines of later steps are dropped.
-
-    Fields of a line that are not a function of the config (clocks) are named in `CLOCKS`.
-    """
-
-    CLOCKS = ("images_per_second", "seconds", "data_wait_seconds", "evaluation_seconds")
+    """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`: lines of later steps are dropped."""
 
     def __init__(self, workdir: pathlib.Path, step: int):
         self._path, self._warnings = workdir / "metrics.jsonl", workdir / "warnings.jsonl"

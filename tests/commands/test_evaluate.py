@@ -62,7 +62,7 @@ def test_results_say_what_was_done(evaluated, data_dir):
     assert min(n for n, g in zip(counts, data["groups"], strict=True) if g == "many") > max(
         n for n, g in zip(counts, data["groups"], strict=True) if g == "medium"
     )
-    test = sources.load("digits", "test", data_dir)
+    test = sources.source("digits", data_dir).load("test")
     assert data["lists"]["test"] == hashlib.sha256("\n".join(sorted(test.ids)).encode()).hexdigest()
     assert len(set(data["lists"].values())) == 5
     settings = {name: p["settings"] for name, p in results["protocols"].items()}
@@ -91,7 +91,7 @@ def derived(evaluated, data_dir):
     """Features of the dense branch and the labels they belong to, put together without commands/evaluate.py."""
     directory, _, _ = evaluated
     c = workdir.read_config(directory)
-    train, test = (sources.load("digits", split, data_dir) for split in ("train", "test"))
+    train, test = (sources.source("digits", data_dir).load(split) for split in ("train", "test"))
     subsets = longtail.draw(
         train.labels, num_classes=10, n_max=110, imbalance=20.0, validation_per_class=20, few_shot_per_class=5, seed=0
     )

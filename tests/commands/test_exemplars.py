@@ -71,7 +71,7 @@ def test_it_writes_its_own_folder_and_touches_nothing_else(measured):
 def test_the_ranking_names_every_image_once_and_both_files_agree(measured):
     folder, _ = measured
     summary, rows = read(folder / "zero")
-    train = sources.load("digits", "train", folder / "data")
+    train = sources.source("digits", folder / "data").load("train")
     labels = dict(zip(train.ids.tolist(), train.labels.tolist(), strict=True))
     assert len({row["id"] for row in rows}) == len(rows) == summary["data"]["images"] == 369
     assert [int(row["rank"]) for row in rows] == list(range(1, 370))

@@ -1,4 +1,4 @@
-"""Data sets by name: where each comes from, and one way to load, prepare and account for all of them.
+"""Data sets by name: where each comes from.
 
 A source is an object made by `source`, and nothing is read until it is asked. All give `Examples` in the order of
 their ids, which is what lists of images are joined on.
@@ -18,8 +18,6 @@ from sdclr_jax.data.sources.small import Cifar, Digits
 from sdclr_jax.errors import UserError
 from sdclr_jax.files import expanded
 
-__all__ = ["DATASETS", "FOLDER", "Examples", "Source", "check_name", "default_data_dir", "load", "prepare", "source"]
-
 FOLDER = "folder:"  # in front of the path of a person's own photos
 
 
@@ -29,10 +27,21 @@ class Source(Protocol):
     def prepare(
         self, archive: pathlib.Path | None = None, accept_checksum: str = "", progress: bool = False
     ) -> pathlib.Path:
-        """Get the data set ready, whole or not at all; returns the folder where it, or what is known of it, lies."""
+        """Get the data set ready, whole or not at all; returns the folder where it, or what is known of it, lies. What
+        is prepared already is used as it is.
+
+        Args:
+            archive: the published file; when None, the one in the data folder's `downloads`, or else it is downloaded.
+            accept_checksum: SHA-256 of an archive that is not the published one but meant all the same.
+            progress: whether to draw bars on the standard error.
+        """
 
     def load(self, split: str) -> Examples:
-        """One split, `train` or `test`. A `test` of no images says that there is none."""
+        """One split, `train` or `test`. A `test` of no images says that there is none.
+
+        Safe to call from several processes at once, and a folder that is whole already is only read. Digits and folders
+        of images are prepared on first use, other data sets by `prepare` alone.
+        """
 
     def provenance(self) -> dict[str, Any] | None:
         """What the data set was made from; None where nothing is written down. Fit for JSON."""
@@ -88,49 +97,3 @@ def source(
 def default_data_dir() -> pathlib.Path:
     """Where prepared data sets lie: `$SDCLR_DATA` if it is set and not empty, else `~/.cache/sdclr_jax/data`."""
     return expanded(os.environ.get("SDCLR_DATA") or "~/.cache/sdclr_jax/data")
-
-
-def load(name: str, split: str, data_dir: str | os.PathLike | None = None, **where) -> Examples:
-    """Read one split of a data set; `where` is as in `source`. Digits and folders are prepared on first use, other data
-    sets by `prepare`.
-
-    Safe to call from several processes at once, and a folder that is whole already is only read; decoded CIFAR images
-    are kept beside the data set where that folder can be written.
-
-    Raises:
-        UserError: unknown data set or split, a data set that is not prepared or damaged, or a folder that cannot be
-            written.
-    """
-    return source(name, data_dir, **where).load(split)
-
-
-def prepare(
-    name: str,
-    data_dir: str | os.PathLike | None = None,
-    *,
-    archive: str | os.PathLike | None = None,
-    accept_checksum: str = "",
-    progress: bool = False,
-    **where,
-) -> pathlib.Path:
-    """Prepare a data set, whole or not at all, and return its folder; what is prepared already is used as it is.
-
-    Args:
-        name, data_dir, where: as in `source`.
-        archive: the published file; when None, the one in `data_dir`/downloads, or else it is downloaded to there.
-        accept_checksum: SHA-256 of an archive that is not the published one but meant all the same.
-        progress: whether to draw bars on the standard error.
-
-    Raises:
-        UserError: unknown data set, an archive that is missing, damaged or not what was published, a folder that
-            cannot be written, or a data set prepared already from another archive than the one given.
-    """
-    archive = None if archive is None else expanded(archive)
-    return source(name, data_dir, **where).prepare(archive, accept_checksum, progress)
-
-
-def provenance(name: str, data_dir: str | os.PathLike | None = None, **where) -> dict[str, Any] | None:
-    """What a data set was made from: of an archive its name, sha256, whether it is the published one, and a warning if
-    not; of a folder its path, how many images are used and how many were skipped. None where nothing is written down:
-    digits come without an archive, and tfds itself keeps no such note."""
-    return source(name, data_dir, **where).provenance()

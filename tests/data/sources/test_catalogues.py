@@ -18,7 +18,7 @@ CLASSES = ("n01", "n02", "n03")
 
 
 def load(name, data_dir, split="train", **where):
-    return sources.load(name, split, data_dir, **where)
+    return sources.source(name, data_dir, **where).load(split)
 
 
 # From a folder
@@ -45,8 +45,8 @@ def test_a_directory_a_class(imagenet, tmp_path, name, monkeypatch):
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 2] and test.labels.tolist() == [0, 1, 2]
     for row, path in enumerate(train.ids):
         assert train.images.read(row) == (imagenet / path).read_bytes()
-    assert sources.provenance(name, tmp_path, root=str(imagenet)) == {"root": str(imagenet)}
-    assert sources.prepare(name, tmp_path, root=str(imagenet)) == imagenet
+    assert sources.source(name, tmp_path, root=str(imagenet)).provenance() == {"root": str(imagenet)}
+    assert sources.source(name, tmp_path, root=str(imagenet)).prepare() == imagenet
 
 
 def test_a_folder_that_is_not_the_data_set(imagenet, tmp_path):
@@ -168,9 +168,9 @@ def prepared(tmp_path_factory):
 
 
 def test_records(prepared):
-    folder = sources.prepare("imagenet", prepared)
+    folder = sources.source("imagenet", prepared).prepare()
     assert folder == prepared / "imagenet2012" / "5.1.0"  # the newest
-    assert sources.provenance("imagenet", prepared) == {"tfds": str(folder)}
+    assert sources.source("imagenet", prepared).provenance() == {"tfds": str(folder)}
     train, test = (load("imagenet", prepared, split) for split in ("train", "test"))
     ids = ["n01_1", "n01_10", "n01_2", "n02_1", "n02_10", "n02_9", "n03_1"]
     assert train.ids.tolist() == [f"{i}.JPEG" for i in sorted(ids, key=lambda i: f"{i}.JPEG")]
@@ -234,7 +234,7 @@ def test_not_prepared(tmp_path):
     with pytest.raises(UserError, match=message):
         load("imagenet", tmp_path)
     with pytest.raises(UserError, match="imagenet is used as it is; leave out --archive"):
-        sources.prepare("imagenet", tmp_path, archive="x")
+        sources.source("imagenet", tmp_path).prepare(archive="x")
 
 
 def test_damaged_tfds(prepared, tmp_path):
@@ -340,7 +340,7 @@ def test_celeba_of_tfds(tmp_path):
 
     splits = {"train": (0, 3, 4), "validation": (1,), "test": (2, 5)}
     tfds_set(tmp_path, "celeb_a", "2.1.0", features, {k: [example(i) for i in v] for k, v in splits.items()})
-    sources.prepare("celeba", tmp_path)
+    sources.source("celeba", tmp_path).prepare()
     train, test = (load("celeba", tmp_path, split) for split in ("train", "test"))
     assert sorted(train.class_names) == sorted(NAMES) and train.held_out.tolist() == [False, False, False, True]
     assert len(set(train.ids)) == 4 and train.ids.tolist() == sorted(train.ids)

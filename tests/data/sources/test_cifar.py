@@ -28,7 +28,7 @@ def prepared(request, tmp_path_factory):
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     content = archives.files(name, per_class=3 if name == "cifar10" else 1)
     checksum = archives.pack(folder / "archive.tar.gz", content)
-    sources.prepare(name, folder / "data", archive=folder / "archive.tar.gz", accept_checksum=checksum)
+    sources.source(name, folder / "data").prepare(archive=folder / "archive.tar.gz", accept_checksum=checksum)
     return name, content, folder / "data", checksum
 
 
@@ -40,7 +40,7 @@ def content():
 def prepare(tmp_path, content, extra=(), name="cifar10"):
     path = tmp_path / "archive.tar.gz"
     checksum = archives.pack(path, content, extra)
-    return sources.prepare(name, tmp_path / "data", archive=path, accept_checksum=checksum)
+    return sources.source(name, tmp_path / "data").prepare(archive=path, accept_checksum=checksum)
 
 
 def refused(tmp_path, message, content, extra=()):
@@ -62,7 +62,7 @@ def test_examples_are_the_records_in_the_order_of_the_archive(prepared):
     name, content, data_dir, _ = prepared
     for _, split in itertools.product(range(2), ("train", "test")):  # decoded, and then from what is kept
         images, labels = archives.original(name, content, split)
-        examples = sources.load(name, split, data_dir)
+        examples = sources.source(name, data_dir).load(split)
         assert examples.ids.tolist() == [f"{split}_{i:05d}" for i in range(len(images))]
         assert examples.images.dtype == np.uint8 and np.array_equal(examples.images, images)
         assert examples.labels.dtype == np.int32 and np.array_equal(examples.labels, labels[:, -1])
@@ -123,7 +123,7 @@ def test_tensorflow_is_not_imported(tmp_path, content):
 
 def test_another_archive_is_taken_when_named_and_stays_marked(prepared):
     name, _, data_dir, checksum = prepared
-    assert sources.provenance(name, data_dir) == {
+    assert sources.source(name, data_dir).provenance() == {
         "archive": "archive.tar.gz",
         "sha256": checksum,
         "published": False,
@@ -134,16 +134,16 @@ def test_another_archive_is_taken_when_named_and_stays_marked(prepared):
 def test_the_published_archive_has_no_warning(tmp_path, content, monkeypatch):
     checksum = archives.pack(tmp_path / "archive.tar.gz", content)
     monkeypatch.setitem(cifar.ARCHIVES, "cifar10", cifar.ARCHIVES["cifar10"]._replace(sha256=checksum))
-    sources.prepare("cifar10", tmp_path, archive=tmp_path / "archive.tar.gz")
+    sources.source("cifar10", tmp_path).prepare(archive=tmp_path / "archive.tar.gz")
     published = {"archive": "archive.tar.gz", "sha256": checksum, "published": True}
-    assert sources.provenance("cifar10", tmp_path) == published
+    assert sources.source("cifar10", tmp_path).provenance() == published
 
 
 @pytest.mark.parametrize("accepted", ["", "0" * 64, "*"])
 def test_another_checksum_is_refused(tmp_path, content, accepted):
     checksum = archives.pack(tmp_path / "archive.tar.gz", content)
     with pytest.raises(UserError) as error:
-        sources.prepare("cifar10", tmp_path, archive=tmp_path / "archive.tar.gz", accept_checksum=accepted)
+        sources.source("cifar10", tmp_path).prepare(archive=tmp_path / "archive.tar.gz", accept_checksum=accepted)
     assert f"{checksum} and not the published c4a38c50" in str(error.value)
     assert str(error.value).endswith(f"add --accept_checksum={checksum}.")
     assert not (tmp_path / "cifar10").exists()
@@ -153,11 +153,11 @@ def test_what_is_prepared_is_used_as_it_is(prepared, tmp_path):
     name, _, data_dir, checksum = prepared
     folder = data_dir / name / "3.0.2"
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert sources.prepare(name, data_dir) == folder  # neither archive nor network is asked for
+    assert sources.source(name, data_dir).prepare() == folder  # neither archive nor network is asked for
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     (tmp_path / "other").write_bytes(b"another archive")
     with pytest.raises(UserError, match=rf"made from another archive \(SHA-256 {checksum}\) than .*; delete that"):
-        sources.prepare(name, data_dir, archive=tmp_path / "other")
+        sources.source(name, data_dir).prepare(archive=tmp_path / "other")
 
 
 def test_data_that_tfds_prepared_is_used_as_it_is(prepared, tmp_path):
@@ -167,9 +167,9 @@ def test_data_that_tfds_prepared_is_used_as_it_is(prepared, tmp_path):
     shutil.copytree(data_dir / name / "3.0.2", folder)
     for path in (*folder.glob("decoded_*"), folder / "provenance.json"):
         path.unlink()
-    examples = sources.load(name, "train", tmp_path)
+    examples = sources.source(name, tmp_path).load("train")
     assert np.array_equal(examples.images, archives.original(name, content, "train")[0])
-    assert sources.provenance(name, tmp_path) is None
+    assert sources.source(name, tmp_path).provenance() is None
 
 
 def test_tfds_data_in_a_format_for_tensorflow_is_refused_by_name(prepared, tmp_path):
@@ -179,7 +179,7 @@ def test_tfds_data_in_a_format_for_tensorflow_is_refused_by_name(prepared, tmp_p
     info = folder / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(UserError, match=r"is stored as tfrecord, which only TensorFlow reads; .*--data_dir"):
-        sources.load(name, "train", tmp_path)
+        sources.source(name, tmp_path).load("train")
 
 
 # Archives that are refused
@@ -189,7 +189,7 @@ def test_no_archive(tmp_path):
     with pytest.raises(
         UserError, match=r"/none cannot be read .*\(No such file or directory\); give the path of cifar-10-bin"
     ):
-        sources.prepare("cifar10", tmp_path, archive=tmp_path / "none")
+        sources.source("cifar10", tmp_path).prepare(archive=tmp_path / "none")
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.99])
@@ -198,10 +198,10 @@ def test_half_an_archive(tmp_path, content, share):
     archives.pack(path, content)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(UserError, match="cut short or something else; get it again from https://www.cs.toronto"):
-        sources.prepare("cifar10", tmp_path, archive=path)
+        sources.source("cifar10", tmp_path).prepare(archive=path)
     checksum = cifar.hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(UserError, match="cannot be read as an archive|holds no cifar-10-batches-bin/"):
-        sources.prepare("cifar10", tmp_path, archive=path, accept_checksum=checksum)
+        sources.source("cifar10", tmp_path).prepare(archive=path, accept_checksum=checksum)
     assert [p.name for p in tmp_path.iterdir()] == ["archive.tar.gz"]
 
 
@@ -234,7 +234,7 @@ def test_folders_and_readmes_are_passed_over(tmp_path, content):
     extra = (member("cifar-10-batches-bin", tarfile.DIRTYPE), member("cifar-10-batches-bin/readme.html"))
     extra += (member("elsewhere/test_batch.bin"),)
     prepare(tmp_path, {f"./{name}": data for name, data in content.items()}, extra)
-    assert len(sources.load("cifar10", "test", tmp_path / "data").ids) == 10
+    assert len(sources.source("cifar10", tmp_path / "data").load("test").ids) == 10
 
 
 BATCH = "cifar-10-batches-bin/data_batch_2.bin"
@@ -286,7 +286,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, content):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(UserError) as error:
-            sources.prepare("cifar10", tmp_path / "d", archive=tmp_path / "archive.tar.gz", accept_checksum=checksum)
+            sources.source("cifar10", tmp_path / "d").prepare(
+                archive=tmp_path / "archive.tar.gz", accept_checksum=checksum
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "File too large); make room and permission there" in str(error.value)
@@ -307,12 +309,12 @@ def test_half_a_folder_is_not_taken_for_whole(tmp_path, content):
     with pytest.raises(
         UserError, match=r"cifar10 is not prepared in .*; run: sdclr prepare cifar10 --data_dir=/.*/data$"
     ):
-        sources.load("cifar10", "train", tmp_path / "data")
+        sources.source("cifar10", tmp_path / "data").load("train")
     folder = prepare(tmp_path, content)
     for path in folder.iterdir():
         path.unlink()
     with pytest.raises(UserError, match=r"cifar10/3.0.2 is damaged; delete that folder"):
-        sources.load("cifar10", "train", tmp_path / "data")
+        sources.source("cifar10", tmp_path / "data").load("train")
 
 
 def test_decoded_images_that_are_damaged_are_made_afresh(tmp_path, content):
@@ -322,7 +324,7 @@ def test_decoded_images_that_are_damaged_are_made_afresh(tmp_path, content):
     whole = kept.read_bytes()
     for damaged in (whole[:50_000] + bytes([whole[50_000] ^ 1]) + whole[50_001:], whole[:50_000], b"", b"no zip"):
         kept.write_bytes(damaged)
-        assert np.array_equal(sources.load("cifar10", "train", tmp_path / "data").images, images)
+        assert np.array_equal(sources.source("cifar10", tmp_path / "data").load("train").images, images)
         with np.load(kept) as arrays:
             assert np.array_equal(arrays["images"], images)
     assert not list(folder.glob(".*"))
@@ -341,12 +343,12 @@ def web(tmp_path, content, monkeypatch):
 
 
 def test_download(web):
-    folder = sources.prepare("cifar10", web)
-    assert sources.provenance("cifar10", web)["published"]
+    folder = sources.source("cifar10", web).prepare()
+    assert sources.source("cifar10", web).provenance()["published"]
     assert [p.name for p in (web / "downloads").iterdir()] == ["cifar-10-binary.tar.gz"]
     shutil.rmtree(folder)
     web.parent.joinpath("cifar-10-binary.tar.gz").unlink()
-    sources.prepare("cifar10", web)  # from downloads/
+    sources.source("cifar10", web).prepare()  # from downloads/
 
 
 def test_a_download_that_is_not_the_archive(web):
@@ -354,7 +356,7 @@ def test_a_download_that_is_not_the_archive(web):
     with pytest.raises(
         UserError, match=r"sent a file of another checksum .*; try again, or put cifar-10-binary.tar.gz"
     ):
-        sources.prepare("cifar10", web)
+        sources.source("cifar10", web).prepare()
     assert not list((web / "downloads").iterdir())
 
 
@@ -386,7 +388,7 @@ def test_no_network(tmp_path, monkeypatch, error, reason, when):
 
     monkeypatch.setattr(cifar.urllib.request, "urlopen", urlopen)
     with pytest.raises(UserError) as told:
-        sources.prepare("cifar100", tmp_path)
+        sources.source("cifar100", tmp_path).prepare()
     url = "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz"
     assert str(told.value).startswith(f"{url} cannot be downloaded (") and reason in str(told.value)
     by_hand = f"put cifar-100-binary.tar.gz from {url} into {tmp_path}/downloads, or give its path with --archive."
@@ -399,7 +401,7 @@ def test_a_full_disk_while_downloading(web):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         with pytest.raises(UserError, match=r"downloads cannot be written \(File too large\); make room there"):
-            sources.prepare("cifar10", web)
+            sources.source("cifar10", web).prepare()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not list((web / "downloads").iterdir())
@@ -407,4 +409,4 @@ def test_a_full_disk_while_downloading(web):
 
 def test_digits_take_no_archive(tmp_path):
     with pytest.raises(UserError, match="digits come with scikit-learn; leave out --archive"):
-        sources.prepare("digits", tmp_path, archive="x")
+        sources.source("digits", tmp_path).prepare(archive="x")

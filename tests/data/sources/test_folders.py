@@ -12,7 +12,7 @@ from tests.pictures import picture, pixels, put
 
 
 def load(root, data_dir, split="train", **where):
-    return sources.load(f"folder:{root}", split, data_dir, **where)
+    return sources.source(f"folder:{root}", data_dir, **where).load(split)
 
 
 def both(root, data_dir, **where):
@@ -59,7 +59,7 @@ def test_drawn_test_images_are_a_function_of_the_seed_and_written_down(classes, 
     tests = {seed: load(classes, data_dir, "test", seed=seed).ids.tolist() for seed in range(4)}
     assert len({tuple(ids) for ids in tests.values()}) > 1
     assert load(classes, tmp_path / "other", "test", seed=2).ids.tolist() == tests[2]
-    about = sources.provenance(f"folder:{classes}", data_dir, seed=3)
+    about = sources.source(f"folder:{classes}", data_dir, seed=3).provenance()
     assert about["test"] == "0.2 of each class, drawn with data.split 3"
     with open(about["test_list"], newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == tests[3]
@@ -68,7 +68,7 @@ def test_drawn_test_images_are_a_function_of_the_seed_and_written_down(classes, 
 
 
 def test_the_first_use_and_prepare_do_the_same(classes, data_dir, tmp_path):
-    folder = sources.prepare(f"folder:{classes}", tmp_path / "prepared")
+    folder = sources.source(f"folder:{classes}", tmp_path / "prepared").prepare()
     load(classes, data_dir)
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(kept) == {"index.json", "skipped.csv", "test_split0.csv"}
@@ -77,7 +77,7 @@ def test_the_first_use_and_prepare_do_the_same(classes, data_dir, tmp_path):
 
 def test_provenance_says_what_was_skipped(classes, data_dir):
     (classes / "cat" / "bad.png").write_bytes(b"x")
-    about = sources.provenance(f"folder:{classes}", data_dir)
+    about = sources.source(f"folder:{classes}", data_dir).provenance()
     assert (about["folder"], about["images"], about["skipped"]) == (str(classes), 16, 1)
     assert "cat/bad.png,not an image" in pathlib.Path(about["skipped_list"]).read_text()
 
@@ -89,7 +89,7 @@ def test_directories_of_splits(tmp_path, data_dir, test):
     assert train.ids.tolist() == ["train/a/1.png", "train/a/deep/2.png", "train/b/1.png"]
     assert train.labels.tolist() == [0, 0, 1] and train.class_names == ("a", "b") and train.held_out is None
     assert held.ids.tolist() == [f"{test}/a/1.png", f"{test}/b/1.png"] and held.labels.tolist() == [0, 1]
-    assert "test" not in sources.provenance(f"folder:{tmp_path / 'p'}", data_dir)  # nothing was drawn
+    assert "test" not in sources.source(f"folder:{tmp_path / 'p'}", data_dir).provenance()  # nothing was drawn
 
 
 def test_all_three_splits(tmp_path, data_dir):
@@ -158,23 +158,29 @@ def test_arguments_that_do_not_fit(tmp_path, data_dir):
     put(tmp_path / "p", ["1.png", "2.png"])
     name = f"folder:{tmp_path / 'p'}"
     for call, message in (
-        (lambda: sources.load("folder:", "train", data_dir), "'folder:' without a path; write data.name=folder:/path"),
         (
-            lambda: sources.load("folder:/none/here", "train", data_dir),
+            lambda: sources.source("folder:", data_dir).load("train"),
+            "'folder:' without a path; write data.name=folder:/path",
+        ),
+        (
+            lambda: sources.source("folder:/none/here", data_dir).load("train"),
             "/none/here is no folder; give the path of your",
         ),
         (
-            lambda: sources.load(name, "validation", data_dir),
+            lambda: sources.source(name, data_dir).load("validation"),
             r"Split 'validation' is not in .*; choose one of: train, test",
         ),
-        (lambda: sources.prepare(name, data_dir, archive="x"), "leave out --archive and --accept_checksum"),
-        (lambda: sources.load(name, "train", data_dir, root="/x"), r"data\.root is '/x', which folder:.* does not use"),
+        (lambda: sources.source(name, data_dir).prepare(archive="x"), "leave out --archive and --accept_checksum"),
         (
-            lambda: sources.load("digits", "train", data_dir, root="/x"),
+            lambda: sources.source(name, data_dir, root="/x").load("train"),
+            r"data\.root is '/x', which folder:.* does not use",
+        ),
+        (
+            lambda: sources.source("digits", data_dir, root="/x").load("train"),
             r"data\.root is '/x', which digits does not use",
         ),
         (
-            lambda: sources.load("digits", "train", data_dir, manifest="m"),
+            lambda: sources.source("digits", data_dir, manifest="m").load("train"),
             "only data.name=folder:/path reads one; leave",
         ),
     ):
@@ -187,7 +193,7 @@ def test_a_path_from_home_and_from_here(tmp_path, data_dir, monkeypatch):
     put(tmp_path / "p", ["1.png", "2.png"])
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    known = {sources.prepare(f"folder:{path}", data_dir) for path in ("~/p", "p", "./q/../p/", tmp_path / "p")}
+    known = {sources.source(f"folder:{path}", data_dir).prepare() for path in ("~/p", "p", "./q/../p/", tmp_path / "p")}
     assert len(known) == 1
 
 
@@ -221,7 +227,7 @@ def test_a_manifest_with_labels_and_splits(manifest, tmp_path):
 def test_a_manifest_of_paths_alone_means_no_labels(manifest, tmp_path):
     train, test = manifest("path\nx/1.png\n4.png\n")
     assert train.ids.tolist() == ["4.png", "x/1.png"] and train.class_names == () and not len(test.ids)
-    about = sources.provenance(f"folder:{tmp_path / 'p'}", tmp_path / "data", manifest=str(tmp_path / "m.csv"))
+    about = sources.source(f"folder:{tmp_path / 'p'}", tmp_path / "data", manifest=str(tmp_path / "m.csv")).provenance()
     assert about["manifest"] == str(tmp_path / "m.csv") and about["not_in_manifest"] == 2 and about["skipped"] == 1
     assert re.fullmatch("[0-9a-f]{64}", about["manifest_sha256"])
 

@@ -24,7 +24,7 @@ TRAIN = FOLDER / "sdclr_digits-train.array_record-00000-of-00001"
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     data_dir = tmp_path_factory.mktemp("data") / "made" / "on" / "the" / "way"
-    sources.load("digits", "test", data_dir)
+    sources.source("digits", data_dir).load("test")
     return data_dir
 
 
@@ -49,7 +49,7 @@ def start(code, *arguments):
 
 def test_train_and_test_are_the_images_of_the_package(data_dir):
     original = load_digits()
-    splits = {split: sources.load("digits", split, data_dir) for split in ("train", "test")}
+    splits = {split: sources.source("digits", data_dir).load(split) for split in ("train", "test")}
     for examples in splits.values():
         index = np.array([int(name[-5:]) for name in examples.ids])
         assert np.all(np.diff(index) > 0)
@@ -78,7 +78,7 @@ def test_records_may_come_in_any_order():
 
 
 def test_the_defaults_of_the_configuration_fit_the_digits(data_dir):
-    labels = sources.load("digits", "train", data_dir).labels
+    labels = sources.source("digits", data_dir).load("train").labels
     subsets = longtail.draw(
         labels, num_classes=10, n_max=110, imbalance=20.0, validation_per_class=20, few_shot_per_class=5, seed=0
     )
@@ -90,7 +90,7 @@ def test_reading_writes_nothing(data_dir):
         return {path: path.stat().st_mtime_ns for path in data_dir.rglob("*")}
 
     before = listing()
-    sources.load("digits", "train", data_dir)
+    sources.source("digits", data_dir).load("train")
     assert listing() == before
     assert [path.name for path in data_dir.iterdir()] == ["sdclr_digits"]  # nothing left over from preparing
 
@@ -111,7 +111,7 @@ def rename_together(source, target):
     rename(source, target)
 
 os.rename = rename_together
-examples = sources.load("digits", "train", data_dir)
+examples = sources.source("digits", data_dir).load("train")
 assert "tensorflow" not in sys.modules
 import hashlib
 parts = [examples.images.tobytes(), examples.labels.tobytes(), "\\n".join(examples.ids).encode()]
@@ -122,7 +122,7 @@ print(hashlib.sha256(b"".join(parts)).hexdigest())
 def test_two_processes_may_prepare_at_the_same_time(data_dir, tmp_path):
     (tmp_path / "meeting").mkdir()
     processes = [start(RACE, tmp_path / "data", tmp_path / "meeting") for _ in range(2)]
-    expected = digest(sources.load("digits", "train", data_dir)) + "\n"
+    expected = digest(sources.source("digits", data_dir).load("train")) + "\n"
     for process in processes:
         out, err = process.communicate(timeout=100)
         assert (process.returncode, out, err) == (0, expected, "")  # so tfds is silent, too
@@ -143,7 +143,7 @@ def fromarray_or_die(image):
     return fromarray(image)
 
 Image.fromarray = fromarray_or_die
-sources.load("digits", "train", sys.argv[1])
+sources.source("digits", sys.argv[1]).load("train")
 """
 
 
@@ -153,7 +153,9 @@ def test_what_a_killed_process_left_is_not_taken_for_data(data_dir, tmp_path):
     assert process.returncode == -signal.SIGKILL
     left = [path.name for path in tmp_path.rglob("*.array_record*")]
     assert left, "the process was killed too early to leave anything"
-    assert digest(sources.load("digits", "train", tmp_path)) == digest(sources.load("digits", "train", data_dir))
+    assert digest(sources.source("digits", tmp_path).load("train")) == digest(
+        sources.source("digits", data_dir).load("train")
+    )
 
 
 def flip_a_bit(folder):
@@ -184,36 +186,38 @@ def empty(folder):
 def test_damage_is_seen_and_named(copy, damage):
     damage(copy)
     with pytest.raises(UserError) as error:
-        sources.load("digits", "train", copy)
+        sources.source("digits", copy).load("train")
     assert str(error.value) == f"The data set in {copy / FOLDER} is damaged; delete that folder and run again."
 
 
 def test_the_remedy_for_damage_works(data_dir, copy):
     flip_a_bit(copy)
     shutil.rmtree(copy / FOLDER)
-    assert digest(sources.load("digits", "train", copy)) == digest(sources.load("digits", "train", data_dir))
+    assert digest(sources.source("digits", copy).load("train")) == digest(
+        sources.source("digits", data_dir).load("train")
+    )
 
 
 def test_unknown_names_list_the_known_ones(data_dir):
     with pytest.raises(
         UserError, match=r"^data\.name 'digit' is not known; choose one of: celeba, .*, or folder:/path/to/images\.$"
     ):
-        sources.load("digit", "train", data_dir)
+        sources.source("digit", data_dir).load("train")
     with pytest.raises(UserError, match=r"^Split 'validation' is not in .*; choose one of: train, test\.$"):
-        sources.load("digits", "validation", data_dir)
+        sources.source("digits", data_dir).load("validation")
 
 
 def test_a_file_in_the_way(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"^The data folder .*file/data cannot .* \(Not a directory\); .*SDCLR_DATA\.$"):
-        sources.load("digits", "train", tmp_path / "file" / "data")
+        sources.source("digits", tmp_path / "file" / "data").load("train")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(UserError, match=r"\(Permission denied\); .*SDCLR_DATA\.$"):
-        sources.load("digits", "train", tmp_path / "data")
+        sources.source("digits", tmp_path / "data").load("train")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
@@ -225,7 +229,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(SdclrDigits, "download_and_prepare", fill)
     with pytest.raises(UserError, match=r"\(No space left on device\); make room .*SDCLR_DATA\.$"):
-        sources.load("digits", "train", tmp_path)
+        sources.source("digits", tmp_path).load("train")
     assert not list(tmp_path.iterdir())
 
 
@@ -240,7 +244,7 @@ def test_default_data_dir(monkeypatch, tmp_path):
 
 def test_load_goes_to_the_default_data_dir(data_dir, monkeypatch):
     monkeypatch.setenv("SDCLR_DATA", str(data_dir))
-    assert len(sources.load("digits", "test").ids) == 445
+    assert len(sources.source("digits").load("test").ids) == 445
 
 
 def test_importing_sources_is_cheap():

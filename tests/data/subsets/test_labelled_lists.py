@@ -304,7 +304,7 @@ def test_a_run_on_100_of_1000_classes(tmp_path, monkeypatch):
     root, lists = tmp_path / "imagenet", tmp_path / "lists"
     lists.mkdir()
     put(root, [f"train/{c}/{c}_{i}.JPEG" for c in CLASSES for i in range(16)] + [f"val/{c}/{c}.JPEG" for c in CLASSES])
-    train = sources.load("imagenet100", "train", tmp_path, root=str(root))
+    train = sources.source("imagenet100", tmp_path, root=str(root)).load("train")
     write(lists / "imageNet_100_LT_train.txt", train, pick(train, 0, (8, 4, 2, 1)))
 
     config = imagenet100_lt.get_config()
