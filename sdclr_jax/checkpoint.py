@@ -53,7 +53,9 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     @property
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
+        """Steps that have a checkpoint, ascending; beside a run that is still training, at this moment."""
+        if self._read_only:
+            self._manager.reload()
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any) -> None:

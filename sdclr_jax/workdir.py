@@ -179,7 +179,7 @@ def _processor() -> str:
 
 
 class Metrics:
-    """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`: lines of later steps are dropped."""
+    """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`; later lines are dropped."""
 
     def __init__(self, workdir: pathlib.Path, step: int):
         self._path, self._warnings = workdir / "metrics.jsonl", workdir / "warnings.jsonl"

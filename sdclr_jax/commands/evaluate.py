@@ -84,7 +84,9 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     probed = Probed(config, variables, data, shardings, directory / "features")
     measured = {name: protocols.measure(name, protocol, probed) for name, protocol in wanted.items()}
     # Both what was used and what lies on disk must be the encoder that was there before.
-    _, again = _dense(directory, like, step)
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        dropped = step not in checkpoints.steps  # by the run, which goes on
+        again = variables if dropped else encoder.dense(checkpoints.restore(like=like, step=step))
     if not int(checksum(variables)) == int(checksum(again)) == before:
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
     epoch = len(data.part(config.data.subset).labels) // config.batch_size
@@ -122,10 +124,10 @@ def _others(path: pathlib.Path, results: dict) -> dict[str, dict]:
         return {}
 
 
-def _dense(directory: pathlib.Path, like: State, step: int | None = None) -> tuple[int, trees.Tree]:
-    """Step and dense variables of a run's newest checkpoint, or of the one of a step."""
+def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:
+    """Step and dense variables of a run's newest checkpoint."""
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        state = checkpoints.restore(like=like, step=step)
+        state = checkpoints.restore(like=like)
     if state is None:
         raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
     return int(state.step), encoder.dense(state)

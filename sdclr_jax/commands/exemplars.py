@@ -109,6 +109,8 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
         meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings)
         like = build.abstract_state(config, build.image_shape(config, examples.images), shardings)
         for step in kept.steps:
+            if step not in kept.steps:
+                continue  # the run goes on, and has dropped it meanwhile
             before, last = last, meter.measure(kept.restore(like=like, step=step))
             first = first or last
             rates = [_of_rate(meter, i, examples.labels, groups, first, before, last) for i in range(len(meter.rates))]

@@ -231,6 +231,23 @@ def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, mon
     assert (directory / "results.json").read_text() == before
 
 
+def test_a_run_that_goes_on_and_drops_the_checkpoint_costs_no_evaluation(evaluated, data_dir, tmp_path, monkeypatch):
+    directory, results, _ = evaluated
+    shutil.copytree(directory, tmp_path / "run")
+    measure = evaluate.protocols.measure
+
+    def meanwhile(*given):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "15", ignore_errors=True)
+        return measure(*given)
+
+    monkeypatch.setattr(evaluate.protocols, "measure", meanwhile)
+    argv = ["evaluate", str(tmp_path / "run"), f"--data_dir={data_dir}", "--config.evaluate.protocols=('knn',)"]
+    assert main.main(argv) == 0
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert found["run"]["step"] == 15
+    assert found["protocols"]["knn"] == results["protocols"]["knn"]
+
+
 def test_the_features_rank_is_that_of_the_test_images(evaluated, derived):
     features, _ = derived["test"]
     s = np.linalg.svd(features.astype(np.float64), compute_uv=False)

@@ -163,6 +163,24 @@ def test_the_page_has_both_ends_of_the_ranking_and_their_neighbours(measured):
     assert "Here are 50 of 369 images" in text
 
 
+def test_a_checkpoint_that_the_run_drops_meanwhile_is_left_out(measured, tmp_path, monkeypatch):
+    folder, _ = measured
+    shutil.copytree(folder / "one", tmp_path / "one")
+    steps = sorted(int(path.name) for path in (tmp_path / "one" / "checkpoints").iterdir())
+    measure = damage.Meter.measure
+
+    def meanwhile(self, state):
+        shutil.rmtree(tmp_path / "one" / "checkpoints" / str(steps[1]), ignore_errors=True)
+        return measure(self, state)
+
+    monkeypatch.setattr(damage.Meter, "measure", meanwhile)
+    on_one_device(monkeypatch)
+    argv = ["exemplars", str(tmp_path / "one"), f"--data_dir={folder / 'data'}", *QUICK, "--against=pruned"]
+    assert main.main(argv) == 0
+    summary, _ = read(tmp_path / "one")
+    assert [checkpoint["step"] for checkpoint in summary["checkpoints"]] == [steps[0], *steps[2:]]
+
+
 def test_images_without_labels(measured, tmp_path, monkeypatch):
     folder, _ = measured
     real = build.data
