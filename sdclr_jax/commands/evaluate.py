@@ -33,7 +33,7 @@ each. What earlier evaluations of the same encoder on the same data found under 
   --data_dir=DIR                      prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
 
 Also DIR/embedding.json, a map of the test images' features (t-SNE) for reports: --config.evaluate.map_images=0 makes
-none. DIR/features keeps the features for the next evaluation; deleting it costs the time to extract them again."""
+none. DIR/features keeps the features and that map for the next evaluation; deleting it costs their time again."""
 
 
 def main(argv: list[str]) -> None:
@@ -98,17 +98,18 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     measured |= _others(directory / "results.json", results)
     results["protocols"] = {name: measured[name] for name in protocols.PROTOCOLS if name in measured}
     workdir.write_json(directory / "results.json", results)
-    _write_map(config, probed, directory / "embedding.json")
+    _write_map(config, probed, directory)
     return results
 
 
-def _write_map(config: ConfigDict, probed: Probed, path: pathlib.Path) -> None:
+def _write_map(config: ConfigDict, probed: Probed, directory: pathlib.Path) -> None:
     """The map of the test images, in place of that of an earlier evaluation; none where an image has no one class."""
-    limit = config.evaluate.get("map_images", 0)
+    path, limit = directory / "embedding.json", config.evaluate.map_images
     if not limit or probed.has_attributes:
         path.unlink(missing_ok=True)
         return
-    workdir.write_json(path, embedding.about(probed.test.features, probed.test.labels, config.seed, limit))
+    test, folder = probed.test, directory / "features"
+    workdir.write_json(path, embedding.about(test.features, test.labels, config.seed, limit, folder))
 
 
 def _others(path: pathlib.Path, results: dict) -> dict[str, dict]:

@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from sklearn.manifold import TSNE
 from sklearn.metrics import average_precision_score
 
 from sdclr_jax import build, parallel, trees, workdir
@@ -47,7 +48,8 @@ def test_evaluation_writes_results_and_touches_nothing_else(evaluated):
     kept = {path for path in new if path.parent == directory / "features" and path.suffix == ".npy"}
     assert new - kept == {directory / "results.json", directory / "embedding.json"}
     sizes = sorted(len(np.load(path, allow_pickle=False)) for path in kept)
-    assert sizes == [445, 1152 + 200]  # of test images; of those for training and validation, each once
+    # Places on the map; features of test images, and of those for training and validation, each once.
+    assert sizes == [40, 445, 1152 + 200]
     assert all(after[p] == content for p, content in before.items())
 
 
@@ -178,7 +180,7 @@ def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, tmp_path
     monkeypatch.setattr(evaluate.parallel, "shardings", lambda: three)
     copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
     again = evaluate.evaluate(workdir.read_config(copy), copy, str(data_dir))
-    assert len(list((copy / "features").iterdir())) == 2
+    assert len(list((copy / "features").iterdir())) == 3  # two lists of images, and the map
     assert again["encoder_checksum"] == results["encoder_checksum"]
     np.testing.assert_allclose(
         again["protocols"]["logistic"]["per_class"], results["protocols"]["logistic"]["per_class"], atol=1.5 / 43
@@ -204,10 +206,12 @@ def test_the_map_is_of_test_images(evaluated, derived):
     assert len(drawn["points"]) == 40
 
 
-def test_features_are_extracted_once(evaluated, data_dir, monkeypatch):
+def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, monkeypatch):
     """Also for protocols that come later; what was found before stays, unless it was of another encoder."""
     directory, results, _ = evaluated
     monkeypatch.setattr(encoder.Encoder, "features", None)  # not called
+    monkeypatch.setattr(TSNE, "fit_transform", None)  # nor this
+    drawn = (directory / "embedding.json").read_text()
     argv = ["evaluate", str(directory), f"--data_dir={data_dir}", "--config.evaluate.protocols=('ts_knn_1',)"]
     path = directory / "results.json"
     before = json.loads(path.read_text())
@@ -215,6 +219,7 @@ def test_features_are_extracted_once(evaluated, data_dir, monkeypatch):
     after = json.loads(path.read_text())
     assert after["protocols"].keys() == results["protocols"].keys() | {"ts_knn_1"}
     assert all(after["protocols"][name] == before["protocols"][name] for name in results["protocols"])
+    assert (directory / "embedding.json").read_text() == drawn
     path.write_text(json.dumps(after | {"encoder_checksum": 1}))
     assert main.main(argv) == 0
     assert json.loads(path.read_text())["protocols"].keys() == {"ts_knn_1"}
