@@ -44,14 +44,14 @@ def main(argv: list[str]) -> None:
         raise UserError("give the folder of a run, as in: sdclr evaluate runs/sdclr")
     jobs = []
     for directory in directories:
-        args = flags.evaluate(options, USAGE, workdir.read_config(directory))
+        args = flags.evaluate(options, USAGE, build.read(directory))
         build.check(args.config)
         jobs.append((directory, args.config, args.data_dir))
     for directory, config, data_dir in jobs:
         results = evaluate(config, directory, data_dir)
         if warning := (results["data"]["provenance"] or {}).get("warning"):
             print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
-        for name in (name for name in results["protocols"] if name in protocols.named(config)):
+        for name in (name for name in results["protocols"] if name in config.evaluate.protocols):
             scored = results["protocols"][name]
             groups = "  ".join(f"{k} {_percent(scored[k])}" for k in ("all", "many", "medium", "few", "std"))
             print(f"{directory}  {name:16s} {groups}", flush=True)

@@ -61,7 +61,7 @@ def pretrain(
     workdir.check(directory, config)
     shardings = parallel.shardings(devices)
     data = build.data(config, data_dir)
-    live = Live(config, data, shardings) if config.evaluate.get("every", 0) else None
+    live = Live(config, data, shardings) if config.evaluate.every else None
     images = data.part(config.data.subset).images
     batches, shape = build.batches(config, images, shardings), build.image_shape(config, images)
     like = build.abstract_state(config, shape, shardings)

@@ -374,10 +374,17 @@ def test_a_run_without_a_checkpoint(data_dir, tmp_path, capsys):
 
 
 def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
-    for text, sentence in (("[1]", "is not an object"), ('{"seed": 0}', "lacks a field")):
-        (tmp_path / "config.json").write_text(text)
-        assert main.main(["evaluate", str(tmp_path), f"--data_dir={data_dir}"]) == 2
-        assert sentence in capsys.readouterr().err
+    older = json.loads(config().to_json())
+    del older["evaluate"]["map_images"], older["method"]
+    for content, sentence in (
+        ([1], "is not an object"),
+        ({"seed": 0}, "lacks batch_size, checkpoint_every, collapse_every, data.few_shot_per_class and "),
+        (older, f"{tmp_path / 'config.json'} lacks evaluate.map_images, method, as that of a run of an older version"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        for command in ("evaluate", "exemplars"):
+            assert main.main([command, str(tmp_path), f"--data_dir={data_dir}"]) == 2
+            assert sentence in capsys.readouterr().err
 
 
 def test_every_subset_can_be_pretrained_on(data_dir):

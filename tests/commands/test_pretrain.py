@@ -352,7 +352,7 @@ def test_bad_config_files(location, sentence, tmp_path, capsys):
         ("def get_config(", "never closed"),
         (
             "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 1})",
-            "lacks a field",
+            "the config lacks batch_size, checkpoint_every, ",
         ),
     ],
 )
