@@ -7,18 +7,19 @@ from ml_collections import ConfigDict
 from sdclr_jax import workdir
 from sdclr_jax.errors import UserError
 
+DATA = {"images": 3, "sha256": "0" * 64}
 CONFIG = ConfigDict({"seed": 0, "pairs": ((("dense", 0), ("dense", 1)),), "prune": {"rate": 0.9}})
 
 
 def test_a_config_comes_back_with_its_tuples(tmp_path):
-    workdir.claim(tmp_path / "run", CONFIG)
+    workdir.claim(tmp_path / "run", CONFIG, DATA)
     assert workdir.read_config(tmp_path / "run").to_dict() == CONFIG.to_dict()
     assert (tmp_path / "run" / "config.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_the_same_config_may_go_on_and_another_is_refused_by_field(tmp_path):
     workdir.check(tmp_path / "run", CONFIG)
-    workdir.claim(tmp_path / "run", CONFIG)
+    workdir.claim(tmp_path / "run", CONFIG, DATA)
     workdir.check(tmp_path / "run", CONFIG)
     other = CONFIG.copy_and_resolve_references()
     other.prune.rate, other.seed = 0.5, 3
@@ -89,11 +90,24 @@ def test_a_damaged_line_is_an_error_and_loses_nothing(tmp_path, damage):
     assert workdir.read_metrics(path) == [{"step": 10, "seconds": 1.0}]
 
 
+def test_other_images_are_noticed(tmp_path):
+    assert workdir.about_other_data(tmp_path, DATA) == ""  # nothing is known
+    workdir.claim(tmp_path / "run", CONFIG, DATA)
+    workdir.claim(tmp_path / "run", CONFIG, DATA | {"images": 2})
+    assert workdir.trained_on(tmp_path / "run") == DATA
+    assert workdir.about_other_data(tmp_path / "run", DATA) == ""
+    said = workdir.about_other_data(tmp_path / "run", {"images": 2, "sha256": "1" * 64})
+    assert "was trained on 3 images (SHA-256 of their list 00000000…), where its data set now has 2 images" in said
+    (tmp_path / "run" / "data.json").write_text("{}")
+    with pytest.raises(UserError, match=r"data.json cannot be read \('images'\): put it back"):
+        workdir.about_other_data(tmp_path / "run", DATA)
+
+
 def test_versions_of_the_first_start_stay(tmp_path, monkeypatch):
-    workdir.claim(tmp_path / "run", CONFIG)
+    workdir.claim(tmp_path / "run", CONFIG, DATA)
     first = json.loads((tmp_path / "run" / "versions.json").read_text())
     monkeypatch.setattr(workdir, "versions", lambda: first | {"jax": "9.9"})
-    workdir.claim(tmp_path / "run", CONFIG)
+    workdir.claim(tmp_path / "run", CONFIG, DATA)
     assert json.loads((tmp_path / "run" / "versions.json").read_text()) == first | {"resumed_jax": "9.9"}
 
 
@@ -103,10 +117,10 @@ def test_a_start_killed_while_claiming_can_be_repeated(tmp_path, monkeypatch):
 
     monkeypatch.setattr(workdir, "versions", killed)
     with pytest.raises(KeyboardInterrupt):
-        workdir.claim(tmp_path / "run", CONFIG)
+        workdir.claim(tmp_path / "run", CONFIG, DATA)
     monkeypatch.undo()
     workdir.check(tmp_path / "run", CONFIG)
-    workdir.claim(tmp_path / "run", CONFIG)
+    workdir.claim(tmp_path / "run", CONFIG, DATA)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):

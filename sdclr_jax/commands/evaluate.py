@@ -77,6 +77,9 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
             "does not read"
         )
     wanted = protocols.chosen(config, data)
+    now = data.about(config.data.subset)
+    if changed := workdir.about_other_data(directory, now):
+        print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
     like = build.abstract_state(config, build.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like)
     before = int(checksum(variables))
@@ -86,7 +89,7 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     _, again = _dense(directory, like, step)
     if not int(checksum(variables)) == int(checksum(again)) == before:
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
-    epoch = len(data.part(config.data.subset).labels) // config.batch_size
+    epoch = (workdir.trained_on(directory) or now)["images"] // config.batch_size
     results = {
         "format": 1,
         "run": {"method": config.method, "seed": config.seed, "step": step, "epoch": step / epoch},
@@ -116,10 +119,13 @@ def _others(path: pathlib.Path, results: dict) -> dict[str, dict]:
     """What results.json says already of other protocols; nothing where it is of another encoder or other data."""
     try:
         before = json.loads(path.read_text())
-        same = all(before[field] == results[field] for field in results if field not in ("protocols", "features"))
-        return {name: p for name, p in before["protocols"].items() if name not in results["protocols"]} if same else {}
+        same = all(before.get(field) == results[field] for field in results if field not in ("protocols", "features"))
+        others = {name: p for name, p in before["protocols"].items() if name not in results["protocols"]}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none there, or not one of ours
         return {}
+    if others and not same:
+        print(f"{path}  note: {', '.join(others)} went, being of another encoder or other data", file=sys.stderr)
+    return others if same else {}
 
 
 def _dense(directory: pathlib.Path, like: State, step: int | None = None) -> tuple[int, trees.Tree]:

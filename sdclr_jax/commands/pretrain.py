@@ -18,7 +18,7 @@ from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
 from sdclr_jax.commands.live import Live
 from sdclr_jax.data.batches import Resident, Streamed
-from sdclr_jax.errors import Diverged
+from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.train import State
@@ -62,7 +62,9 @@ def pretrain(
     shardings = parallel.shardings(devices)
     data = build.data(config, data_dir)
     live = Live(config, data, shardings) if config.evaluate.every else None
-    images = data.part(config.data.subset).images
+    images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
+    if changed := workdir.about_other_data(directory, trained_on):
+        raise UserError(f"{changed}: put the images back, or give another --workdir")
     batches, shape = build.batches(config, images, shardings), build.image_shape(config, images)
     like = build.abstract_state(config, shape, shardings)
     build.try_step(config, like, images)
@@ -70,7 +72,7 @@ def pretrain(
     view_shape = build.view_shape(config, shape)
     if not parallel.is_main():
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
-    workdir.claim(directory, config)
+    workdir.claim(directory, config, trained_on)
     with workdir.lock(directory):
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
 

@@ -226,6 +226,33 @@ def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, m
     path.write_text(json.dumps(before))
 
 
+def test_data_that_changed_since_are_told_of(evaluated, data_dir, tmp_path, monkeypatch, capsys):
+    """By an evaluation, which says too what results it does away with, by the report, and by a run that would go on."""
+    directory, results, _ = evaluated
+    copy, given = shutil.copytree(directory, tmp_path / "copy"), build.data
+
+    def fewer(config, data_dir):
+        found = given(config, data_dir)
+        return found._replace(subsets=found.subsets._replace(long_tail=found.subsets.long_tail[:150]))
+
+    argv = ["evaluate", str(copy), f"--data_dir={data_dir}", "--config.evaluate.protocols=('ts_knn_1',)"]
+    assert main.main(argv) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(build, "data", fewer)
+    assert main.main(argv) == 0
+    told, gone = capsys.readouterr().err.splitlines()
+    assert f"warning: {copy} was trained on 369 images (SHA-256 of their list " in told
+    assert "where its data set now has 150 images" in told
+    assert gone.endswith("linear_full, linear_few_shot, logistic, knn went, being of another encoder or other data")
+    assert json.loads((copy / "results.json").read_text())["run"] == results["run"]  # epochs are those of training
+    assert main.main(["report", str(copy), f"--output={tmp_path / 'report.html'}"]) == 0
+    assert "was trained on are not those that digits had when it was evaluated." in capsys.readouterr().out
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    assert main.main(["pretrain", *arguments(copy, data_dir, "sdclr", *QUICK), "--noprogress"]) == 2
+    assert "now has 150 images" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+
+
 def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, monkeypatch, capsys):
     directory, _, _ = evaluated
     before = (directory / "results.json").read_text()
@@ -368,7 +395,7 @@ def test_bad_input(evaluated, data_dir, capsys, argv, sentence):
 
 
 def test_a_run_without_a_checkpoint(data_dir, tmp_path, capsys):
-    workdir.claim(tmp_path / "new", config())
+    workdir.claim(tmp_path / "new", config(), {"images": 1, "sha256": "0"})
     assert main.main(["evaluate", str(tmp_path / "new"), f"--data_dir={data_dir}"]) == 2
     assert "no checkpoint yet" in capsys.readouterr().err
 
