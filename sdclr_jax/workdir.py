@@ -2,6 +2,7 @@
 
 config.json      the resolved config, enough to run again
 versions.json    commit, libraries, devices
+data.json        how many images are trained on, and the SHA-256 of the list of them
 metrics.jsonl    one JSON object a line, every `log_every` steps
 warnings.jsonl   one JSON object a line for each cause of a warning; no file where there was none
 tensorboard/     the same as event files
@@ -95,8 +96,35 @@ def check(workdir: pathlib.Path, config: ConfigDict) -> None:
         raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Write config.json and versions.json to a folder that is held by `lock`.
+def trained_on(workdir: pathlib.Path) -> dict[str, int | str] | None:
+    """What a run was trained on: `images`, a number, and the `sha256` of their list; None where that is not known.
+
+    Raises:
+        UserError: a damaged data.json.
+    """
+    path = workdir / "data.json"
+    try:
+        data = json.loads(path.read_text())
+        return {"images": int(data["images"]), "sha256": str(data["sha256"])}
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, LookupError) as error:
+        raise UserError(f"{path} cannot be read ({error}): put it back from a copy, or delete it") from error
+
+
+def about_other_data(workdir: pathlib.Path, data: dict[str, int | str]) -> str:
+    """In words how what a run was trained on differs from `data`, and nothing where it does not or is not known."""
+    trained = trained_on(workdir) or data
+    if trained == data:
+        return ""
+    then, now = (
+        f"{found['images']} images (SHA-256 of their list {found['sha256'][:8]}…)" for found in (trained, data)
+    )
+    return f"{workdir} was trained on {then}, where its data set now has {now}"
+
+
+def claim(workdir: pathlib.Path, config: ConfigDict, data: dict[str, int | str]) -> None:
+    """Write config.json, data.json and versions.json to a folder that is held by `lock`.
 
     Raises:
         UserError: as in `check`, which another process may have passed at the same time; or versions.json is damaged.
@@ -104,6 +132,8 @@ def claim(workdir: pathlib.Path, config: ConfigDict) -> None:
     check(workdir, config)
     if not (workdir / "config.json").exists():
         write_json(workdir / "config.json", json.loads(config.to_json()))
+    if not (workdir / "data.json").exists():
+        write_json(workdir / "data.json", data)
     now, path = versions(), workdir / "versions.json"
     # What a run was started with stays; what a later start has otherwise stands beside it.
     try:

@@ -12,12 +12,13 @@ from tensorboardX.record_writer import RecordWriter
 from sdclr_jax import workdir
 from sdclr_jax.errors import UserError
 
+DATA = {"images": 3, "sha256": "0" * 64}
 CONFIG = ConfigDict({"seed": 0, "pairs": ((("dense", 0), ("dense", 1)),), "prune": {"rate": 0.9}})
 
 
-def claim(directory, config=CONFIG):
+def claim(directory, config=CONFIG, data=DATA):
     with workdir.lock(directory):
-        workdir.claim(directory, config)
+        workdir.claim(directory, config, data)
 
 
 def test_a_config_comes_back_with_its_tuples(tmp_path):
@@ -141,6 +142,19 @@ def test_a_damaged_line_is_an_error_and_loses_nothing(tmp_path, damage):
     assert path.read_bytes() == before
     path.write_text(good + damage, errors="surrogateescape")  # the last line only: a crash while writing
     assert workdir.read_metrics(path) == [{"step": 10, "seconds": 1.0}]
+
+
+def test_other_images_are_noticed(tmp_path):
+    assert workdir.about_other_data(tmp_path, DATA) == ""  # nothing is known
+    claim(tmp_path / "run")
+    claim(tmp_path / "run", data=DATA | {"images": 2})
+    assert workdir.trained_on(tmp_path / "run") == DATA
+    assert workdir.about_other_data(tmp_path / "run", DATA) == ""
+    said = workdir.about_other_data(tmp_path / "run", {"images": 2, "sha256": "1" * 64})
+    assert "was trained on 3 images (SHA-256 of their list 00000000…), where its data set now has 2 images" in said
+    (tmp_path / "run" / "data.json").write_text("{}")
+    with pytest.raises(UserError, match=r"data.json cannot be read \('images'\): put it back"):
+        workdir.about_other_data(tmp_path / "run", DATA)
 
 
 def test_versions_of_the_first_start_stay(tmp_path, monkeypatch):

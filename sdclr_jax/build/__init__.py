@@ -1,6 +1,6 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
-from sdclr_jax.build.checks import check, fields
+from sdclr_jax.build.checks import check, fields, read
 from sdclr_jax.build.examples import Data, data
 from sdclr_jax.build.images import (
     about_probe_view,
@@ -30,6 +30,7 @@ __all__ = [
     "plain_view",
     "probe_crops",
     "probe_view",
+    "read",
     "try_step",
     "view_shape",
     "views",

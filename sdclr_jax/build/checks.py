@@ -2,10 +2,11 @@
 
 import inspect
 import math
+import pathlib
 
 from ml_collections import ConfigDict
 
-from sdclr_jax import branches
+from sdclr_jax import branches, workdir
 from sdclr_jax.build.images import PER_VIEW, VIEWS, view_count
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail, profiles
@@ -99,12 +100,21 @@ BELOW = {
     "evaluate.flip": 1 + 1e-9,
     "seed": 2**32,
 }
-# Where fields stand that some objectives or views do not have, and fields that older runs do not have.
-OPTIONAL = (
-    "objective.",
-    "views.",
-    *(f"evaluate.{name}" for name in ("every", "live_images", "fine_tune_", "map_images")),
+# What every config has besides: any value goes, or what is accepted is seen to elsewhere.
+NEEDED = (
+    "method",
+    "pairs",
+    "projector.hidden_norm",
+    "optimizer.constant_rate",
+    "optimizer.decay_vectors",
+    *(f"data.{name}" for name in ("name", "root", "manifest", "lists", "split", "pareto", "n_max", "imbalance")),
+    *(f"data.{name}_per_class" for name in ("validation", "few_shot")),
+    "views.mean",
+    "views.std",
+    *(f"evaluate.{name}" for name in ("protocols", "augment", "crop_scale", "resize", "logistic_l2")),
+    *(f"evaluate.{name}" for name in ("full_drops", "few_shot_drops", "fine_tune_epochs")),
 )
+OF_SOME = ("objective.", "views.")  # where fields stand that not all objectives or views have
 MODULES = ("encoder", "projector", "predictor", "prototypes")  # of a network
 
 
@@ -114,12 +124,32 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: names the field, its value and what is accepted.
     """
-    try:
-        _check(config)
-    except (AttributeError, KeyError) as error:
+    if missing := lacking(config):
+        raise UserError(f"the config lacks {missing}: start from configs/base.py, which has all fields")
+    _check(config)
+
+
+def read(directory: pathlib.Path) -> ConfigDict:
+    """The config of the run in a folder, which has every field that this version reads.
+
+    Raises:
+        UserError: no run there, a damaged config.json, or one that lacks a field.
+    """
+    config = workdir.read_config(directory)
+    if missing := lacking(config):
         raise UserError(
-            f"the config lacks a field ({error.args[0]}): start from configs/base.py, which has all"
-        ) from error
+            f"{directory / 'config.json'} lacks {missing}, as that of a run of an older version does: add "
+            "them there as configs/base.py has them, or pretrain again"
+        )
+    return config
+
+
+def lacking(config: ConfigDict) -> str:
+    """The fields that this version reads of any config and that this one does not have; of many the first ones."""
+    values = fields(config)
+    bounded = [field for field in (*KNOWN, *AT_LEAST, *ABOVE, *BELOW) if not field.startswith(OF_SOME)]
+    missing = sorted({"objective.name", "views.name", *bounded, *NEEDED} - values.keys())
+    return ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
 
 
 def _check(config: ConfigDict) -> None:
@@ -134,8 +164,7 @@ def _check(config: ConfigDict) -> None:
     sources.check_name(config.data.name)
     _check_objective(config)
     at_least, above, below = (
-        {field: bound for field, bound in bounds.items() if field in values or not field.startswith(OPTIONAL)}
-        for bounds in (AT_LEAST, ABOVE, BELOW)
+        {field: bound for field, bound in bounds.items() if field in values} for bounds in (AT_LEAST, ABOVE, BELOW)
     )
     for field, low in at_least.items():
         if not values[field] >= low:
@@ -164,11 +193,10 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"evaluate.crop_scale is {c.crop_scale}: it must be two numbers above 0 and at most 1, the smaller first"
         )
-    if 0 < c.get("map_images", 0) < 4:
+    if 0 < c.map_images < 4:
         raise UserError(f"evaluate.map_images is {c.map_images}: a map takes at least 4 images, and 0 makes none")
-    epochs = c.get("fine_tune_epochs", (60, 30))
-    if len(epochs) != 2 or min(epochs) < 1:
-        raise UserError(f"evaluate.fine_tune_epochs is {epochs}: it must be two numbers, each at least 1")
+    if len(c.fine_tune_epochs) != 2 or min(c.fine_tune_epochs) < 1:
+        raise UserError(f"evaluate.fine_tune_epochs is {c.fine_tune_epochs}: it must be two numbers, each at least 1")
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
     _check_pairs(config.pairs)

@@ -23,6 +23,11 @@ class Data(NamedTuple):
         """The examples of a subset of `train`."""
         return self.train.take(getattr(self.subsets, subset))
 
+    def about(self, subset: str) -> dict[str, int | str]:
+        """What tells a subset of `train` from another: its `images`, a number, and the `sha256` of their list."""
+        ids = self.train.ids[getattr(self.subsets, subset)]
+        return {"images": len(ids), "sha256": longtail.list_hash(ids)}
+
 
 def data(config: ConfigDict, data_dir: str | None) -> Data:
     """Load the data set, and read its subsets from `data.lists`, or draw them where that is empty.

@@ -34,7 +34,7 @@ each. What earlier evaluations of the same encoder on the same data found under 
   --data_dir=DIR                      prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
 
 Also DIR/embedding.json, a map of the test images' features (t-SNE) for reports: --config.evaluate.map_images=0 makes
-none. DIR/features keeps the features for the next evaluation; deleting it costs the time to extract them again."""
+none. DIR/features keeps the features and that map for the next evaluation; deleting it costs their time again."""
 
 
 def main(argv: list[str]) -> None:
@@ -45,14 +45,14 @@ def main(argv: list[str]) -> None:
         raise UserError("give the folder of a run, as in: sdclr evaluate runs/sdclr")
     jobs = []
     for directory in directories:
-        args = flags.evaluate(options, USAGE, workdir.read_config(directory))
+        args = flags.evaluate(options, USAGE, build.read(directory))
         build.check(args.config)
         jobs.append((directory, args.config, args.data_dir))
     for directory, config, data_dir in jobs:
         results = evaluate(config, directory, data_dir)
         if warning := (results["data"]["provenance"] or {}).get("warning"):
             print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
-        for name in (name for name in results["protocols"] if name in protocols.named(config)):
+        for name in (name for name in results["protocols"] if name in config.evaluate.protocols):
             scored = results["protocols"][name]
             groups = "  ".join(f"{k} {_percent(scored[k])}" for k in ("all", "many", "medium", "few", "std"))
             print(f"{directory}  {name:16s} {groups}", flush=True)
@@ -78,6 +78,9 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
             "does not read"
         )
     wanted = protocols.chosen(config, data)
+    now = data.about(config.data.subset)
+    if changed := workdir.about_other_data(directory, now):
+        print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
     like = build.abstract_state(config, build.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like)
     before = int(checksum(variables))
@@ -89,7 +92,7 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
         again = variables if dropped else encoder.dense(checkpoints.restore(like=like, step=step))
     if not int(checksum(variables)) == int(checksum(again)) == before:
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
-    epoch = len(data.part(config.data.subset).labels) // config.batch_size
+    epoch = (workdir.trained_on(directory) or now)["images"] // config.batch_size
     results = {
         "format": 1,
         "run": {"method": config.method, "seed": config.seed, "step": step, "epoch": step / epoch},
@@ -101,27 +104,31 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     measured |= _others(directory / "results.json", results)
     results["protocols"] = {name: measured[name] for name in protocols.PROTOCOLS if name in measured}
     workdir.write_json(directory / "results.json", results)
-    _write_map(config, probed, directory / "embedding.json")
+    _write_map(config, probed, directory)
     return results
 
 
-def _write_map(config: ConfigDict, probed: Probed, path: pathlib.Path) -> None:
+def _write_map(config: ConfigDict, probed: Probed, directory: pathlib.Path) -> None:
     """The map of the test images, in place of that of an earlier evaluation; none where an image has no one class."""
-    limit = config.evaluate.get("map_images", 0)
+    path, limit = directory / "embedding.json", config.evaluate.map_images
     if not limit or probed.has_attributes:
         path.unlink(missing_ok=True)
         return
-    workdir.write_json(path, embedding.about(probed.test.features, probed.test.labels, config.seed, limit))
+    test, folder = probed.test, directory / "features"
+    workdir.write_json(path, embedding.about(test.features, test.labels, config.seed, limit, folder))
 
 
 def _others(path: pathlib.Path, results: dict) -> dict[str, dict]:
     """What results.json says already of other protocols; nothing where it is of another encoder or other data."""
     try:
         before = json.loads(path.read_text())
-        same = all(before[field] == results[field] for field in results if field not in ("protocols", "features"))
-        return {name: p for name, p in before["protocols"].items() if name not in results["protocols"]} if same else {}
+        same = all(before.get(field) == results[field] for field in results if field not in ("protocols", "features"))
+        others = {name: p for name, p in before["protocols"].items() if name not in results["protocols"]}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none there, or not one of ours
         return {}
+    if others and not same:
+        print(f"{path}  note: {', '.join(others)} went, being of another encoder or other data", file=sys.stderr)
+    return others if same else {}
 
 
 def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     options = _options(argv)
     jobs = []
     for directory in options.dirs:
-        config = workdir.read_config(directory)
+        config = build.read(directory)
         build.check(config)
         damage.check(config, options.against)
         jobs.append((directory, config))

@@ -18,7 +18,7 @@ from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.commands import flags
 from sdclr_jax.commands.live import Live
 from sdclr_jax.data.batches import Resident, Streamed
-from sdclr_jax.errors import Diverged
+from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
@@ -62,8 +62,10 @@ def pretrain(
     workdir.check(directory, config)
     shardings = parallel.shardings(devices)
     data = build.data(config, data_dir)
-    live = Live(config, data, shardings) if config.evaluate.get("every", 0) else None
-    images = data.part(config.data.subset).images
+    live = Live(config, data, shardings) if config.evaluate.every else None
+    images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
+    if changed := workdir.about_other_data(directory, trained_on):
+        raise UserError(f"{changed}: put the images back, or give another --workdir")
     batches, shape = build.batches(config, images, shardings), build.image_shape(config, images)
     like = build.abstract_state(config, shape, shardings)
     build.try_step(config, like, images)
@@ -72,7 +74,7 @@ def pretrain(
     if not parallel.is_main():
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
     with workdir.lock(directory):
-        workdir.claim(directory, config)
+        workdir.claim(directory, config, trained_on)
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
 
 

@@ -71,7 +71,7 @@ class Probed:
     def _made_from(self) -> dict:
         """What features are a function of, but for the images."""
         c = self.config
-        seen = {"mean": list(c.views.mean), "std": list(c.views.std)} if "mean" in c.views else c.views.to_dict()
+        seen = {"mean": list(c.views.mean), "std": list(c.views.std)}
         if self._encoded:
             seen |= {"resize": c.evaluate.resize, "crop": c.evaluate.crop}
         return {"encoder": trees.digest(self.variables), "model": c.model.to_dict(), "seen": seen}

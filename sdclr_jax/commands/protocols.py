@@ -243,11 +243,6 @@ PROTOCOLS = {
 }
 
 
-def named(config: ConfigDict) -> tuple[str, ...]:
-    """`evaluate.protocols`; of runs from before there was that field, its default."""
-    return config.evaluate.get("protocols", tuple(PROTOCOLS)[:4])
-
-
 def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
     """The protocols of `evaluate.protocols`, in the order of the table; those of classes alone only where there are
     classes.
@@ -255,7 +250,7 @@ def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
     Raises:
         UserError: an unknown protocol; none that is left; or a class with fewer labelled images than one asks for.
     """
-    wanted = named(config)
+    wanted = config.evaluate.protocols
     for name in wanted:
         if name not in PROTOCOLS:
             raise UserError(f"unknown evaluate.protocols {name!r}: known are {', '.join(PROTOCOLS)}")

@@ -27,6 +27,7 @@ class Run:
     metrics: list[dict[str, float]]
     warnings: list[dict]  # step, epoch and message, by step
     results: dict
+    trained_on: str | None = None  # SHA-256 of the list of images, None where that is not known
 
     @property
     def name(self) -> str:
@@ -119,7 +120,7 @@ def _read_run(folder: Path) -> Run:
         _read_metrics(folder),
         _read_warnings(folder),
     )
-    return Run(folder, config, versions, metrics, warnings, results)
+    return Run(folder, config, versions, metrics, warnings, results, _read_trained_on(folder / "data.json"))
 
 
 def _read_config(path: Path) -> dict:
@@ -142,6 +143,17 @@ def _read_versions(path: Path) -> dict:
     except ValueError as error:
         raise UserError(f"{path} cannot be used ({error}): delete it to report without versions") from error
     return versions
+
+
+def _read_trained_on(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        data = checks.read_json(path)
+        checks.check(data, ("sha256",), checks.is_text)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used ({error}): put it back from a copy, or delete it") from error
+    return data["sha256"]
 
 
 def _read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -45,12 +45,20 @@ def notes(runs: list[Run]) -> list[str]:
                 found.append(
                     f"{member.label} and {other.label} share {shared} of their seeds and splits; "
                     f"differences use only those."
+                    if shared
+                    else f"{member.label} and {other.label} share no seed and split, so they have no differences."
                 )
     for part in parts:
         found += published.notes(part)
     for data in (run.results["data"] for run in runs):
         if warning := (data.get("provenance") or {}).get("warning"):
             found.append(f"{plain(data['name'])} was {plain(warning)}.")
+    for run in runs:
+        if run.trained_on not in (None, run.results["data"]["lists"].get("train")):
+            found.append(
+                f"The images that {run.name} was trained on are not those that {plain(run.results['data']['name'])} "
+                "had when it was evaluated."
+            )
     for run in runs:
         for warning in run.warnings:
             found.append(f"{run.name} gave a warning at epoch {warning['epoch']:.4g}: {warning['message']}.")

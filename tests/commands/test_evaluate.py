@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from sklearn.manifold import TSNE
 from sklearn.metrics import average_precision_score
 
 from sdclr_jax import build, parallel, trees, workdir
@@ -47,7 +48,8 @@ def test_evaluation_writes_results_and_touches_nothing_else(evaluated):
     kept = {path for path in new if path.parent == directory / "features" and path.suffix == ".npy"}
     assert new - kept == {directory / "results.json", directory / "embedding.json"}
     sizes = sorted(len(np.load(path, allow_pickle=False)) for path in kept)
-    assert sizes == [445, 1152 + 200]  # of test images; of those for training and validation, each once
+    # Places on the map; features of test images, and of those for training and validation, each once.
+    assert sizes == [40, 445, 1152 + 200]
     assert all(after[p] == content for p, content in before.items())
 
 
@@ -178,7 +180,7 @@ def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, tmp_path
     monkeypatch.setattr(evaluate.parallel, "shardings", lambda: three)
     copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
     again = evaluate.evaluate(workdir.read_config(copy), copy, str(data_dir))
-    assert len(list((copy / "features").iterdir())) == 2
+    assert len(list((copy / "features").iterdir())) == 3  # two lists of images, and the map
     assert again["encoder_checksum"] == results["encoder_checksum"]
     np.testing.assert_allclose(
         again["protocols"]["logistic"]["per_class"], results["protocols"]["logistic"]["per_class"], atol=1.5 / 43
@@ -204,10 +206,12 @@ def test_the_map_is_of_test_images(evaluated, derived):
     assert len(drawn["points"]) == 40
 
 
-def test_features_are_extracted_once(evaluated, data_dir, monkeypatch):
+def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, monkeypatch):
     """Also for protocols that come later; what was found before stays, unless it was of another encoder."""
     directory, results, _ = evaluated
     monkeypatch.setattr(encoder.Encoder, "features", None)  # not called
+    monkeypatch.setattr(TSNE, "fit_transform", None)  # nor this
+    drawn = (directory / "embedding.json").read_text()
     argv = ["evaluate", str(directory), f"--data_dir={data_dir}", "--config.evaluate.protocols=('ts_knn_1',)"]
     path = directory / "results.json"
     before = json.loads(path.read_text())
@@ -215,10 +219,38 @@ def test_features_are_extracted_once(evaluated, data_dir, monkeypatch):
     after = json.loads(path.read_text())
     assert after["protocols"].keys() == results["protocols"].keys() | {"ts_knn_1"}
     assert all(after["protocols"][name] == before["protocols"][name] for name in results["protocols"])
+    assert (directory / "embedding.json").read_text() == drawn
     path.write_text(json.dumps(after | {"encoder_checksum": 1}))
     assert main.main(argv) == 0
     assert json.loads(path.read_text())["protocols"].keys() == {"ts_knn_1"}
     path.write_text(json.dumps(before))
+
+
+def test_data_that_changed_since_are_told_of(evaluated, data_dir, tmp_path, monkeypatch, capsys):
+    """By an evaluation, which says too what results it does away with, by the report, and by a run that would go on."""
+    directory, results, _ = evaluated
+    copy, given = shutil.copytree(directory, tmp_path / "copy"), build.data
+
+    def fewer(config, data_dir):
+        found = given(config, data_dir)
+        return found._replace(subsets=found.subsets._replace(long_tail=found.subsets.long_tail[:150]))
+
+    argv = ["evaluate", str(copy), f"--data_dir={data_dir}", "--config.evaluate.protocols=('ts_knn_1',)"]
+    assert main.main(argv) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(build, "data", fewer)
+    assert main.main(argv) == 0
+    told, gone = capsys.readouterr().err.splitlines()
+    assert f"warning: {copy} was trained on 369 images (SHA-256 of their list " in told
+    assert "where its data set now has 150 images" in told
+    assert gone.endswith("linear_full, linear_few_shot, logistic, knn went, being of another encoder or other data")
+    assert json.loads((copy / "results.json").read_text())["run"] == results["run"]  # epochs are those of training
+    assert main.main(["report", str(copy), f"--output={tmp_path / 'report.html'}"]) == 0
+    assert "was trained on are not those that digits had when it was evaluated." in capsys.readouterr().out
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    assert main.main(["pretrain", *arguments(copy, data_dir, "sdclr", *QUICK), "--noprogress"]) == 2
+    assert "now has 150 images" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
 
 
 def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, monkeypatch, capsys):
@@ -380,16 +412,23 @@ def test_bad_input(evaluated, data_dir, capsys, argv, sentence):
 
 
 def test_a_run_without_a_checkpoint(data_dir, tmp_path, capsys):
-    workdir.claim(tmp_path / "new", config())
+    workdir.claim(tmp_path / "new", config(), {"images": 1, "sha256": "0"})
     assert main.main(["evaluate", str(tmp_path / "new"), f"--data_dir={data_dir}"]) == 2
     assert "no checkpoint yet" in capsys.readouterr().err
 
 
 def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
-    for text, sentence in (("[1]", "is not an object"), ('{"seed": 0}', "lacks a field")):
-        (tmp_path / "config.json").write_text(text)
-        assert main.main(["evaluate", str(tmp_path), f"--data_dir={data_dir}"]) == 2
-        assert sentence in capsys.readouterr().err
+    older = json.loads(config().to_json())
+    del older["evaluate"]["map_images"], older["method"]
+    for content, sentence in (
+        ([1], "is not an object"),
+        ({"seed": 0}, "lacks batch_size, checkpoint_every, collapse_every, data.few_shot_per_class and "),
+        (older, f"{tmp_path / 'config.json'} lacks evaluate.map_images, method, as that of a run of an older version"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        for command in ("evaluate", "exemplars"):
+            assert main.main([command, str(tmp_path), f"--data_dir={data_dir}"]) == 2
+            assert sentence in capsys.readouterr().err
 
 
 def test_every_subset_can_be_pretrained_on(data_dir):

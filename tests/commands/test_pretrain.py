@@ -97,7 +97,7 @@ def finished(tmp_path_factory, data_dir):
 def test_what_a_run_leaves_behind(finished):
     directory, state = finished
     assert {p.name for p in directory.iterdir()} == {
-        ".lock", "config.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        ".lock", "config.json", "data.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints",
     }  # fmt: skip
     metrics = workdir.read_metrics(directory / "metrics.jsonl")
     assert [line["step"] for line in metrics] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
@@ -352,7 +352,7 @@ def test_bad_config_files(location, sentence, tmp_path, capsys):
         ("def get_config(", "never closed"),
         (
             "from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({'seed': 1})",
-            "lacks a field",
+            "the config lacks batch_size, checkpoint_every, ",
         ),
     ],
 )

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.manifold import TSNE
 
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import embedding
@@ -46,6 +47,27 @@ def test_what_is_written_is_json_with_the_classes_of_the_chosen_images():
     np.testing.assert_allclose([point[:2] for point in found["points"]], positions, atol=5e-4)
     assert [point[2] for point in found["points"]] == LABELS[rows].tolist()
     assert all(round(x, 3) == x for point in found["points"] for x in point[:2])
+
+
+def test_an_equal_map_is_not_drawn_again_and_any_other_is(tmp_path, monkeypatch):
+    drawn, fit = [], TSNE.fit_transform
+    monkeypatch.setattr(TSNE, "fit_transform", lambda model, x: drawn.append(x.shape) or fit(model, x))
+    expected = embedding.tsne(FEATURES, seed=3, limit=24)
+    other = FEATURES.copy()
+    other[expected[0][0], 0] += 1
+    for features, seed, limit, times in (
+        (FEATURES, 3, 24, 2),
+        (FEATURES, 3, 24, 2),
+        (2 * FEATURES, 3, 24, 2),  # the same directions
+        (other, 3, 24, 3),
+        (FEATURES, 4, 24, 4),
+        (FEATURES, 3, 23, 5),
+    ):
+        rows, positions = embedding.tsne(features, seed, limit, tmp_path)
+        assert len(drawn) == times
+        np.testing.assert_array_equal(rows, embedding.tsne(features, seed, limit, tmp_path)[0])
+        if times == 2:
+            np.testing.assert_array_equal(positions, expected[1])
 
 
 def test_what_has_no_map_is_refused():

@@ -96,6 +96,7 @@ def test_no_common_seed(make_run):
     found = runs.read([make_run("a", seed=0), make_run("b", "sdclr", seed=1)])
     assert tables.differences(found) == []
     assert "no two runs of one seed and split" in words.summary(found)[0]
+    assert any("share no seed and split, so they have no differences" in note for note in words.notes(found))
 
 
 def test_groups_leave_out_seed_split_and_settings_that_are_not_read(make_run):
