@@ -210,7 +210,7 @@ def _table(meter: damage.Meter, examples: Examples, class_groups: tuple[str, ...
     columns = {
         "rank": np.arange(1, len(order) + 1),
         "id": examples.ids[order],
-        "path": [thumbnails.path(examples.images, row) for row in order],
+        "path": [examples.path(row) for row in order],
     }
     if class_groups:
         labels = examples.labels[order]

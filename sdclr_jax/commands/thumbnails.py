@@ -20,11 +20,6 @@ def make(images: np.ndarray | encoded.Encoded, rows: np.ndarray) -> np.ndarray:
     return thumbnails
 
 
-def path(images: np.ndarray | encoded.Encoded, row: int) -> str:
-    """Where an image lies, or nothing for one that has no file of its own."""
-    return images.name(row) if isinstance(images, encoded.Encoded) else ""
-
-
 def _picture(images: np.ndarray | encoded.Encoded, row: int) -> Image.Image:
     if isinstance(images, encoded.Encoded):
         picture = encoded.rgb(encoded.opened(images.read(row)))

@@ -1,5 +1,6 @@
 """What a split of a data set is, to everything that trains on it or scores it."""
 
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +21,14 @@ class Examples(NamedTuple):
     ids: np.ndarray  # str [N], unique and ascending by code point
     class_names: tuple[str, ...]
     held_out: np.ndarray | None = None  # bool [N]: kept for validation by the data set itself; None where it keeps none
+    folder: pathlib.Path | None = None  # of the files that the ids name; None where images are no files
 
     def take(self, rows: np.ndarray) -> "Examples":
         """The examples of these rows, int [M] or bool [N]; no image is read."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         held_out = None if self.held_out is None else self.held_out[rows]
-        return Examples(self.images[rows], self.labels[rows], self.ids[rows], self.class_names, held_out)
+        return self._replace(images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows], held_out=held_out)
+
+    def path(self, row: int) -> str:
+        """Where the file of an image lies, whether its pixels are in memory or not; '' for one that is no file."""
+        return str(self.folder / self.ids[row]) if self.folder else ""

@@ -173,4 +173,4 @@ def _examples(root: pathlib.Path, found: list[tuple[str, int]], class_names: tup
     ids = ids[order]
     if len(twice := ids[1:][ids[1:] == ids[:-1]]):
         raise UserError(f"The list of images in {root} names {twice[0]} twice; get it again.")
-    return Examples(Files(root, ids), labels[order], ids, class_names)
+    return Examples(Files(root, ids), labels[order], ids, class_names, folder=root)

@@ -94,4 +94,5 @@ def _from_files(root: pathlib.Path, split: str) -> Examples:
         if not (root / _IMAGES / name).is_file():
             raise UserError(f"{root / _IMAGES} does not hold {name}; unpack {_IMAGES}.zip in {root}.")
     held_out = (splits == "val")[rows] if split == "train" else None
-    return Examples(Files(root / _IMAGES, ids[rows]), (values[rows] > 0).astype(np.uint8), ids[rows], names, held_out)
+    ids, labels, folder = ids[rows], (values[rows] > 0).astype(np.uint8), root / _IMAGES
+    return Examples(Files(folder, ids), labels, ids, names, held_out, folder)

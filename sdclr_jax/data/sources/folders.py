@@ -56,8 +56,10 @@ class Folder:
         paths, splits, labels, class_names, _ = self._table
         splits = np.array(splits)
         rows = np.flatnonzero((splits == "test") == (split == "test"))
-        ids, held_out = np.array(paths, str)[rows], (splits == "val")[rows]
-        return Examples(self._images(ids), labels[rows], ids, class_names, held_out if held_out.any() else None)
+        ids = np.array(paths, str)[rows]
+        held_out = (splits == "val")[rows]
+        held_out = held_out if held_out.any() else None
+        return Examples(self._images(ids), labels[rows], ids, class_names, held_out, self._root)
 
     def provenance(self) -> dict[str, Any]:
         found, table = self._index, self._table

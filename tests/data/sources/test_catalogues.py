@@ -1,5 +1,6 @@
 import json
 import os
+import pathlib
 import pickle
 import shutil
 import subprocess
@@ -44,7 +45,7 @@ def test_a_directory_a_class(imagenet, tmp_path, name, monkeypatch):
     assert train.ids.tolist()[:3] == [f"train/n01/n01_{i}.JPEG" for i in range(3)]
     assert train.labels.tolist() == [0, 0, 0, 1, 1, 2] and test.labels.tolist() == [0, 1, 2]
     for row, path in enumerate(train.ids):
-        assert train.images.read(row) == (imagenet / path).read_bytes()
+        assert train.images.read(row) == (imagenet / path).read_bytes() == pathlib.Path(train.path(row)).read_bytes()
     assert sources.source(name, tmp_path, root=str(imagenet)).provenance() == {"root": str(imagenet)}
     assert sources.source(name, tmp_path, root=str(imagenet)).prepare() == imagenet
 
@@ -182,6 +183,7 @@ def test_records(prepared):
     few = train.images[np.array([5, 2])]
     assert len(few) == 2 and few.read(1) == train.images.read(2) and few[np.array([1])].read(0) == few.read(1)
     assert few.name(0).startswith(f"{folder}, train record ")
+    assert train.path(0) == ""  # no file of its own
 
 
 def test_labels_are_read_once(prepared, monkeypatch):
@@ -292,6 +294,7 @@ def test_celeba_as_published(celeba, tmp_path):
     assert train.held_out.tolist() == [False, True, False, False] and test.held_out is None
     assert test.labels.tolist() == [list(ATTRIBUTES[i]) for i in (2, 5)]
     assert train.images.read(2) == (celeba / "img_align_celeba" / "000004.jpg").read_bytes()
+    assert train.path(2) == str(celeba / "img_align_celeba" / "000004.jpg")
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,8 @@ def test_images_of_one_size_are_decoded_at_once(tmp_path, data_dir, monkeypatch)
     assert train.images.dtype == np.uint8 and train.images.shape == (8, 4, 7, 3) and test.images.shape == (2, 4, 7, 3)
     for row, name in enumerate(train.ids):
         assert np.array_equal(train.images[row], pixels((tmp_path / "p" / name).read_bytes()))
+        assert train.path(row) == str(tmp_path / "p" / name)
+    assert train.take(np.array([7])).path(0) == train.path(7)
     monkeypatch.setattr(folders, "RESIDENT_BYTES", 10 * 4 * 7 * 3)
     assert isinstance(load(tmp_path / "p", data_dir).images, np.ndarray)
     monkeypatch.setattr(folders, "RESIDENT_BYTES", 10 * 4 * 7 * 3 - 1)
