@@ -35,7 +35,6 @@ class Measured(NamedTuple):
     """What one checkpoint gives."""
 
     scores: np.ndarray  # float64 [rates, scores, N], higher is more changed
-    features: np.ndarray  # float32 [N, D], of the whole network, plain images
     masks: list[dict[str, np.ndarray]]  # bool by layer, for each rate
 
 
@@ -140,7 +139,7 @@ class Meter:
         """Scores of every image, once each.
 
         Raises:
-            UserError: features or projections are not finite.
+            UserError: a score is not finite.
         """
         masks = self._masks(state)
         norms = self._branches["sparse"].norms if self._against == "sparse" else "dense"
@@ -148,13 +147,13 @@ class Meter:
         networks += [self._variables(Branch(norms, masked=True), state.params, state.stats, mask) for mask in masks]
         if self._against == "recalibrated":
             networks = self._recalibrated(networks)
-        scores, features = self._compared(networks)
+        scores = self._compared(networks)
         if not np.isfinite(scores).all():
             raise UserError(
                 f"scores at step {int(state.step)} are not finite: the run diverged, or the pruned network breaks down "
                 "and lower --rates help"
             )
-        return Measured(scores, features, [{k: np.asarray(v) for k, v in trees.named(mask).items()} for mask in masks])
+        return Measured(scores, [{k: np.asarray(v) for k, v in trees.named(mask).items()} for mask in masks])
 
     def _masks(self, state: State) -> list[Tree]:
         if self._against == "sparse":
@@ -176,10 +175,10 @@ class Meter:
             for variables, total in zip(networks, sums, strict=True)
         ]
 
-    def _compared(self, networks: list[Tree]) -> tuple[np.ndarray, np.ndarray]:
+    def _compared(self, networks: list[Tree]) -> np.ndarray:
         size = self._size
         order = np.random.default_rng(self._config.seed).permutation(size)
-        scores, features = np.empty((len(networks) - 1, len(self.scores), size)), None
+        scores = np.empty((len(networks) - 1, len(self.scores), size))
         for start in range(0, size, self._batch_size):
             # The last batch is filled up with images of the first, as negatives; they are not counted again.
             rows = order[(start + np.arange(self._batch_size)) % size]
@@ -187,10 +186,7 @@ class Meter:
             counted = rows[: size - start]
             for i, outputs in enumerate(pruned):
                 scores[i][:, counted] = np.asarray(self._compare(whole, outputs))[: len(counted)].T
-            if features is None:
-                features = np.empty((size, whole[0].features.shape[1]), np.float32)
-            features[counted] = np.asarray(whole[0].features, np.float32)[: len(counted)]
-        return scores, features
+        return scores
 
     def _outputs_of(self, networks: list[Tree], rows: np.ndarray, start: int) -> list[list[Outputs]]:
         """Of each network, the outputs of the plain view and of each augmented one."""
