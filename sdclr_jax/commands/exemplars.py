@@ -48,7 +48,10 @@ def main(argv: list[str]) -> None:
         rankings[directory], summary = run(config, directory, options)
         for line in gallery.sentences(summary):
             print(f"{directory}  {line}")
-        print(f"Wrote {directory / 'exemplars'}: open gallery.html there; all scores are in exemplars.csv", flush=True)
+        trained_on, folder = summary["data"]["images"], directory / "exemplars"
+        print(
+            f"Wrote {folder}: open gallery.html there; exemplars.csv has all {trained_on} training images", flush=True
+        )
     if len(jobs) > 1:
         pairs = [_pair(*pair) for pair in itertools.combinations(rankings.items(), 2)]
         workdir.write_json(options.overlap, {"format": 1, "score": "features", "pairs": pairs})
@@ -104,7 +107,10 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
     data = build.data(config, options.data_dir)
     examples = data.part(config.data.subset)
     if options.neighbours >= len(examples.ids):
-        raise UserError(f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all")
+        raise UserError(
+            f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all, so give at most "
+            f"{len(examples.ids) - 1}"
+        )
     class_groups = _class_groups(config, data, examples)
     groups = _by_group(data.subsets.train_counts, class_groups)
     epoch = len(examples.ids) // config.batch_size

@@ -22,7 +22,7 @@ COLUMNS = 16  # thumbnails in a row of a sheet
 SHEET = COLUMNS * COLUMNS  # thumbnails a sheet
 LOSSLESS = 16  # pixels of a thumbnail's side up to which every one of them is kept
 GROUPS = {"many": "many", "medium": "medium", "few": "few", "rarer_half": "rarer half of the classes"}
-OTHERS = {"neighbour_distance": "distance to the nearest images", "loss": "loss"}  # columns that are of no rate
+OTHERS = {"neighbour_distance": "neighbour distance", "loss": "loss"}  # columns that are of no rate
 AGAINST = {
     "recalibrated": "Both networks have batch norm statistics made afresh from the same training views.",
     "pruned": "The pruned network keeps the batch norm statistics of the whole one, which fit it badly.",

@@ -216,7 +216,7 @@ def test_images_without_labels(measured, tmp_path, monkeypatch):
         (["RUN", "--rates=0.5,0.5"], "different numbers"),
         (["RUN", "--views=-1"], "--views is -1"),
         (["RUN", "--gallery=0"], "--gallery is 0"),
-        (["RUN", "--neighbours=369"], "the run has 369 images in all"),
+        (["RUN", "--neighbours=369"], "the run has 369 images in all, so give at most 368"),
         (["RUN", "RUN"], "two runs have one name"),
     ],
 )
@@ -244,7 +244,7 @@ def test_thumbnails_keep_their_shape_whatever_the_image(tmp_path):
     assert (small == [0, 0, 250]).all(axis=-1).sum() == 20 * 40
 
 
-def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch):
+def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch, capsys):
     """A folder of one's own, from pretraining to the page: decoded as they are needed, ranked by their files."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -261,6 +261,7 @@ def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch):
     on_one_device(monkeypatch)
     assert main.main(["exemplars", str(tmp_path / "run"), f"--data_dir={tmp_path}", *QUICK]) == 0
     summary, rows = read(tmp_path / "run")
+    assert f"exemplars.csv has all {len(rows)} training images" in capsys.readouterr().out
     assert len(rows) == len({row["id"] for row in rows}) == summary["data"]["images"] >= 10
     assert all(row["path"] == str(folder / row["id"]) for row in rows)
     assert all(float(row["score"]) > 0 for row in rows)
