@@ -93,10 +93,12 @@ def test_the_ranking_names_every_image_once_and_both_files_agree(measured):
 
 
 def test_an_image_is_as_far_from_its_ten_nearest_as_scikit_learn_finds(measured):
-    """Of the features that `sdclr evaluate` would score: the encoder's as it was trained, of the images as they are."""
+    """Of the features that `sdclr evaluate` would score: the encoder's as it was trained, of the images as they are.
+    What one device wrote is held against the features that eight compute."""
     folder, _ = measured
     directory = folder / "zero"
-    run, shardings = workdir.read_config(directory), parallel.shardings(jax.devices()[:1])
+    run, shardings = workdir.read_config(directory), parallel.shardings(jax.devices()[:8])
+    assert shardings.batch.num_devices == 8
     examples = build.data(run, folder / "data").part(run.data.subset)
     with Checkpoints(directory / "checkpoints", read_only=True) as kept:
         state = kept.restore(like=build.abstract_state(run, build.image_shape(run, examples.images), shardings))
