@@ -75,6 +75,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("--neighbours", type=int, default=6, metavar="K", help="nearest images in feature space beside each")
     add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
     add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    add("--noprogress", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
     try:
         options.rates = tuple(float(rate) for rate in options.rates.split(","))
@@ -120,7 +121,8 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
         if not kept.steps:
             raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
         settings = {"rates": options.rates, "pairs": options.views, "against": options.against}
-        meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings)
+        progress = not options.noprogress
+        meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings, progress=progress)
         like = build.abstract_state(config, build.image_shape(config, examples.images), shardings)
         for step in kept.steps:
             state = kept.restore(like=like, step=step)

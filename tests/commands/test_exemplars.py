@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import types
 
@@ -263,7 +264,10 @@ def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch, capsys):
     on_one_device(monkeypatch)
     assert main.main(["exemplars", str(tmp_path / "run"), f"--data_dir={tmp_path}", *QUICK]) == 0
     summary, rows = read(tmp_path / "run")
-    assert f"exemplars.csv has all {len(rows)} training images" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"exemplars.csv has all {len(rows)} training images" in said.out
+    last = summary["checkpoints"][-1]["step"]
+    assert re.search(rf"step {last}: 100%.* {len(rows)}/{len(rows)} ", said.err)
     assert len(rows) == len({row["id"] for row in rows}) == summary["data"]["images"] >= 10
     assert all(row["path"] == str(folder / row["id"]) for row in rows)
     assert all(float(row["score"]) > 0 for row in rows)
