@@ -2,7 +2,8 @@
 
 sdclr prepare folder:PHOTOS
 sdclr pretrain --config=configs/folder.py:sdclr --config.data.name=folder:PHOTOS --workdir=runs/sdclr
-sdclr evaluate runs/sdclr
+sdclr exemplars runs/sdclr
+sdclr evaluate runs/sdclr  # of photos with labels
 
 Defaults for some thousands to some hundred thousand photos and one accelerator; for fewer, lower batch_size, and for
 fewer than 200 with labels also evaluate.knn_k.

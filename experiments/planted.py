@@ -5,8 +5,9 @@
 The folder holds scikit-learn's 1,797 digits as PNG files, of which 2 % are replaced, half by noise and half by crops of
 scikit-learn's two photographs, made grey and as small as the digits. SimCLR and SDCLR are trained on it; the seed
 chooses what is replaced, and all that is random in training. Every image is then ranked by what pruning does to it
-(`sdclr exemplars`) and by two simple rivals: the loss, and the distance to its nearest neighbours. The folder gets
-`table.md` and `table.csv`, a row for each run, score and kind of planted image. Started again, it trains nothing twice.
+and by two simple rivals, the loss and the distance to its nearest neighbours: all of them columns of `sdclr exemplars`.
+The folder gets `table.md` and `table.csv`, a row for each run, score and kind of planted image. Started again, it
+trains nothing twice.
 """
 
 import argparse
@@ -24,15 +25,12 @@ import pyarrow.parquet
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.metrics import average_precision_score
-from sklearn.neighbors import NearestNeighbors
 from tabulate import tabulate
 
-from sdclr_jax import build, parallel, workdir
-from sdclr_jax.checkpoint import Checkpoints
-from sdclr_jax.commands import encoder
+from sdclr_jax.commands.exemplars import DISTANCE_NEIGHBOURS
 
 METHODS = ("simclr", "sdclr")
-SHARE, SIDE, RATE, NEIGHBOURS = 0.02, 8, 0.9, 10
+SHARE, SIDE, RATE = 0.02, 8, 0.9
 KINDS = {"all": ("noise", "photo"), "noise": ("noise",), "photographs": ("photo",)}
 FIELDS = (
     "--config.data.workers=0",
@@ -72,9 +70,9 @@ SCORES = {  # how `sdclr exemplars` prunes -> its columns -> words
         f"projections_{RATE:g}": "pruning: change of projections",
         f"loss_rise_{RATE:g}": "pruning: rise of the loss",
         "loss": "rival: loss",
+        "neighbour_distance": "rival: distance to neighbours",
     },
 }
-DISTANCE = "rival: distance to neighbours"
 Ranking = dict[str, float]  # id of an image -> score, the higher the likelier planted
 
 
@@ -100,12 +98,12 @@ def main() -> None:
         ],
         out,
     )
-    rankings = {path: rivals(path) for path in directories}
+    rankings = {path: {} for path in directories}
     for path in directories:
         for against in SCORES if runs[path.name][0] == "sdclr" else ("recalibrated",):
             command = [*jobs.SDCLR, "exemplars", str(path), f"--rates={RATE}", f"--against={against}", "--gallery=200"]
             subprocess.run(command, check=True, cwd=jobs.ROOT)
-            rankings[path] |= pruned(path, against)
+            rankings[path] |= ranked(path, against)
     rows = [row for path, scores in rankings.items() for row in precisions(scores, *runs[path.name])]
     config = json.loads((directories[0] / "config.json").read_text())
     command = " ".join(["python experiments/planted.py", f"--seeds={options.seeds}", *fields])
@@ -145,26 +143,10 @@ def crop(rng: np.random.Generator, photographs: list[Image.Image]) -> np.ndarray
     return np.asarray(photo.resize((SIDE, SIDE), box=(left, top, left + side, top + side)))
 
 
-def pruned(directory: pathlib.Path, against: str) -> dict[str, Ranking]:
+def ranked(directory: pathlib.Path, against: str) -> dict[str, Ranking]:
     """What `sdclr exemplars` wrote, by the words for it."""
     table = pyarrow.parquet.read_table(directory / "exemplars" / "exemplars.parquet").to_pydict()
-    rise = zip(table[f"loss_{RATE:g}"], table[f"loss_rise_{RATE:g}"], strict=True)
-    table["loss"] = [raised - by for raised, by in rise]
     return {words: dict(zip(table["id"], table[name], strict=True)) for name, words in SCORES[against].items()}
-
-
-def rivals(directory: pathlib.Path) -> dict[str, Ranking]:
-    """How far each image is from its nearest neighbours in the last checkpoint's features, the mean."""
-    config = workdir.read_config(directory)
-    shardings, data = parallel.shardings(), build.data(config, None)
-    examples = data.part(config.data.subset)
-    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        like = build.abstract_state(config, build.image_shape(config, examples.images), shardings)
-        state = checkpoints.restore(like=like)
-    features = encoder.Encoder(config, shardings).features(encoder.dense(state), examples)
-    near = NearestNeighbors(n_neighbors=NEIGHBOURS, metric="cosine").fit(features)
-    distances = near.kneighbors()[0].mean(axis=1)  # without arguments: of each image, itself left out
-    return {DISTANCE: dict(zip(examples.ids.tolist(), distances.tolist(), strict=True))}
 
 
 def precisions(rankings: dict[str, Ranking], method: str, seed: int) -> list[dict]:
@@ -219,7 +201,7 @@ def write(rows: list[dict], out: pathlib.Path, trained: str, seeds: int) -> None
     table.append({"ranking": "chance"} | {k: f"{mean} [{low}, {high}]" for k, (mean, low, high) in spread.items()})
     whole = by_kind["all"]
     note = NOTE.format(
-        planted=whole["planted_images"], images=whole["images"], seeds=seeds, rate=RATE, neighbours=NEIGHBOURS
+        planted=whole["planted_images"], images=whole["images"], seeds=seeds, rate=RATE, neighbours=DISTANCE_NEIGHBOURS
     )
     (out / "table.md").write_text(f"{note}\n\n{tabulate(table, headers='keys', tablefmt='github')}\n\n{trained}\n")
 

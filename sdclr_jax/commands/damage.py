@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import branches, build, parallel, pruning, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.data import batches
+from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 from sdclr_jax.models import Outputs
 from sdclr_jax.objectives.nt_xent import nt_xent_per_image
@@ -35,7 +36,6 @@ class Measured(NamedTuple):
     """What one checkpoint gives."""
 
     scores: np.ndarray  # float64 [rates, scores, N], higher is more changed
-    features: np.ndarray  # float32 [N, D], of the whole network, plain images
     masks: list[dict[str, np.ndarray]]  # bool by layer, for each rate
 
 
@@ -68,6 +68,7 @@ class Meter:
         pairs: of augmented views, beside the plain one.
         against: one of `AGAINST`; with 'sparse' there is one rate, that of the run.
         shardings: how arrays lie on the devices.
+        progress: whether to draw a bar for each checkpoint on the standard error.
     """
 
     def __init__(
@@ -80,9 +81,10 @@ class Meter:
         pairs: int,
         against: str,
         shardings: Shardings,
+        progress: bool = False,
     ):
         self._config, self._pixels, self._size, self._pairs = config, pixels, size, pairs
-        self._against, self._shardings = against, shardings
+        self._against, self._shardings, self._progress = against, shardings, progress
         self.rates = (config.prune.rate,) if against == "sparse" else tuple(rates)
         two_views = {view for pair in config.pairs for _, view in pair} == {0, 1}
         losses = config.objective.name == "nt_xent" and two_views and pairs > 0
@@ -140,7 +142,7 @@ class Meter:
         """Scores of every image, once each.
 
         Raises:
-            UserError: features or projections are not finite.
+            UserError: a score is not finite.
         """
         masks = self._masks(state)
         norms = self._branches["sparse"].norms if self._against == "sparse" else "dense"
@@ -148,13 +150,14 @@ class Meter:
         networks += [self._variables(Branch(norms, masked=True), state.params, state.stats, mask) for mask in masks]
         if self._against == "recalibrated":
             networks = self._recalibrated(networks)
-        scores, features = self._compared(networks)
+        with bar(f"step {int(state.step)}", self._size, self._progress, unit="image") as shown:
+            scores = self._compared(networks, shown.update)
         if not np.isfinite(scores).all():
             raise UserError(
                 f"scores at step {int(state.step)} are not finite: the run diverged, or the pruned network breaks down "
                 "and lower --rates help"
             )
-        return Measured(scores, features, [{k: np.asarray(v) for k, v in trees.named(mask).items()} for mask in masks])
+        return Measured(scores, [{k: np.asarray(v) for k, v in trees.named(mask).items()} for mask in masks])
 
     def _masks(self, state: State) -> list[Tree]:
         if self._against == "sparse":
@@ -176,10 +179,10 @@ class Meter:
             for variables, total in zip(networks, sums, strict=True)
         ]
 
-    def _compared(self, networks: list[Tree]) -> tuple[np.ndarray, np.ndarray]:
+    def _compared(self, networks: list[Tree], done: Callable[[int], object]) -> np.ndarray:
         size = self._size
         order = np.random.default_rng(self._config.seed).permutation(size)
-        scores, features = np.empty((len(networks) - 1, len(self.scores), size)), None
+        scores = np.empty((len(networks) - 1, len(self.scores), size))
         for start in range(0, size, self._batch_size):
             # The last batch is filled up with images of the first, as negatives; they are not counted again.
             rows = order[(start + np.arange(self._batch_size)) % size]
@@ -187,10 +190,8 @@ class Meter:
             counted = rows[: size - start]
             for i, outputs in enumerate(pruned):
                 scores[i][:, counted] = np.asarray(self._compare(whole, outputs))[: len(counted)].T
-            if features is None:
-                features = np.empty((size, whole[0].features.shape[1]), np.float32)
-            features[counted] = np.asarray(whole[0].features, np.float32)[: len(counted)]
-        return scores, features
+            done(len(counted))
+        return scores
 
     def _outputs_of(self, networks: list[Tree], rows: np.ndarray, start: int) -> list[list[Outputs]]:
         """Of each network, the outputs of the plain view and of each augmented one."""

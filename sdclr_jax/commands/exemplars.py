@@ -16,19 +16,21 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import build, files, parallel, workdir
 from sdclr_jax.checkpoint import Checkpoints
-from sdclr_jax.commands import damage, thumbnails
+from sdclr_jax.commands import damage, encoder, thumbnails
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import exemplars
+from sdclr_jax.evaluation import exemplars, knn
 from sdclr_jax.report import gallery
 
 DESCRIPTION = """\
 Prunes the network of each run, measures how much that changes what it makes of each image it was trained on, at every
-checkpoint that was kept (--config.keep_every of pretrain), and writes to DIR/exemplars: the images ranked by it with
-all scores (exemplars.csv, exemplars.parquet); shares of classes among the most forgotten, with what chance gives, by
-checkpoint (summary.json); the images themselves (gallery.html). Nothing is trained and no checkpoint changed."""
+checkpoint that was kept (--config.keep_every of pretrain), and how far each is from the images most like it, at the
+last one. Writes to DIR/exemplars: the images ranked by the change with all scores (exemplars.csv, exemplars.parquet);
+shares of classes among the most forgotten, with what chance gives, by checkpoint (summary.json); the images themselves
+(gallery.html). Nothing is trained and no checkpoint changed."""
+DISTANCE_NEIGHBOURS = 10  # nearest images whose mean distance is an image's `neighbour_distance`
 
 
 def main(argv: list[str]) -> None:
@@ -45,7 +47,11 @@ def main(argv: list[str]) -> None:
     for directory, config in jobs:
         rankings[directory], summary = run(config, directory, options)
         for line in gallery.sentences(summary):
-            print(f"{directory}  {line}", flush=True)
+            print(f"{directory}  {line}")
+        trained_on, folder = summary["data"]["images"], directory / "exemplars"
+        print(
+            f"Wrote {folder}: open gallery.html there; exemplars.csv has all {trained_on} training images", flush=True
+        )
     if len(jobs) > 1:
         pairs = [_pair(*pair) for pair in itertools.combinations(rankings.items(), 2)]
         workdir.write_json(options.overlap, {"format": 1, "score": "features", "pairs": pairs})
@@ -59,10 +65,17 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help="shares of the weights cut; the last one ranks")
     add("--views", type=int, default=4, metavar="N", help="pairs of augmented views an image, beside the plain one")
     add("--against", choices=damage.AGAINST, default=damage.AGAINST[0], help="what the whole network is held against")
-    add("--gallery", type=int, default=2000, metavar="N", help="images on the page, half of them the least forgotten")
+    add(
+        "--gallery",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="images on the page: the most and the least forgotten, and the farthest from others",
+    )
     add("--neighbours", type=int, default=6, metavar="K", help="nearest images in feature space beside each")
     add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
     add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    add("--noprogress", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
     options.dirs = [files.expanded(path) for path in options.dirs]
     try:
@@ -96,7 +109,10 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
     data = build.data(config, options.data_dir)
     examples = data.part(config.data.subset)
     if options.neighbours >= len(examples.ids):
-        raise UserError(f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all")
+        raise UserError(
+            f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all, so give at most "
+            f"{len(examples.ids) - 1}"
+        )
     class_groups = _class_groups(config, data, examples)
     groups = _by_group(data.subsets.train_counts, class_groups)
     epoch = len(examples.ids) // config.batch_size
@@ -106,15 +122,20 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
         if not kept.steps:
             raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
         settings = {"rates": options.rates, "pairs": options.views, "against": options.against}
-        meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings)
+        progress = not options.noprogress
+        meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings, progress=progress)
         like = build.abstract_state(config, build.image_shape(config, examples.images), shardings)
         for step in kept.steps:
             if step not in kept.steps:
                 continue  # the run goes on, and has dropped it meanwhile
-            before, last = last, meter.measure(kept.restore(like=like, step=step))
+            state = kept.restore(like=like, step=step)
+            before, last = last, meter.measure(state)
             first = first or last
             rates = [_of_rate(meter, i, examples.labels, groups, first, before, last) for i in range(len(meter.rates))]
             checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
+    near, distances = _nearest(
+        encoder.Encoder(config, shardings).features(encoder.dense(state), examples), options.neighbours
+    )
     summary = {
         "format": 1,
         "run": {"method": config.method, "seed": config.seed},
@@ -127,18 +148,16 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
             "class_names": list(examples.class_names) if class_groups else [],
             "class_groups": list(class_groups),
         },
-        "settings": meter.settings,
+        "settings": meter.settings | {"distance_neighbours": min(DISTANCE_NEIGHBOURS, len(examples.ids) - 1)},
         "confidence": exemplars.CONFIDENCE,
         "ranked_by": {"score": meter.scores[0], "rate": meter.rates[-1]},
         "checkpoints": checkpoints,
     }
     ranking = Ranking(examples.ids, last.scores[-1, 0])
-    table = _table(meter, examples, class_groups, last.scores)
+    table = _table(meter, examples, class_groups, last.scores, distances)
     order = exemplars.order(ranking.scores)
-    # The most and the least forgotten, the whole ranking where it is short enough.
-    half = -(-options.gallery // 2)
-    shown = order if len(order) <= options.gallery else np.concatenate([order[:half], order[half - options.gallery :]])
-    near = exemplars.neighbours(last.features, shown, options.neighbours)
+    shown = gallery.chosen(order, distances, options.gallery)
+    near = near[shown]
     pictured = np.array(list(dict.fromkeys([*shown.tolist(), *near.ravel().tolist()])))
     place = {image: i for i, image in enumerate(pictured.tolist())}
     page = gallery.render(
@@ -160,6 +179,14 @@ def _pixels(
     largest, workers = damage.batch_size(config, shardings), config.data.workers
     with batches.on_demand(examples.images, build.centre_crop(config), largest, workers) as crops_of:
         yield lambda rows: crops_of(0, rows)
+
+
+def _nearest(features: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each image the rows of so many nearest ones, int [N, neighbours], and the mean of 1 - cosine to its
+    `DISTANCE_NEIGHBOURS` nearest, [N]: high for what is like nothing else."""
+    averaged = min(DISTANCE_NEIGHBOURS, len(features) - 1)
+    found = knn.neighbours(features, max(neighbours, averaged))
+    return found.rows[:, :neighbours], found.distances[:, :averaged].mean(axis=1, dtype=np.float64)
 
 
 def _class_groups(config: ConfigDict, data: build.Data, examples: Examples) -> tuple[str, ...]:
@@ -204,7 +231,9 @@ def _of_rate(
     return {"rate": meter.rates[i], "scores": scores, "mask": mask}
 
 
-def _table(meter: damage.Meter, examples: Examples, class_groups: tuple[str, ...], scores: np.ndarray) -> pyarrow.Table:
+def _table(
+    meter: damage.Meter, examples: Examples, class_groups: tuple[str, ...], scores: np.ndarray, distances: np.ndarray
+) -> pyarrow.Table:
     """A row an image, the most forgotten first; `score` is the one that ranks. Without labels, nor class nor group."""
     order = exemplars.order(scores[-1, 0])
     columns = {
@@ -217,7 +246,10 @@ def _table(meter: damage.Meter, examples: Examples, class_groups: tuple[str, ...
         columns["label"] = labels
         columns["class"] = [examples.class_names[label] for label in labels]
         columns["group"] = [class_groups[label] for label in labels]
-    columns["score"] = scores[-1, 0][order]
+    columns |= {"score": scores[-1, 0][order], "neighbour_distance": distances[order]}
+    if "loss" in meter.scores:  # that of the whole network, the same at each rate
+        damaged, rise = (scores[-1, meter.scores.index(name)] for name in ("loss", "loss_rise"))
+        columns["loss"] = (damaged - rise)[order]
     for i, rate in enumerate(meter.rates):
         columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(meter.scores)}
     return pyarrow.table(columns)

@@ -192,21 +192,3 @@ def drift(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str,
     random = sum(a[layer].mean() * b[layer].mean() * a[layer].size for layer in a)
     kept = sum(np.count_nonzero(a[layer]) + np.count_nonzero(b[layer]) for layer in a)
     return {"jaccard": both / either, "chance": float(random / (kept - random))}
-
-
-def neighbours(features: np.ndarray, rows: np.ndarray, k: int, batch_size: int = 256) -> np.ndarray:
-    """The k images nearest to each of `rows` by cosine, nearest first and without itself: int [M, k], indices into
-    `features` [N, D]. Memory is `batch_size` * N similarities. Raises UserError where k is not below N.
-    """
-    if not 0 <= k < len(features):
-        raise UserError(f"--neighbours={k}: the run has {len(features)} images, so give at most {len(features) - 1}")
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    found = [np.empty((0, k), np.int64)]
-    for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        cosines = unit[part] @ unit.T
-        cosines[np.arange(len(part)), part] = -np.inf
-        nearest = np.argpartition(-cosines, min(k, len(features) - 1), axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(cosines, nearest, axis=1), axis=1, kind="stable")
-        found.append(np.take_along_axis(nearest, order, axis=1))
-    return np.concatenate(found)

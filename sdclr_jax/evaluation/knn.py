@@ -1,6 +1,8 @@
-"""Weighted nearest neighbours on frozen features (Wu et al., CVPR 2018, section 3.4): no training, one pass."""
+"""Nearest neighbours on frozen features, by cosine: their weighted vote (Wu et al., CVPR 2018, section 3.4), and who
+they are. No training, one pass."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +48,36 @@ def share(
     """
     votes = jnp.asarray(train_labels, jnp.float32)
     return _in_batches(_vote, train_features, votes, test_features, k, temperature, batch_size)
+
+
+class Neighbours(NamedTuple):
+    """The images nearest to each image, nearest first and without itself."""
+
+    rows: np.ndarray  # int32 [N, k]
+    distances: np.ndarray  # float32 [N, k], 1 - cosine
+
+
+def neighbours(features: np.ndarray, k: int, *, batch_size: int = 256) -> Neighbours:
+    """The `k` nearest other images of each of the `features` [N, D], which may be of any length.
+
+    Of equally near ones the earlier comes first. Memory is `batch_size` * N similarities. Raises UserError where `k` is
+    not in 0..N-1.
+    """
+    if not 0 <= k < len(features):
+        raise UserError(f"Each of {len(features)} images has {len(features) - 1} others, not {k}: ask for fewer.")
+    cosines, rows = jax.device_get(_nearest(unit(jnp.asarray(features)), k=k, batch_size=batch_size))
+    return Neighbours(rows, 1 - cosines)
+
+
+@partial(jax.jit, static_argnames=("k", "batch_size"))
+def _nearest(images: jax.Array, *, k: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """Cosines and rows [N, k] of the nearest others of the unit `images` [N, D]."""
+
+    def of_one(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        cosines = jnp.dot(images, images[row], precision="highest")
+        return tuple(jax.lax.top_k(cosines.at[row].set(-jnp.inf), k))
+
+    return jax.lax.map(of_one, jnp.arange(len(images)), batch_size=batch_size)
 
 
 def _in_batches(function, train_features, votes, test_features, k, temperature, batch_size) -> np.ndarray:

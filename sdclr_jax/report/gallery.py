@@ -1,4 +1,4 @@
-"""A run's most and least forgotten images as one HTML page that needs nothing else: no network, no other file.
+"""A run's images, or the most remarkable of them, as one HTML page that needs nothing else: no network, no other file.
 
 Its only script is gallery.js, and the page's security policy lets no other one run. Thumbnails lie in sheets of many,
 so that ten thousand of them are a few images to decode.
@@ -22,11 +22,37 @@ COLUMNS = 16  # thumbnails in a row of a sheet
 SHEET = COLUMNS * COLUMNS  # thumbnails a sheet
 LOSSLESS = 16  # pixels of a thumbnail's side up to which every one of them is kept
 GROUPS = {"many": "many", "medium": "medium", "few": "few", "rarer_half": "rarer half of the classes"}
+OTHERS = {"neighbour_distance": "neighbour distance", "loss": "loss"}  # columns that are of no rate
 AGAINST = {
     "recalibrated": "Both networks have batch norm statistics made afresh from the same training views.",
     "pruned": "The pruned network keeps the batch norm statistics of the whole one, which fit it badly.",
     "sparse": "The pruned network is the sparse branch that it was trained with.",
 }
+
+
+def chosen(order: np.ndarray, distances: np.ndarray, count: int) -> np.ndarray:
+    """The images that get a tile where there is no room for all: the most and the least forgotten, a third each, and of
+    the others those farthest from their neighbours.
+
+    Args:
+        order: int [N], the most forgotten image first.
+        distances: [N], from each image to its neighbours.
+        count: of images wanted.
+
+    Returns:
+        int [min(N, count)], indices of images.
+    """
+    if len(order) <= count:
+        return order
+    most, least, _ = _thirds(count)
+    others = order[most : len(order) - least]
+    farthest = others[np.argsort(-distances[others], kind="stable")]
+    return np.concatenate([order[:most], order[len(order) - least :], farthest])[:count]
+
+
+def _thirds(count: int) -> tuple[int, int, int]:
+    """How many of so many images are the most forgotten, the least forgotten, the farthest."""
+    return -(-count // 3), -(-(count - 1) // 3), count // 3
 
 
 def render(summary: dict, images: list[dict], neighbours: list[list[int]], thumbnails: np.ndarray) -> str:
@@ -38,7 +64,8 @@ def render(summary: dict, images: list[dict], neighbours: list[list[int]], thumb
         neighbours: of each image with a tile, indices into `images`.
         thumbnails: uint8 [len(images), side, side, 3].
     """
-    names = [name for name in images[0] if name.rpartition("_")[0] in summary["checkpoints"][-1]["rates"][0]["scores"]]
+    of_rates = summary["checkpoints"][-1]["rates"][0]["scores"]
+    names = [name for name in images[0] if name in OTHERS or name.rpartition("_")[0] in of_rates]
     ranked, data = summary["ranked_by"], summary["data"]
     rate = _ranked(summary["checkpoints"][-1], ranked["rate"])
     shares = rate["scores"][ranked["score"]]["shares"]
@@ -127,6 +154,8 @@ def _ranked(checkpoint: dict, rate: float) -> dict:
 
 def _title(name: str) -> str:
     """features_0.9 -> features, rate 0.9"""
+    if name in OTHERS:
+        return OTHERS[name]
     score, _, rate = name.rpartition("_")
     return f"{score.replace('_', ' ')}, rate {rate}"
 
@@ -134,7 +163,11 @@ def _title(name: str) -> str:
 def _shown(shown: int, total: int) -> str:
     if shown == total:
         return "All images are here."
-    return f"Here are {shown} of {total} images, the {-(-shown // 2)} most and the {shown // 2} least forgotten."
+    most, least, farthest = _thirds(shown)
+    return (
+        f"Here are {shown} of {total} images: the {most} most and the {least} least forgotten, and of the others the "
+        f"{farthest} farthest from the images nearest to them."
+    )
 
 
 def _json(value: object) -> Markup:

@@ -105,7 +105,10 @@ def _read_run(folder: Path) -> Run:
     config = _read_config(folder / "config.json")
     path = folder / "results.json"
     if not path.is_file():
-        raise UserError(f"{path} is missing: run `sdclr evaluate {folder}` first, or leave this folder out")
+        raise UserError(
+            f"{path} is missing: run `sdclr evaluate {folder}` first, or leave this folder out, as one of images "
+            "without labels, which have no scores to compare (`sdclr exemplars` makes a page of those)"
+        )
     try:
         results = checks.read_json(path)
         _check_results(results)

@@ -82,7 +82,6 @@ def largest(state, rate):
 def test_scores_are_one_minus_the_cosines_of_whole_and_pruned(state):
     found = meter().measure(state)
     whole = by_hand(state, "dense", {})
-    np.testing.assert_allclose(found.features, whole[0], rtol=1e-4, atol=1e-5)
     for i, rate in enumerate((0.5, 0.9)):
         pruned = by_hand(state, "dense", largest(state, rate))
         for j in range(2):
@@ -162,7 +161,6 @@ def test_every_image_counts_once_on_any_number_of_devices(state):
     """37 images in batches of 16: the last batch is filled up, and the views are the same."""
     one, eight = (meter(devices=devices, pairs=1).measure(state) for devices in (1, 8))
     np.testing.assert_allclose(eight.scores, one.scores, atol=1e-5)
-    np.testing.assert_allclose(eight.features, one.features, atol=1e-5)
     assert one.scores.shape == (2, 4, 37)
     three = meter(devices=3).measure(state)  # cannot share 16, so they take 18
     np.testing.assert_allclose(three.scores, meter().measure(state).scores, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import types
 
@@ -10,9 +11,11 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from sklearn.neighbors import NearestNeighbors
 
-from sdclr_jax import build, parallel
-from sdclr_jax.commands import damage, exemplars, flags, main, thumbnails
+from sdclr_jax import build, parallel, workdir
+from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax.commands import damage, encoder, exemplars, flags, main, thumbnails
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data import sources
 from sdclr_jax.data.images import Files
@@ -80,11 +83,32 @@ def test_the_ranking_names_every_image_once_and_both_files_agree(measured):
     assert all(row["score"] == row["features_0.9"] for row in rows)
     assert all(int(row["label"]) == labels[row["id"]] for row in rows)
     assert all(row["class"] == train.class_names[int(row["label"])] for row in rows)
-    assert [name for name in rows[0] if "_" in name] == [
+    assert [name for name in rows[0] if "_" in name] == ["neighbour_distance"] + [
         f"{name}_{rate}" for rate in (0.5, 0.9) for name in ("features", "projections", "loss", "loss_rise")
     ]
+    for rate in (0.5, 0.9):  # what the loss rises from is the loss of the whole network
+        risen = [float(row[f"loss_{rate}"]) - float(row[f"loss_rise_{rate}"]) for row in rows]
+        assert [float(row["loss"]) for row in rows] == pytest.approx(risen, abs=1e-5)
     table = pyarrow.parquet.read_table(folder / "zero" / "exemplars" / "exemplars.parquet").to_pylist()
     assert [{k: type(row[k])(v) for k, v in line.items()} for row, line in zip(table, rows, strict=True)] == table
+
+
+def test_an_image_is_as_far_from_its_ten_nearest_as_scikit_learn_finds(measured):
+    """Of the features that `sdclr evaluate` would score: the encoder's as it was trained, of the images as they are.
+    What one device wrote is held against the features that eight compute."""
+    folder, _ = measured
+    directory = folder / "zero"
+    run, shardings = workdir.read_config(directory), parallel.shardings(jax.devices()[:8])
+    assert shardings.batch.num_devices == 8
+    examples = build.data(run, folder / "data").part(run.data.subset)
+    with Checkpoints(directory / "checkpoints", read_only=True) as kept:
+        state = kept.restore(like=build.abstract_state(run, build.image_shape(run, examples.images), shardings))
+    features = encoder.Encoder(run, shardings).features(encoder.dense(state), examples)
+    expected = NearestNeighbors(n_neighbors=10, metric="cosine").fit(features).kneighbors()[0].mean(axis=1)
+    summary, rows = read(directory)
+    found = {row["id"]: float(row["neighbour_distance"]) for row in rows}
+    np.testing.assert_allclose([found[image] for image in examples.ids], expected, atol=1e-6)
+    assert summary["settings"]["distance_neighbours"] == 10
 
 
 def test_shares_of_the_last_checkpoint_follow_from_the_ranking(measured):
@@ -151,13 +175,14 @@ def test_overlap_of_runs_is_over_the_images_that_both_have(measured):
     assert tenth["jaccard"] == pytest.approx(len(tops[0] & tops[1]) / len(tops[0] | tops[1]))
 
 
-def test_the_page_has_both_ends_of_the_ranking_and_their_neighbours(measured):
+def test_the_page_has_both_ends_of_the_ranking_the_farthest_of_the_others_and_their_neighbours(measured):
     _, rows = read(measured[0] / "zero")
     text = (measured[0] / "zero" / "exemplars" / "gallery.html").read_text()
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     shown = data["images"][: data["shown"]]
-    ends = [*rows[:25], *rows[-25:]]
-    assert [(image[0], image[3]) for image in shown] == [(row["id"], int(row["rank"])) for row in ends]
+    farthest = sorted(rows[17:-17], key=lambda row: -float(row["neighbour_distance"]))[:16]
+    chosen = [*rows[:17], *rows[-17:], *farthest]
+    assert [(image[0], image[3]) for image in shown] == [(row["id"], int(row["rank"])) for row in chosen]
     assert all(len(image[5]) == 3 and i not in image[5] for i, image in enumerate(shown))
     assert all(not image[5] for image in data["images"][data["shown"] :])
     assert "Here are 50 of 369 images" in text
@@ -212,7 +237,7 @@ def test_images_without_labels(measured, tmp_path, monkeypatch):
         (["RUN", "--rates=0.5,0.5"], "different numbers"),
         (["RUN", "--views=-1"], "--views is -1"),
         (["RUN", "--gallery=0"], "--gallery is 0"),
-        (["RUN", "--neighbours=369"], "the run has 369 images in all"),
+        (["RUN", "--neighbours=369"], "the run has 369 images in all, so give at most 368"),
         (["RUN", "RUN"], "two runs have one name"),
     ],
 )
@@ -240,7 +265,7 @@ def test_thumbnails_keep_their_shape_whatever_the_image(tmp_path):
     assert (small == [0, 0, 250]).all(axis=-1).sum() == 20 * 40
 
 
-def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch):
+def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch, capsys):
     """A folder of one's own, from pretraining to the page: decoded as they are needed, ranked by their files."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -257,6 +282,10 @@ def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch):
     on_one_device(monkeypatch)
     assert main.main(["exemplars", str(tmp_path / "run"), f"--data_dir={tmp_path}", *QUICK]) == 0
     summary, rows = read(tmp_path / "run")
+    said = capsys.readouterr()
+    assert f"exemplars.csv has all {len(rows)} training images" in said.out
+    last = summary["checkpoints"][-1]["step"]
+    assert re.search(rf"step {last}: 100%.* {len(rows)}/{len(rows)} ", said.err)
     assert len(rows) == len({row["id"] for row in rows}) == summary["data"]["images"] >= 10
     assert all(row["path"] == str(folder / row["id"]) for row in rows)
     assert all(float(row["score"]) > 0 for row in rows)

@@ -1,4 +1,4 @@
-"""Shares, overlaps and drift against enumeration and sets, with ties; neighbours against brute force."""
+"""Shares, overlaps and drift against enumeration and sets, with ties."""
 
 import itertools
 
@@ -126,20 +126,3 @@ def test_drift_and_its_chance():
     ]
     assert np.mean([s["jaccard"] for s in shuffled]) == pytest.approx(found["chance"], rel=0.01)
     assert exemplars.drift(a, a)["jaccard"] == 1
-
-
-def test_neighbours_are_the_nearest_without_the_image_itself():
-    features = RNG.normal(size=(23, 5)).astype(np.float32)
-    features[7] = 3 * features[11]  # of the same direction
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    rows = np.array([11, 0, 22, 7, 3])
-    found = exemplars.neighbours(features, rows, 4, batch_size=2)
-    for row, near in zip(rows, found, strict=True):
-        cosines = unit @ unit[row]
-        cosines[row] = -2
-        assert near.tolist() == np.argsort(-cosines)[:4].tolist()
-    assert found[0, 0] == 7
-    assert exemplars.neighbours(features, rows, 22).shape == (5, 22)
-    assert exemplars.neighbours(features, rows, 0).shape == (5, 0)
-    with pytest.raises(UserError, match="at most 22"):
-        exemplars.neighbours(features, rows, 23)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import knn
@@ -94,3 +94,26 @@ def test_k_must_fit_the_training_set(k):
 def test_temperature_must_be_positive():
     with pytest.raises(UserError, match=r"evaluate\.knn_temperature is 0"):
         knn.predict(on_circle(0, 1, 2), np.zeros(3, int), on_circle(0), k=1, temperature=0.0, num_classes=1)
+
+
+@pytest.mark.parametrize("batch_size", [7, 23, 64])
+def test_neighbours_of_each_image_are_those_of_scikit_learn_without_itself(batch_size):
+    features = np.random.default_rng(3).normal(size=(23, 5)).astype(np.float32)
+    found = knn.neighbours(features, 4, batch_size=batch_size)
+    distances, rows = NearestNeighbors(n_neighbors=4, metric="cosine").fit(features).kneighbors()
+    assert found.rows.tolist() == rows.tolist()
+    np.testing.assert_allclose(found.distances, distances, atol=1e-6)
+
+
+def test_equal_images_are_each_others_neighbours_and_the_earlier_comes_first():
+    found = knn.neighbours(np.outer(np.arange(1, 6), np.ones(3)), 4)  # of one direction, whatever their length
+    assert found.rows.tolist() == [[other for other in range(5) if other != row] for row in range(5)]
+    np.testing.assert_allclose(found.distances, 0, atol=1e-6)
+
+
+def test_as_many_neighbours_as_there_are_others_or_none():
+    features = np.random.default_rng(3).normal(size=(5, 3))
+    assert knn.neighbours(features, 4).rows.shape == (5, 4)
+    assert knn.neighbours(features, 0).distances.shape == (5, 0)
+    with pytest.raises(UserError, match="has 4 others, not 5"):
+        knn.neighbours(features, 5)

@@ -61,7 +61,7 @@ def rows(images=30, labelled=True):
         row = {"rank": i + 1, "id": f"train_{i:05d}", "path": f"photos/{HOSTILE}/{i}.jpg"}
         if labelled:
             row |= {"label": i % 3, "class": NAMES[i % 3], "group": "few"}
-        row["score"] = 1 - i / images
+        row |= {"score": 1 - i / images, "neighbour_distance": (7 * i) % images / images, "loss": 2 + i % 2}
         for rate in (0.5, 0.9):
             row |= {f"features_{rate}": 1 - i / images, f"projections_{rate}": i / images}
         found.append(row)
@@ -106,7 +106,7 @@ def test_words_and_intervals():
     assert "as many classes drawn at random give 5 % to 35 %: within chance." in text
     assert re.search(r"by class 25 % <span class=\"soft\">\(5 to 35\)", text)
     assert re.search(r"<b>60 %</b> <span class=\"soft\">\(10 to 50\)", text)
-    assert "Here are 20 of 30 images, the 10 most and the 10 least forgotten." in text
+    assert "Here are 20 of 30 images: the 7 most and the 7 least forgotten, and of the others the 6 farthest" in text
     assert "All images are here." in page(shown=30)
     assert "Over training" in text
     assert "Over training" not in page(epochs=(1.0,))
@@ -118,6 +118,15 @@ def test_without_labels_there_is_nothing_about_classes():
     assert 'name="only"' not in text
     assert "Shares of the most forgotten" not in text
     assert data_of(text)["images"][0][2] is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 11, 12])
+def test_the_chosen_images_are_as_many_as_asked_for_and_no_image_comes_twice(count):
+    order, distances = np.random.default_rng(0).permutation(11), np.arange(11.0)
+    found = gallery.chosen(order, distances, count).tolist()
+    assert len(set(found)) == len(found) == min(count, 11)
+    assert found[0] == order[0] and set(found) <= set(order.tolist())
+    assert 10 in found or count < 3  # the farthest of all
 
 
 @pytest.mark.parametrize("side", [8, 64])
@@ -183,7 +192,10 @@ def choose(browser, **fields):
         ({"text": "_0001"}, list(range(10, 20))),
         ({"text": "/7.JPG"}, [7]),
         ({"order": "least"}, list(range(20))[::-1]),
-        ({"score": "1"}, list(range(20))[::-1]),  # projections, of rate 0.5
+        ({"score": "3"}, list(range(20))[::-1]),  # projections, of rate 0.5
+        ({"score": "1", "low": "2.5"}, list(range(1, 20, 2))),  # loss
+        ({"score": "0"}, sorted(range(20), key=lambda i: -(7 * i % 30))),  # distance to the nearest images
+        ({"score": "0", "low": "0.9"}, [17, 4]),
         ({"only": "class 0", "high": "0.5", "order": "least"}, [18, 15]),
         ({"text": "nowhere"}, []),
     ],

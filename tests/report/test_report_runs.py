@@ -132,7 +132,7 @@ def test_bytes_that_are_no_text(make_run):
 def test_run_that_is_not_evaluated_yet(make_run):
     folder = make_run("a")
     (folder / "results.json").unlink()
-    with pytest.raises(UserError, match=r"results\.json is missing: run `sdclr evaluate"):
+    with pytest.raises(UserError, match=r"results\.json is missing: run `sdclr evaluate.* without labels"):
         runs.read([folder])
 
 
