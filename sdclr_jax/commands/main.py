@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.suppress(RuntimeError):  # there is no home folder, as in some containers
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "sdclr_jax" / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    with contextlib.suppress(AttributeError):  # a notebook's output is not a file
+        sys.stdout.reconfigure(errors="replace")  # a terminal that does not know a sign shows a question mark
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}: known are {', '.join(COMMANDS)}")
@@ -41,9 +43,13 @@ def main(argv: list[str] | None = None) -> int:
         absl.logging.set_verbosity(absl.logging.ERROR)
         # Imported here, so that `report` and `prepare` do not wait for JAX.
         importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
+        sys.stdout.flush()
     except (UserError, Diverged) as error:
         print(f"sdclr: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
+        return 1
     except KeyboardInterrupt:
         print("sdclr: stopped", file=sys.stderr)
         return 130
