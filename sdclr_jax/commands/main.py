@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import os
 import pathlib
+import signal
 import sys
+from collections.abc import Iterator
 
 import absl.logging
 
@@ -23,7 +25,7 @@ COMMANDS = ("prepare", "pretrain", "evaluate", "exemplars", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C."""
+    """Run a command; returns the exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C or SIGTERM."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -42,8 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         # Orbax and tfds tell of their own housekeeping as warnings.
         absl.logging.set_verbosity(absl.logging.ERROR)
         # Imported here, so that `report` and `prepare` do not wait for JAX.
-        importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
-        sys.stdout.flush()
+        with _sigterm_as_ctrl_c():
+            importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
+            sys.stdout.flush()
     except (UserError, Diverged) as error:
         print(f"sdclr: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -54,6 +57,20 @@ def main(argv: list[str] | None = None) -> int:
         print("sdclr: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What a scheduler stops keeps what it has found, and removes what it has begun."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":
