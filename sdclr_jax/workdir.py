@@ -91,6 +91,15 @@ def check(workdir: pathlib.Path, config: ConfigDict) -> None:
     if any(sign in str(workdir.absolute()) for sign in "*?[\\"):
         # Orbax looks for the parts of a checkpoint by a pattern that begins with this path, and would not find them.
         raise UserError(f"{workdir.absolute()} has one of *?[\\ in it, so no checkpoint could be read: rename it")
+    check_writable(workdir)
+
+
+def check_writable(workdir: pathlib.Path) -> None:
+    """Refuse a folder in which nothing could be written, before hours of work; it need not exist yet.
+
+    Raises:
+        UserError: it is read-only, or a file.
+    """
     existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")

@@ -1,5 +1,7 @@
 """The frozen encoder as evaluation sees it: features of images as they are, without augmentation."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from functools import partial
 
 import jax
@@ -15,6 +17,8 @@ from sdclr_jax.evaluation import features
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.train import State
 from sdclr_jax.trees import Tree
+
+KEPT_BYTES = 2**30  # a set: 7,133 images of 224 x 224
 
 
 def dense(state: State) -> Tree:
@@ -42,7 +46,7 @@ class Encoder:
             return network.apply(variables, plain(images), method="encode")
 
         self._encode = jax.jit(encode, out_shardings=shardings.replicated)
-        self._config, self._sharding = config, shardings.batch
+        self._config, self._crop, self._sharding = config, build.centre_crop(config), shardings.batch
         self._batch_size = parallel.shareable(config.evaluate.batch_size, shardings)
 
     def features(self, variables: Tree, examples: Examples) -> np.ndarray:
@@ -51,12 +55,28 @@ class Encoder:
         `variables` are a network's, as `dense` gives them. Raises UserError where an image cannot be read, or a feature
         is not finite.
         """
-        images = examples.images
-        if isinstance(images, Encoded):
-            images = batches.in_order(
-                images, build.centre_crop(self._config), self._batch_size, self._config.data.workers
-            )
-        return features.extract(partial(self._of_batch, variables), images, self._batch_size)
+        encode = partial(self._of_batch, variables)
+        if not isinstance(examples.images, Encoded):
+            return features.extract(encode, examples.images, self._batch_size)
+        with self._crops_of(examples.images) as crops:
+            return features.extract(encode, crops, self._batch_size)
+
+    def decoded(self, examples: Examples) -> Examples:
+        """The same examples for `features` of one encoder after another: what is seen of encoded images is decoded now
+        and kept, uint8 [N, S, S, 3], unless it is more than `KEPT_BYTES`. Raises UserError where one cannot be read."""
+        images, size = examples.images, self._crop.size
+        if not isinstance(images, Encoded) or len(images) * size * size * 3 > KEPT_BYTES:
+            return examples
+        kept, end = np.empty((len(images), size, size, 3), np.uint8), 0
+        with self._crops_of(images) as crops:
+            for batch in crops:
+                kept[end : end + len(batch)] = batch
+                end += len(batch)
+        return examples._replace(images=kept)
+
+    def _crops_of(self, images: Encoded) -> AbstractContextManager[Iterator[np.ndarray]]:
+        """Closed, its processes end, whatever went wrong with what they made."""
+        return closing(batches.in_order(images, self._crop, self._batch_size, self._config.data.workers))
 
     def _of_batch(self, variables: Tree, images: np.ndarray) -> jax.Array:
         everywhere = np.arange(len(images))

@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
     for directory in directories:
         args = flags.evaluate(options, USAGE, build.read(directory))
         build.check(args.config)
+        workdir.check_writable(directory)
         jobs.append((directory, args.config, args.data_dir))
     for directory, config, data_dir in jobs:
         results = evaluate(config, directory, data_dir)

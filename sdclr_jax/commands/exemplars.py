@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
         config = build.read(directory)
         build.check(config)
         damage.check(config, options.against)
+        workdir.check_writable(directory)
         jobs.append((directory, config))
     if len({config.data.name for _, config in jobs}) > 1:
         raise UserError("the runs are of different data sets, whose images cannot be compared: name those of one")

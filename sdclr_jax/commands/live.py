@@ -4,11 +4,14 @@ Nothing random is drawn and the state is only read, so a run is the same with an
 `sdclr evaluate` alone.
 """
 
+from functools import cached_property
+
 import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import build, parallel
 from sdclr_jax.commands.encoder import Encoder, dense
+from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import knn, probe, scores
@@ -48,7 +51,7 @@ class Live:
         All processes take part; those that are not the main one get nothing.
         """
         variables = dense(state)
-        train, validation = (self._encoder.features(variables, part) for part in (self._train, self._validation))
+        train, validation = (self._encoder.features(variables, part) for part in self._decoded)
         if not parallel.is_main():
             return {}
         labels, classes = self._train.labels, len(self._groups)
@@ -68,6 +71,10 @@ class Live:
             for name, predictions in found.items()
             for group, value in scores.summary(self._per_class(predictions), self._groups).items()
         }
+
+    @cached_property
+    def _decoded(self) -> list[Examples]:
+        return [self._encoder.decoded(part) for part in (self._train, self._validation)]
 
     def _per_class(self, predictions: np.ndarray) -> np.ndarray:
         labels = self._validation.labels

@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import os
 import pathlib
+import signal
 import sys
+from collections.abc import Iterator
 
 import absl.logging
 
@@ -23,7 +25,7 @@ COMMANDS = ("prepare", "pretrain", "evaluate", "exemplars", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C."""
+    """Run a command; returns the exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C or SIGTERM."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -34,20 +36,41 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.suppress(RuntimeError):  # there is no home folder, as in some containers
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "sdclr_jax" / "xla"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    with contextlib.suppress(AttributeError):  # a notebook's output is not a file
+        sys.stdout.reconfigure(errors="replace")  # a terminal that does not know a sign shows a question mark
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}: known are {', '.join(COMMANDS)}")
         # Orbax and tfds tell of their own housekeeping as warnings.
         absl.logging.set_verbosity(absl.logging.ERROR)
         # Imported here, so that `report` and `prepare` do not wait for JAX.
-        importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
+        with _sigterm_as_ctrl_c():
+            importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
+            sys.stdout.flush()
     except (UserError, Diverged) as error:
         print(f"sdclr: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
+        return 1
     except KeyboardInterrupt:
         print("sdclr: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What a scheduler stops keeps what it has found, and removes what it has begun."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

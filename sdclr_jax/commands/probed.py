@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import jax
@@ -79,6 +80,11 @@ class Probed:
     @property
     def validation(self) -> Labelled:
         return self.parts["validation"]
+
+    @cached_property
+    def decoded_validation(self) -> Examples:
+        """For one encoder after another."""
+        return self.encoder.decoded(self.validation.examples)
 
     @property
     def has_attributes(self) -> bool:

@@ -149,7 +149,7 @@ def _fine_tuned(probed: Probed, train: Labelled, settings: dict) -> Found:
         probed.encoder,
         probed.shardings,
         train.examples,
-        probed.validation.examples,
+        probed.decoded_validation,
         settings,
     )
     tuned = probed.encoder.features(fitted.variables, probed.test.examples)

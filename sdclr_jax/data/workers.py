@@ -9,10 +9,12 @@ import contextlib
 import math
 import mmap
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -177,9 +179,12 @@ def work(pipe: int, memory: int) -> None:
     pipe = Connection(pipe)
     try:
         images, crops, shapes = pipe.recv()
-        slots = _shared(memory, shapes)
-        while True:
-            slot, task, share = pipe.recv()
+        slots, tasks = _shared(memory, shapes), queue.SimpleQueue()
+        # Tasks are taken out of the pipe at any time: this process and the other one, each with a full pipe before it,
+        # would wait for each other. An answer is long where many images cannot be read.
+        threading.Thread(target=_receive, args=(pipe, tasks), daemon=True).start()
+        while (received := tasks.get()) is not None:
+            slot, task, share = received
             try:
                 answer = _fill(slots, slot, images, crops, task, share), None
             except UserError as error:
@@ -189,6 +194,16 @@ def work(pipe: int, memory: int) -> None:
             pipe.send(answer)
     except (EOFError, ConnectionError):
         return
+
+
+def _receive(pipe: Connection, tasks: queue.SimpleQueue) -> None:
+    try:
+        while True:
+            tasks.put(pipe.recv())
+    except (EOFError, OSError):
+        return
+    finally:
+        tasks.put(None)
 
 
 def _fill(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import jax
@@ -278,6 +279,15 @@ def test_a_run_that_goes_on_and_drops_the_checkpoint_costs_no_evaluation(evaluat
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert found["run"]["step"] == 15
     assert found["protocols"]["knn"] == results["protocols"]["knn"]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "exemplars"])
+def test_a_run_that_cannot_be_written_is_refused_before_the_work(evaluated, data_dir, monkeypatch, capsys, command):
+    directory, _, _ = evaluated
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    monkeypatch.setattr(build, "data", None)  # not called
+    assert main.main([command, str(directory), f"--data_dir={data_dir}"]) == 2
+    assert capsys.readouterr().err == f"sdclr: {directory} cannot be written: {directory} is read-only\n"
 
 
 def test_the_features_rank_is_that_of_the_test_images(evaluated, derived):

@@ -2,8 +2,12 @@
 
 import copy
 import errno
+import json
 import os
 import pathlib
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -212,3 +216,28 @@ def test_photos_without_labels_in_the_config(tmp_path):
     config.views = digits_lt.get_config().views
     with pytest.raises(UserError, match="views.name 'digits' leaves images as large as they are, and those of folder:"):
         build.data(config, str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_stopped_keeps_what_it_has_looked_at(tmp_path, number):
+    """A real process, told to stop while it is at the last of its three batches of images."""
+    put(tmp_path / "photos", [f"{i:04}.png" for i in range(600)])
+    program = (
+        "import os, signal, sys, time; from sdclr_jax.commands import main; from sdclr_jax.data.sources import index\n"
+        "look = index._look\n"
+        "def slow(root, paths):\n"
+        "    if '0599.png' in paths:\n"
+        "        time.sleep(1)\n"
+        f"        os.kill(os.getpid(), {int(number)})\n"
+        "        time.sleep(1)\n"
+        "    return look(root, paths)\n"
+        "index._look = slow\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    argv = ["prepare", f"folder:{tmp_path / 'photos'}", f"--data_dir={tmp_path / 'data'}", "--noprogress"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (130, "sdclr: stopped\n")
+    (kept,) = (tmp_path / "data").rglob("index.json")
+    assert len(json.loads(kept.read_text())["files"]) >= 256
+    assert not list((tmp_path / "data").rglob(".*"))

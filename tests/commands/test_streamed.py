@@ -3,15 +3,19 @@
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import build, workdir
-from sdclr_jax.commands import flags, main
+from sdclr_jax import build, parallel, workdir
+from sdclr_jax.commands import encoder, flags, main
+from sdclr_jax.commands.live import Live
 from sdclr_jax.commands.pretrain import pretrain
+from sdclr_jax.data import batches
 from sdclr_jax.data.batches import Streamed
+from sdclr_jax.data.workers import Croppers
 from sdclr_jax.errors import UserError
 from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
@@ -108,6 +112,57 @@ def test_measuring_while_it_trains_changes_nothing(finished, folder, tmp_path):
     for line in measured:
         assert 0 <= line["probe/all"] <= 1
         assert 0 <= line["knn/few"] <= 1
+
+
+def counted(monkeypatch) -> list[int]:
+    """How many images each pass over a set decodes."""
+    passes, in_order = [], batches.in_order
+    monkeypatch.setattr(
+        batches, "in_order", lambda images, *more: passes.append(len(images)) or in_order(images, *more)
+    )
+    return passes
+
+
+def test_what_is_measured_again_is_decoded_once_if_there_is_room(finished, folder, tmp_path, monkeypatch):
+    """The numbers are the same to the bit."""
+    passes, measured = counted(monkeypatch), []
+    c = config(folder, "--config.evaluate.every=1", "--config.data.workers=0")
+    data, shardings = build.data(c, None), parallel.shardings(jax.devices()[:1])
+    sizes = [len(data.part(part).ids) for part in ("probe_train", "validation")]
+    assert all(sizes)
+    for room in (max(sizes) * 16 * 16 * 3, max(sizes) * 16 * 16 * 3 - 1, 0):
+        monkeypatch.setattr(encoder, "KEPT_BYTES", room)
+        live = Live(c, data, shardings)
+        measured += [live.measure(finished[1]) for _ in range(3)]
+    assert all(found == measured[0] for found in measured)
+    large, small = max(sizes), min(sizes)
+    assert large > small
+    assert sorted(passes) == sorted([*sizes, small, *[large] * 3, *sizes * 3])
+
+
+def test_fine_tuning_decodes_validation_images_once(finished, tmp_path, monkeypatch):
+    passes, found = counted(monkeypatch), []
+    # Features of all labelled and of test images; those of validation, in three epochs; of test images, tuned twice.
+    for room, expected in ((2**30, 2 + 1 + 2), (0, 2 + 3 + 2)):
+        passes.clear()
+        monkeypatch.setattr(encoder, "KEPT_BYTES", room)
+        shutil.copytree(finished[0], tmp_path / str(room))
+        shutil.rmtree(tmp_path / str(room) / "features", ignore_errors=True)
+        argv = ["evaluate", str(tmp_path / str(room)), "--config.evaluate.fine_tune_epochs=(2, 1)"]
+        assert main.main([*argv, "--config.evaluate.protocols=('fine_tune_1', 'fine_tune_10')"]) == 0
+        assert len(passes) == expected
+        found.append(json.loads((tmp_path / str(room) / "results.json").read_text()))
+    assert found[0]["protocols"].keys() == {"fine_tune_1", "fine_tune_10"}
+    assert found[0] == found[1]
+
+
+def test_processes_that_decode_end_when_an_encoder_fails(folder, monkeypatch):
+    c, closed, close = config(folder), [], Croppers.close
+    monkeypatch.setattr(Croppers, "close", lambda self: closed.append(1) or close(self))
+    data, shardings = build.data(c, None), parallel.shardings(jax.devices()[:1])
+    with pytest.raises(Exception, match="params") as held:  # as a notebook holds on to it, and to all its variables
+        encoder.Encoder(c, shardings).features({}, data.test)
+    assert closed, held
 
 
 def test_its_evaluation(finished, folder, capsys):

@@ -4,10 +4,13 @@ import gc
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
+from multiprocessing import Pipe
 
 import numpy as np
 import pytest
@@ -107,6 +110,26 @@ def test_damage_is_told_and_passed_over(files, expected, workers):
     for task, (made, _), (whole, _) in zip(TASKS, found, expected, strict=True):
         same = (made == whole).all(axis=1)
         np.testing.assert_array_equal(same, task.rows != 3)
+
+
+def test_long_answers_and_many_tasks_ahead_do_not_wait_for_each_other(files, monkeypatch):
+    """Of 40 images each third is missing; pipes are as small as a system makes them, so that few tasks fill them."""
+
+    def small_pipe():
+        ends = Pipe()
+        for end in ends:
+            with socket.socket(fileno=os.dup(end.fileno())) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        return ends
+
+    monkeypatch.setattr("sdclr_jax.data.workers.Pipe", small_pipe)
+    tasks = [Task(step, np.arange(40) % 3 + 2, np.arange(40)) for step in range(30)]
+    with Croppers(Damaged(files, missing), (SMALL,), largest=40, workers=1, ahead=20) as croppers:
+        watch = threading.Timer(20, croppers.stop)  # they would wait for good
+        watch.start()
+        told = [len(unreadable) for _, unreadable in croppers.crops(tasks)]
+        watch.cancel()
+    assert told == [13] * 30
 
 
 @pytest.mark.parametrize("workers", [0, 2])

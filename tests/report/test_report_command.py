@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from sdclr_jax.commands.report import main
@@ -66,3 +70,27 @@ def test_no_folder_is_a_usage_error(capsys):
         main([])
     assert stop.value.code == 2
     assert "DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_another_alphabet_shows_what_it_can(six_runs, tmp_path, encoding):
+    """As on a cluster where LANG is C, or something of the nineties."""
+    command = [sys.executable, "-m", "sdclr_jax.commands.main", "report", *map(str, six_runs)]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*command, f"--output={tmp_path / 'r.html'}"], capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode(encoding).splitlines()[-1].startswith("Wrote ")
+    assert ("\u2212" if encoding == "utf-8" else "?").encode() in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(six_runs, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sdclr_jax.commands.main", "report", *map(str, six_runs)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, f"--output={tmp_path / 'r.html'}"], stdout=writer, stderr=subprocess.PIPE, env=environment
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert _files(tmp_path)
