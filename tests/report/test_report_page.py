@@ -6,6 +6,7 @@ import matplotlib as mpl
 import pytest
 
 from sdclr_jax.report import page, runs, svg
+from tests.report.conftest import protocol as scored
 
 EVIL = '<script>alert(1)</script> $x$ & "'
 VOID = {"meta", "br", "link", "img"}
@@ -245,7 +246,7 @@ def test_a_hundred_classes_are_not_all_named(make_run):
             groups=["many"] * 34 + ["medium"] * 33 + ["few"] * 33,
         )
         for protocol in results["protocols"].values():
-            protocol["per_class"] = [0.5] * 100
+            protocol |= scored([0.5] * 100, results["data"]["groups"])
 
     html = page.render(runs.read([make_run("a", edit=many_classes)]))
     drawn = ["".join(text.itertext()) for text in pictures(html)[0].iter(f"{{{svg.SVG}}}text")]

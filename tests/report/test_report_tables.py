@@ -4,7 +4,7 @@ import io
 import pytest
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.report import runs, tables, words
+from sdclr_jax.report import page, runs, tables, words
 from sdclr_jax.report.groups import confounds, group
 
 
@@ -145,6 +145,27 @@ def test_other_data_stand_side_by_side_with_a_note(make_run):
     assert [sentence.split(":")[0] for sentence in words.summary(found)] == [
         "Linear probe (full), digits (balanced)", "Linear probe (full), digits (long_tail)",
     ]  # fmt: skip
+
+
+def test_one_method_on_two_data_sets_is_told_apart_by_them_alone(make_run):
+    """Settings that belong to the data set are no variants of the method, nor are its evaluation's unequal ones."""
+
+    def photos(results):
+        results["data"]["name"] = "folder:/home/somebody/photos"
+        results["protocols"]["knn"]["settings"]["images"] = 7
+
+    other = {"data.name": "folder:/home/somebody/photos", "epochs": 9}
+    folders = [make_run(f"{m}-{s}", m, s) for m in ("simclr", "sdclr") for s in range(2)]
+    folders += [make_run(f"photos-{s}", "sdclr", s, config=other, edit=photos) for s in range(2)]
+    found = runs.read(folders)
+    assert [(member.label, member.on) for member in group(found)] == [
+        ("simclr", ", digits (long_tail)"), ("sdclr", ", digits (long_tail)"), ("sdclr", ", folder:photos (long_tail)"),
+    ]  # fmt: skip
+    assert "sdclr, folder:photos (long_tail)" in tables.to_text(tables.compare(found))
+    assert "sdclr − simclr, digits (long_tail)" in tables.to_markdown(tables.differences(found), sign=True)
+    assert not any("different settings" in note for note in words.notes(found))
+    html = page.render(found)
+    assert "</svg>sdclr, folder:photos (long_tail)</th>" in html
 
 
 def test_group_without_classes_and_protocols_of_any_name(make_run):
