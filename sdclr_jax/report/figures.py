@@ -38,11 +38,16 @@ def loss(groups: list[Group], name: str) -> str:
                 axes.plot(line.epochs, line.values, **look | {"linestyle": "-"}, linewidth=0.8, alpha=0.45)
             if lines:
                 line = curves.thinned(curves.mean(lines))
-                axes.plot(line.epochs, line.values, **look, linewidth=2.2)
+                axes.plot(line.epochs, line.values, **look, linewidth=2.2, marker=_point(line), markersize=5)
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
         names = " and ".join(member.label for member, lines in found.items() if lines)
         return finish(axes, name, f"Line chart: training loss by epoch of {names}.")
+
+
+def _point(line: curves.Curve) -> str | None:
+    """A marker for a line of one point, which could not be seen."""
+    return "." if line.values.size == 1 else None
 
 
 def collapse(groups: list[Group], name: str) -> str:
@@ -65,8 +70,8 @@ def collapse(groups: list[Group], name: str) -> str:
             for member, key, found in lines:
                 line = curves.thinned(curves.mean(found), curves.POINTS // 3)
                 look = {"color": colour(member.index), "linestyle": dash(member.index), "linewidth": 1.6}
-                marker = BRANCH_MARKERS.get(key.partition("/")[2])
-                axes.plot(line.epochs, line.values, marker=marker, markersize=5, markevery=0.17, **look)
+                marker, few = BRANCH_MARKERS.get(key.partition("/")[2], _point(line)), line.values.size <= MARKED_POINTS
+                axes.plot(line.epochs, line.values, marker=marker, markersize=5, markevery=1 if few else 0.17, **look)
             # Zero is where all has collapsed: a curve's height says how far from it the run is.
             axes.set_ylim(**{"top" if field == "uniformity" else "bottom": 0})
             axes.locator_params(axis="y", nbins=4)

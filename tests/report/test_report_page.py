@@ -214,6 +214,20 @@ def test_signs_of_collapse_have_a_picture_with_a_line_for_every_branch(make_run)
     assert "RankMe" not in page.render(runs.read([folders[2]]))
 
 
+def test_what_was_measured_once_is_a_point_that_can_be_seen(make_run):
+    html = page.render(
+        runs.read([make_run("a", "sdclr", steps=1, measured=True), make_run("b", steps=1, measured=True)])
+    )
+    drawn = {p.get("aria-label").split(":")[1].split(",")[0].strip(): p for p in pictures(html) if p.get("aria-label")}
+
+    def points(picture):
+        return sum("var(--g" in mark.get("style", "") for mark in picture.iter(f"{{{svg.SVG}}}use"))
+
+    assert points(drawn["training loss by epoch of simclr and sdclr."]) == 2
+    # Std, two ranks and uniformity have a line for each branch, of which sdclr has two; alignment has none.
+    assert points(drawn["std"]) == 4 * 3 + 2
+
+
 def test_warnings_of_a_run_stand_before_its_scores(make_run):
     said = [{"step": 2, "epoch": 0.4, "cause": "one point", "message": EVIL}]
     found = runs.read([make_run("a", warnings=said), make_run("b", seed=1)])
