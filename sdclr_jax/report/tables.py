@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -194,8 +195,13 @@ def to_text(rows: list[Row], sign: bool = False) -> str:
 
 def to_markdown(rows: list[Row], sign: bool = False) -> str:
     """The rows as a Markdown table; bold marks what stands out."""
-    cells = _cells(rows, sign, lambda text: text.replace("|", "\\|"), lambda text: f"**{text}**")
-    return _tabulate(*cells, "github") + "\n"
+    return _tabulate(*_cells(rows, sign, markdown, lambda text: f"**{text}**"), "github") + "\n"
+
+
+def markdown(text: str) -> str:
+    """The text for a cell of a Markdown table: what has a meaning there is escaped, but for `_` within a word, which
+    has none."""
+    return re.sub(r"[\\`*<&~|$]|(?<!\w)_|_(?!\w)|(?<=\])\(", lambda found: f"\\{found[0]}", text)
 
 
 def to_latex(rows: list[Row], sign: bool = False) -> str:

@@ -208,6 +208,14 @@ def test_bars_in_names_do_not_break_markdown(make_run):
     assert "\x1b" not in markdown
 
 
+def test_names_cannot_break_markdown(make_run):
+    evil = r"a_b _c_ *d* `e` <i> &lt; ~~f~~ \| $g$ [h](i)"
+    folders = [make_run("a", config={"projector.layers": evil}), make_run("b", config={"projector.layers": "c"})]
+    line = tables.to_markdown(tables.compare(runs.read(folders))).splitlines()[2]
+    escaped = r"a_b \_c\_ \*d\* \`e\` \<i> \&lt; \~\~f\~\~ \\\| \$g\$ [h]\(i)"
+    assert f"| linear_full | simclr projector.layers={escaped} |" in " ".join(line.split())
+
+
 def test_latex_is_a_booktabs_table_with_signs_and_bold(six_runs):
     found = runs.read(six_runs)
     assert tables.to_latex(tables.compare(found)).splitlines() == [
