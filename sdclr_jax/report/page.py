@@ -60,7 +60,8 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         UserError: what a run's folder holds besides its results is damaged.
     """
     groups = group(runs)
-    data = " and ".join(dict.fromkeys(data_name(member.runs[0]) for member in groups))
+    methods = words.listed(list(dict.fromkeys(run.method for member in groups for run in member.runs)))
+    data = words.listed(list(dict.fromkeys(data_name(member.runs[0]) for member in groups)))
     levels = tables.compare(runs)
     environment = templates.environment()
     environment.filters |= {
@@ -69,7 +70,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         "unbroken": _unbroken,
     }
     return environment.get_template("page.html.jinja").render(
-        title=f"{' and '.join(dict.fromkeys(run.method for member in groups for run in member.runs))} on {data}",
+        title=f"{methods} on {data}",
         size=f"{_count(len(runs), 'run')} in {_count(len(groups), 'group')}",
         note=[plain(" ".join(part.split())) for part in re.split(r"\n\s*\n", note) if part.strip()],
         summary=words.summary(runs),

@@ -132,16 +132,17 @@ def _against(member: Group, other: Group, protocol: str) -> str:
     if "std" in clear:
         even = "more" if leads(cells["std"], "std") else "less"
         said.append(f"{even} even over the classes, by {_named(['std'], cells)}")
-    sentence = f"against {other.label}, {member.label} is {_and(said)}, in points over {n} pairs of runs"
+    sentence = f"against {other.label}, {member.label} is {listed(said)}, in points over {n} pairs of runs"
     sentence += ", with 95 % confidence intervals"
     if unclear := [score.capitalize() for score, cell in cells.items() if cell.n and score not in clear]:
-        sentence += f"; on {_and(unclear)} the runs do not tell them apart"
+        sentence += f"; on {listed(unclear)} the runs do not tell them apart"
     return f"{sentence}."
 
 
 def _named(scores: list[str], cells: dict[str, Cell]) -> str:
-    return _and([f"{score.capitalize()} ({cells[score].text(sign=True)})" for score in scores])
+    return listed([f"{score.capitalize()} ({cells[score].text(sign=True)})" for score in scores])
 
 
-def _and(items: list[str]) -> str:
+def listed(items: list[str]) -> str:
+    """`one, two and three`."""
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))

@@ -252,6 +252,16 @@ def test_every_class_has_a_bar_of_each_group_in_order_of_frequency(six_runs):
         assert [height / found[0] for height in found] == pytest.approx([value / 90 for value in expected], abs=0.005)
 
 
+def test_so_many_bars_that_none_could_be_told_apart_are_lines(make_run):
+    methods = [f"method{i}" for i in range(16)]
+    for number, kind in ((15, "Bar"), (16, "Line")):  # of four classes each
+        folders = [make_run(f"{number}-{m}", m) for m in methods[:number]]
+        html = page.render(runs.read(folders))
+        assert pictures(html)[0].get("aria-label").startswith(f"{kind} chart: accuracy by class")
+    assert "method14 and method15 on digits (long_tail)</h1>" in html
+    assert "method0, method1, method2" in html
+
+
 def test_a_hundred_classes_are_not_all_named(make_run):
     def many_classes(results):
         results["data"].update(
