@@ -114,7 +114,10 @@ def _read_run(folder: Path) -> Run:
         if measured != (config["method"], config["seed"], config["data"]["split"]):
             raise ValueError("its method, seed or split is not that of config.json")
     except ValueError as error:
-        raise UserError(f"{path} cannot be used ({error}): run `sdclr evaluate {folder}` again") from error
+        # Deleted, for an evaluation keeps what it finds there of other protocols.
+        raise UserError(
+            f"{path} cannot be used ({error}): delete it and run `sdclr evaluate {folder}` again"
+        ) from error
     results["data"]["class_names"] = [plain(name) for name in results["data"]["class_names"]]
     versions, metrics, warnings = (
         _read_versions(folder / "versions.json"),

@@ -116,7 +116,9 @@ FULL = ("protocols", "linear_full")
 )
 def test_wrong_results_name_file_field_and_remedy(make_run, edit, says):
     folder = make_run("a", edit=edit)
-    with pytest.raises(UserError, match=rf"results\.json cannot be used \(.*{says}.*\): run `sdclr evaluate .*` again"):
+    with pytest.raises(
+        UserError, match=rf"results\.json cannot be used \(.*{says}.*\): delete it and run `sdclr evaluate .*` again"
+    ):
         runs.read([folder])
 
 
