@@ -248,7 +248,8 @@ def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
     classes.
 
     Raises:
-        UserError: an unknown protocol; none that is left; or a class with fewer labelled images than one asks for.
+        UserError: an unknown protocol; none that is left; a class with fewer labelled images than one asks for, or
+            without test images.
     """
     wanted = config.evaluate.protocols
     for name in wanted:
@@ -263,6 +264,13 @@ def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
             f"{', whose images have attributes' if attributes else ''}: give one or more of "
             f"{of_attributes if attributes else ', '.join(PROTOCOLS)}"
         )
+    if not attributes:
+        tested = np.bincount(data.test.labels, minlength=len(data.train.class_names))
+        if empty := [name for name, count in zip(data.train.class_names, tested, strict=True) if not count]:
+            raise UserError(
+                f"{config.data.name} has no test images of {', '.join(empty)}, so a mean over its classes is not "
+                "defined: put some among its test images, or leave the class out"
+            )
     for name, protocol in found.items():
         needed = protocol.settings(config.evaluate).get("images_per_class")
         if not isinstance(needed, int):

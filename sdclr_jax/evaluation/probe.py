@@ -19,7 +19,9 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import scores
 
 MOMENTUM = 0.9
-_TOLERANCE = 1e-5  # of the gradient's norm g: the loss is then about g^2 / (2 l2) off its minimum, 5e-5 at l2 = 1e-6
+# A fit ends where the gradient's norm g is below the first and the loss, at most g^2 / (2 l2) above its minimum, is
+# within the second of it: of features that tell all classes apart the minimum is below 1e-3.
+_TOLERANCE, _GAP = 1e-5, 5e-7
 _MAX_ITERATIONS = 1000
 
 
@@ -34,7 +36,9 @@ class SgdProbe(NamedTuple):
 class LogisticFit(NamedTuple):
     l2: float
     loss: float  # what is minimised, on standardised features
-    gradient_norm: float  # at most 1e-5, unless the iterations ran out or float32 gives no smaller one
+    gradient_norm: (
+        float  # at most 1e-5, less for an l2 below 1e-4, unless the iterations ran out or float32 gives no smaller one
+    )
     iterations: int
     validation_score: float  # accuracy, or the mean of the attributes' average precision
 
@@ -267,6 +271,8 @@ def _fit_logistic(features: jax.Array, variances: jax.Array, labels: jax.Array, 
     curvature = 1 / start[1].size if labels.ndim == 1 else 1 / 4
 
     def fit(l2):
+        tolerance = jnp.minimum(_TOLERANCE, jnp.sqrt(2 * l2 * _GAP))
+
         # Weights are counted in units in which the objective is curved alike in every direction, while they are small:
         # of correlated features that saves most of the iterations.
         roots = (jnp.sqrt(curvature * variances + l2)[None, :], jnp.sqrt(curvature))
@@ -283,7 +289,7 @@ def _fit_logistic(features: jax.Array, variances: jax.Array, labels: jax.Array, 
 
         def unfinished(carry):
             _, _, _, gradient, iterations = carry
-            return (norm(gradient) > _TOLERANCE) & (iterations < _MAX_ITERATIONS)
+            return (norm(gradient) > tolerance) & (iterations < _MAX_ITERATIONS)
 
         def iterate(carry):
             scaled, state, loss, gradient, iterations = carry

@@ -71,5 +71,5 @@ def to_csv(runs: list[Run]) -> str:
                 numbers = [
                     "" if number is None or np.isnan(number) else f"{number:.6g}" for number in (step, epoch, value, sd)
                 ]
-                writer.writerow((data_name(member), member.label, plain(field), len(found), *numbers))
+                writer.writerow((data_name(member.runs[0]), member.label, plain(field), len(found), *numbers))
     return text.getvalue()

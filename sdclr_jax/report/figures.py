@@ -21,7 +21,8 @@ SIGNS = {  # of collapse: field of the metrics -> what its axis says
     "prototype_usage": "prototypes",
 }
 BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
-NAMED_CLASSES = 20  # up to which every class has its name on the axis, and bars of its own
+NAMED_CLASSES = 20  # up to which every class has its name on the axis
+MOST_BARS = 60  # in a picture: thinner ones cannot be told apart, and lines take their place
 BARS = 0.8  # of the room of a class, for all its bars together
 MARKED_POINTS = 20  # of a line at most, up to which each has a marker
 
@@ -38,11 +39,16 @@ def loss(groups: list[Group], name: str) -> str:
                 axes.plot(line.epochs, line.values, **look | {"linestyle": "-"}, linewidth=0.8, alpha=0.45)
             if lines:
                 line = curves.thinned(curves.mean(lines))
-                axes.plot(line.epochs, line.values, **look, linewidth=2.2)
+                axes.plot(line.epochs, line.values, **look, linewidth=2.2, marker=_point(line), markersize=5)
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
         names = " and ".join(member.label for member, lines in found.items() if lines)
         return finish(axes, name, f"Line chart: training loss by epoch of {names}.")
+
+
+def _point(line: curves.Curve) -> str | None:
+    """A marker for a line of one point, which could not be seen."""
+    return "." if line.values.size == 1 else None
 
 
 def collapse(groups: list[Group], name: str) -> str:
@@ -65,8 +71,8 @@ def collapse(groups: list[Group], name: str) -> str:
             for member, key, found in lines:
                 line = curves.thinned(curves.mean(found), curves.POINTS // 3)
                 look = {"color": colour(member.index), "linestyle": dash(member.index), "linewidth": 1.6}
-                marker = BRANCH_MARKERS.get(key.partition("/")[2])
-                axes.plot(line.epochs, line.values, marker=marker, markersize=5, markevery=0.17, **look)
+                marker, few = BRANCH_MARKERS.get(key.partition("/")[2], _point(line)), line.values.size <= MARKED_POINTS
+                axes.plot(line.epochs, line.values, marker=marker, markersize=5, markevery=1 if few else 0.17, **look)
             # Zero is where all has collapsed: a curve's height says how far from it the run is.
             axes.set_ylim(**{"top" if field == "uniformity" else "bottom": 0})
             axes.locator_params(axis="y", nbins=4)
@@ -83,8 +89,8 @@ def measured(run: Run) -> bool:
 
 def accuracy(groups: list[Group], protocol: str, name: str) -> str:
     """Score of each class or attribute, the most frequent first: bars of the means over the runs, with a stroke of one
-    standard deviation either way. Beyond `NAMED_CLASSES` classes lines with a band, as so many bars are a hedge. An
-    attribute that has no score leaves a gap."""
+    standard deviation either way. Beyond `MOST_BARS` lines with a band, as so many bars are a hedge. An attribute that
+    has no score leaves a gap."""
     measured = {member: [run for run in member.runs if protocol in run.protocols] for member in groups}
     measured = {member: found for member, found in measured.items() if found}
     runs = [run for found in measured.values() for run in found]
@@ -92,7 +98,7 @@ def accuracy(groups: list[Group], protocol: str, name: str) -> str:
         return ""
     with drawing(height=330) as axes:
         _draw_bands(axes, runs)
-        bars = len(runs[0].results["data"]["class_names"]) <= NAMED_CLASSES
+        bars = len(runs[0].results["data"]["class_names"]) * len(measured) <= MOST_BARS
         for place, (member, found) in enumerate(measured.items()):
             values = 100 * np.array(
                 [np.take(run.protocols[protocol]["per_class"], _order(run)) for run in found], float

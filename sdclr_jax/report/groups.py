@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import PurePath
 
 from sdclr_jax.errors import UserError
 from sdclr_jax.report.runs import Run, plain
@@ -16,6 +17,7 @@ class Group:
     index: int  # place among the groups of the report, which decides its colour
     data: tuple  # groups with equal `data` may be compared
     runs: tuple[Run, ...]
+    on: str  # `, digits (long_tail)` where the report has other data sets or subsets beside, else empty
 
     @property
     def has_sparse_branch(self) -> bool:
@@ -34,11 +36,14 @@ def group(runs: list[Run]) -> list[Group]:
         data = (*_data(run), seen.index(run.lists))
         members.setdefault((data, json.dumps(settings(run), sort_keys=True)), []).append(run)
     labels = _labels(list(members.values()))
+    names = [data_name(repeats[0]) for repeats in members.values()]
     groups = []
     for index, ((data, _), repeats) in enumerate(members.items()):
         _forbid_twins(repeats)
         repeats = sorted(repeats, key=lambda run: (run.split, run.seed))
-        groups.append(Group(labels[index], index, data, tuple(repeats)))
+        groups.append(
+            Group(labels[index], index, data, tuple(repeats), f", {names[index]}" if len(set(names)) > 1 else "")
+        )
     return groups
 
 
@@ -50,8 +55,11 @@ def by_data(groups: list[Group]) -> list[list[Group]]:
     return list(parts.values())
 
 
-def data_name(member: Group) -> str:
-    return plain("{} ({})".format(*member.data[:2]))
+def data_name(run: Run) -> str:
+    """Data set and subset; a folder of images by its own name, without the machine's layout."""
+    name, subset = _data(run)[:2]
+    kind, colon, path = name.partition(":")
+    return plain(f"{kind}{colon}{PurePath(path).name} ({subset})")
 
 
 def settings(run: Run) -> dict[str, object]:
@@ -96,16 +104,16 @@ def _data(run: Run) -> tuple:
 
 
 def _labels(members: list[list[Run]]) -> list[str]:
-    """The method of each group, with the settings in which it differs from others of that method."""
-    all_settings = [settings(repeats[0]) for repeats in members]
-    labels = []
-    for one in all_settings:
-        same = [other for other in all_settings if other["method"] == one["method"]]
+    """The method of each group, with the settings in which it differs from others of that method on that data set."""
+    every = [(_data(repeats[0])[:2], settings(repeats[0])) for repeats in members]
+    labels, seen = [], []
+    for data, one in every:
+        same = [other for on, other in every if on == data and other["method"] == one["method"]]
         varying = [name for name in one if any(other.get(name) != one[name] for other in same)]
         label = " ".join([shown(one["method"]), *(plain(f"{name}={shown(one[name])}") for name in varying)])
         # Equal configurations are two groups only where their example lists differ.
-        label += f" (lists {labels.count(label) + 1})" if label in labels else ""
-        labels.append(label)
+        seen.append((data, label))
+        labels.append(label + (f" (lists {seen.count(seen[-1])})" if seen.count(seen[-1]) > 1 else ""))
     return labels
 
 

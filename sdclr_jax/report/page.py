@@ -60,7 +60,8 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         UserError: what a run's folder holds besides its results is damaged.
     """
     groups = group(runs)
-    data = " and ".join(dict.fromkeys(data_name(member) for member in groups))
+    methods = words.listed(list(dict.fromkeys(run.method for member in groups for run in member.runs)))
+    data = words.listed(list(dict.fromkeys(data_name(member.runs[0]) for member in groups)))
     levels = tables.compare(runs)
     environment = templates.environment()
     environment.filters |= {
@@ -69,7 +70,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         "unbroken": _unbroken,
     }
     return environment.get_template("page.html.jinja").render(
-        title=f"{' and '.join(dict.fromkeys(run.method for member in groups for run in member.runs))} on {data}",
+        title=f"{methods} on {data}",
         size=f"{_count(len(runs), 'run')} in {_count(len(groups), 'group')}",
         note=[plain(" ".join(part.split())) for part in re.split(r"\n\s*\n", note) if part.strip()],
         summary=words.summary(runs),
@@ -123,7 +124,7 @@ def _maps(groups: list[Group]) -> Section | None:
             label = f"Scatter plot: map of the features of {run.name}, coloured by {by}."
             picture = maps.draw(embedding, marks, label, named)
             legend = [(mark.swatch, mark.text) for mark in marks]
-            found.append(Figure(f"{member.label}, by {by}", picture, caption, legend))
+            found.append(Figure(f"{member.label}{member.on}, by {by}", picture, caption, legend))
     return Section("Maps of the features", found, []) if found else None
 
 
@@ -137,7 +138,7 @@ def _exemplars(groups: list[Group], folder: Path | None) -> Section | None:
         found = {run: every[run] for member in part for run in member.runs if run in every}
         if not found:
             continue
-        on = f", {data_name(part[0])}" if len(parts) > 1 else ""
+        on = f", {data_name(part[0].runs[0])}" if len(parts) > 1 else ""
         members = [member for member in part if any(run in found for run in member.runs)]
         one = next(iter(found.values()))
         cut = " or ".join(dict.fromkeys(f"{100 * exemplars.rate:g} %" for exemplars in found.values()))
@@ -175,7 +176,7 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
     """All pictures, for each data set in turn."""
     parts = by_data(groups)
     for number, part in enumerate(parts):
-        on = f", {data_name(part[0])}" if len(parts) > 1 else ""
+        on = f", {data_name(part[0].runs[0])}" if len(parts) > 1 else ""
         for place, protocol in enumerate(tables.protocols(part)):
             shown_groups = [member for member in part if any(protocol in run.protocols for run in member.runs)]
             yield Figure(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,7 +117,10 @@ def _read_run(folder: Path) -> Run:
         if measured != (config["method"], config["seed"], config["data"]["split"]):
             raise ValueError("its method, seed or split is not that of config.json")
     except ValueError as error:
-        raise UserError(f"{path} cannot be used ({error}): run `sdclr evaluate {folder}` again") from error
+        # Deleted, for an evaluation keeps what it finds there of other protocols.
+        raise UserError(
+            f"{path} cannot be used ({error}): delete it and run `sdclr evaluate {folder}` again"
+        ) from error
     results["data"]["class_names"] = [plain(name) for name in results["data"]["class_names"]]
     versions, metrics, warnings = (
         _read_versions(folder / "versions.json"),
@@ -215,6 +219,11 @@ def _check_results(results) -> None:
     checks.check(
         results, ("data", "lists"), lambda value: checks.is_mapping(value) and all(map(checks.is_text, value.values()))
     )
+    provenance = results["data"].get("provenance") or {}
+    checks.check({"data": {"provenance": provenance}}, ("data", "provenance"), checks.is_mapping)
+    checks.check(
+        {"data": {"provenance": {"warning": ""} | provenance}}, ("data", "provenance", "warning"), checks.is_text
+    )
     checks.check(results, ("encoder_checksum",), checks.is_integer)
     checks.check(results, ("protocols",), lambda value: checks.is_mapping(value) and value)
     for name, record in results["protocols"].items():
@@ -227,3 +236,21 @@ def _check_results(results) -> None:
         checks.check(results, ("protocols", name, "all"), checks.is_share)
         for field in (*GROUPS, "std", f"validation_{metric(record)}"):
             checks.check(results, ("protocols", name, field), checks.is_share_or_none)
+        for field, value in _scores(record["per_class"], results["data"]["groups"]).items():
+            if (record[field] is None) != (value is None) or not math.isclose(
+                record[field] or 0, value or 0, abs_tol=1e-6
+            ):
+                raise ValueError(f"protocols.{name}.{field} is not what follows from per_class")
+
+
+def _scores(per_class: list[float | None], groups: list[str]) -> dict[str, float | None]:
+    """All, the groups' means and their spread, by the scores of the classes."""
+    scored = [(score, group) for score, group in zip(per_class, groups, strict=True) if score is not None]
+    every = {name: [score for score, group in scored if group == name] for name in GROUPS}
+    means = {name: math.fsum(found) / len(found) if found else None for name, found in every.items()}
+    present = [mean for mean in means.values() if mean is not None]
+    return {
+        "all": math.fsum(score for score, _ in scored) / len(scored) if scored else None,
+        **means,
+        "std": statistics.pstdev(present) if len(present) > 1 else None,
+    }

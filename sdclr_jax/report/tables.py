@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -75,6 +76,7 @@ class Row:
     data: str
     protocol: str
     label: str
+    on: str  # what readers need besides to know the data, as of a group
     index: int
     n: int
     cells: dict[str, Cell]
@@ -104,7 +106,9 @@ def compare(runs: list[Run]) -> list[Row]:
             for member in part:
                 if n := sum(protocol in run.protocols for run in member.runs):
                     cells = {score: _score_cell(member, groups, protocol, score) for score in SCORES}
-                    rows.append(Row(data_name(member), protocol, member.label, member.index, n, cells))
+                    rows.append(
+                        Row(data_name(member.runs[0]), protocol, member.label, member.on, member.index, n, cells)
+                    )
             for match in published.matches(part, protocol):
                 rows.append(_of_paper(match.method, match, protocol, match.scores))
     return rows
@@ -123,7 +127,7 @@ def differences(runs: list[Run]) -> list[Row]:
                 cells = {score: difference(second, first, protocol, score) for score in SCORES}
                 if n := cells["all"].n:
                     label = f"{second.label} − {first.label}"
-                    rows.append(Row(data_name(second), protocol, label, second.index, n, cells))
+                    rows.append(Row(data_name(second.runs[0]), protocol, label, second.on, second.index, n, cells))
             for first, second in combinations(published.matches(part, protocol), 2):
                 gains = {
                     score: published.Figure(round(second.scores[score].mean - first.scores[score].mean, 2))
@@ -138,7 +142,8 @@ def _of_paper(label: str, match: published.Match, protocol: str, scores: publish
     cells = {s: Cell(match.splits, *scores[s], decimals=2) if s in scores else Cell(0) for s in SCORES}
     mark = "paper, other images" if match.other_images else "paper"
     label = f"{plain(label)} ({mark})"
-    return Row(data_name(match.group), protocol, label, match.group.index, match.splits, cells, of_paper=True)
+    member = match.group
+    return Row(data_name(member.runs[0]), protocol, label, member.on, member.index, match.splits, cells, of_paper=True)
 
 
 def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:
@@ -190,8 +195,13 @@ def to_text(rows: list[Row], sign: bool = False) -> str:
 
 def to_markdown(rows: list[Row], sign: bool = False) -> str:
     """The rows as a Markdown table; bold marks what stands out."""
-    cells = _cells(rows, sign, lambda text: text.replace("|", "\\|"), lambda text: f"**{text}**")
-    return _tabulate(*cells, "github") + "\n"
+    return _tabulate(*_cells(rows, sign, markdown, lambda text: f"**{text}**"), "github") + "\n"
+
+
+def markdown(text: str) -> str:
+    """The text for a cell of a Markdown table: what has a meaning there is escaped, but for `_` within a word, which
+    has none."""
+    return re.sub(r"[\\`*<&~|$]|(?<!\w)_|_(?!\w)|(?<=\])\(", lambda found: f"\\{found[0]}", text)
 
 
 def to_latex(rows: list[Row], sign: bool = False) -> str:
@@ -230,7 +240,7 @@ def _cells(
         cells = [row.cells[score] for score in SCORES]
         texts = [escaped(cell.text(sign)) for cell in cells]
         texts = [marked(text) if cell.stands_out else text for text, cell in zip(texts, cells, strict=True)]
-        body.append([escaped(plain(row.protocol)), escaped(row.label), str(row.n), *texts])
+        body.append([escaped(plain(row.protocol)), escaped(row.label + row.on), str(row.n), *texts])
     return ["protocol", "runs of", "n", *(score.capitalize() for score in SCORES)], body
 
 

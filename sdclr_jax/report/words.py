@@ -1,5 +1,7 @@
 """What the numbers say, in plain words: no direction is named that the runs do not show."""
 
+from collections.abc import Iterator
+
 from sdclr_jax.report import published
 from sdclr_jax.report.groups import Group, by_data, confounds, data_name, group, settings, shown
 from sdclr_jax.report.runs import SCORES, Run, plain
@@ -15,7 +17,7 @@ def summary(runs: list[Run]) -> list[str]:
     sentences = []
     for part in parts:
         protocol = protocols(part)[0]
-        on = f"{title(protocol)}{', ' + data_name(part[0]) if len(parts) > 1 else ''}: "
+        on = f"{title(protocol)}{', ' + data_name(part[0].runs[0]) if len(parts) > 1 else ''}: "
         if len(part) == 1:
             sentences.append(on + _alone(part[0], protocol))
         for place, member in enumerate(part[1:], start=1):
@@ -29,7 +31,9 @@ def notes(runs: list[Run]) -> list[str]:
     found = []
     parts = by_data(groups)
     if len(parts) > 1:
-        lists = ", ".join("; ".join(member.label for member in part) + f" on {data_name(part[0])}" for part in parts)
+        lists = ", ".join(
+            "; ".join(member.label for member in part) + f" on {data_name(part[0].runs[0])}" for part in parts
+        )
         found.append(
             f"The runs are of different data, or of different subsets of it, and stand side by side only: "
             f"nothing is averaged or compared across {lists}."
@@ -66,19 +70,26 @@ def notes(runs: list[Run]) -> list[str]:
         epoch, last = run.results["run"]["epoch"], run.config.get("epochs")
         if isinstance(last, int | float) and epoch < last:
             found.append(f"{run.name} was evaluated at epoch {epoch:g} of {last:g}.")
-    for name in sorted({name for run in runs for name in run.protocols}):
-        kept = [run.protocols[name]["settings"] for run in runs if name in run.protocols]
-        fields = sorted({field for one in kept for field in one} - FITTED)
-        if unequal := [field for field in fields if len({shown(one.get(field)) for one in kept}) > 1]:
-            found.append(
-                f"{title(name)} was run with different settings ({plain(', '.join(unequal))}): "
-                f"run `sdclr evaluate` on all runs with the same ones before you trust its averages."
-            )
+    for part in parts:
+        found += _unequal_evaluations(part)
     names = sorted({name for run in runs for name in run.versions})
     unequal = [name for name in names if len({shown(run.versions.get(name)) for run in runs}) > 1]
     if unequal:
         found.append(f"The runs do not share one environment; see the details for: {plain(', '.join(unequal))}.")
     return list(dict.fromkeys(found))
+
+
+def _unequal_evaluations(part: list[Group]) -> Iterator[str]:
+    """A sentence for each protocol that runs on one data set were evaluated by with different settings."""
+    runs = [run for member in part for run in member.runs]
+    for name in protocols(part):
+        kept = [run.protocols[name]["settings"] for run in runs if name in run.protocols]
+        fields = sorted({field for one in kept for field in one} - FITTED)
+        if unequal := [field for field in fields if len({shown(one.get(field)) for one in kept}) > 1]:
+            yield (
+                f"{title(name)}{part[0].on} was run with different settings ({plain(', '.join(unequal))}): "
+                f"run `sdclr evaluate` on all runs with the same ones before you trust its averages."
+            )
 
 
 def _nearest(member: Group, earlier: list[Group]) -> Group:
@@ -121,16 +132,17 @@ def _against(member: Group, other: Group, protocol: str) -> str:
     if "std" in clear:
         even = "more" if leads(cells["std"], "std") else "less"
         said.append(f"{even} even over the classes, by {_named(['std'], cells)}")
-    sentence = f"against {other.label}, {member.label} is {_and(said)}, in points over {n} pairs of runs"
+    sentence = f"against {other.label}, {member.label} is {listed(said)}, in points over {n} pairs of runs"
     sentence += ", with 95 % confidence intervals"
     if unclear := [score.capitalize() for score, cell in cells.items() if cell.n and score not in clear]:
-        sentence += f"; on {_and(unclear)} the runs do not tell them apart"
+        sentence += f"; on {listed(unclear)} the runs do not tell them apart"
     return f"{sentence}."
 
 
 def _named(scores: list[str], cells: dict[str, Cell]) -> str:
-    return _and([f"{score.capitalize()} ({cells[score].text(sign=True)})" for score in scores])
+    return listed([f"{score.capitalize()} ({cells[score].text(sign=True)})" for score in scores])
 
 
-def _and(items: list[str]) -> str:
+def listed(items: list[str]) -> str:
+    """`one, two and three`."""
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))

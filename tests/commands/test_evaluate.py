@@ -375,6 +375,22 @@ def test_a_report_says_what_is_average_precision(attributes, evaluated, tmp_path
     assert "logistic (average precision),validation_average_precision" in (tmp_path / "report.csv").read_text()
 
 
+def test_a_class_without_test_images_is_named_before_anything_is_measured(evaluated, data_dir, monkeypatch, capsys):
+    directory, _, _ = evaluated
+    given = build.data
+
+    def untested(config, data_dir):
+        found = given(config, data_dir)
+        return found._replace(test=found.test.take(~np.isin(found.test.labels, (3, 7))))
+
+    before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    monkeypatch.setattr(build, "data", untested)
+    monkeypatch.setattr(evaluate, "Probed", None)  # not called
+    assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
+    assert "digits has no test images of three, seven, so a mean over its classes is not" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
 def test_images_without_labels_cannot_be_probed(evaluated, data_dir, monkeypatch, capsys):
     directory, _, _ = evaluated
     given = build.data

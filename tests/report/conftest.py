@@ -15,12 +15,13 @@ def protocol(per_class, groups=tuple(CLASS_GROUPS)):
     per_class = np.array(per_class, float)
     means = {name: per_class[[g == name for g in groups]] for name in ("many", "medium", "few")}
     means = {name: float(found.mean()) if found.size else None for name, found in means.items()}
+    present = [mean for mean in means.values() if mean is not None]
     return {
         "settings": {"epochs": 30, "best_epoch": int(1000 * sum(per_class))},
         "per_class": per_class.tolist(),
         "all": float(per_class.mean()),
         **means,
-        "std": float(np.std([mean for mean in means.values() if mean is not None])),
+        "std": float(np.std(present)) if len(present) > 1 else None,
         "validation_accuracy": None,
     }
 

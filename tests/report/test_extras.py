@@ -11,6 +11,7 @@ from sdclr_jax.commands.report import main
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import embedding
 from sdclr_jax.report import extras, maps, page, runs
+from tests.report.conftest import protocol as scored
 from tests.report.test_report_page import EVIL, Parsed, pictures
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -191,7 +192,7 @@ def test_maps_of_one_point_and_of_many_classes(make_run):
         counts, groups = list(range(classes, 0, -1)), ["many"] * 20 + ["few"] * 20
         results["data"].update(class_names=[f"c{i}" for i in range(classes)], train_counts=counts, groups=groups)
         for protocol in results["protocols"].values():
-            protocol["per_class"] = [0.5] * classes
+            protocol |= scored([0.5] * classes, groups)
 
     points = [[1, 1, i] for i in range(40)]
     html = page.render(runs.read([with_map(make_run("a", edit=many), points)]))
@@ -207,7 +208,7 @@ def test_colour_and_shape_tell_twenty_one_classes_apart(make_run):
     def some(results):
         results["data"].update(class_names=[f"c{i}" for i in range(21)], train_counts=[1] * 21, groups=["many"] * 21)
         for protocol in results["protocols"].values():
-            protocol["per_class"] = [0.5] * 21
+            protocol |= scored([0.5] * 21, ["many"] * 21)
 
     (run,) = runs.read([make_run("a", edit=some)])
     marks = maps.by_class(run)

@@ -8,6 +8,7 @@ import pytest
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.report import page, published, runs, tables, words
 from sdclr_jax.report.groups import group
+from tests.report.conftest import protocol
 
 COUNTS = [int(n) for n in longtail.class_counts(4500, 100.0, 10, "exponential", 6.0)]
 GROUPS = ["many"] * 4 + ["medium"] * 3 + ["few"] * 3
@@ -19,7 +20,7 @@ def cifar(counts=COUNTS, **data):
     def edit(results):
         names = [f"class {i}" for i in range(10)]
         results["data"].update(name="cifar10", class_names=names, train_counts=counts, groups=GROUPS, **data)
-        record = results["protocols"]["linear_full"] | {"per_class": [0.5] * 10}
+        record = protocol([results["protocols"]["linear_full"]["all"]] * 10, GROUPS)
         results["protocols"] = {"linear_full": record, "linear_few_shot": record, "knn": record}
 
     return edit

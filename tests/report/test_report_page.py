@@ -6,6 +6,7 @@ import matplotlib as mpl
 import pytest
 
 from sdclr_jax.report import page, runs, svg
+from tests.report.conftest import protocol as scored
 
 EVIL = '<script>alert(1)</script> $x$ & "'
 VOID = {"meta", "br", "link", "img"}
@@ -213,6 +214,20 @@ def test_signs_of_collapse_have_a_picture_with_a_line_for_every_branch(make_run)
     assert "RankMe" not in page.render(runs.read([folders[2]]))
 
 
+def test_what_was_measured_once_is_a_point_that_can_be_seen(make_run):
+    html = page.render(
+        runs.read([make_run("a", "sdclr", steps=1, measured=True), make_run("b", steps=1, measured=True)])
+    )
+    drawn = {p.get("aria-label").split(":")[1].split(",")[0].strip(): p for p in pictures(html) if p.get("aria-label")}
+
+    def points(picture):
+        return sum("var(--g" in mark.get("style", "") for mark in picture.iter(f"{{{svg.SVG}}}use"))
+
+    assert points(drawn["training loss by epoch of simclr and sdclr."]) == 2
+    # Std, two ranks and uniformity have a line for each branch, of which sdclr has two; alignment has none.
+    assert points(drawn["std"]) == 4 * 3 + 2
+
+
 def test_warnings_of_a_run_stand_before_its_scores(make_run):
     said = [{"step": 2, "epoch": 0.4, "cause": "one point", "message": EVIL}]
     found = runs.read([make_run("a", warnings=said), make_run("b", seed=1)])
@@ -237,6 +252,16 @@ def test_every_class_has_a_bar_of_each_group_in_order_of_frequency(six_runs):
         assert [height / found[0] for height in found] == pytest.approx([value / 90 for value in expected], abs=0.005)
 
 
+def test_so_many_bars_that_none_could_be_told_apart_are_lines(make_run):
+    methods = [f"method{i}" for i in range(16)]
+    for number, kind in ((15, "Bar"), (16, "Line")):  # of four classes each
+        folders = [make_run(f"{number}-{m}", m) for m in methods[:number]]
+        html = page.render(runs.read(folders))
+        assert pictures(html)[0].get("aria-label").startswith(f"{kind} chart: accuracy by class")
+    assert "method14 and method15 on digits (long_tail)</h1>" in html
+    assert "method0, method1, method2" in html
+
+
 def test_a_hundred_classes_are_not_all_named(make_run):
     def many_classes(results):
         results["data"].update(
@@ -245,7 +270,7 @@ def test_a_hundred_classes_are_not_all_named(make_run):
             groups=["many"] * 34 + ["medium"] * 33 + ["few"] * 33,
         )
         for protocol in results["protocols"].values():
-            protocol["per_class"] = [0.5] * 100
+            protocol |= scored([0.5] * 100, results["data"]["groups"])
 
     html = page.render(runs.read([make_run("a", edit=many_classes)]))
     drawn = ["".join(text.itertext()) for text in pictures(html)[0].iter(f"{{{svg.SVG}}}text")]

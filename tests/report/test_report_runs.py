@@ -96,6 +96,12 @@ FULL = ("protocols", "linear_full")
         (_set(*FULL, "std", value=-0.1), "std"),
         (_set(*FULL, "few", value=True), "few"),
         (_set(*FULL, "settings", value=None), "settings"),
+        (_set(*FULL, "all", value=0.7), r"linear_full\.all is not what follows from per_class"),
+        (_set(*FULL, "many", value=0.01), r"linear_full\.many is not what follows"),
+        (_set(*FULL, "few", value=None), r"linear_full\.few is not what follows"),
+        (_set(*FULL, "std", value=0.5), r"linear_full\.std is not what follows"),
+        (_set("data", "provenance", value="a web page"), r"data\.provenance"),
+        (_set("data", "provenance", value={"warning": 5}), r"data\.provenance\.warning"),
         (_set("data", "train_counts", value=[1, 2]), "train_counts"),
         (_set("data", "train_counts", value=[1, 2, 3, -4]), "train_counts"),
         (_set("data", "groups", value=["many", "some", "few", "few"]), "groups"),
@@ -110,7 +116,9 @@ FULL = ("protocols", "linear_full")
 )
 def test_wrong_results_name_file_field_and_remedy(make_run, edit, says):
     folder = make_run("a", edit=edit)
-    with pytest.raises(UserError, match=rf"results\.json cannot be used \(.*{says}.*\): run `sdclr evaluate .*` again"):
+    with pytest.raises(
+        UserError, match=rf"results\.json cannot be used \(.*{says}.*\): delete it and run `sdclr evaluate .*` again"
+    ):
         runs.read([folder])
 
 

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.report import runs, tables, words
+from sdclr_jax.report import page, runs, tables, words
 from sdclr_jax.report.groups import confounds, group
 
 
@@ -147,6 +147,27 @@ def test_other_data_stand_side_by_side_with_a_note(make_run):
     ]  # fmt: skip
 
 
+def test_one_method_on_two_data_sets_is_told_apart_by_them_alone(make_run):
+    """Settings that belong to the data set are no variants of the method, nor are its evaluation's unequal ones."""
+
+    def photos(results):
+        results["data"]["name"] = "folder:/home/somebody/photos"
+        results["protocols"]["knn"]["settings"]["images"] = 7
+
+    other = {"data.name": "folder:/home/somebody/photos", "epochs": 9}
+    folders = [make_run(f"{m}-{s}", m, s) for m in ("simclr", "sdclr") for s in range(2)]
+    folders += [make_run(f"photos-{s}", "sdclr", s, config=other, edit=photos) for s in range(2)]
+    found = runs.read(folders)
+    assert [(member.label, member.on) for member in group(found)] == [
+        ("simclr", ", digits (long_tail)"), ("sdclr", ", digits (long_tail)"), ("sdclr", ", folder:photos (long_tail)"),
+    ]  # fmt: skip
+    assert "sdclr, folder:photos (long_tail)" in tables.to_text(tables.compare(found))
+    assert "sdclr − simclr, digits (long_tail)" in tables.to_markdown(tables.differences(found), sign=True)
+    assert not any("different settings" in note for note in words.notes(found))
+    html = page.render(found)
+    assert "</svg>sdclr, folder:photos (long_tail)</th>" in html
+
+
 def test_group_without_classes_and_protocols_of_any_name(make_run):
     def edit(results):
         results["data"]["groups"] = ["many", "many", "medium", "many"]
@@ -185,6 +206,14 @@ def test_bars_in_names_do_not_break_markdown(make_run):
     markdown = tables.to_markdown(tables.compare(runs.read(folders)))
     assert "simclr projector.layers=x\\|y" in markdown
     assert "\x1b" not in markdown
+
+
+def test_names_cannot_break_markdown(make_run):
+    evil = r"a_b _c_ *d* `e` <i> &lt; ~~f~~ \| $g$ [h](i)"
+    folders = [make_run("a", config={"projector.layers": evil}), make_run("b", config={"projector.layers": "c"})]
+    line = tables.to_markdown(tables.compare(runs.read(folders))).splitlines()[2]
+    escaped = r"a_b \_c\_ \*d\* \`e\` \<i> \&lt; \~\~f\~\~ \\\| \$g\$ [h]\(i)"
+    assert f"| linear_full | simclr projector.layers={escaped} |" in " ".join(line.split())
 
 
 def test_latex_is_a_booktabs_table_with_signs_and_bold(six_runs):
