@@ -4,7 +4,8 @@ A pair says which branch sees which view, and what is compared with what. Self-d
 damaged methods are those of their row with the other pairs. Where gradient stops at the second side of a pair, the
 sparse branch stands on the first, which learns.
 
-`METHODS` holds what a method is, for every data set; `SMALL` and `IMAGENET` hold how it is trained.
+`METHODS` holds what a method is, for every data set; `SMALL` and `IMAGENET` hold how it is trained. What has no line in
+a recipe is trained as base.py and the data set's file have it.
 """
 
 from ml_collections import ConfigDict
@@ -261,13 +262,14 @@ IMAGENET = {
 
 
 def choose(config, name: str, recipe: dict = SMALL) -> None:
-    """Overwrite the fields of `config` that the method `name` sets, and those of its recipe."""
+    """Overwrite the fields of `config` that the method `name` sets, and those of its recipe, if it has one there."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}: known are {', '.join(METHODS)}")
     config.method = name
     row, damaged = METHODS[name]
     pairs, fields = ROWS[row]
-    config.pairs = pairs(recipe[row].get("number_of_views", 2), damaged)
+    trained = recipe.get(row, {})
+    config.pairs = pairs(trained.get("number_of_views", 2), damaged)
     config.objective = ConfigDict(fields["objective"])  # another objective has other fields
     config.update(fields)
-    config.update({field: value for field, value in recipe[row].items() if field != "number_of_views"})
+    config.update({field: value for field, value in trained.items() if field != "number_of_views"})

@@ -100,6 +100,16 @@ def test_every_method_passes_the_checks_and_its_head_is_no_confound(method, reci
     assert {k for k, v in build.fields(config).items() if build.fields(twin)[k] != v} <= {"method", "pairs"}
 
 
+def test_a_method_without_a_line_in_a_recipe_is_trained_as_base_py_says(monkeypatch):
+    """So that a new objective needs its row alone."""
+    monkeypatch.setitem(methods.ROWS, "mine", (methods.each_other, {"objective": {"name": "byol"}}))
+    monkeypatch.setitem(methods.METHODS, "mine", ("mine", False))
+    config, plain = digits_lt.get_config("mine"), base.get_config()
+    assert config.objective.name == "byol"
+    assert config.optimizer == plain.optimizer
+    assert config.projector == plain.projector
+
+
 def test_simclr_and_sdclr_have_the_published_head_of_sdclr():
     for name in ("simclr", "sdclr"):
         assert digits_lt.get_config(name).projector.layers == cifar10_lt.get_config(name).projector.layers == 3
