@@ -238,9 +238,9 @@ IMAGENET = {
         | {"learning_rate": 1.6, "weight_decay": 1e-6, "warmup_epochs": 10, "final_learning_rate": 1.6e-3},
         "views": _VIEWS | _BYOL_VIEWS,
     },
-    # The authors' for Tiny ImageNet (W-MSE 2 in README.md, cfg.py and datasets/transforms.py of htdt/self-supervised),
-    # which they say their ImageNet-100 is similar to, with 240 epochs (section 4). Warm-up is 500 steps there, 2.6
-    # epochs, and the rate falls as for CIFAR, above.
+    # No recipe of the authors for ImageNet was at hand: this is theirs for Tiny ImageNet (W-MSE 2 in README.md, cfg.py
+    # and datasets/transforms.py of htdt/self-supervised) on larger views. Warm-up is 500 steps there, 2.6 epochs of
+    # Tiny ImageNet, and the rate falls as for CIFAR, above.
     "w_mse": {
         "epochs": 1000,
         "batch_size": 512,
