@@ -1,7 +1,6 @@
 """Which values of a config's fields are accepted, as far as can be seen without reading data."""
 
 import inspect
-import math
 
 from ml_collections import ConfigDict
 
@@ -98,7 +97,14 @@ BELOW = {
     "objective.shrinkage": 1 + 1e-9,
     "evaluate.flip": 1 + 1e-9,
     "seed": 2**32,
+    # Compiled one after the other: of a million the first step would never come.
+    "projector.layers": 101,
+    "predictor.layers": 101,
+    "objective.repeats": 101,
 }
+WORDS = ("pairs", "optimizer.constant_rate", "evaluate.protocols")  # tuples of names; all others are of numbers
+COUNTS = ("evaluate.full_drops", "evaluate.few_shot_drops", "evaluate.fine_tune_epochs")  # tuples of epochs
+LARGEST = 3.4e38  # in float32, which everything is computed in
 # Where fields stand that some objectives or views do not have, and fields that older runs do not have.
 OPTIONAL = (
     "objective.",
@@ -126,8 +132,12 @@ def _check(config: ConfigDict) -> None:
     values = fields(config)
     for field, value in values.items():
         numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
-            raise UserError(f"{field} is {value}: it must be finite")
+        if isinstance(value, tuple) and field not in WORDS and not all(isinstance(x, int | float) for x in value):
+            raise UserError(f"{field} is {value}: it must be numbers, such as 1,2")
+        if any(isinstance(x, float) and not abs(x) <= LARGEST for x in numbers):
+            raise UserError(f"{field} is {value}: it must be finite, and no larger than {LARGEST:g}")
+        if field in COUNTS and not all(isinstance(x, int) and x >= 1 for x in value):
+            raise UserError(f"{field} is {value}: it must be whole numbers of epochs, each at least 1")
     for field, known in KNOWN.items():
         if values[field] not in known:
             raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
@@ -153,6 +163,11 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"optimizer.warmup_epochs is {config.optimizer.warmup_epochs}: it must be below epochs, {config.epochs}"
         )
+    if config.optimizer.final_learning_rate > config.optimizer.learning_rate:
+        raise UserError(
+            f"optimizer.final_learning_rate is {config.optimizer.final_learning_rate}: it must be at most "
+            f"optimizer.learning_rate, {config.optimizer.learning_rate}, from which the rate falls to it"
+        )
     c = config.evaluate
     for module in config.optimizer.constant_rate:
         if module not in MODULES:
@@ -167,7 +182,7 @@ def _check(config: ConfigDict) -> None:
     if 0 < c.get("map_images", 0) < 4:
         raise UserError(f"evaluate.map_images is {c.map_images}: a map takes at least 4 images, and 0 makes none")
     epochs = c.get("fine_tune_epochs", (60, 30))
-    if len(epochs) != 2 or min(epochs) < 1:
+    if len(epochs) != 2:
         raise UserError(f"evaluate.fine_tune_epochs is {epochs}: it must be two numbers, each at least 1")
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from sdclr_jax.errors import UserError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.queue import push
 from sdclr_jax.objectives.vectors import cosines, matmul, unit
@@ -35,7 +36,12 @@ def objective(temperature: float, queue: int) -> Objective:
 
     MoCo shuffles the batch over the devices for the keys, lest the statistics of a device's few images tell which
     belong together; batch norm over the global batch has no such groups.
+
+    Raises:
+        UserError: the queue is empty, so there is nothing to tell a key from.
     """
+    if queue < 1:
+        raise UserError(f"objective.queue is {queue}: info_nce has its negatives from there, so it must be at least 1")
 
     def init(key, b):
         return unit(jax.random.normal(key, (queue, b.projection.shape[-1])))
