@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.objectives.base import Objective, prediction, stateless
-from sdclr_jax.objectives.vectors import cosines
+from sdclr_jax.objectives.vectors import check_alike, cosines
 
 
 def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -13,7 +13,11 @@ def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
         loss = mean || q / |q| - z' / |z'| ||^2 = mean 2 - 2 cos(q, z')
 
     One of the paper's two directions; the other has the views exchanged. Both are [N, D]; no gradient to `target`.
+
+    Raises:
+        UserError: the shapes are not [N, D] and alike.
     """
+    check_alike(prediction=prediction, target=target)
     return jnp.mean(2 - 2 * cosines(prediction, jax.lax.stop_gradient(target)))
 
 

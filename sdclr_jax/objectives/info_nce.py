@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdclr_jax.errors import UserError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.queue import push
-from sdclr_jax.objectives.vectors import cosines, matmul, unit
+from sdclr_jax.objectives.vectors import check_alike, cosines, matmul, unit
 
 
 def info_nce(query: jax.Array, key: jax.Array, queue: jax.Array, temperature: float) -> jax.Array:
@@ -24,7 +25,13 @@ def info_nce(query: jax.Array, key: jax.Array, queue: jax.Array, temperature: fl
 
     Returns:
         A scalar, float32 at least whatever the type of the embeddings.
+
+    Raises:
+        UserError: the shapes are not [N, D] and alike, or the queue's entries have not D numbers.
     """
+    check_alike(query=query, key=key)
+    if np.ndim(queue) != 2 or np.shape(queue)[1] != np.shape(key)[1]:
+        raise UserError(f"queue is {list(np.shape(queue))}: it must be [K, {np.shape(key)[1]}], an entry a row")
     key, queue = jax.lax.stop_gradient((key, queue))
     positives = cosines(query, key)[:, None]
     logits = jnp.concatenate([positives, matmul(unit(query), unit(queue).T)], axis=1) / temperature
