@@ -66,7 +66,7 @@ ROWS = {
     "byol": (
         other_views_by("target"),
         {
-            "objective": {"name": "byol"},
+            "objective": {"name": "byol", "scale": 2.0},  # the two directions are added (Grill et al., section 3.1)
             "projector": {"layers": 2, "hidden": 4096, "out": 256, "last": "nothing"},
             "predictor": {"layers": 2, "hidden": 4096, "last": "nothing"},
             "target": {"momentum": 0.996, "final_momentum": 1.0},
@@ -143,6 +143,7 @@ SMALL = {
         "optimizer": _SGD,
     },
     "byol": {
+        "objective": {"scale": 0.5},  # they take the mean over the directions, of -cos and not of 2 - 2 cos
         "projector": {"hidden": 1024},
         "predictor": {"hidden": 1024},
         "target": {"momentum": 0.99},

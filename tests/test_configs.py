@@ -111,6 +111,22 @@ def test_a_method_without_a_line_in_a_recipe_is_trained_as_base_py_says(monkeypa
     assert config.projector == plain.projector
 
 
+def test_byol_weighs_its_loss_as_the_sources_of_its_recipes():
+    """A step takes the mean of 2 - 2 cos over its two pairs. The authors' code (byol/byol_experiment.py) adds the two;
+    lightly's benchmark takes the mean of -cos."""
+    for recipe, scale in ((methods.IMAGENET, 2.0), (methods.SMALL, 0.5)):
+        for name in ("byol", "sd_byol"):
+            methods.choose(config := base.get_config(), name, recipe)
+            assert config.objective.scale == scale
+
+
+def test_a_run_from_before_byol_had_a_scale_can_be_evaluated():
+    config = digits_lt.get_config("byol")
+    with config.unlocked():
+        del config.objective["scale"]
+    build.check(config)
+
+
 def test_simclr_and_sdclr_have_the_published_head_of_sdclr():
     for name in ("simclr", "sdclr"):
         assert digits_lt.get_config(name).projector.layers == cifar10_lt.get_config(name).projector.layers == 3
@@ -136,7 +152,7 @@ def test_a_row_changes_no_later_config():
         ("swav", "prototypes.count", -1, "prototypes.count is -1: it must be at least 0"),
         ("simsiam", "optimizer.constant_rate", ("predictr",), "constant_rate has 'predictr': the modules are"),
         ("simclr", "optimizer.name", "lion", "unknown optimizer.name 'lion': known are adam, lars, sgd"),
-        ("simclr", "objective.name", "byol", "has objective.temperature: the fields of byol are none"),
+        ("simclr", "objective.name", "byol", "has objective.temperature: the fields of byol are scale"),
         ("simclr", "objective.name", "info_nce", "lacks objective.queue: the fields of info_nce are temperature"),
         ("simclr", "projector.layers", 10**9, "projector.layers is 1000000000: it must be at least 1 and below 101"),
         ("w_mse", "objective.repeats", 10**9, "objective.repeats is 1000000000: it must be at least 1 and below 101"),

@@ -21,6 +21,10 @@ def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.mean(2 - 2 * cosines(prediction, jax.lax.stop_gradient(target)))
 
 
-def objective() -> Objective:
-    """The prediction of one side against the projection of the other."""
-    return stateless(lambda a, b: byol(prediction(a), b.projection))
+def objective(scale: float = 1.0) -> Objective:
+    """The prediction of one side against the projection of the other, times `scale`.
+
+    The paper adds the two directions where a step takes the mean over its pairs: 2 is the published loss. LARS does not
+    feel it but for the norms and biases that it leaves unadapted; SGD does.
+    """
+    return stateless(lambda a, b: scale * byol(prediction(a), b.projection))

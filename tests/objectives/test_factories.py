@@ -120,6 +120,14 @@ def test_the_newest_come_in_at_the_end(size, added):
     np.testing.assert_allclose(jax.jit(push)(queue, new), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_byol_is_scaled():
+    """Twice the mean of both directions is the sum of both, the published loss."""
+    loss = OBJECTIVES["byol"](scale=2.0).loss
+    both = (loss(None, A, B, KEY) + loss(None, B, A, KEY)) / 2
+    expected = oracles.byol(A.prediction, B.projection) + oracles.byol(B.prediction, A.projection)
+    assert float(both) == pytest.approx(expected, rel=1e-4)
+
+
 def test_barlow_twins_is_scaled():
     loss = OBJECTIVES["barlow_twins"](redundancy=0.01, scale=0.25).loss(None, A, B, KEY)
     assert float(loss) == pytest.approx(0.25 * oracles.barlow_twins(A.projection, B.projection, 0.01), rel=1e-4)
