@@ -107,4 +107,6 @@ def _scores(projection: jax.Array, prototypes: jax.Array | None) -> jax.Array:
     """Cosines of [N, P] with prototypes [P, K] of unit length: [N, K]."""
     if prototypes is None:
         raise UserError("the objective swav needs prototypes, and the network has none: set prototypes.count")
+    if prototypes.shape[1] < 2:
+        raise UserError("all images have the same code of one prototype: set prototypes.count to 2 or more")
     return matmul(unit(projection), at_least_float32(prototypes))

@@ -153,6 +153,7 @@ def test_w_mse_cuts_both_views_alike_and_anew_for_each_repeat():
         ("byol", {}, {"prediction": None}, "no predictor: set predictor.layers"),
         ("simsiam", {}, {"prediction": None}, "no predictor: set predictor.layers"),
         ("swav", {}, {"prototypes": None}, "network has none: set prototypes.count"),
+        ("swav", {}, {"prototypes": PROTOTYPES[:, :1]}, "set prototypes.count to 2 or more"),
         ("w_mse", {"slice_size": 3}, {}, "objective.slice_size is 3: it must divide the batch, 8"),
         ("w_mse", {"slice_size": 2}, {}, "covariance of 2 embeddings of 3 numbers has no inverse"),
     ],
