@@ -21,6 +21,7 @@ RECIPE = {
         "optimizer": _SGD,
     },
     "byol": {
+        "objective": {"scale": 1.0},
         "projector": _HEAD,
         "predictor": {"hidden": 128},
         "target": {"momentum": 0.99},

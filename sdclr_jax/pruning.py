@@ -61,8 +61,8 @@ def magnitude_mask(weights: Tree, rate: float, *, random_rate: float = 0.0, key:
     """The mask of the sparse branch, made from the weights as they are.
 
     Of all n prunable weights together the threshold is entry number ceil(rate * n) of the sorted |w|; what is not
-    below it is kept (so equal magnitudes stay or go together). Of what is kept, a random part of expected size
-    ceil(random_rate * n) goes too.
+    below it is kept (so equal magnitudes stay or go together), the largest in any case. Of what is kept, a random part
+    of expected size ceil(random_rate * n) goes too.
 
     Args:
         weights: tree of arrays; `is_prunable` says which leaves are masked.
@@ -76,8 +76,8 @@ def magnitude_mask(weights: Tree, rate: float, *, random_rate: float = 0.0, key:
     prunable = _prunable(weights)
     leaves, treedef = jax.tree.flatten(prunable)
     size = sum(leaf.size for leaf in leaves)
-    cut = math.ceil(rate * size)
-    limit = threshold(leaves, min(cut, size - 1))
+    cut = min(math.ceil(rate * size), size - 1)
+    limit = threshold(leaves, cut)
     masks = [_magnitude_bits(leaf) >= limit for leaf in leaves]
     if random_rate:
         chance = math.ceil(random_rate * size) / (size - cut)

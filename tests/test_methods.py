@@ -210,6 +210,10 @@ def test_w_mse_of_four_views_compares_all_six_pairs():
         ("w_mse", "objective.slice_size", 5, "objective.slice_size is 5: it must divide the batch, 16"),
         ("w_mse", "projector.out", 16, "has no inverse: make the batch larger than 16"),
         ("moco", "objective.queue", 100, "objective.queue is 100, and there are 100 images: make it smaller"),
+        ("moco", "objective.queue", 0, "objective.queue is 0: info_nce has its negatives from there"),
+        ("simclr", "epochs", 10**9, "epochs is 1000000000, of 6 steps each: it must be at most 357913941"),
+        ("swav", "prototypes.frozen_epochs", 10**9, "prototypes.frozen_epochs is 1000000000, of 6 steps each"),
+        ("swav", "objective.queue_start_epochs", 10**9, "objective.queue_start_epochs is 1000000000, of 6 steps"),
         ("byol", "predictor.layers", 0, "no predictor: set predictor.layers"),
         ("swav", "prototypes.count", 0, "network has none: set prototypes.count"),
     ],
@@ -219,9 +223,9 @@ def test_what_does_not_fit_is_refused_before_the_first_step(name, field, value, 
     config.batch_size = 16
     if name == "w_mse":
         config.objective.slice_size = 16
-    parent, last = field.split(".")
-    config[parent][last] = value
+    *parent, last = field.split(".")
+    (config[parent[0]] if parent else config)[last] = value
     build.check(config)
-    state = build.abstract_state(config, (100, 8, 8, 1), parallel.shardings())
     with pytest.raises(UserError, match=said):
+        state = build.abstract_state(config, (100, 8, 8, 1), parallel.shardings())
         build.try_step(config, state, np.zeros((100, 8, 8, 1), np.uint8))

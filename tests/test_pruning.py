@@ -65,6 +65,13 @@ def test_random_part_goes_on_top():
     assert (both != other).any()
 
 
+def test_a_rate_that_would_cut_all_leaves_the_largest():
+    """ceil(0.995 * 72) is 72; what is left for the random part is one weight, and not none."""
+    weights = {"c": {"kernel": jnp.arange(72.0).reshape(3, 3, 2, 4)}}
+    assert trees.named(magnitude_mask(weights, 0.995))["c/kernel"].reshape(-1).tolist() == [False] * 71 + [True]
+    assert not magnitude_mask(weights, 0.995, random_rate=0.001, key=jax.random.key(0))["c"]["kernel"].any()
+
+
 def test_pruned_entries_are_zero_and_get_no_gradient():
     mask = magnitude_mask(WEIGHTS, 0.5)
     pruned = pruning.apply(mask, WEIGHTS)

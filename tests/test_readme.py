@@ -3,14 +3,23 @@
 import pathlib
 import re
 
+import jax
+
+from sdclr_jax.models import Outputs
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
 def test_python_runs(capsys):
-    (block,) = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import" in b]
-    exec(block, {})
+    use, own_objective = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import" in b]
+    exec(use, {})
     assert "all" in capsys.readouterr().out
+    exec(own_objective, names := {})
+    views = jax.random.normal(jax.random.key(0), (2, 4, 3))
+    sides = [Outputs(features=z, projection=z, prediction=None, prototypes=None) for z in views]
+    found = names["objective"](sharpness=10.0).loss(None, *sides, None)
+    assert float(found) == float(names["mine"](*views, 10.0))
 
 
 def test_links_lead_somewhere():

@@ -1,7 +1,6 @@
 """Which values of a config's fields are accepted, as far as can be seen without reading data."""
 
 import inspect
-import math
 import pathlib
 
 from ml_collections import ConfigDict
@@ -99,7 +98,14 @@ BELOW = {
     "objective.shrinkage": 1 + 1e-9,
     "evaluate.flip": 1 + 1e-9,
     "seed": 2**32,
+    # Compiled one after the other: of a million the first step would never come.
+    "projector.layers": 101,
+    "predictor.layers": 101,
+    "objective.repeats": 101,
 }
+WORDS = ("pairs", "optimizer.constant_rate", "evaluate.protocols")  # tuples of names; all others are of numbers
+COUNTS = ("evaluate.full_drops", "evaluate.few_shot_drops", "evaluate.fine_tune_epochs")  # tuples of epochs
+LARGEST = 3.4e38  # in float32, which everything is computed in
 # What every config has besides: any value goes, or what is accepted is seen to elsewhere.
 NEEDED = (
     "method",
@@ -156,8 +162,12 @@ def _check(config: ConfigDict) -> None:
     values = fields(config)
     for field, value in values.items():
         numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
-            raise UserError(f"{field} is {value}: it must be finite")
+        if isinstance(value, tuple) and field not in WORDS and not all(isinstance(x, int | float) for x in value):
+            raise UserError(f"{field} is {value}: it must be numbers, such as 1,2")
+        if any(isinstance(x, float) and not abs(x) <= LARGEST for x in numbers):
+            raise UserError(f"{field} is {value}: it must be finite, and no larger than {LARGEST:g}")
+        if field in COUNTS and not all(isinstance(x, int) and x >= 1 for x in value):
+            raise UserError(f"{field} is {value}: it must be whole numbers of epochs, each at least 1")
     for field, known in KNOWN.items():
         if values[field] not in known:
             raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
@@ -182,6 +192,11 @@ def _check(config: ConfigDict) -> None:
         raise UserError(
             f"optimizer.warmup_epochs is {config.optimizer.warmup_epochs}: it must be below epochs, {config.epochs}"
         )
+    if config.optimizer.final_learning_rate > config.optimizer.learning_rate:
+        raise UserError(
+            f"optimizer.final_learning_rate is {config.optimizer.final_learning_rate}: it must be at most "
+            f"optimizer.learning_rate, {config.optimizer.learning_rate}, from which the rate falls to it"
+        )
     c = config.evaluate
     for module in config.optimizer.constant_rate:
         if module not in MODULES:
@@ -195,7 +210,7 @@ def _check(config: ConfigDict) -> None:
         )
     if 0 < c.map_images < 4:
         raise UserError(f"evaluate.map_images is {c.map_images}: a map takes at least 4 images, and 0 makes none")
-    if len(c.fine_tune_epochs) != 2 or min(c.fine_tune_epochs) < 1:
+    if len(c.fine_tune_epochs) != 2:
         raise UserError(f"evaluate.fine_tune_epochs is {c.fine_tune_epochs}: it must be two numbers, each at least 1")
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
@@ -212,7 +227,8 @@ def _check_objective(config: ConfigDict) -> None:
     name = config.objective.name
     known = inspect.signature(OBJECTIVES[name]).parameters
     given = objective_fields(config, steps_per_epoch=1)
-    for field in given.keys() ^ known.keys():
+    needed = {field for field, parameter in known.items() if parameter.default is parameter.empty}
+    for field in (given.keys() - known.keys()) | (needed - given.keys()):
         said = "lacks" if field in known else "has"
         raise UserError(
             f"the config {said} objective.{field.replace('_steps', '_epochs')}: the fields of {name} are "

@@ -6,7 +6,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, optim, pruning
-from sdclr_jax.build.checks import objective_fields
+from sdclr_jax.build.checks import fields, objective_fields
 from sdclr_jax.build.images import image_shape, view_groups, view_shape, views
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
@@ -95,6 +95,12 @@ def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> 
             f"objective.queue is {queue}, and there are {len(images)} images: make it smaller, or images meet their "
             "own earlier embeddings in it"
         )
+    steps_per_epoch = len(images) // config.batch_size
+    for field in ("epochs", "prototypes.frozen_epochs", "objective.queue_start_epochs"):
+        epochs = fields(config).get(field, 0)
+        if epochs * steps_per_epoch >= 2**31:  # steps are counted in int32
+            most = (2**31 - 1) // steps_per_epoch
+            raise UserError(f"{field} is {epochs}, of {steps_per_epoch} steps each: it must be at most {most}")
     shape = image_shape(config, images)[1:]
     batch = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
     if isinstance(images, Encoded):
@@ -103,7 +109,7 @@ def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> 
             for _, count, fields in view_groups(config)
         )
     try:
-        jax.eval_shape(method(config, steps_per_epoch=1).step, state, batch)
+        jax.eval_shape(method(config, steps_per_epoch).step, state, batch)
     except UserError:
         raise
     except (TypeError, ValueError) as error:

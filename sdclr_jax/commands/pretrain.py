@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sdclr_jax import build, parallel, pruning, workdir
 from sdclr_jax.checkpoint import Checkpoints
-from sdclr_jax.commands import flags
+from sdclr_jax.commands import flags, protocols
 from sdclr_jax.commands.live import Live
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.errors import Diverged, UserError
@@ -59,6 +59,7 @@ def pretrain(
         Diverged: something is no longer finite; the last good checkpoint stays.
     """
     build.check(config)
+    protocols.check_names(config)
     workdir.check(directory, config)
     shardings = parallel.shardings(devices)
     data = build.data(config, data_dir)

@@ -243,6 +243,17 @@ PROTOCOLS = {
 }
 
 
+def check_names(config: ConfigDict) -> None:
+    """Refuse an unknown protocol, as soon as a run is started.
+
+    Raises:
+        UserError: lists the known ones.
+    """
+    for name in config.evaluate.protocols:
+        if name not in PROTOCOLS:
+            raise UserError(f"unknown evaluate.protocols {name!r}: known are {', '.join(PROTOCOLS)}")
+
+
 def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
     """The protocols of `evaluate.protocols`, in the order of the table; those of classes alone only where there are
     classes.
@@ -251,10 +262,8 @@ def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
         UserError: an unknown protocol; none that is left; a class with fewer labelled images than one asks for, or
             without test images.
     """
+    check_names(config)
     wanted = config.evaluate.protocols
-    for name in wanted:
-        if name not in PROTOCOLS:
-            raise UserError(f"unknown evaluate.protocols {name!r}: known are {', '.join(PROTOCOLS)}")
     attributes = data.test.labels.ndim == 2
     found = {name: p for name, p in PROTOCOLS.items() if name in wanted and (p.of_attributes or not attributes)}
     if not found:

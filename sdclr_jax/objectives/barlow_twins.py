@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.objectives.base import Objective, stateless
-from sdclr_jax.objectives.vectors import centred, matmul
+from sdclr_jax.objectives.vectors import centred, check_alike, matmul
 
 
 def barlow_twins(z_a: jax.Array, z_b: jax.Array, redundancy: float = 0.0051) -> jax.Array:
@@ -15,7 +15,11 @@ def barlow_twins(z_a: jax.Array, z_b: jax.Array, redundancy: float = 0.0051) -> 
 
     where s standardises each dimension over the batch as batch norm without scale and bias does: biased variance,
     1e-5 added to it. `z_a` and `z_b` are [N, D]; row i of both is the same image.
+
+    Raises:
+        UserError: the shapes are not [N, D] and alike.
     """
+    check_alike(z_a=z_a, z_b=z_b)
     correlation = matmul(_standardised(z_a).T, _standardised(z_b)) / len(z_a)
     diagonal = jnp.eye(len(correlation), dtype=bool)
     return jnp.sum(jnp.where(diagonal, (1 - correlation) ** 2, redundancy * correlation**2))

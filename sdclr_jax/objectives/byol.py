@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.objectives.base import Objective, prediction, stateless
-from sdclr_jax.objectives.vectors import cosines
+from sdclr_jax.objectives.vectors import check_alike, cosines
 
 
 def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
@@ -13,10 +13,18 @@ def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
         loss = mean || q / |q| - z' / |z'| ||^2 = mean 2 - 2 cos(q, z')
 
     One of the paper's two directions; the other has the views exchanged. Both are [N, D]; no gradient to `target`.
+
+    Raises:
+        UserError: the shapes are not [N, D] and alike.
     """
+    check_alike(prediction=prediction, target=target)
     return jnp.mean(2 - 2 * cosines(prediction, jax.lax.stop_gradient(target)))
 
 
-def objective() -> Objective:
-    """The prediction of one side against the projection of the other."""
-    return stateless(lambda a, b: byol(prediction(a), b.projection))
+def objective(scale: float = 1.0) -> Objective:
+    """The prediction of one side against the projection of the other, times `scale`.
+
+    The paper adds the two directions where a step takes the mean over its pairs: 2 is the published loss. LARS does not
+    feel it but for the norms and biases that it leaves unadapted; SGD does.
+    """
+    return stateless(lambda a, b: scale * byol(prediction(a), b.projection))

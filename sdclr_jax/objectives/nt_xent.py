@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.objectives.base import Objective, stateless
-from sdclr_jax.objectives.vectors import matmul, unit
+from sdclr_jax.objectives.vectors import check_alike, matmul, unit
 
 
 def nt_xent(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
@@ -22,12 +22,16 @@ def nt_xent(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
 
     Returns:
         A scalar, float32 at least whatever the type of the embeddings.
+
+    Raises:
+        UserError: the shapes are not [N, D] and alike.
     """
     return jnp.mean(nt_xent_per_image(z_a, z_b, temperature))
 
 
 def nt_xent_per_image(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
     """The loss of each image, [N]: the mean over its two anchors, whose mean over the images is `nt_xent`."""
+    check_alike(z_a=z_a, z_b=z_b)
     a, b = unit(z_a), unit(z_b)
     u = jnp.concatenate([a, b])
     log_sums = _log_sums(u, jnp.arange(len(u)), u, temperature)
@@ -39,6 +43,7 @@ def nt_xent_chunked(z_a: jax.Array, z_b: jax.Array, temperature: float, chunk: i
 
     The backward pass computes each block again instead of remembering it. `chunk` need not divide 2N.
     """
+    check_alike(z_a=z_a, z_b=z_b)
     a, b = unit(z_a), unit(z_b)
     u = jnp.concatenate([a, b])
     chunk = min(chunk, len(u))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.objectives.base import Objective, prediction, stateless
-from sdclr_jax.objectives.vectors import cosines
+from sdclr_jax.objectives.vectors import check_alike, cosines
 
 
 def simsiam(prediction: jax.Array, projection: jax.Array) -> jax.Array:
@@ -13,7 +13,11 @@ def simsiam(prediction: jax.Array, projection: jax.Array) -> jax.Array:
         loss = mean -cos(p, stop_gradient(z))
 
     One of the paper's two directions; the other has the views exchanged. Both are [N, D].
+
+    Raises:
+        UserError: the shapes are not [N, D] and alike.
     """
+    check_alike(prediction=prediction, projection=projection)
     return -jnp.mean(cosines(prediction, jax.lax.stop_gradient(projection)))
 
 

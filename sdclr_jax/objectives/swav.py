@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from sdclr_jax.errors import UserError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.queue import push
-from sdclr_jax.objectives.vectors import at_least_float32, matmul, unit
+from sdclr_jax.objectives.vectors import at_least_float32, check_alike, matmul, unit
 
 
 def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> jax.Array:
@@ -23,7 +23,11 @@ def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> j
 
     Returns:
         Codes [N, K], float32 at least; those of a sample sum to 1.
+
+    Raises:
+        UserError: the scores are not [N, K].
     """
+    check_alike(scores=scores)
 
     def divide(_, logs):
         return jax.nn.log_softmax(jax.nn.log_softmax(logs, axis=0), axis=1)
@@ -49,7 +53,11 @@ def swav(
 
     Returns:
         A scalar, float32 at least whatever the type of the scores.
+
+    Raises:
+        UserError: the shapes are not [N, K] and alike.
     """
+    check_alike(scores_a=scores_a, scores_b=scores_b)
 
     def predict(scores, other):
         return cross_entropy(scores, sinkhorn(jax.lax.stop_gradient(other), epsilon, iterations), temperature)
@@ -99,4 +107,6 @@ def _scores(projection: jax.Array, prototypes: jax.Array | None) -> jax.Array:
     """Cosines of [N, P] with prototypes [P, K] of unit length: [N, K]."""
     if prototypes is None:
         raise UserError("the objective swav needs prototypes, and the network has none: set prototypes.count")
+    if prototypes.shape[1] < 2:
+        raise UserError("all images have the same code of one prototype: set prototypes.count to 2 or more")
     return matmul(unit(projection), at_least_float32(prototypes))

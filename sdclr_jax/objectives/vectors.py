@@ -4,6 +4,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdclr_jax.errors import UserError
 
@@ -15,6 +16,19 @@ def at_least_float32(x: jax.Array) -> jax.Array:
     """float64 stays what it is, everything else becomes float32."""
     x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def check_alike(**arrays: jax.Array) -> None:
+    """Refuse what is not [N, D] each and all of one shape: some of it would be broadcast to a number without meaning.
+
+    Raises:
+        UserError: names the arguments and their shapes.
+    """
+    shapes = {name: np.shape(x) for name, x in arrays.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 2 or 0 in shape for shape in shapes.values()):
+        found = " and ".join(f"{name} is {list(shape)}" for name, shape in shapes.items())
+        alike = "they must both be [N, D], of one shape" if len(shapes) > 1 else "it must be [N, D]"
+        raise UserError(f"{found}: {alike}, a row an image, with no dimension of 0")
 
 
 def unit(x: jax.Array) -> jax.Array:

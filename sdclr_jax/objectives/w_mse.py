@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from sdclr_jax.errors import UserError
 from sdclr_jax.objectives.base import Objective
-from sdclr_jax.objectives.vectors import centred, cosines, covariance
+from sdclr_jax.objectives.vectors import centred, check_alike, cosines, covariance
 
 
 def whiten(z: jax.Array, shrinkage: float = 0.0) -> jax.Array:
@@ -22,14 +22,18 @@ def whiten(z: jax.Array, shrinkage: float = 0.0) -> jax.Array:
     Returns:
         [N, D], float32 at least; gradients flow through mean and covariance. Where S is singular, because rows are
         the same, the directions without variance stay without.
+
+    Raises:
+        UserError: `z` is not [N, D], or N is not larger than D and `shrinkage` 0.
     """
+    check_alike(z=z)
+    z = centred(z)
     rows, dimensions = z.shape
     if rows <= dimensions and shrinkage == 0:
         raise UserError(
             f"The covariance of {rows} embeddings of {dimensions} numbers has no inverse: make the batch larger than "
             f"{dimensions}, the projection smaller than {rows}, or shrinkage more than 0, such as 0.01."
         )
-    z = centred(z)
     shrunk = (1 - shrinkage) * covariance(z) + shrinkage * jnp.eye(dimensions, dtype=z.dtype)
     # Of a singular S Cholesky gives NaN: only then a diagonal as large as rounding makes S uncertain anyway.
     singular = ~jnp.all(jnp.isfinite(jnp.linalg.cholesky(jax.lax.stop_gradient(shrunk))))
@@ -49,7 +53,11 @@ def wmse(z_a: jax.Array, z_b: jax.Array, shrinkage: float = 0.0) -> jax.Array:
 
     Returns:
         A scalar, float32 at least whatever the type of the embeddings.
+
+    Raises:
+        UserError: the shapes are not [N, D] and alike, or see `whiten`.
     """
+    check_alike(z_a=z_a, z_b=z_b)
     return jnp.mean(2 - 2 * cosines(whiten(z_a, shrinkage), whiten(z_b, shrinkage)))
 
 
@@ -64,9 +72,13 @@ def wmse_sliced(
     Args:
         z_a, z_b, shrinkage: as for `wmse`.
         key: of the cuts.
-        slice_size: divides the batch, or UserError.
+        slice_size: divides the batch.
         repeats: 1 or more.
+
+    Raises:
+        UserError: `slice_size` does not divide the batch; and as for `wmse`.
     """
+    check_alike(z_a=z_a, z_b=z_b)
     if len(z_a) % slice_size:
         raise UserError(f"objective.slice_size is {slice_size}: it must divide the batch, {len(z_a)}")
 

@@ -1,6 +1,7 @@
 """The published settings are the defaults, and the factors that are easy to get wrong are told apart."""
 
 import inspect
+import re
 
 import jax
 import numpy as np
@@ -73,6 +74,48 @@ def test_vicreg_term_by_term():
     assert float(vicreg(z, z, 0, 1, 0)) == pytest.approx(np.mean(gaps))  # a half of each view
     assert float(vicreg(z, 100 * z, 0, 1, 0)) == pytest.approx(np.mean(gaps) / 2)  # no reward beyond 1
     assert float(vicreg(z, z, 0, 0, 1)) == pytest.approx(2 * (2 * (4 * h**2) ** 2) / 2)  # both views, both corners, / D
+
+
+# The arguments of each that are [N, D].
+PAIRS = {
+    "nt_xent": ("z_a", "z_b"),
+    "nt_xent_chunked": ("z_a", "z_b"),
+    "info_nce": ("query", "key"),
+    "byol": ("prediction", "target"),
+    "simsiam": ("prediction", "projection"),
+    "swav": ("scores_a", "scores_b"),
+    "barlow_twins": ("z_a", "z_b"),
+    "wmse": ("z_a", "z_b"),
+    "wmse_sliced": ("z_a", "z_b"),
+    "vicreg": ("z_a", "z_b"),
+}
+OTHERS = {
+    "nt_xent": {"temperature": 0.2},
+    "nt_xent_chunked": {"temperature": 0.2},
+    "info_nce": {"temperature": 0.2, "queue": np.ones((4, 3))},
+    "wmse_sliced": {"key": jax.random.key(0), "slice_size": 8},
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(
+    "shapes", [((8, 3), (1, 3)), ((8, 3), (8, 1)), ((8, 3), (9, 3)), ((2, 8, 3),) * 2, ((8,),) * 2, ((0, 3),) * 2]
+)
+def test_shapes_that_do_not_fit_are_named_and_not_broadcast(name, shapes):
+    first, second = PAIRS[name]
+    arrays = {first: np.ones(shapes[0], np.float32), second: np.ones(shapes[1], np.float32)}
+    said = f"{first} is {list(shapes[0])} and {second} is {list(shapes[1])}: they must both be [N, D], of one shape"
+    with pytest.raises(UserError, match=re.escape(said)):
+        getattr(objectives, name)(**arrays, **OTHERS.get(name, {}))
+
+
+def test_other_arguments_that_do_not_fit_are_named():
+    with pytest.raises(UserError, match=r"queue is \[4, 2\]: it must be \[K, 3\]"):
+        objectives.info_nce(A, B, np.ones((4, 2), np.float32), 0.2)
+    with pytest.raises(UserError, match=r"z is \[8\]: it must be \[N, D\]"):
+        objectives.whiten(A[:, 0])
+    with pytest.raises(UserError, match=r"scores is \[8\]: it must be \[N, D\]"):
+        objectives.sinkhorn(A[:, 0])
 
 
 def test_vicreg_of_one_row_is_refused():

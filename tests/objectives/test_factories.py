@@ -120,6 +120,14 @@ def test_the_newest_come_in_at_the_end(size, added):
     np.testing.assert_allclose(jax.jit(push)(queue, new), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_byol_is_scaled():
+    """Twice the mean of both directions is the sum of both, the published loss."""
+    loss = OBJECTIVES["byol"](scale=2.0).loss
+    both = (loss(None, A, B, KEY) + loss(None, B, A, KEY)) / 2
+    expected = oracles.byol(A.prediction, B.projection) + oracles.byol(B.prediction, A.projection)
+    assert float(both) == pytest.approx(expected, rel=1e-4)
+
+
 def test_barlow_twins_is_scaled():
     loss = OBJECTIVES["barlow_twins"](redundancy=0.01, scale=0.25).loss(None, A, B, KEY)
     assert float(loss) == pytest.approx(0.25 * oracles.barlow_twins(A.projection, B.projection, 0.01), rel=1e-4)
@@ -145,6 +153,7 @@ def test_w_mse_cuts_both_views_alike_and_anew_for_each_repeat():
         ("byol", {}, {"prediction": None}, "no predictor: set predictor.layers"),
         ("simsiam", {}, {"prediction": None}, "no predictor: set predictor.layers"),
         ("swav", {}, {"prototypes": None}, "network has none: set prototypes.count"),
+        ("swav", {}, {"prototypes": PROTOTYPES[:, :1]}, "set prototypes.count to 2 or more"),
         ("w_mse", {"slice_size": 3}, {}, "objective.slice_size is 3: it must divide the batch, 8"),
         ("w_mse", {"slice_size": 2}, {}, "covariance of 2 embeddings of 3 numbers has no inverse"),
     ],
