@@ -121,7 +121,10 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
     ("more", "sentence"),
     [
         ("fine_tune_epochs=(60,)", "evaluate.fine_tune_epochs is (60,): it must be two numbers, each at least 1"),
-        ("fine_tune_epochs=(60, 0)", "evaluate.fine_tune_epochs is (60, 0): it must be two numbers, each at least 1"),
+        (
+            "fine_tune_epochs=(60, 0)",
+            "evaluate.fine_tune_epochs is (60, 0): it must be whole numbers of epochs, each at",
+        ),
         ("fine_tune_batch_size=1", "evaluate.fine_tune_batch_size is 1: it must be at least 2"),
         ("fine_tune_learning_rate=-0.1", "evaluate.fine_tune_learning_rate is -0.1: it must be at least 0"),
         ("fine_tune_head_learning_rate=0", "evaluate.fine_tune_head_learning_rate is 0.0: it must be above 0"),
