@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.metrics import average_precision_score
 from tabulate import tabulate
 
-from sdclr_jax.commands.exemplars import DISTANCE_NEIGHBOURS
+from sdclr_jax.commands.exemplars import NEAREST
 
 METHODS = ("simclr", "sdclr")
 SHARE, SIDE, RATE = 0.02, 8, 0.9
@@ -201,7 +201,7 @@ def write(rows: list[dict], out: pathlib.Path, trained: str, seeds: int) -> None
     table.append({"ranking": "chance"} | {k: f"{mean} [{low}, {high}]" for k, (mean, low, high) in spread.items()})
     whole = by_kind["all"]
     note = NOTE.format(
-        planted=whole["planted_images"], images=whole["images"], seeds=seeds, rate=RATE, neighbours=DISTANCE_NEIGHBOURS
+        planted=whole["planted_images"], images=whole["images"], seeds=seeds, rate=RATE, neighbours=NEAREST
     )
     (out / "table.md").write_text(f"{note}\n\n{tabulate(table, headers='keys', tablefmt='github')}\n\n{trained}\n")
 

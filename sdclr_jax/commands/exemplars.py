@@ -26,11 +26,11 @@ from sdclr_jax.report import gallery
 
 DESCRIPTION = """\
 Prunes the network of each run, measures how much that changes what it makes of each image it was trained on, at every
-checkpoint that was kept (--config.keep_every of pretrain), and how far each is from the images most like it, at the
-last one. Writes to DIR/exemplars: the images ranked by the change with all scores (exemplars.csv, exemplars.parquet);
-shares of classes among the most forgotten, with what chance gives, by checkpoint (summary.json); the images themselves
-(gallery.html). Nothing is trained and no checkpoint changed."""
-DISTANCE_NEIGHBOURS = 10  # nearest images whose mean distance is an image's `neighbour_distance`
+checkpoint that was kept (--config.keep_every of pretrain); and at the last one how far each is from the images most
+like it, and how many of those have another label. Writes to DIR/exemplars: the images ranked by the change with all
+scores (exemplars.csv, exemplars.parquet); shares of classes among the most forgotten, with what chance gives, by
+checkpoint (summary.json); the images themselves (gallery.html). Nothing is trained and no checkpoint changed."""
+NEAREST = 10  # images that an image's `neighbour_distance` and `label_disagreement` are means over
 
 
 def main(argv: list[str]) -> None:
@@ -71,7 +71,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
         type=int,
         default=2000,
         metavar="N",
-        help="images on the page: the most and the least forgotten, and the farthest from others",
+        help="images on the page: the most and the least forgotten, and the first by the other ways to sort",
     )
     add("--neighbours", type=int, default=6, metavar="K", help="nearest images in feature space beside each")
     add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
@@ -134,8 +134,11 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
             first = first or last
             rates = [_of_rate(meter, i, examples.labels, groups, first, before, last) for i in range(len(meter.rates))]
             checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
-    near, distances = _nearest(
-        encoder.Encoder(config, shardings).features(encoder.dense(state), examples), options.neighbours
+    features = encoder.Encoder(config, shardings).features(encoder.dense(state), examples)
+    nearest = min(NEAREST, len(features) - 1)
+    near = knn.neighbours(features, max(options.neighbours, nearest))
+    others = _others(
+        knn.Neighbours(*(of_all[:, :nearest] for of_all in near)), examples.labels if class_groups else None
     )
     summary = {
         "format": 1,
@@ -149,16 +152,19 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
             "class_names": list(examples.class_names) if class_groups else [],
             "class_groups": list(class_groups),
         },
-        "settings": meter.settings | {"distance_neighbours": min(DISTANCE_NEIGHBOURS, len(examples.ids) - 1)},
+        "settings": meter.settings | {"nearest_images": nearest},
         "confidence": exemplars.CONFIDENCE,
         "ranked_by": {"score": meter.scores[0], "rate": meter.rates[-1]},
         "checkpoints": checkpoints,
     }
     ranking = Ranking(examples.ids, last.scores[-1, 0])
-    table = _table(meter, examples, class_groups, last.scores, distances)
+    if "loss" in meter.scores:  # that of the whole network, the same at each rate
+        damaged, rise = (last.scores[-1, meter.scores.index(name)] for name in ("loss", "loss_rise"))
+        others["loss"] = damaged - rise
+    table = _table(meter, examples, class_groups, last.scores, others)
     order = exemplars.order(ranking.scores)
-    shown = gallery.chosen(order, distances, options.gallery)
-    near = near[shown]
+    shown = gallery.chosen(order, list(others.values()), options.gallery)
+    near = near.rows[shown, : options.neighbours]
     pictured = np.array(list(dict.fromkeys([*shown.tolist(), *near.ravel().tolist()])))
     place = {image: i for i, image in enumerate(pictured.tolist())}
     page = gallery.render(
@@ -182,12 +188,14 @@ def _pixels(
         yield lambda rows: crops_of(0, rows)
 
 
-def _nearest(features: np.ndarray, neighbours: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each image the rows of so many nearest ones, int [N, neighbours], and the mean of 1 - cosine to its
-    `DISTANCE_NEIGHBOURS` nearest, [N]: high for what is like nothing else."""
-    averaged = min(DISTANCE_NEIGHBOURS, len(features) - 1)
-    found = knn.neighbours(features, max(neighbours, averaged))
-    return found.rows[:, :neighbours], found.distances[:, :averaged].mean(axis=1, dtype=np.float64)
+def _others(near: knn.Neighbours, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Scores [N] that have nothing to do with pruning: the mean of 1 - cosine to the nearest images, high for what is
+    like nothing else; and, where there are labels [N], the share of these images that has another one, high for what is
+    labelled wrong, but for images of rare classes, too."""
+    scores = {"neighbour_distance": near.distances.mean(axis=1, dtype=np.float64)}
+    if labels is not None:
+        scores["label_disagreement"] = (labels[near.rows] != labels[:, None]).mean(axis=1)
+    return scores
 
 
 def _class_groups(config: ConfigDict, data: build.Data, examples: Examples) -> tuple[str, ...]:
@@ -233,7 +241,11 @@ def _of_rate(
 
 
 def _table(
-    meter: damage.Meter, examples: Examples, class_groups: tuple[str, ...], scores: np.ndarray, distances: np.ndarray
+    meter: damage.Meter,
+    examples: Examples,
+    class_groups: tuple[str, ...],
+    scores: np.ndarray,
+    others: dict[str, np.ndarray],
 ) -> pyarrow.Table:
     """A row an image, the most forgotten first; `score` is the one that ranks. Without labels, nor class nor group."""
     order = exemplars.order(scores[-1, 0])
@@ -247,10 +259,7 @@ def _table(
         columns["label"] = labels
         columns["class"] = [examples.class_names[label] for label in labels]
         columns["group"] = [class_groups[label] for label in labels]
-    columns |= {"score": scores[-1, 0][order], "neighbour_distance": distances[order]}
-    if "loss" in meter.scores:  # that of the whole network, the same at each rate
-        damaged, rise = (scores[-1, meter.scores.index(name)] for name in ("loss", "loss_rise"))
-        columns["loss"] = (damaged - rise)[order]
+    columns |= {"score": scores[-1, 0][order]} | {name: other[order] for name, other in others.items()}
     for i, rate in enumerate(meter.rates):
         columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(meter.scores)}
     return pyarrow.table(columns)

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,11 @@ COLUMNS = 16  # thumbnails in a row of a sheet
 SHEET = COLUMNS * COLUMNS  # thumbnails a sheet
 LOSSLESS = 16  # pixels of a thumbnail's side up to which every one of them is kept
 GROUPS = {"many": "many", "medium": "medium", "few": "few", "rarer_half": "rarer half of the classes"}
-OTHERS = {"neighbour_distance": "neighbour distance", "loss": "loss"}  # columns that are of no rate
+OTHERS = {  # columns that are of no rate, and what the images are for which they are highest
+    "neighbour_distance": ("neighbour distance", "the farthest from the images nearest to them"),
+    "label_disagreement": ("label disagreement", "those whose nearest images have other labels"),
+    "loss": ("loss", "those of the highest loss"),
+}
 AGAINST = {
     "recalibrated": "Both networks have batch norm statistics made afresh from the same training views.",
     "pruned": "The pruned network keeps the batch norm statistics of the whole one, which fit it badly.",
@@ -30,29 +35,24 @@ AGAINST = {
 }
 
 
-def chosen(order: np.ndarray, distances: np.ndarray, count: int) -> np.ndarray:
-    """The images that get a tile where there is no room for all: the most and the least forgotten, a third each, and of
-    the others those farthest from their neighbours.
+def chosen(order: np.ndarray, others: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """The images that get a tile where there is no room for all: of the most forgotten, the least forgotten, and the
+    highest by each other score, the next one in turn.
 
     Args:
         order: int [N], the most forgotten image first.
-        distances: [N], from each image to its neighbours.
+        others: scores [N].
         count: of images wanted.
 
     Returns:
-        int [min(N, count)], indices of images.
+        int [min(N, count)], indices of images, the most forgotten first.
     """
     if len(order) <= count:
         return order
-    most, least, _ = _thirds(count)
-    others = order[most : len(order) - least]
-    farthest = others[np.argsort(-distances[others], kind="stable")]
-    return np.concatenate([order[:most], order[len(order) - least :], farthest])[:count]
-
-
-def _thirds(count: int) -> tuple[int, int, int]:
-    """How many of so many images are the most forgotten, the least forgotten, the farthest."""
-    return -(-count // 3), -(-(count - 1) // 3), count // 3
+    rankings = [order, order[::-1], *(np.argsort(-np.asarray(scores), kind="stable") for scores in others)]
+    in_turn = np.stack(rankings, axis=1)[:count].ravel().tolist()
+    wanted = list(dict.fromkeys(in_turn))[:count]
+    return order[np.isin(order, wanted)]
 
 
 def render(summary: dict, images: list[dict], neighbours: list[list[int]], thumbnails: np.ndarray) -> str:
@@ -92,7 +92,7 @@ def render(summary: dict, images: list[dict], neighbours: list[list[int]], thumb
         group_names=[name for name in ("many", "medium", "few") if name in data["class_groups"]],
         scores=[_title(name) for name in names],
         ranking=names.index(f"{ranked['score']}_{ranked['rate']:g}"),
-        shown_words=_shown(len(neighbours), data["images"]),
+        shown_words=_shown(len(neighbours), data["images"], [name for name in names if name in OTHERS]),
         columns=COLUMNS,
         pixelated=thumbnails.shape[1] <= LOSSLESS,
         sheets=[Markup(sheet) for sheet in _sheets(thumbnails)],
@@ -155,19 +155,16 @@ def _ranked(checkpoint: dict, rate: float) -> dict:
 def _title(name: str) -> str:
     """features_0.9 -> features, rate 0.9"""
     if name in OTHERS:
-        return OTHERS[name]
+        return OTHERS[name][0]
     score, _, rate = name.rpartition("_")
     return f"{score.replace('_', ' ')}, rate {rate}"
 
 
-def _shown(shown: int, total: int) -> str:
+def _shown(shown: int, total: int, others: list[str]) -> str:
     if shown == total:
         return "All images are here."
-    most, least, farthest = _thirds(shown)
-    return (
-        f"Here are {shown} of {total} images: the {most} most and the {least} least forgotten, and of the others the "
-        f"{farthest} farthest from the images nearest to them."
-    )
+    kinds = ["the most and the least forgotten", *(OTHERS[name][1] for name in others)]
+    return f"Here are {shown} of {total} images: {', '.join(kinds[:-1])} and {kinds[-1]}, as many of each."
 
 
 def _json(value: object) -> Markup:

@@ -83,7 +83,7 @@ def test_the_ranking_names_every_image_once_and_both_files_agree(measured):
     assert all(row["score"] == row["features_0.9"] for row in rows)
     assert all(int(row["label"]) == labels[row["id"]] for row in rows)
     assert all(row["class"] == train.class_names[int(row["label"])] for row in rows)
-    assert [name for name in rows[0] if "_" in name] == ["neighbour_distance"] + [
+    assert [name for name in rows[0] if "_" in name] == ["neighbour_distance", "label_disagreement"] + [
         f"{name}_{rate}" for rate in (0.5, 0.9) for name in ("features", "projections", "loss", "loss_rise")
     ]
     for rate in (0.5, 0.9):  # what the loss rises from is the loss of the whole network
@@ -104,11 +104,18 @@ def test_an_image_is_as_far_from_its_ten_nearest_as_scikit_learn_finds(measured)
     with Checkpoints(directory / "checkpoints", read_only=True) as kept:
         state = kept.restore(like=build.abstract_state(run, build.image_shape(run, examples.images), shardings))
     features = encoder.Encoder(run, shardings).features(encoder.dense(state), examples)
-    expected = NearestNeighbors(n_neighbors=10, metric="cosine").fit(features).kneighbors()[0].mean(axis=1)
+    distances, near = NearestNeighbors(n_neighbors=10, metric="cosine").fit(features).kneighbors()
     summary, rows = read(directory)
-    found = {row["id"]: float(row["neighbour_distance"]) for row in rows}
-    np.testing.assert_allclose([found[image] for image in examples.ids], expected, atol=1e-6)
-    assert summary["settings"]["distance_neighbours"] == 10
+    by_id = {row["id"]: row for row in rows}
+    found = [float(by_id[image]["neighbour_distance"]) for image in examples.ids]
+    np.testing.assert_allclose(found, distances.mean(axis=1), atol=1e-6)
+    disagreement = [float(by_id[image]["label_disagreement"]) for image in examples.ids]
+    expected = (examples.labels[near] != examples.labels[:, None]).mean(axis=1)
+    assert 0 < np.mean(expected) < 1
+    # Neighbours of rank ten that are equally far may change places.
+    np.testing.assert_allclose(disagreement, expected, atol=0.1 + 1e-9)
+    assert np.mean(disagreement == expected) > 0.99
+    assert summary["settings"]["nearest_images"] == 10
 
 
 def test_shares_of_the_last_checkpoint_follow_from_the_ranking(measured):
@@ -175,14 +182,18 @@ def test_overlap_of_runs_is_over_the_images_that_both_have(measured):
     assert tenth["jaccard"] == pytest.approx(len(tops[0] & tops[1]) / len(tops[0] | tops[1]))
 
 
-def test_the_page_has_both_ends_of_the_ranking_the_farthest_of_the_others_and_their_neighbours(measured):
+def test_the_page_has_the_first_images_of_every_ranking_and_their_neighbours(measured):
     _, rows = read(measured[0] / "zero")
     text = (measured[0] / "zero" / "exemplars" / "gallery.html").read_text()
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     shown = data["images"][: data["shown"]]
-    farthest = sorted(rows[17:-17], key=lambda row: -float(row["neighbour_distance"]))[:16]
-    chosen = [*rows[:17], *rows[-17:], *farthest]
-    assert [(image[0], image[3]) for image in shown] == [(row["id"], int(row["rank"])) for row in chosen]
+    assert len(shown) == 50 and [image[3] for image in shown] == sorted(image[3] for image in shown)
+    ids, found = {row["id"]: int(row["rank"]) for row in rows}, {image[0] for image in shown}
+    assert all(ids[image[0]] == image[3] for image in shown)
+    assert {row["id"] for row in (*rows[:10], *rows[-10:])} <= found
+    for name in ("neighbour_distance", "label_disagreement", "loss"):
+        highest = max(float(row[name]) for row in rows)
+        assert found & {row["id"] for row in rows if float(row[name]) == highest}
     assert all(len(image[5]) == 3 and i not in image[5] for i, image in enumerate(shown))
     assert all(not image[5] for image in data["images"][data["shown"] :])
     assert "Here are 50 of 369 images" in text

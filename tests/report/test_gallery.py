@@ -106,7 +106,10 @@ def test_words_and_intervals():
     assert "as many classes drawn at random give 5 % to 35 %: within chance." in text
     assert re.search(r"by class 25 % <span class=\"soft\">\(5 to 35\)", text)
     assert re.search(r"<b>60 %</b> <span class=\"soft\">\(10 to 50\)", text)
-    assert "Here are 20 of 30 images: the 7 most and the 7 least forgotten, and of the others the 6 farthest" in text
+    assert (
+        "Here are 20 of 30 images: the most and the least forgotten, the farthest from the images nearest to them and "
+        "those of the highest loss, as many of each."
+    ) in text
     assert "All images are here." in page(shown=30)
     assert "Over training" in text
     assert "Over training" not in page(epochs=(1.0,))
@@ -122,11 +125,12 @@ def test_without_labels_there_is_nothing_about_classes():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 11, 12])
 def test_the_chosen_images_are_as_many_as_asked_for_and_no_image_comes_twice(count):
-    order, distances = np.random.default_rng(0).permutation(11), np.arange(11.0)
-    found = gallery.chosen(order, distances, count).tolist()
-    assert len(set(found)) == len(found) == min(count, 11)
-    assert found[0] == order[0] and set(found) <= set(order.tolist())
-    assert 10 in found or count < 3  # the farthest of all
+    order, distances, losses = np.random.default_rng(0).permutation(11), np.arange(11.0), -np.arange(11.0)
+    found = gallery.chosen(order, [distances, losses], count).tolist()
+    assert len(found) == min(count, 11)
+    assert found == [image for image in order.tolist() if image in found]
+    firsts = list(dict.fromkeys([order[0], order[-1], 10, 0]))  # of each ranking
+    assert set(firsts[:count]) <= set(found)
 
 
 @pytest.mark.parametrize("side", [8, 64])
