@@ -181,24 +181,32 @@ def chance_of(images: int, planted: int, rankings: int = 1000) -> dict[str, floa
     return {"chance": float(np.mean(found)), "chance_low": float(low), "chance_high": float(high)}
 
 
-def write(rows: list[dict], out: pathlib.Path, trained: str, seeds: int) -> None:
-    with (out / "table.csv").open("w", newline="") as file:
+def cell(rows: list[dict], **wanted) -> str:
+    """Average precision of the rows that have these values, in per cent: mean ± sample standard deviation."""
+    found = [100 * row["average_precision"] for row in rows if wanted.items() <= row.items()]
+    return f"{statistics.mean(found):.1f}" + (f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else "")
+
+
+def chance_cell(row: dict) -> str:
+    return "{:.1f} [{:.1f}, {:.1f}]".format(*(100 * row[name] for name in ("chance", "chance_low", "chance_high")))
+
+
+def write_rows(rows: list[dict], path: pathlib.Path) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
-    def cell(**wanted) -> str:
-        found = [100 * row["average_precision"] for row in rows if wanted.items() <= row.items()]
-        return f"{statistics.mean(found):.1f}" + (f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else "")
 
+def write(rows: list[dict], out: pathlib.Path, trained: str, seeds: int) -> None:
+    write_rows(rows, out / "table.csv")
     table = [
         {"run of": method, "ranking": words}
-        | {kind: cell(method=method, ranking=words, planted=kind) for kind in KINDS}
+        | {kind: cell(rows, method=method, ranking=words, planted=kind) for kind in KINDS}
         for method, words in sorted({(row["method"], row["ranking"]) for row in rows})
     ]
     by_kind = {row["planted"]: row for row in rows}
-    spread = {k: [f"{100 * row[f]:.1f}" for f in ("chance", "chance_low", "chance_high")] for k, row in by_kind.items()}
-    table.append({"ranking": "chance"} | {k: f"{mean} [{low}, {high}]" for k, (mean, low, high) in spread.items()})
+    table.append({"ranking": "chance"} | {kind: chance_cell(row) for kind, row in by_kind.items()})
     whole = by_kind["all"]
     note = NOTE.format(
         planted=whole["planted_images"], images=whole["images"], seeds=seeds, rate=RATE, neighbours=NEAREST

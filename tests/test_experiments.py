@@ -66,6 +66,24 @@ def test_planted_images_are_ranked_against_chance_and_rivals(tmp_path):
     assert "| chance" in (tmp_path / "table.md").read_text()
 
 
+def test_wrong_labels_are_ranked_against_chance(tmp_path):
+    fields = ["--config.epochs=3", "--config.optimizer.warmup_epochs=1", "--config.model.width=4"]
+    command = [sys.executable, str(ROOT / "experiments" / "mislabelled.py"), f"--out={tmp_path}", "--seeds=1", *fields]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    images = list((tmp_path / "images-0" / "train").glob("*/*.png"))
+    assert sum(path.stem.rpartition("_")[2] != path.parent.name for path in images) == round(0.05 * len(images)) == 24
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 4  # methods, all images and the rare ones, columns
+    for row in rows:  # digits look alike within a class whatever the network
+        if row["ranking"] == "neighbours with another label":
+            assert float(row["average_precision"]) > 2 * float(row["chance_high"]) or row["among"] == "rare"
+    assert rows[0]["images"] == str(len(images)) and int(rows[4]["images"]) < len(images) / 2
+    assert "| chance" in (tmp_path / "table.md").read_text()
+
+
 def test_the_evaluation_is_timed_beside_scikit_learn_at_the_same_minimum(monkeypatch):
     speed = load("evaluation_speed")
     monkeypatch.setattr(speed, "DIMENSIONS", 32)  # in few, many an image has one feature above 0: ties
