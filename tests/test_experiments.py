@@ -80,7 +80,8 @@ def test_wrong_labels_are_ranked_against_chance(tmp_path):
     for row in rows:  # digits look alike within a class whatever the network
         if row["ranking"] == "neighbours with another label":
             assert float(row["average_precision"]) > 2 * float(row["chance_high"]) or row["among"] == "rare"
-    assert rows[0]["images"] == str(len(images)) and int(rows[4]["images"]) < len(images) / 2
+    assert int(rows[0]["images"]) == len(images) - 10  # one of each class is kept for validation
+    assert int(rows[4]["images"]) < len(images) / 2
     assert "| chance" in (tmp_path / "table.md").read_text()
 
 
