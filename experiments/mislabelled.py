@@ -9,7 +9,6 @@ each column. The folder gets `table.md` and `table.csv`. Started again, it train
 """
 
 import argparse
-import json
 import pathlib
 import subprocess
 import time
@@ -52,36 +51,14 @@ def main() -> None:
     options, fields = parser.parse_known_args()
     began, out = time.perf_counter(), options.out.absolute()
     folders = [plant(out / f"images-{seed}", seed) for seed in range(options.seeds)]
-    for folder in folders:
-        subprocess.run([*jobs.SDCLR, "prepare", f"folder:{folder}"], check=True, cwd=jobs.ROOT)
-    runs = {f"{method}-{seed}": (method, seed) for seed in range(options.seeds) for method in planted.METHODS}
-    directories = jobs.run(
-        [
-            jobs.Job(
-                name,
-                f"folder.py:{method}",
-                (f"--config.data.name=folder:{folders[seed]}", f"--config.seed={seed}", *FIELDS, *fields),
-                labels=False,
-            )
-            for name, (method, seed) in runs.items()
-        ],
-        out,
-    )
+    runs = planted.train(folders, out, (*FIELDS, *fields))
     rows = []
-    for path in directories:
+    for path, (method, seed) in runs.items():
         command = [*jobs.SDCLR, "exemplars", str(path), f"--rates={planted.RATE}", "--noprogress"]
         subprocess.run(command, check=True, cwd=jobs.ROOT)
-        rows += precisions(path, *runs[path.name])
-    config = json.loads((directories[0] / "config.json").read_text())
-    versions = json.loads((directories[0] / "versions.json").read_text())
+        rows += precisions(path, method, seed)
     command = " ".join(["python experiments/mislabelled.py", f"--seeds={options.seeds}", *fields])
-    write(
-        rows,
-        out,
-        f"`{command}`: {config['epochs']} epochs, trained at commit {versions['commit'][:7]}, jax {versions['jax']}, "
-        f"{versions['hardware']}.",
-        options.seeds,
-    )
+    write(rows, out, planted.trained(command, next(iter(runs))), options.seeds)
     print(f"{jobs.minutes_since(began)}. Wrote {out / 'table.md'}")
 
 

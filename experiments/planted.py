@@ -83,34 +83,47 @@ def main() -> None:
     options, fields = parser.parse_known_args()
     began, out = time.perf_counter(), options.out.absolute()
     folders = [plant(out / f"images-{seed}", seed) for seed in range(options.seeds)]
-    for folder in folders:
-        subprocess.run([*jobs.SDCLR, "prepare", f"folder:{folder}"], check=True, cwd=jobs.ROOT)
-    runs = {f"{method}-{seed}": (method, seed) for seed in range(options.seeds) for method in METHODS}
-    directories = jobs.run(
-        [
-            jobs.Job(
-                name,
-                f"folder.py:{method}",
-                (f"--config.data.name=folder:{folders[seed]}", f"--config.seed={seed}", *FIELDS, *fields),
-                labels=False,
-            )
-            for name, (method, seed) in runs.items()
-        ],
-        out,
-    )
-    rankings = {path: {} for path in directories}
-    for path in directories:
-        for against in SCORES if runs[path.name][0] == "sdclr" else ("recalibrated",):
+    runs = train(folders, out, (*FIELDS, *fields))
+    rankings = {path: {} for path in runs}
+    for path, (method, _) in runs.items():
+        for against in SCORES if method == "sdclr" else ("recalibrated",):
             command = [*jobs.SDCLR, "exemplars", str(path), f"--rates={RATE}", f"--against={against}", "--gallery=200"]
             subprocess.run(command, check=True, cwd=jobs.ROOT)
             rankings[path] |= ranked(path, against)
-    rows = [row for path, scores in rankings.items() for row in precisions(scores, *runs[path.name])]
-    config = json.loads((directories[0] / "config.json").read_text())
+    rows = [row for path, scores in rankings.items() for row in precisions(scores, *runs[path])]
     command = " ".join(["python experiments/planted.py", f"--seeds={options.seeds}", *fields])
-    versions = json.loads((directories[0] / "versions.json").read_text())
-    trained = f"`{command}`: {config['epochs']} epochs, trained at commit {versions['commit'][:7]}"
-    write(rows, out, f"{trained}, jax {versions['jax']}, {versions['hardware']}.", options.seeds)
+    write(rows, out, trained(command, next(iter(runs))), options.seeds)
     print(f"{jobs.minutes_since(began)}. Wrote {out / 'table.md'}")
+
+
+def train(
+    folders: list[pathlib.Path], out: pathlib.Path, fields: tuple[str, ...]
+) -> dict[pathlib.Path, tuple[str, int]]:
+    """Runs of both methods on the folder of each seed -> method and seed."""
+    for folder in folders:
+        subprocess.run([*jobs.SDCLR, "prepare", f"folder:{folder}"], check=True, cwd=jobs.ROOT)
+    runs = [(method, seed) for seed in range(len(folders)) for method in METHODS]
+    directories = jobs.run(
+        [
+            jobs.Job(
+                f"{method}-{seed}",
+                f"folder.py:{method}",
+                (f"--config.data.name=folder:{folders[seed]}", f"--config.seed={seed}", *fields),
+                labels=False,
+            )
+            for method, seed in runs
+        ],
+        out,
+    )
+    return dict(zip(directories, runs, strict=True))
+
+
+def trained(command: str, directory: pathlib.Path) -> str:
+    """The sentence on what made a table, by one of its runs."""
+    config = json.loads((directory / "config.json").read_text())
+    versions = json.loads((directory / "versions.json").read_text())
+    made = f"`{command}`: {config['epochs']} epochs, trained at commit {versions['commit'][:7]}"
+    return f"{made}, jax {versions['jax']}, {versions['hardware']}."
 
 
 def plant(folder: pathlib.Path, seed: int) -> pathlib.Path:

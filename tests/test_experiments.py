@@ -47,12 +47,18 @@ def test_the_input_pipeline_is_measured(tmp_path, monkeypatch):
     assert all(x > 10 for x in memory["process_mb"] + memory["workers_mb"])
 
 
-def test_planted_images_are_ranked_against_chance_and_rivals(tmp_path):
-    fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
-    command = [sys.executable, str(ROOT / "experiments" / "planted.py"), f"--out={tmp_path}", "--seeds=1", *fields]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
+def run(experiment: str, out: pathlib.Path, fields: list[str]) -> str:
+    """What an experiment of one seed prints."""
+    command = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"), f"--out={out}", "--seeds=1", *fields]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(out / "data")}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_planted_images_are_ranked_against_chance_and_rivals(tmp_path):
+    fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
+    run("planted", tmp_path, fields)
     kinds = [path.stem.rpartition("_")[2] for path in (tmp_path / "images-0").iterdir()]
     assert {kind: kinds.count(kind) for kind in kinds} == {"digit": 1761, "noise": 18, "photo": 18}
     with (tmp_path / "table.csv").open() as file:
@@ -68,10 +74,7 @@ def test_planted_images_are_ranked_against_chance_and_rivals(tmp_path):
 
 def test_wrong_labels_are_ranked_against_chance(tmp_path):
     fields = ["--config.epochs=3", "--config.optimizer.warmup_epochs=1", "--config.model.width=4"]
-    command = [sys.executable, str(ROOT / "experiments" / "mislabelled.py"), f"--out={tmp_path}", "--seeds=1", *fields]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert ended.returncode == 0, ended.stderr
+    run("mislabelled", tmp_path, fields)
     images = list((tmp_path / "images-0" / "train").glob("*/*.png"))
     assert sum(path.stem.rpartition("_")[2] != path.parent.name for path in images) == round(0.05 * len(images)) == 24
     with (tmp_path / "table.csv").open() as file:
@@ -108,12 +111,8 @@ def test_the_evaluation_is_timed_beside_scikit_learn_at_the_same_minimum(monkeyp
 def test_the_demo_runs_from_start_to_report(tmp_path):
     fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
     fields += ["--config.evaluate.full_epochs=2", "--config.evaluate.few_shot_epochs=2", "--config.projector.hidden=8"]
-    command = [sys.executable, str(ROOT / "experiments" / "digits_demo.py"), f"--out={tmp_path}", "--seeds=1", *fields]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
     for _ in range(2):  # the second time it finds all runs done
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert ended.returncode == 0, ended.stderr
-        assert "sdclr − simclr" in ended.stdout
+        assert "sdclr − simclr" in run("digits_demo", tmp_path, fields)
         page = (tmp_path / "report.html").read_text()
         assert "whether SDCLR is better than SimCLR" in page
     assert not list(tmp_path.glob("*/damaged_checkpoints"))

@@ -95,9 +95,9 @@ def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> 
             f"objective.queue is {queue}, and there are {len(images)} images: make it smaller, or images meet their "
             "own earlier embeddings in it"
         )
-    steps_per_epoch = len(images) // config.batch_size
+    steps_per_epoch, values = len(images) // config.batch_size, fields(config)
     for field in ("epochs", "prototypes.frozen_epochs", "objective.queue_start_epochs"):
-        epochs = fields(config).get(field, 0)
+        epochs = values.get(field, 0)
         if epochs * steps_per_epoch >= 2**31:  # steps are counted in int32
             most = (2**31 - 1) // steps_per_epoch
             raise UserError(f"{field} is {epochs}, of {steps_per_epoch} steps each: it must be at most {most}")

@@ -137,9 +137,8 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
     features = encoder.Encoder(config, shardings).features(encoder.dense(state), examples)
     nearest = min(NEAREST, len(features) - 1)
     near = knn.neighbours(features, max(options.neighbours, nearest))
-    others = _others(
-        knn.Neighbours(*(of_all[:, :nearest] for of_all in near)), examples.labels if class_groups else None
-    )
+    labels = examples.labels if class_groups else None
+    others = _others(near.rows[:, :nearest], near.distances[:, :nearest], labels)
     summary = {
         "format": 1,
         "run": {"method": config.method, "seed": config.seed},
@@ -188,13 +187,13 @@ def _pixels(
         yield lambda rows: crops_of(0, rows)
 
 
-def _others(near: knn.Neighbours, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Scores [N] that have nothing to do with pruning: the mean of 1 - cosine to the nearest images, high for what is
-    like nothing else; and, where there are labels [N], the share of these images that has another one, high for what is
-    labelled wrong, but for images of rare classes, too."""
-    scores = {"neighbour_distance": near.distances.mean(axis=1, dtype=np.float64)}
+def _others(rows: np.ndarray, distances: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Scores [N] that have nothing to do with pruning, by the nearest images of each: their `rows` and `distances`
+    [N, k]. The mean distance is high for what is like nothing else; where there are labels [N], the share of these
+    images that has another one is high for what is labelled wrong, but for images of rare classes, too."""
+    scores = {"neighbour_distance": distances.mean(axis=1, dtype=np.float64)}
     if labels is not None:
-        scores["label_disagreement"] = (labels[near.rows] != labels[:, None]).mean(axis=1)
+        scores["label_disagreement"] = (labels[rows] != labels[:, None]).mean(axis=1)
     return scores
 
 

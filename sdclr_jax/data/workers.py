@@ -122,14 +122,12 @@ class _Worker:
     def __init__(self, memory: int):
         ours, theirs = Pipe()
         program = "import sys; from sdclr_jax.data.workers import work; work(*map(int, sys.argv[1:]))"
-        environment = (
-            _KEEP_MEMORY
-            | os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-                "OPENBLAS_NUM_THREADS": "1",  # NumPy would start a thread a core, for nothing
-            }
-        )
+        environment = {
+            **_KEEP_MEMORY,
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "OPENBLAS_NUM_THREADS": "1",  # NumPy would start a thread a core, for nothing
+        }
         # Ctrl-C and SIGTERM are for this process to answer; a worker inherits that they are held back from it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         try:

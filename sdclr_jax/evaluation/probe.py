@@ -36,9 +36,8 @@ class SgdProbe(NamedTuple):
 class LogisticFit(NamedTuple):
     l2: float
     loss: float  # what is minimised, on standardised features
-    gradient_norm: (
-        float  # at most 1e-5, less for an l2 below 1e-4, unless the iterations ran out or float32 gives no smaller one
-    )
+    # At most 1e-5, less for an l2 below 1e-4, unless the iterations ran out or float32 gives no smaller one.
+    gradient_norm: float
     iterations: int
     validation_score: float  # accuracy, or the mean of the attributes' average precision
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdclr_jax.report.groups import Group, by_data, data_name, group
+from sdclr_jax.report.groups import Group, by_data, group
 from sdclr_jax.report.runs import Run, plain
 
 POINTS = 150  # of a curve in a picture at most; more cannot be seen, and would make the page heavy
@@ -71,5 +71,5 @@ def to_csv(runs: list[Run]) -> str:
                 numbers = [
                     "" if number is None or np.isnan(number) else f"{number:.6g}" for number in (step, epoch, value, sd)
                 ]
-                writer.writerow((data_name(member.runs[0]), member.label, plain(field), len(found), *numbers))
+                writer.writerow((member.data_name, member.label, plain(field), len(found), *numbers))
     return text.getvalue()

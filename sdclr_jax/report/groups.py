@@ -20,6 +20,10 @@ class Group:
     on: str  # `, digits (long_tail)` where the report has other data sets or subsets beside, else empty
 
     @property
+    def data_name(self) -> str:
+        return _data_name(self.runs[0])
+
+    @property
     def has_sparse_branch(self) -> bool:
         return self.runs[0].has_sparse_branch
 
@@ -36,7 +40,7 @@ def group(runs: list[Run]) -> list[Group]:
         data = (*_data(run), seen.index(run.lists))
         members.setdefault((data, json.dumps(settings(run), sort_keys=True)), []).append(run)
     labels = _labels(list(members.values()))
-    names = [data_name(repeats[0]) for repeats in members.values()]
+    names = [_data_name(repeats[0]) for repeats in members.values()]
     groups = []
     for index, ((data, _), repeats) in enumerate(members.items()):
         _forbid_twins(repeats)
@@ -55,7 +59,7 @@ def by_data(groups: list[Group]) -> list[list[Group]]:
     return list(parts.values())
 
 
-def data_name(run: Run) -> str:
+def _data_name(run: Run) -> str:
     """Data set and subset; a folder of images by its own name, without the machine's layout."""
     name, subset = _data(run)[:2]
     kind, colon, path = name.partition(":")

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from sdclr_jax.report import extras, figures, forgetting, maps, tables, templates, words
-from sdclr_jax.report.groups import Group, by_data, data_name, flatten, group, shown
+from sdclr_jax.report.groups import Group, by_data, flatten, group, shown
 from sdclr_jax.report.runs import SCORES, Run, metric, plain
 from sdclr_jax.report.svg import swatch
 
@@ -61,7 +61,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
     """
     groups = group(runs)
     methods = words.listed(list(dict.fromkeys(run.method for member in groups for run in member.runs)))
-    data = words.listed(list(dict.fromkeys(data_name(member.runs[0]) for member in groups)))
+    data = words.listed(list(dict.fromkeys(member.data_name for member in groups)))
     levels = tables.compare(runs)
     environment = templates.environment()
     environment.filters |= {
@@ -138,7 +138,7 @@ def _exemplars(groups: list[Group], folder: Path | None) -> Section | None:
         found = {run: every[run] for member in part for run in member.runs if run in every}
         if not found:
             continue
-        on = f", {data_name(part[0].runs[0])}" if len(parts) > 1 else ""
+        on = f", {part[0].data_name}" if len(parts) > 1 else ""
         members = [member for member in part if any(run in found for run in member.runs)]
         one = next(iter(found.values()))
         cut = " or ".join(dict.fromkeys(f"{100 * exemplars.rate:g} %" for exemplars in found.values()))
@@ -176,7 +176,7 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
     """All pictures, for each data set in turn."""
     parts = by_data(groups)
     for number, part in enumerate(parts):
-        on = f", {data_name(part[0].runs[0])}" if len(parts) > 1 else ""
+        on = f", {part[0].data_name}" if len(parts) > 1 else ""
         for place, protocol in enumerate(tables.protocols(part)):
             shown_groups = [member for member in part if any(protocol in run.protocols for run in member.runs)]
             yield Figure(

@@ -219,11 +219,10 @@ def _check_results(results) -> None:
     checks.check(
         results, ("data", "lists"), lambda value: checks.is_mapping(value) and all(map(checks.is_text, value.values()))
     )
-    provenance = results["data"].get("provenance") or {}
-    checks.check({"data": {"provenance": provenance}}, ("data", "provenance"), checks.is_mapping)
-    checks.check(
-        {"data": {"provenance": {"warning": ""} | provenance}}, ("data", "provenance", "warning"), checks.is_text
-    )
+    if provenance := results["data"].get("provenance"):
+        checks.check(results, ("data", "provenance"), checks.is_mapping)
+        if "warning" in provenance:
+            checks.check(results, ("data", "provenance", "warning"), checks.is_text)
     checks.check(results, ("encoder_checksum",), checks.is_integer)
     checks.check(results, ("protocols",), lambda value: checks.is_mapping(value) and value)
     for name, record in results["protocols"].items():

@@ -13,7 +13,7 @@ from scipy import stats
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from sdclr_jax.report import published
-from sdclr_jax.report.groups import Group, by_data, data_name, group
+from sdclr_jax.report.groups import Group, by_data, group
 from sdclr_jax.report.runs import SCORES, Run, metric, plain
 
 CONFIDENCE = 0.95  # of the intervals of differences
@@ -106,9 +106,7 @@ def compare(runs: list[Run]) -> list[Row]:
             for member in part:
                 if n := sum(protocol in run.protocols for run in member.runs):
                     cells = {score: _score_cell(member, groups, protocol, score) for score in SCORES}
-                    rows.append(
-                        Row(data_name(member.runs[0]), protocol, member.label, member.on, member.index, n, cells)
-                    )
+                    rows.append(Row(member.data_name, protocol, member.label, member.on, member.index, n, cells))
             for match in published.matches(part, protocol):
                 rows.append(_of_paper(match.method, match, protocol, match.scores))
     return rows
@@ -127,7 +125,7 @@ def differences(runs: list[Run]) -> list[Row]:
                 cells = {score: difference(second, first, protocol, score) for score in SCORES}
                 if n := cells["all"].n:
                     label = f"{second.label} − {first.label}"
-                    rows.append(Row(data_name(second.runs[0]), protocol, label, second.on, second.index, n, cells))
+                    rows.append(Row(second.data_name, protocol, label, second.on, second.index, n, cells))
             for first, second in combinations(published.matches(part, protocol), 2):
                 gains = {
                     score: published.Figure(round(second.scores[score].mean - first.scores[score].mean, 2))
@@ -143,7 +141,7 @@ def _of_paper(label: str, match: published.Match, protocol: str, scores: publish
     mark = "paper, other images" if match.other_images else "paper"
     label = f"{plain(label)} ({mark})"
     member = match.group
-    return Row(data_name(member.runs[0]), protocol, label, member.on, member.index, match.splits, cells, of_paper=True)
+    return Row(member.data_name, protocol, label, member.on, member.index, match.splits, cells, of_paper=True)
 
 
 def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:

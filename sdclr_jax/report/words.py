@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from sdclr_jax.report import published
-from sdclr_jax.report.groups import Group, by_data, confounds, data_name, group, settings, shown
+from sdclr_jax.report.groups import Group, by_data, confounds, group, settings, shown
 from sdclr_jax.report.runs import SCORES, Run, plain
 from sdclr_jax.report.tables import Cell, difference, leads, level, protocols, title
 
@@ -17,7 +17,7 @@ def summary(runs: list[Run]) -> list[str]:
     sentences = []
     for part in parts:
         protocol = protocols(part)[0]
-        on = f"{title(protocol)}{', ' + data_name(part[0].runs[0]) if len(parts) > 1 else ''}: "
+        on = f"{title(protocol)}{', ' + part[0].data_name if len(parts) > 1 else ''}: "
         if len(part) == 1:
             sentences.append(on + _alone(part[0], protocol))
         for place, member in enumerate(part[1:], start=1):
@@ -31,9 +31,7 @@ def notes(runs: list[Run]) -> list[str]:
     found = []
     parts = by_data(groups)
     if len(parts) > 1:
-        lists = ", ".join(
-            "; ".join(member.label for member in part) + f" on {data_name(part[0].runs[0])}" for part in parts
-        )
+        lists = ", ".join("; ".join(member.label for member in part) + f" on {part[0].data_name}" for part in parts)
         found.append(
             f"The runs are of different data, or of different subsets of it, and stand side by side only: "
             f"nothing is averaged or compared across {lists}."
