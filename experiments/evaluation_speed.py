@@ -30,8 +30,8 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from sdclr_jax import workdir
 from sdclr_jax.evaluation import knn, probe
+from sdclr_jax.run import versions
 
 CLASSES, DIMENSIONS = 10, 512
 L2 = tuple(np.logspace(-6, -1, 10).tolist())
@@ -163,7 +163,7 @@ def main() -> None:
     train, test = make_features(options.train), make_features(options.test, seed=1)
     result = measure(train, test, options.rounds, options.threads)
     result["settings"] = vars(options) | {"out": str(options.out), "k": K, "temperature": TEMPERATURE}
-    result["versions"] = workdir.versions()
+    result["versions"] = versions.current()
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(summary(result))
     if result["largest_difference"] > 1e-4:

@@ -20,7 +20,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from configs import base, methods
-from sdclr_jax import build, trees, workdir
+from sdclr_jax import recipes, trees
+from sdclr_jax.run import versions
 
 
 def compiled(batch_size: int):
@@ -29,7 +30,7 @@ def compiled(batch_size: int):
     methods.choose(config, "sdclr")
     config.batch_size = batch_size
     images = np.random.default_rng(0).integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
-    method = build.method(config, steps_per_epoch=1)
+    method = recipes.method(config, steps_per_epoch=1)
     state = jax.jit(method.init)(np.uint32(0), jnp.zeros((1, 32, 32, 3)))
     state = jax.jit(method.refresh)(state)
     view = jnp.asarray(images, jnp.float32)
@@ -75,8 +76,8 @@ def main() -> None:
             times[name].append(time.perf_counter() - before)
     step_time, bare_time = (statistics.median(times[name][1:]) for name in ("step", "bare"))
     print(f"step / (2 forwards + 2 backwards): {step_time / (2 * bare_time):.3f} in time ({step_time:.2f} s a step)")
-    versions = workdir.versions()
-    print({k: versions[k] for k in ("commit", "jax", "devices", "hardware")})
+    made_with = versions.current()
+    print({k: made_with[k] for k in ("commit", "jax", "devices", "hardware")})
 
 
 if __name__ == "__main__":

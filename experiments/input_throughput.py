@@ -241,9 +241,9 @@ def main() -> None:
             "file_kb": kilobytes,
             "settings": vars(options) | {"out": str(options.out), "batch": BATCH, "view": SIZE},
         }
-    from sdclr_jax import workdir
+    from sdclr_jax.run import versions
 
-    result["versions"] = workdir.versions() | {"pillow": Image.__version__}
+    result["versions"] = versions.current() | {"pillow": Image.__version__}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"JPEG files of {kilobytes:.0f} kB, two crops of {SIZE} x {SIZE} each, batch {BATCH}")
     columns = ("loader", "workers", "images_per_second", "lowest", "highest", "to_pillow_loop", "note")

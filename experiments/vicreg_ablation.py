@@ -17,7 +17,7 @@ import time
 import jobs
 from tabulate import tabulate
 
-from sdclr_jax import workdir
+from sdclr_jax.run import metrics
 
 VARIANTS = {
     "full": (),
@@ -50,7 +50,7 @@ def _job(name: str, variant: str, seed: int, fields: list[str]) -> jobs.Job:
 
 def _row(variant: str, seed: int, directory: pathlib.Path) -> dict:
     """The last measures of a run, its scores in percent, and what it was first warned of."""
-    last = workdir.read_metrics(directory / "metrics.jsonl")[-1]
+    last = metrics.read(directory / "metrics.jsonl")[-1]
     results = json.loads((directory / "results.json").read_text())
     even = json.loads((directory / "config.json").read_text())["projector"]["out"] ** -0.5
     said = directory / "warnings.jsonl"

@@ -12,8 +12,7 @@ FLOORS = {
     "trees": 0,
     "parallel": 0,
     "files": 0.5,
-    "workdir": 0.75,
-    "checkpoint": 0.75,
+    "run": 0.75,
     "models": 0,
     "objectives": 1,
     "data": 1,
@@ -22,7 +21,7 @@ FLOORS = {
     "optim": 1,
     "branches": 2,
     "train": 3,
-    "build": 4,
+    "recipes": 4,
     "report": 1,
     "commands": 5,
 }
@@ -64,7 +63,7 @@ def test_training_and_evaluation_do_not_know_each_other():
 
 
 def test_orbax_stands_in_one_file():
-    assert [p.name for p in FILES if "orbax" in p.read_text() and "import orbax" in p.read_text()] == ["checkpoint.py"]
+    assert [p.name for p in FILES if "orbax" in p.read_text() and "import orbax" in p.read_text()] == ["checkpoints.py"]
 
 
 def test_report_reads_only_files():

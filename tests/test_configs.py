@@ -22,7 +22,7 @@ from configs import (
     methods,
     places_lt,
 )
-from sdclr_jax import build
+from sdclr_jax import recipes
 from sdclr_jax.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -53,13 +53,13 @@ def differences() -> str:
         "imagenet": methods.IMAGENET,
         "digits": digits_lt.RECIPE,
     }
-    base_fields, lines = build.fields(base.get_config()), []
+    base_fields, lines = recipes.fields(base.get_config()), []
     for recipe, table in recipes.items():
         for method in methods.METHODS:
             config = base.get_config()
             methods.choose(config, method, table)
             lines.append(f"{recipe} {method}")
-            fields = build.fields(config)
+            fields = recipes.fields(config)
             lines += [f"    {k} = {v!r}" for k, v in fields.items() if base_fields.get(k, None) != v]
             lines += [f"    no {k}" for k in base_fields.keys() - fields.keys()]
     return "\n".join(lines) + "\n"
@@ -94,11 +94,11 @@ def test_every_method_passes_the_checks_and_its_head_is_no_confound(method, reci
     """The plain and the damaged method differ in their pairs and in nothing else."""
     config = base.get_config()
     methods.choose(config, method, recipe)
-    build.check(config)
+    recipes.check(config)
     assert config.method == method
     twin = base.get_config()
     methods.choose(twin, methods.METHODS[method][0], recipe)
-    assert {k for k, v in build.fields(config).items() if build.fields(twin)[k] != v} <= {"method", "pairs"}
+    assert {k for k, v in recipes.fields(config).items() if recipes.fields(twin)[k] != v} <= {"method", "pairs"}
 
 
 def test_a_method_without_a_line_in_a_recipe_is_trained_as_base_py_says(monkeypatch):
@@ -124,7 +124,7 @@ def test_a_run_from_before_byol_had_a_scale_can_be_evaluated():
     config = digits_lt.get_config("byol")
     with config.unlocked():
         del config.objective["scale"]
-    build.check(config)
+    recipes.check(config)
 
 
 def test_simclr_and_sdclr_have_the_published_head_of_sdclr():
@@ -179,11 +179,11 @@ def test_a_bad_field_is_named(name, field, value, said):
     with place.ignore_type():
         place[last] = value
     with pytest.raises(UserError, match=re.escape(said)):
-        build.check(config)
+        recipes.check(config)
 
 
 def test_a_config_without_a_field_that_all_have_is_refused_by_its_name():
-    for field in build.fields(base.get_config()):
+    for field in recipes.fields(base.get_config()):
         if field.startswith(("objective.", "views.")) and not field.endswith((".name", ".mean", ".std")):
             continue
         config = base.get_config()
@@ -194,12 +194,12 @@ def test_a_config_without_a_field_that_all_have_is_refused_by_its_name():
         with place.unlocked():
             del place[last]
         with pytest.raises(UserError, match=f"^the config lacks {field}: start from configs/base.py"):
-            build.check(config)
+            recipes.check(config)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_passes_the_checks(name):
-    build.check(CONFIGS[name]())
+    recipes.check(CONFIGS[name]())
 
 
 def test_the_published_recipe_of_photos():

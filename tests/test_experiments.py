@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from sdclr_jax import workdir
+from sdclr_jax.run import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -153,14 +153,14 @@ def test_ctrl_c_lets_the_runs_of_the_demo_save(tmp_path):
     )
     runs = [tmp_path / "simclr-0", tmp_path / "sdclr-0"]
     deadline = time.monotonic() + 180
-    while not all(workdir.read_metrics(run / "metrics.jsonl") for run in runs) and time.monotonic() < deadline:
+    while not all(metrics.read(run / "metrics.jsonl") for run in runs) and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
     _, errors = demo.communicate(timeout=120)
     assert demo.returncode == 1
     assert "the same command goes on from here" in errors
     for run in runs:
-        last = workdir.read_metrics(run / "metrics.jsonl")[-1]["step"]
+        last = metrics.read(run / "metrics.jsonl")[-1]["step"]
         assert last < 20_000 * 5
         assert str(last) in [p.name for p in (run / "checkpoints").iterdir()]
 

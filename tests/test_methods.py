@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from configs import base, digits_lt, methods
-from sdclr_jax import branches, build, parallel, trees
-from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax import branches, parallel, recipes, trees
 from sdclr_jax.errors import UserError
 from sdclr_jax.objectives.vectors import unit
+from sdclr_jax.run.checkpoints import Checkpoints
 from tests import tiny
 
 STEPS = 4  # past the epoch in which prototypes are frozen and before which SwAV's queue is not read
@@ -178,7 +178,7 @@ def test_multi_crop_is_data_too():
     recipe = tiny.RECIPE | {"swav": tiny.RECIPE["swav"] | {"number_of_views": 4}}
     methods.choose(config, "sd_swav", recipe)
     config.views.update({"size": 8, "small_size": 4})
-    method = build.method(config, tiny.STEPS_PER_EPOCH)
+    method = recipes.method(config, tiny.STEPS_PER_EPOCH)
     method.network = tiny.row("swav").network
     images = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3), np.uint8)
     views = jax.eval_shape(method.make_views, jax.random.key(0), images)
@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(name, field, value, 
         config.objective.slice_size = 16
     *parent, last = field.split(".")
     (config[parent[0]] if parent else config)[last] = value
-    build.check(config)
+    recipes.check(config)
     with pytest.raises(UserError, match=said):
-        state = build.abstract_state(config, (100, 8, 8, 1), parallel.shardings())
-        build.try_step(config, state, np.zeros((100, 8, 8, 1), np.uint8))
+        state = recipes.abstract_state(config, (100, 8, 8, 1), parallel.shardings())
+        recipes.try_step(config, state, np.zeros((100, 8, 8, 1), np.uint8))

@@ -9,9 +9,10 @@ import sys
 import jax
 import numpy as np
 
-from sdclr_jax import build, parallel, trees, workdir
-from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax import parallel, recipes, trees
 from sdclr_jax.commands.pretrain import pretrain
+from sdclr_jax.run import metrics
+from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines
 
 PROGRAM = """
@@ -48,13 +49,13 @@ def test_two_processes_train_what_one_trains(tmp_path):
     two = jax.devices()[:2]
     expected = pretrain(config("sdclr", every), tmp_path / "one", str(tmp_path / "data"), devices=two)
     shardings = parallel.shardings(two)
-    images = build.data(config(), str(tmp_path / "data")).part("long_tail").images
+    images = recipes.data(config(), str(tmp_path / "data")).part("long_tail").images
     with Checkpoints(tmp_path / "two" / "checkpoints") as checkpoints:
-        state = checkpoints.restore(like=build.abstract_state(config(), images.shape, shardings))
+        state = checkpoints.restore(like=recipes.abstract_state(config(), images.shape, shardings))
     assert int(state.step) == 15
     for name, x in trees.named(state.params).items():
         np.testing.assert_allclose(x, trees.named(expected.params)[name], atol=1e-4, err_msg=name)
-    assert workdir.read_metrics(tmp_path / "two" / "metrics.jsonl")[-1]["step"] == 15
+    assert metrics.read(tmp_path / "two" / "metrics.jsonl")[-1]["step"] == 15
     for a, b in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
         assert abs(a["loss"] - b["loss"]) < 1e-4
         assert a.keys() == b.keys()

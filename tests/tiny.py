@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base, methods
-from sdclr_jax import branches, build, objectives, optim, pruning
+from sdclr_jax import branches, objectives, optim, pruning, recipes
 from sdclr_jax.models import Head, Network
 from sdclr_jax.models.resnet import BasicBlock, ResNet
 from sdclr_jax.train import Method
@@ -67,12 +67,12 @@ def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtyp
 
 @cache
 def row(name: str) -> Method:
-    """The method of a row of configs/methods.py, as `build` puts it together, with a tiny network."""
+    """The method of a row of configs/methods.py, as `recipes` puts it together, with a tiny network."""
     config = base.get_config()
     methods.choose(config, name, RECIPE)
     config.epochs, config.optimizer.warmup_epochs = 10, 0
     config.prune.rate = 0.5
-    built = build.method(config, STEPS_PER_EPOCH)
+    built = recipes.method(config, STEPS_PER_EPOCH)
     built.network = built.network.clone(encoder=ResNet((), BasicBlock, width=4))
     built.make_views = two_flips
     return built

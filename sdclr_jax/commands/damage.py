@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import branches, build, parallel, pruning, trees
+from sdclr_jax import branches, parallel, pruning, recipes, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.data import batches
 from sdclr_jax.data.sources.progress import bar
@@ -41,7 +41,7 @@ class Measured(NamedTuple):
 
 def check(config: ConfigDict, against: str) -> None:
     """Raises UserError where the run has no sparse branch to hold against."""
-    if against == "sparse" and not build.method(config, steps_per_epoch=1).damaged:
+    if against == "sparse" and not recipes.method(config, steps_per_epoch=1).damaged:
         raise UserError(f"--against=sparse: {config.method} has no sparse branch, so take --against=recalibrated")
 
 
@@ -97,7 +97,7 @@ class Meter:
             "batch_size": self._batch_size,
             "calibration_batches": CALIBRATION if against == "recalibrated" else 0,
         }
-        method = build.method(config, steps_per_epoch=1)
+        method = recipes.method(config, steps_per_epoch=1)
         network, self._branches = method.network, method.branches
         temperature = config.objective.temperature if losses else None
 
@@ -134,7 +134,7 @@ class Meter:
         # Weights and statistics are arguments, so that one program serves every checkpoint and rate.
         self._outputs, self._compare = jax.jit(outputs), jax.jit(compare)
         self._batch_statistics = jax.jit(batch_statistics)
-        self._plain, self._views = jax.jit(build.plain_view(config)), jax.jit(method.make_views)
+        self._plain, self._views = jax.jit(recipes.plain_view(config)), jax.jit(method.make_views)
         self._mask = jax.jit(pruning.magnitude_mask, static_argnums=1)
         self._variables = jax.jit(branches.variables, static_argnums=0)
 

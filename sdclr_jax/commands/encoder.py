@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import branches, build, parallel
+from sdclr_jax import branches, parallel, recipes
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
@@ -30,7 +30,7 @@ def probe_images(config: ConfigDict, images: np.ndarray | Encoded, batch_size: i
     """A context with (step, rows [M]) -> the uint8 images [M, H, W, C] that a probe's views are made of: images on the
     device, or random crops of encoded ones. `batch_size` is the largest M."""
     images = images if isinstance(images, Encoded) else jnp.asarray(images)
-    return batches.on_demand(images, build.probe_crops(config), batch_size, config.data.workers)
+    return batches.on_demand(images, recipes.probe_crops(config), batch_size, config.data.workers)
 
 
 class Encoder:
@@ -40,13 +40,13 @@ class Encoder:
     """
 
     def __init__(self, config: ConfigDict, shardings: Shardings):
-        network, plain = build.network(config), build.plain_view(config)
+        network, plain = recipes.network(config), recipes.plain_view(config)
 
         def encode(variables: Tree, images: jax.Array) -> jax.Array:
             return network.apply(variables, plain(images), method="encode")
 
         self._encode = jax.jit(encode, out_shardings=shardings.replicated)
-        self._config, self._crop, self._sharding = config, build.centre_crop(config), shardings.batch
+        self._config, self._crop, self._sharding = config, recipes.centre_crop(config), shardings.batch
         self._batch_size = parallel.shareable(config.evaluate.batch_size, shardings)
 
     def features(self, variables: Tree, examples: Examples) -> np.ndarray:

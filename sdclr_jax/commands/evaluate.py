@@ -8,14 +8,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import build, parallel, trees, workdir
-from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax import parallel, recipes, trees
 from sdclr_jax.commands import encoder, flags, protocols
 from sdclr_jax.commands.probed import Probed
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import collapse, embedding
 from sdclr_jax.files import expanded
+from sdclr_jax.run import folder
+from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.train import State
 from sdclr_jax.trees import checksum
 
@@ -45,9 +46,9 @@ def main(argv: list[str]) -> None:
         raise UserError("give the folder of a run, as in: sdclr evaluate runs/sdclr")
     jobs = []
     for directory in directories:
-        args = flags.evaluate(options, USAGE, build.read(directory))
-        build.check(args.config)
-        workdir.check_writable(directory)
+        args = flags.evaluate(options, USAGE, recipes.read(directory))
+        recipes.check(args.config)
+        folder.check_writable(directory)
         jobs.append((directory, args.config, args.data_dir))
     for directory, config, data_dir in jobs:
         results = evaluate(config, directory, data_dir)
@@ -71,7 +72,7 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
             evaluation.
     """
     shardings = parallel.shardings()
-    data = build.data(config, data_dir)
+    data = recipes.data(config, data_dir)
     if not data.train.class_names:
         raise UserError(
             f"{config.data.name} has no labels, so there is nothing to probe: {directory / 'metrics.jsonl'} tells "
@@ -80,9 +81,9 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
         )
     wanted = protocols.chosen(config, data)
     now = data.about(config.data.subset)
-    if changed := workdir.about_other_data(directory, now):
+    if changed := folder.about_other_data(directory, now):
         print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
-    like = build.abstract_state(config, build.image_shape(config, data.train.images), shardings)
+    like = recipes.abstract_state(config, recipes.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like)
     before = int(checksum(variables))
     probed = Probed(config, variables, data, shardings, directory / "features")
@@ -93,7 +94,7 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
         again = variables if dropped else encoder.dense(checkpoints.restore(like=like, step=step))
     if not int(checksum(variables)) == int(checksum(again)) == before:
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
-    epoch = (workdir.trained_on(directory) or now)["images"] // config.batch_size
+    epoch = (folder.trained_on(directory) or now)["images"] // config.batch_size
     results = {
         "format": 1,
         "run": {"method": config.method, "seed": config.seed, "step": step, "epoch": step / epoch},
@@ -104,7 +105,7 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     }
     measured |= _others(directory / "results.json", results)
     results["protocols"] = {name: measured[name] for name in protocols.PROTOCOLS if name in measured}
-    workdir.write_json(directory / "results.json", results)
+    folder.write_json(directory / "results.json", results)
     _write_map(config, probed, directory)
     return results
 
@@ -116,7 +117,7 @@ def _write_map(config: ConfigDict, probed: Probed, directory: pathlib.Path) -> N
         path.unlink(missing_ok=True)
         return
     test, folder = probed.test, directory / "features"
-    workdir.write_json(path, embedding.about(test.features, test.labels, config.seed, limit, folder))
+    folder.write_json(path, embedding.about(test.features, test.labels, config.seed, limit, folder))
 
 
 def _others(path: pathlib.Path, results: dict) -> dict[str, dict]:
@@ -141,7 +142,7 @@ def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:
     return int(state.step), encoder.dense(state)
 
 
-def about(config: ConfigDict, data: build.Data) -> dict:
+def about(config: ConfigDict, data: recipes.Data) -> dict:
     """What results.json says of the data: classes, groups, and what names the archive and every list."""
     counts = data.subsets.train_counts
     parts = {"train": config.data.subset} | {part: part for part in ("probe_train", "few_shot", "validation")}

@@ -14,8 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from ml_collections import ConfigDict
 
-from sdclr_jax import build, files, parallel, workdir
-from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax import files, parallel, recipes
 from sdclr_jax.commands import damage, encoder, thumbnails
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
@@ -23,6 +22,8 @@ from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import exemplars, knn
 from sdclr_jax.report import gallery
+from sdclr_jax.run import folder
+from sdclr_jax.run.checkpoints import Checkpoints
 
 DESCRIPTION = """\
 Prunes the network of each run, measures how much that changes what it makes of each image it was trained on, at every
@@ -37,10 +38,10 @@ def main(argv: list[str]) -> None:
     options = _options(argv)
     jobs = []
     for directory in options.dirs:
-        config = build.read(directory)
-        build.check(config)
+        config = recipes.read(directory)
+        recipes.check(config)
         damage.check(config, options.against)
-        workdir.check_writable(directory)
+        folder.check_writable(directory)
         jobs.append((directory, config))
     if len({config.data.name for _, config in jobs}) > 1:
         raise UserError("the runs are of different data sets, whose images cannot be compared: name those of one")
@@ -49,13 +50,13 @@ def main(argv: list[str]) -> None:
         rankings[directory], summary = run(config, directory, options)
         for line in gallery.sentences(summary):
             print(f"{directory}  {line}")
-        trained_on, folder = summary["data"]["images"], directory / "exemplars"
+        trained_on, written = summary["data"]["images"], directory / "exemplars"
         print(
-            f"Wrote {folder}: open gallery.html there; exemplars.csv has all {trained_on} training images", flush=True
+            f"Wrote {written}: open gallery.html there; exemplars.csv has all {trained_on} training images", flush=True
         )
     if len(jobs) > 1:
         pairs = [_pair(*pair) for pair in itertools.combinations(rankings.items(), 2)]
-        workdir.write_json(options.overlap, {"format": 1, "score": "features", "pairs": pairs})
+        folder.write_json(options.overlap, {"format": 1, "score": "features", "pairs": pairs})
         print(f"Wrote {options.overlap}")
 
 
@@ -107,7 +108,7 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
         UserError: no checkpoint there, more neighbours than images, or a run whose scores are not finite.
     """
     shardings = parallel.shardings()
-    data = build.data(config, options.data_dir)
+    data = recipes.data(config, options.data_dir)
     examples = data.part(config.data.subset)
     if options.neighbours >= len(examples.ids):
         raise UserError(
@@ -125,7 +126,7 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
         settings = {"rates": options.rates, "pairs": options.views, "against": options.against}
         progress = not options.noprogress
         meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings, progress=progress)
-        like = build.abstract_state(config, build.image_shape(config, examples.images), shardings)
+        like = recipes.abstract_state(config, recipes.image_shape(config, examples.images), shardings)
         for step in kept.steps:
             if step not in kept.steps:
                 continue  # the run goes on, and has dropped it meanwhile
@@ -173,7 +174,7 @@ def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace
         thumbnails=thumbnails.make(examples.images, pictured),
     )
     _write(directory / "exemplars", table, page)
-    workdir.write_json(directory / "exemplars" / "summary.json", summary)
+    folder.write_json(directory / "exemplars" / "summary.json", summary)
     return ranking, summary
 
 
@@ -183,7 +184,7 @@ def _pixels(
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """(rows) -> uint8 [B, H, W, C]. Of encoded images, what the evaluation sees; augmented views are made of that."""
     largest, workers = damage.batch_size(config, shardings), config.data.workers
-    with batches.on_demand(examples.images, build.centre_crop(config), largest, workers) as crops_of:
+    with batches.on_demand(examples.images, recipes.centre_crop(config), largest, workers) as crops_of:
         yield lambda rows: crops_of(0, rows)
 
 
@@ -197,7 +198,7 @@ def _others(rows: np.ndarray, distances: np.ndarray, labels: np.ndarray | None) 
     return scores
 
 
-def _class_groups(config: ConfigDict, data: build.Data, examples: Examples) -> tuple[str, ...]:
+def _class_groups(config: ConfigDict, data: recipes.Data, examples: Examples) -> tuple[str, ...]:
     """many, medium or few for each class; none where images have no labels, or any number of attributes."""
     if not examples.class_names or examples.labels.ndim > 1:
         return ()

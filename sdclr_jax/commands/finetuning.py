@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import build
+from sdclr_jax import recipes
 from sdclr_jax.commands.encoder import Encoder, probe_images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
@@ -41,7 +41,7 @@ def fine_tune(
     rates = {name: settings[name] * batch_size / RATES_ARE_FOR for name in ("learning_rate", "head_learning_rate")}
     with _views(config, train, batch_size, shardings) as views_of:
         fitted = finetune.fit(
-            build.network(config),
+            recipes.network(config),
             variables,
             views_of,
             train.labels,
@@ -54,7 +54,7 @@ def fine_tune(
             **rates,
         )
     taken = {"images": len(train.labels), "list": longtail.list_hash(train.ids), "batch_size": batch_size}
-    about_views = build.about_probe_view(config, isinstance(train.images, Encoded))
+    about_views = recipes.about_probe_view(config, isinstance(train.images, Encoded))
     return fitted, taken | rates | about_views | {"best_epoch": fitted.best_epoch}
 
 
@@ -71,7 +71,7 @@ def _views(
     config: ConfigDict, examples: Examples, batch_size: int, shardings: Shardings
 ) -> Iterator[Callable[[int, np.ndarray], jax.Array]]:
     """(step, rows [B]) -> random crops and flips of those images, float [B, h, w, C], a function of seed and step."""
-    key, augmented = jax.random.key(config.seed), build.probe_view(config, isinstance(examples.images, Encoded))
+    key, augmented = jax.random.key(config.seed), recipes.probe_view(config, isinstance(examples.images, Encoded))
     split = batch_size % shardings.batch.mesh.size == 0  # else every device has all of the batch
     view = jax.jit(
         lambda step, images: augmented(jax.random.fold_in(key, step), images),

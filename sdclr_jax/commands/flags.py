@@ -7,7 +7,7 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdclr_jax import build
+from sdclr_jax import recipes
 from sdclr_jax.errors import UserError
 
 
@@ -73,7 +73,7 @@ def _load(location: str) -> ConfigDict:
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
     """Parse into `values`, with `config` as the flag of that name and a `data_dir`."""
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
-    known = [f"config.{field}" for field in build.fields(config)] + list(values)
+    known = [f"config.{field}" for field in recipes.fields(config)] + list(values)
     for arg in argv:
         name = arg.partition("=")[0].removeprefix("--")
         plain = name.removeprefix("no")

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import build, parallel
+from sdclr_jax import parallel, recipes
 from sdclr_jax.commands.encoder import Encoder, dense
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
@@ -28,7 +28,7 @@ class Live:
         UserError: the images have no labels.
     """
 
-    def __init__(self, config: ConfigDict, data: build.Data, shardings: Shardings):
+    def __init__(self, config: ConfigDict, data: recipes.Data, shardings: Shardings):
         c = config.evaluate
         if not data.train.class_names:
             raise UserError(

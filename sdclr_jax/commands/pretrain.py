@@ -13,8 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sdclr_jax import build, parallel, pruning, workdir
-from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax import parallel, pruning, recipes
 from sdclr_jax.commands import flags, protocols
 from sdclr_jax.commands.live import Live
 from sdclr_jax.data.batches import Resident, Streamed
@@ -22,6 +21,8 @@ from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.run import folder, metrics
+from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.train import State
 
 USAGE = """sdclr pretrain --config=FILE.py[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
@@ -58,24 +59,24 @@ def pretrain(
         UserError: bad input, before anything is written.
         Diverged: something is no longer finite; the last good checkpoint stays.
     """
-    build.check(config)
+    recipes.check(config)
     protocols.check_names(config)
-    workdir.check(directory, config)
+    folder.check(directory, config)
     shardings = parallel.shardings(devices)
-    data = build.data(config, data_dir)
+    data = recipes.data(config, data_dir)
     live = Live(config, data, shardings) if config.evaluate.every else None
     images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
-    if changed := workdir.about_other_data(directory, trained_on):
+    if changed := folder.about_other_data(directory, trained_on):
         raise UserError(f"{changed}: put the images back, or give another --workdir")
-    batches, shape = build.batches(config, images, shardings), build.image_shape(config, images)
-    like = build.abstract_state(config, shape, shardings)
-    build.try_step(config, like, images)
+    batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
+    like = recipes.abstract_state(config, shape, shardings)
+    recipes.try_step(config, like, images)
     parallel.barrier("checked")  # no process writes before all have looked
-    view_shape = build.view_shape(config, shape)
+    view_shape = recipes.view_shape(config, shape)
     if not parallel.is_main():
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
-    with workdir.lock(directory):
-        workdir.claim(directory, config, trained_on)
+    with folder.lock(directory):
+        folder.claim(directory, config, trained_on)
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
 
 
@@ -94,7 +95,7 @@ def _train(
     checkpoint_every, keep_every = config.checkpoint_every * epoch, config.keep_every * epoch
     live_every = config.evaluate.every * epoch if live else 0
 
-    method = build.method(config, epoch)
+    method = recipes.method(config, epoch)
     init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=_quick_compile(shardings))
     step_fn = jax.jit(method.step, donate_argnums=0, out_shardings=(shardings.replicated, shardings.replicated))
     refresh = jax.jit(method.refresh, donate_argnums=0, out_shardings=shardings.replicated)
@@ -267,7 +268,7 @@ class _NoLog:
 
 
 def _log(directory: pathlib.Path, step: int):
-    return workdir.Metrics(directory, step) if parallel.is_main() else _NoLog()
+    return metrics.Metrics(directory, step) if parallel.is_main() else _NoLog()
 
 
 def _bar(total: int, start: int, progress: bool) -> tqdm:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import build, trees
+from sdclr_jax import recipes, trees
 from sdclr_jax.commands.encoder import Encoder, probe_images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded, digest
@@ -42,11 +42,11 @@ class Probed:
     PARTS = ("probe_train", "few_shot", "validation", "long_tail")
 
     def __init__(
-        self, config: ConfigDict, variables: trees.Tree, data: build.Data, shardings: Shardings, folder: pathlib.Path
+        self, config: ConfigDict, variables: trees.Tree, data: recipes.Data, shardings: Shardings, folder: pathlib.Path
     ):
         self.config, self.variables, self.shardings = config, variables, shardings
         self._encoded = isinstance(data.train.images, Encoded)
-        network, augmented = build.network(config), build.probe_view(config, self._encoded)
+        network, augmented = recipes.network(config), recipes.probe_view(config, self._encoded)
 
         # The variables are an argument and not a constant, so that all runs of one shape share what is compiled.
         def encode_view(variables: trees.Tree, key: jax.Array, images: jax.Array) -> jax.Array:
@@ -107,7 +107,7 @@ class Probed:
         """What `features_of` does to its images, for a protocol's settings."""
         if not self.config.evaluate.augment:
             return {"augment": False}
-        return build.about_probe_view(self.config, self._encoded)
+        return recipes.about_probe_view(self.config, self._encoded)
 
     def per_class(self, predictions: np.ndarray) -> np.ndarray:
         """Score of each class, or attribute, float64 [C], from predictions of the test images: classes int [N], or how

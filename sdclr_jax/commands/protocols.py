@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import build
+from sdclr_jax import recipes
 from sdclr_jax.commands import finetuning
 from sdclr_jax.commands.probed import Labelled, Probed
 from sdclr_jax.data.subsets import longtail
@@ -254,7 +254,7 @@ def check_names(config: ConfigDict) -> None:
             raise UserError(f"unknown evaluate.protocols {name!r}: known are {', '.join(PROTOCOLS)}")
 
 
-def chosen(config: ConfigDict, data: build.Data) -> dict[str, Protocol]:
+def chosen(config: ConfigDict, data: recipes.Data) -> dict[str, Protocol]:
     """The protocols of `evaluate.protocols`, in the order of the table; those of classes alone only where there are
     classes.
 

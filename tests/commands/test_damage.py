@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdclr_jax import build, parallel, trees
+from sdclr_jax import parallel, recipes, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.commands import damage
 from sdclr_jax.errors import UserError
@@ -25,7 +25,7 @@ def tiny(method="sdclr"):
 @pytest.fixture(scope="module")
 def state():
     """A state whose norms and statistics differ between the branches, with a mask."""
-    method = build.method(tiny(), steps_per_epoch=1)
+    method = recipes.method(tiny(), steps_per_epoch=1)
     state = jax.jit(method.init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))
     step = jax.jit(method.step)
     state = jax.jit(method.refresh)(state)
@@ -64,7 +64,7 @@ def by_hand(state, norms, mask):
     """Features and projections [N, D] of the plain images."""
     params = by_hand_params(state, norms, mask)
     views = (IMAGES.astype(np.float32) / 255 - np.float32(0.305)) / np.float32(0.376)
-    out = build.network(tiny()).apply({"params": params, "batch_stats": state.stats[norms]}, views, train=False)
+    out = recipes.network(tiny()).apply({"params": params, "batch_stats": state.stats[norms]}, views, train=False)
     return np.asarray(out.features, np.float64), np.asarray(out.projection, np.float64)
 
 
@@ -172,7 +172,7 @@ def test_images_that_pruning_changes_come_first():
     c = tiny("simclr")
     c.views.mean, c.views.std = (0.0,), (1.0,)
     c.projector.layers = 1
-    method = build.method(c, steps_per_epoch=1)
+    method = recipes.method(c, steps_per_epoch=1)
     state = jax.jit(method.init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))
     kernels = {}
     for name, leaf in trees.named(state.params["weights"]).items():
@@ -212,7 +212,7 @@ def test_a_run_that_diverged_is_refused(state):
 def test_methods_with_more_heads_branches_and_views(name):
     """SwAV has small crops and prototypes, self-damaged BYOL a predictor, a target and a sparse branch."""
     c = tiny(name)
-    state = jax.jit(build.method(c, steps_per_epoch=1).init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))
+    state = jax.jit(recipes.method(c, steps_per_epoch=1).init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))
     found = meter(c, against="recalibrated", rates=(0.9,), pairs=1).measure(state)
     assert found.scores.shape == (1, 2, 37)  # no NT-Xent, so no losses
     assert (found.scores > 0).all()

@@ -11,13 +11,14 @@ import pytest
 from sklearn.manifold import TSNE
 from sklearn.metrics import average_precision_score
 
-from sdclr_jax import build, parallel, trees, workdir
-from sdclr_jax.build import checks
-from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax import parallel, recipes, trees
 from sdclr_jax.commands import encoder, evaluate, main
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import embedding, knn, probe
+from sdclr_jax.recipes import checks
+from sdclr_jax.run import folder
+from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config
 
 QUICK = (
@@ -93,19 +94,19 @@ def test_scores_follow_from_the_classes(evaluated):
 def derived(evaluated, data_dir):
     """Features of the dense branch and the labels they belong to, put together without commands/evaluate.py."""
     directory, _, _ = evaluated
-    c = workdir.read_config(directory)
+    c = folder.read_config(directory)
     train, test = (sources.source("digits", data_dir).load(split) for split in ("train", "test"))
     subsets = longtail.draw(
         train.labels, num_classes=10, n_max=110, imbalance=20.0, validation_per_class=20, few_shot_per_class=5, seed=0
     )
     shardings = parallel.shardings(jax.devices()[:1])
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        state = checkpoints.restore(like=build.abstract_state(c, train.images.shape, shardings))
+        state = checkpoints.restore(like=recipes.abstract_state(c, train.images.shape, shardings))
     variables = {
         "params": trees.combine(state.params["weights"], state.params["norms"]["dense"]),
         "batch_stats": state.stats["dense"],
     }
-    network = build.network(c)
+    network = recipes.network(c)
 
     def features(images):
         views = (images.astype(np.float32) / 255 - np.float32(0.305)) / np.float32(0.376)
@@ -160,7 +161,7 @@ def test_the_published_probes_see_the_right_images_and_new_views_each_step(evalu
         return sgd(features_of, labels, validation_features, validation_labels, **settings)
 
     monkeypatch.setattr(probe, "sgd", spy)
-    evaluate.evaluate(workdir.read_config(directory), directory, str(data_dir))
+    evaluate.evaluate(folder.read_config(directory), directory, str(data_dir))
     for part, (labels, validation_features, validation_labels, views, rows) in zip(
         ("probe_train", "few_shot"), seen, strict=True
     ):
@@ -180,7 +181,7 @@ def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, tmp_path
     three = parallel.shardings(jax.devices()[:3])
     monkeypatch.setattr(evaluate.parallel, "shardings", lambda: three)
     copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
-    again = evaluate.evaluate(workdir.read_config(copy), copy, str(data_dir))
+    again = evaluate.evaluate(folder.read_config(copy), copy, str(data_dir))
     assert len(list((copy / "features").iterdir())) == 3  # two lists of images, and the map
     assert again["encoder_checksum"] == results["encoder_checksum"]
     np.testing.assert_allclose(
@@ -230,7 +231,7 @@ def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, m
 def test_data_that_changed_since_are_told_of(evaluated, data_dir, tmp_path, monkeypatch, capsys):
     """By an evaluation, which says too what results it does away with, by the report, and by a run that would go on."""
     directory, results, _ = evaluated
-    copy, given = shutil.copytree(directory, tmp_path / "copy"), build.data
+    copy, given = shutil.copytree(directory, tmp_path / "copy"), recipes.data
 
     def fewer(config, data_dir):
         found = given(config, data_dir)
@@ -239,7 +240,7 @@ def test_data_that_changed_since_are_told_of(evaluated, data_dir, tmp_path, monk
     argv = ["evaluate", str(copy), f"--data_dir={data_dir}", "--config.evaluate.protocols=('ts_knn_1',)"]
     assert main.main(argv) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(build, "data", fewer)
+    monkeypatch.setattr(recipes, "data", fewer)
     assert main.main(argv) == 0
     told, gone = capsys.readouterr().err.splitlines()
     assert f"warning: {copy} was trained on 369 images (SHA-256 of their list " in told
@@ -285,7 +286,7 @@ def test_a_run_that_goes_on_and_drops_the_checkpoint_costs_no_evaluation(evaluat
 def test_a_run_that_cannot_be_written_is_refused_before_the_work(evaluated, data_dir, monkeypatch, capsys, command):
     directory, _, _ = evaluated
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
-    monkeypatch.setattr(build, "data", None)  # not called
+    monkeypatch.setattr(recipes, "data", None)  # not called
     assert main.main([command, str(directory), f"--data_dir={data_dir}"]) == 2
     assert capsys.readouterr().err == f"sdclr: {directory} cannot be written: {directory} is read-only\n"
 
@@ -308,7 +309,7 @@ ATTRIBUTES = {"odd": (1, 3, 5, 7, 9), "high": (5, 6, 7, 8, 9), "zero": (0,), "ne
 def attributes(evaluated, data_dir, tmp_path_factory):
     """A copy of the run, whose digits have attributes instead of classes: results.json, attributes of the test images.
     `never` is had by a training image and by no test image."""
-    given = build.data
+    given = recipes.data
 
     def told_by(examples):
         labels = np.stack([np.isin(examples.labels, digits) for digits in ATTRIBUTES.values()], axis=1)
@@ -325,7 +326,7 @@ def attributes(evaluated, data_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("runs") / "attributes"
     shutil.copytree(evaluated[0], directory)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "data", data)
+        patch.setattr(recipes, "data", data)
         assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 0
     return directory, json.loads((directory / "results.json").read_text()), data(config(), str(data_dir))
 
@@ -377,14 +378,14 @@ def test_a_report_says_what_is_average_precision(attributes, evaluated, tmp_path
 
 def test_a_class_without_test_images_is_named_before_anything_is_measured(evaluated, data_dir, monkeypatch, capsys):
     directory, _, _ = evaluated
-    given = build.data
+    given = recipes.data
 
     def untested(config, data_dir):
         found = given(config, data_dir)
         return found._replace(test=found.test.take(~np.isin(found.test.labels, (3, 7))))
 
     before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
-    monkeypatch.setattr(build, "data", untested)
+    monkeypatch.setattr(recipes, "data", untested)
     monkeypatch.setattr(evaluate, "Probed", None)  # not called
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
     assert "digits has no test images of three, seven, so a mean over its classes is not" in capsys.readouterr().err
@@ -393,14 +394,14 @@ def test_a_class_without_test_images_is_named_before_anything_is_measured(evalua
 
 def test_images_without_labels_cannot_be_probed(evaluated, data_dir, monkeypatch, capsys):
     directory, _, _ = evaluated
-    given = build.data
+    given = recipes.data
 
     def unlabelled(config, data_dir):
         found = given(config, data_dir)
         return found._replace(train=found.train._replace(class_names=(), labels=np.full(len(found.train.labels), -1)))
 
     before = (directory / "results.json").read_text()
-    monkeypatch.setattr(build, "data", unlabelled)
+    monkeypatch.setattr(recipes, "data", unlabelled)
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("sdclr: digits has no labels, so there is nothing to probe: ")
@@ -438,7 +439,7 @@ def test_bad_input(evaluated, data_dir, capsys, argv, sentence):
 
 
 def test_a_run_without_a_checkpoint(data_dir, tmp_path, capsys):
-    workdir.claim(tmp_path / "new", config(), {"images": 1, "sha256": "0"})
+    folder.claim(tmp_path / "new", config(), {"images": 1, "sha256": "0"})
     assert main.main(["evaluate", str(tmp_path / "new"), f"--data_dir={data_dir}"]) == 2
     assert "no checkpoint yet" in capsys.readouterr().err
 
@@ -458,6 +459,6 @@ def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
 
 
 def test_every_subset_can_be_pretrained_on(data_dir):
-    data = build.data(config(), str(data_dir))
+    data = recipes.data(config(), str(data_dir))
     sizes = {subset: len(data.part(subset).labels) for subset in checks.KNOWN["data.subset"]}
     assert sizes == {"long_tail": 369, "balanced": 369, "probe_train": 1152}

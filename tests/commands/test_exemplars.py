@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from sdclr_jax import build, parallel, workdir
-from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax import parallel, recipes
 from sdclr_jax.commands import damage, encoder, exemplars, flags, main, thumbnails
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data import sources
 from sdclr_jax.data.images import Files
 from sdclr_jax.report import extras
+from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import ROOT, TINY, config
 from tests.photos import jpeg, photo
 
@@ -98,11 +98,11 @@ def test_an_image_is_as_far_from_its_ten_nearest_as_scikit_learn_finds(measured)
     What one device wrote is held against the features that eight compute."""
     folder, _ = measured
     directory = folder / "zero"
-    run, shardings = workdir.read_config(directory), parallel.shardings(jax.devices()[:8])
+    run, shardings = folder.read_config(directory), parallel.shardings(jax.devices()[:8])
     assert shardings.batch.num_devices == 8
-    examples = build.data(run, folder / "data").part(run.data.subset)
+    examples = recipes.data(run, folder / "data").part(run.data.subset)
     with Checkpoints(directory / "checkpoints", read_only=True) as kept:
-        state = kept.restore(like=build.abstract_state(run, build.image_shape(run, examples.images), shardings))
+        state = kept.restore(like=recipes.abstract_state(run, recipes.image_shape(run, examples.images), shardings))
     features = encoder.Encoder(run, shardings).features(encoder.dense(state), examples)
     distances, near = NearestNeighbors(n_neighbors=10, metric="cosine").fit(features).kneighbors()
     summary, rows = read(directory)
@@ -219,18 +219,18 @@ def test_a_checkpoint_that_the_run_drops_meanwhile_is_left_out(measured, tmp_pat
 
 def test_images_without_labels(measured, tmp_path, monkeypatch):
     folder, _ = measured
-    real = build.data
+    real = recipes.data
 
     def unlabelled(config, data_dir):
         data = real(config, data_dir)
         train = data.train._replace(class_names=(), labels=np.full(len(data.train.labels), -1, np.int32))
         return data._replace(train=train)
 
-    monkeypatch.setattr(build, "data", unlabelled)
+    monkeypatch.setattr(recipes, "data", unlabelled)
     on_one_device(monkeypatch)
     written = []
     monkeypatch.setattr(exemplars, "_write", lambda folder, table, page: written.append((table, page)))
-    monkeypatch.setattr(exemplars.workdir, "write_json", lambda path, content: written.append(content))
+    monkeypatch.setattr(exemplars.folder, "write_json", lambda path, content: written.append(content))
     argv = ["exemplars", str(folder / "one"), f"--data_dir={folder / 'data'}", *QUICK]
     assert main.main([*argv, "--against=pruned"]) == 0
     (table, page), summary = written

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import build, parallel, workdir
+from sdclr_jax import parallel, recipes
 from sdclr_jax.commands import evaluate, finetuning, main
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import finetune
+from sdclr_jax.run import metrics
 from tests.commands.test_pretrain import arguments, config, run
 
 EPOCHS = (3, 2)
@@ -22,7 +23,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(data_dir):
-    return build.data(config(), str(data_dir)).part("probe_train")
+    return recipes.data(config(), str(data_dir)).part("probe_train")
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.1, 11), (0.01, 1), (1e-6, 1), (1.0, 100)])
@@ -82,7 +83,7 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}", *fine_tune]) == 0
     assert all(p.read_bytes() == content for p, content in before.items())
     results = json.loads((directory / "results.json").read_text())
-    data = build.data(c, str(data_dir))
+    data = recipes.data(c, str(data_dir))
     train, validation = data.part("probe_train"), data.part("validation")
 
     def plain(images):
@@ -111,7 +112,7 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
         assert max(jax.tree.leaves(moved["params"]["encoder"])) > 1e-4
         assert max(jax.tree.leaves(moved["batch_stats"]["encoder"])) > 1e-4
         assert max(jax.tree.leaves(moved["params"]["projector"])) == 0
-        features = build.network(c).apply(fitted.variables, plain(data.test.images), method="encode")
+        features = recipes.network(c).apply(fitted.variables, plain(data.test.images), method="encode")
         predicted = (np.asarray(features) @ fitted.kernel + fitted.bias).argmax(1)
         right = [float((predicted[data.test.labels == k] == k).mean()) for k in range(10)]
         np.testing.assert_allclose(protocol["per_class"], right, atol=1.5 / 43)  # but for a tie
@@ -134,4 +135,4 @@ def test_bad_fields_are_refused(more, sentence, data_dir, tmp_path, capsys):
     argv = arguments(tmp_path / "run", data_dir, "sdclr", "--noprogress", f"--config.evaluate.{more}")
     assert main.main(["pretrain", *argv]) == 2
     assert sentence in capsys.readouterr().err
-    assert workdir.read_metrics(tmp_path / "run" / "metrics.jsonl") == []
+    assert metrics.read(tmp_path / "run" / "metrics.jsonl") == []

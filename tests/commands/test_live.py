@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from sdclr_jax import build, parallel, workdir
+from sdclr_jax import parallel, recipes
 from sdclr_jax.commands import live as live_command
 from sdclr_jax.commands import main
 from sdclr_jax.commands import pretrain as pretrain_command
@@ -16,6 +16,7 @@ from sdclr_jax.commands.encoder import dense
 from sdclr_jax.commands.live import Live
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data.subsets import longtail
+from sdclr_jax.run import metrics
 from sdclr_jax.train import Method
 from tests.commands.test_pretrain import arguments, assert_same_bits, config, lines, power_cut, run
 
@@ -52,13 +53,13 @@ def test_a_run_is_the_same_with_and_without(measured, data_dir, tmp_path):
 def test_what_is_measured(measured, data_dir):
     """Against features, neighbours and a regression made here; digits have few enough images for exact shares."""
     c, (*_, last) = config("sdclr", *EVERY), lines(measured.directory)
-    data = build.data(c, str(data_dir))
+    data = recipes.data(c, str(data_dir))
     train, validation = data.part("probe_train"), data.part("validation")
     train = train.take(np.arange(500) * len(train.labels) // 500)
 
     def features(examples):
         views = (examples.images.astype(np.float32) / 255 - np.float32(0.305)) / np.float32(0.376)
-        return np.asarray(build.network(c).apply(dense(measured.state), views, method="encode"), np.float64)
+        return np.asarray(recipes.network(c).apply(dense(measured.state), views, method="encode"), np.float64)
 
     x, query = features(train), features(validation)
     unit, unit_query = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (x, query))
@@ -82,7 +83,7 @@ def test_what_is_measured(measured, data_dir):
 
 
 def test_test_images_are_never_seen(measured, data_dir):
-    data = build.data(config(), str(data_dir))
+    data = recipes.data(config(), str(data_dir))
     live = Live(config("sdclr", *EVERY), data._replace(test=None), parallel.shardings(jax.devices()[:1]))
     assert live.measure(measured.state).keys() == MEASURES
 
@@ -95,7 +96,7 @@ def test_a_stopped_run_measures_the_same(measured, data_dir, tmp_path, monkeypat
 
 
 def test_its_time_is_told_apart_and_the_bar_shows_it(measured, data_dir, tmp_path, monkeypatch, capfd):
-    for line in workdir.read_metrics(measured.directory / "metrics.jsonl"):
+    for line in metrics.read(measured.directory / "metrics.jsonl"):
         assert ("evaluation_seconds" in line) == ("knn/all" in line)
     measure, late = Live.measure, [0.0]
 
@@ -107,7 +108,7 @@ def test_its_time_is_told_apart_and_the_bar_shows_it(measured, data_dir, tmp_pat
     monkeypatch.setattr(pretrain_command, "time", clock)
     monkeypatch.setattr(Live, "measure", slow)
     pretrain(config("sdclr", *EVERY), tmp_path / "slow", data_dir, devices=jax.devices()[:1], progress=True)
-    found = workdir.read_metrics(tmp_path / "slow" / "metrics.jsonl")
+    found = metrics.read(tmp_path / "slow" / "metrics.jsonl")
     assert [line["step"] for line in found if line.get("evaluation_seconds", 0) >= 1000] == [10, 15]
     assert found[-1]["seconds"] < 1000
     assert all(line["images_per_second"] > 1 for line in found)
@@ -116,7 +117,7 @@ def test_its_time_is_told_apart_and_the_bar_shows_it(measured, data_dir, tmp_pat
 
 
 def test_any_number_of_devices_measures_the_same(measured, data_dir):
-    data = build.data(config(), str(data_dir))
+    data = recipes.data(config(), str(data_dir))
     expected = lines(measured.directory)[-1]
     eight = parallel.shardings(jax.devices())
     state = jax.device_put(jax.device_get(measured.state.replace(key=None)), eight.replicated)
@@ -126,7 +127,7 @@ def test_any_number_of_devices_measures_the_same(measured, data_dir):
 
 def test_attributes_are_measured_by_average_precision_and_an_empty_group_is_null(measured, data_dir):
     digits = {"odd": (1, 3, 5, 7, 9), "high": (5, 6, 7, 8, 9), "zero": (0,)}
-    data = build.data(config(), str(data_dir))
+    data = recipes.data(config(), str(data_dir))
     labels = np.stack([np.isin(data.train.labels, d) for d in digits.values()], axis=1).astype(np.uint8)
     counts = labels[data.subsets.long_tail].sum(axis=0, dtype=np.int64)
     data = data._replace(
@@ -146,7 +147,7 @@ def test_attributes_are_measured_by_average_precision_and_an_empty_group_is_null
 
 
 def test_a_class_without_validation_images_is_left_out(measured, data_dir):
-    data = build.data(config(), str(data_dir))
+    data = recipes.data(config(), str(data_dir))
     validation = data.subsets.validation
     held = data.train.labels[validation] != 3
     live = Live(
@@ -174,13 +175,13 @@ def test_bad_fields_are_refused(more, sentence, data_dir, tmp_path, capsys):
 
 
 def test_images_without_labels_are_refused_before_anything_is_written(data_dir, tmp_path, capsys, monkeypatch):
-    given = build.data
+    given = recipes.data
 
     def unlabelled(config, data_dir):
         found = given(config, data_dir)
         return found._replace(train=found.train._replace(class_names=(), labels=np.full(len(found.train.labels), -1)))
 
-    monkeypatch.setattr(build, "data", unlabelled)
+    monkeypatch.setattr(recipes, "data", unlabelled)
     argv = ["pretrain", *arguments(tmp_path / "run", data_dir, "sdclr", "--noprogress"), *EVERY]
     assert main.main(argv) == 2
     assert capsys.readouterr().err == (

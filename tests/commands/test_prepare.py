@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from configs import digits_lt
-from sdclr_jax import build, workdir
+from sdclr_jax import recipes
 from sdclr_jax.commands import evaluate, flags, main
 from sdclr_jax.data.sources import cifar
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
+from sdclr_jax.run import folder
 from tests import archives
 from tests.pictures import picture, put
 
@@ -66,7 +67,7 @@ def test_from_the_archive_to_a_run(tmp_path, capsys):
     )
 
     config = flags.pretrain(pretrain[1:], "").config
-    data = build.data(config, str(tmp_path / "data"))
+    data = recipes.data(config, str(tmp_path / "data"))
     images = archives.original("cifar10", content, "train")[0]
     chosen = np.sort(np.load(tmp_path / "split1_D_i.npy"))
     assert np.array_equal(data.part("long_tail").images, images[chosen])
@@ -80,7 +81,7 @@ def test_from_the_archive_to_a_run(tmp_path, capsys):
 
 def test_the_warning_is_seen_with_the_scores(tmp_path, capsys, monkeypatch):
     config = flags.pretrain([f"--config={ROOT / 'configs' / 'cifar10_lt.py'}", f"--workdir={tmp_path}"], "").config
-    workdir.write_json(tmp_path / "config.json", config.to_dict())
+    folder.write_json(tmp_path / "config.json", config.to_dict())
     results = {"data": {"provenance": {"published": False, "warning": "not the published one"}}, "protocols": {}}
     monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: results)
     assert main.main(["evaluate", str(tmp_path)]) == 0
@@ -178,8 +179,8 @@ def test_photos_in_the_config(tmp_path, method):
     put(tmp_path / "photos", [f"{c}/{i}.png" for c, n in (("cat", 30), ("dog", 9), ("newt", 4)) for i in range(n)])
     argv = [f"--config={ROOT / 'configs' / 'folder.py'}:{method}", f"--workdir={tmp_path / 'run'}"]
     config = flags.pretrain([*argv, f"--config.data.name=folder:{tmp_path / 'photos'}"], "").config
-    build.check(config)
-    data = build.data(config, str(tmp_path / "data"))
+    recipes.check(config)
+    data = recipes.data(config, str(tmp_path / "data"))
     about = evaluate.about(config, data)
     assert about["class_names"] == ["cat", "dog", "newt"] and about["groups"] == ["medium", "few", "few"]
     assert about["train_counts"] == [20, 7, 3] and len(data.subsets.validation) == 4 + 1
@@ -199,23 +200,23 @@ def test_photos_in_the_config(tmp_path, method):
         wrong = copy.deepcopy(config)
         wrong.data.update(changes)
         with pytest.raises(UserError, match=message):
-            build.check(wrong)
-            build.data(wrong, str(tmp_path / "data"))
+            recipes.check(wrong)
+            recipes.data(wrong, str(tmp_path / "data"))
 
 
 def test_photos_without_labels_in_the_config(tmp_path):
     put(tmp_path / "photos", [f"{i}.png" for i in range(5)])
     argv = [f"--config={ROOT / 'configs' / 'folder.py'}", f"--config.data.name=folder:{tmp_path / 'photos'}"]
     config = flags.pretrain([*argv, f"--workdir={tmp_path / 'run'}"], "").config
-    data = build.data(config, str(tmp_path / "data"))
+    data = recipes.data(config, str(tmp_path / "data"))
     assert len(data.part("long_tail").ids) == 5 and not len(data.test.ids)
     config.data.subset = "probe_train"
     with pytest.raises(UserError, match="data.subset is 'probe_train', .*, since its images have no labels: set it to"):
-        build.data(config, str(tmp_path / "data"))
+        recipes.data(config, str(tmp_path / "data"))
     config.data.subset = "long_tail"
     config.views = digits_lt.get_config().views
     with pytest.raises(UserError, match="views.name 'digits' leaves images as large as they are, and those of folder:"):
-        build.data(config, str(tmp_path / "data"))
+        recipes.data(config, str(tmp_path / "data"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

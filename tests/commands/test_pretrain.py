@@ -16,14 +16,15 @@ import numpy as np
 import optax
 import pytest
 
-from sdclr_jax import pruning, trees, workdir
-from sdclr_jax.build import methods
+from sdclr_jax import pruning, trees
 from sdclr_jax.commands import flags, main
 from sdclr_jax.commands import pretrain as pretrain_command
 from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data.batches import Resident
 from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.optim import OPTIMIZERS
+from sdclr_jax.recipes import methods
+from sdclr_jax.run import folder, metrics, versions
 
 ROOT = pathlib.Path(__file__).parents[2]
 CLOCKS = ("images_per_second", "seconds", "data_wait_seconds", "evaluation_seconds")  # no function of the config
@@ -69,9 +70,7 @@ def power_cut(monkeypatch, batches):
 
 
 def lines(directory):
-    return [
-        {k: v for k, v in line.items() if k not in CLOCKS} for line in workdir.read_metrics(directory / "metrics.jsonl")
-    ]
+    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in metrics.read(directory / "metrics.jsonl")]
 
 
 def assert_same_bits(a, b):
@@ -99,16 +98,16 @@ def test_what_a_run_leaves_behind(finished):
     assert {p.name for p in directory.iterdir()} == {
         ".lock", "config.json", "data.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints",
     }  # fmt: skip
-    metrics = workdir.read_metrics(directory / "metrics.jsonl")
-    assert [line["step"] for line in metrics] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
-    assert metrics[-1]["epoch"] == 3.0
+    lines = metrics.read(directory / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
+    assert lines[-1]["epoch"] == 3.0
     assert int(state.step) == 15
-    for line in metrics:
+    for line in lines:
         assert 0 < line["loss"] < 10
         assert line["density/all"] == pytest.approx(0.1, abs=0.002)
         assert line["images_per_second"] > 0
         assert line["seconds"] >= line["data_wait_seconds"] >= 0
-    assert metrics[0]["learning_rate"] < metrics[2]["learning_rate"] > metrics[-1]["learning_rate"]
+    assert lines[0]["learning_rate"] < lines[2]["learning_rate"] > lines[-1]["learning_rate"]
     assert json.loads((directory / "config.json").read_text())["prune"]["rate"] == 0.9
     events = b"".join(p.read_bytes() for p in (directory / "tensorboard").iterdir())
     assert all(name.encode() in events for name in ("loss", "projection_std/sparse", "density/encoder/stem"))
@@ -185,7 +184,7 @@ def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "run" / "warnings.jsonl").read_text() == before
     assert "warning" not in capsys.readouterr().err
     # What was said of steps that are gone is forgotten.
-    log = workdir.Metrics(tmp_path / "run", step=0)
+    log = metrics.Metrics(tmp_path / "run", step=0)
     assert log.warn({"step": 2, "epoch": 0.4}, "one point", "again")
     log.close()
 
@@ -199,11 +198,11 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
     deadline = time.monotonic() + 120
-    while not workdir.read_metrics(directory / "metrics.jsonl") and time.monotonic() < deadline:
+    while not metrics.read(directory / "metrics.jsonl") and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
-    stopped = workdir.read_metrics(directory / "metrics.jsonl")[-1]["step"]
+    stopped = metrics.read(directory / "metrics.jsonl")[-1]["step"]
     if stopped < 15:  # it may have been at the last line already
         assert process.returncode == 1
         assert f"stopped at step {stopped} of 15; the same command goes on from there" in errors
@@ -389,9 +388,9 @@ def test_a_folder_with_another_run_is_refused(finished, data_dir, capsys):
 
 def test_a_folder_in_use_is_refused_and_left_alone(finished, data_dir, capsys, monkeypatch):
     directory, _ = finished
-    before, versions = (directory / "versions.json").read_bytes(), workdir.versions()
-    monkeypatch.setattr(workdir, "versions", lambda: versions | {"jax": "9.9"})
-    with workdir.lock(directory):
+    before, now = (directory / "versions.json").read_bytes(), versions.current()
+    monkeypatch.setattr(versions, "current", lambda: now | {"jax": "9.9"})
+    with folder.lock(directory):
         assert main.main(["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]) == 2
     assert "another process is training in" in capsys.readouterr().err
     assert (directory / "versions.json").read_bytes() == before

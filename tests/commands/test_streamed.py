@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import build, parallel, workdir
+from sdclr_jax import parallel, recipes
 from sdclr_jax.commands import encoder, flags, main
 from sdclr_jax.commands.live import Live
 from sdclr_jax.commands.pretrain import pretrain
@@ -17,6 +17,7 @@ from sdclr_jax.data import batches
 from sdclr_jax.data.batches import Streamed
 from sdclr_jax.data.workers import Croppers
 from sdclr_jax.errors import UserError
+from sdclr_jax.run import metrics
 from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
 
@@ -79,10 +80,10 @@ def finished(tmp_path_factory, folder):
 
 def test_a_run_on_files(finished):
     directory, state = finished
-    metrics = workdir.read_metrics(directory / "metrics.jsonl")
-    assert int(state.step) == metrics[-1]["step"] == 4  # 17 images in the long tail
-    assert [line["unreadable_images"] for line in metrics] == [0] * len(metrics)
-    assert all(np.isfinite(line["loss"]) and line["data_wait_seconds"] >= 0 for line in metrics)
+    lines = metrics.read(directory / "metrics.jsonl")
+    assert int(state.step) == lines[-1]["step"] == 4  # 17 images in the long tail
+    assert [line["unreadable_images"] for line in lines] == [0] * len(lines)
+    assert all(np.isfinite(line["loss"]) and line["data_wait_seconds"] >= 0 for line in lines)
 
 
 def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, folder, tmp_path, monkeypatch):
@@ -99,7 +100,7 @@ def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, folder, tmp_
     with pytest.raises(RuntimeError, match="crash"):
         run(config(folder), tmp_path / "run")
     monkeypatch.setattr(Streamed, "from_step", from_step)
-    monkeypatch.setattr("sdclr_jax.build.images.Streamed", lambda *a, **k: Streamed(*a, **k | {"workers": 0}))
+    monkeypatch.setattr("sdclr_jax.recipes.images.Streamed", lambda *a, **k: Streamed(*a, **k | {"workers": 0}))
     assert_same_bits(run(config(folder), tmp_path / "run"), expected)
     assert lines(tmp_path / "run") == lines(whole)
 
@@ -127,7 +128,7 @@ def test_what_is_measured_again_is_decoded_once_if_there_is_room(finished, folde
     """The numbers are the same to the bit."""
     passes, measured = counted(monkeypatch), []
     c = config(folder, "--config.evaluate.every=1", "--config.data.workers=0")
-    data, shardings = build.data(c, None), parallel.shardings(jax.devices()[:1])
+    data, shardings = recipes.data(c, None), parallel.shardings(jax.devices()[:1])
     sizes = [len(data.part(part).ids) for part in ("probe_train", "validation")]
     assert all(sizes)
     for room in (max(sizes) * 16 * 16 * 3, max(sizes) * 16 * 16 * 3 - 1, 0):
@@ -159,7 +160,7 @@ def test_fine_tuning_decodes_validation_images_once(finished, tmp_path, monkeypa
 def test_processes_that_decode_end_when_an_encoder_fails(folder, monkeypatch):
     c, closed, close = config(folder), [], Croppers.close
     monkeypatch.setattr(Croppers, "close", lambda self: closed.append(1) or close(self))
-    data, shardings = build.data(c, None), parallel.shardings(jax.devices()[:1])
+    data, shardings = recipes.data(c, None), parallel.shardings(jax.devices()[:1])
     with pytest.raises(Exception, match="params") as held:  # as a notebook holds on to it, and to all its variables
         encoder.Encoder(c, shardings).features({}, data.test)
     assert closed, held
@@ -223,4 +224,4 @@ def test_views_for_tiny_pictures_are_refused(folder):
     digits = flags.pretrain([f"--config={ROOT / 'configs' / 'digits_lt.py'}:simclr", "--workdir=x"], "").config
     digits.data.name = f"folder:{folder}"
     with pytest.raises(UserError, match="views.name 'digits' leaves images as large as they are"):
-        build.data(digits, None)
+        recipes.data(digits, None)

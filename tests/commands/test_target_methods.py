@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import branches, build, parallel, workdir
-from sdclr_jax.checkpoint import Checkpoints
+from sdclr_jax import branches, parallel, recipes
 from sdclr_jax.commands import damage, main
 from sdclr_jax.data.batches import Resident
+from sdclr_jax.run import folder, metrics
+from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, assert_same_bits, lines
 
 OPTIONS = (
@@ -31,10 +32,10 @@ OPTIONS = (
 
 
 def state(directory, data_dir):
-    c = workdir.read_config(directory)
-    shape = build.image_shape(c, build.data(c, str(data_dir)).train.images)
+    c = folder.read_config(directory)
+    shape = recipes.image_shape(c, recipes.data(c, str(data_dir)).train.images)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        return checkpoints.restore(like=build.abstract_state(c, shape, parallel.shardings()))
+        return checkpoints.restore(like=recipes.abstract_state(c, shape, parallel.shardings()))
 
 
 def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
@@ -65,9 +66,9 @@ def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), found.target["encoder"], dense)
     assert 0 < max(jax.tree.leaves(moved)) < 1  # the target follows, and is not the dense branch
 
-    metrics = workdir.read_metrics(stopped / "metrics.jsonl")
-    assert [line["step"] for line in metrics if "knn/all" in line] == [5, 10]
-    assert all(np.isfinite(value) for line in metrics for value in line.values())
+    written = metrics.read(stopped / "metrics.jsonl")
+    assert [line["step"] for line in written if "knn/all" in line] == [5, 10]
+    assert all(np.isfinite(value) for line in written for value in line.values())
 
     assert main.main(["evaluate", str(stopped), f"--data_dir={data_dir}"]) == 0
     results = json.loads((stopped / "results.json").read_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import digits_lt, methods
-from sdclr_jax import build
+from sdclr_jax import recipes
 from sdclr_jax.evaluation import collapse
 from tests import tiny
 
@@ -230,7 +230,7 @@ def test_all_that_is_advised_can_be_done():
                 named = set(re.findall(r"\b[a-z]+\.[a-z_]+\b", warning.message))
                 assert named or "batch_size" in warning.message
                 if row == "swav" or "prototypes" not in warning.cause:
-                    assert named <= build.fields(config).keys(), warning.message
+                    assert named <= recipes.fields(config).keys(), warning.message
 
 
 def test_a_method_with_a_damaged_branch_and_prototypes_is_measured_in_both():

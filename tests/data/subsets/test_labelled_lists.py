@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from configs import imagenet100_lt
-from sdclr_jax import build
+from sdclr_jax import recipes
 from sdclr_jax.commands import evaluate
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
@@ -314,10 +314,10 @@ def test_a_run_on_100_of_1000_classes(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match="'imagenet100', which has 100 classes, but 6 were found: set data.lists to the"
     ):
-        build.data(config, str(tmp_path))
+        recipes.data(config, str(tmp_path))
     config.data.lists = str(lists)
     monkeypatch.setitem(sources.NUM_CLASSES, "imagenet100", 4)
-    data = build.data(config, str(tmp_path))
+    data = recipes.data(config, str(tmp_path))
     about = evaluate.about(config, data)
     assert about["train_counts"] == [4, 1, 8, 2] and about["class_names"] == ["n01", "n02", "n04", "n05"]
     assert about["provenance"]["subsets"]["long_tail"] == "imageNet_100_LT_train.txt"

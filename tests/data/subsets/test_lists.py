@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import digits_lt
-from sdclr_jax import build
+from sdclr_jax import recipes
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import lists, longtail
 from sdclr_jax.errors import UserError
@@ -283,25 +283,25 @@ def test_a_run_reads_the_lists_that_its_config_names(data_dir, tmp_path):
     """Drawn lists, written down as text and read again, are the same data; another split is not there."""
     config = digits_lt.get_config()
     config.data.split = 2
-    drawn = build.data(config, data_dir)
+    drawn = recipes.data(config, data_dir)
     for subset, pattern in lists.NAMES.items():
         text = io.StringIO()
         print(*drawn.part(subset).ids, sep="\n", file=text)
         (tmp_path / f"digits_{pattern.format(2)}.txt").write_text(text.getvalue())
     config.data.lists = str(tmp_path)
-    given = build.data(config, data_dir)
+    given = recipes.data(config, data_dir)
     assert_same(given.subsets, drawn.subsets._replace(class_order=given.subsets.class_order))
     counts = given.subsets.train_counts[given.subsets.class_order]
     assert counts.tolist() == sorted(counts.tolist(), reverse=True)
     assert longtail.list_hash(given.part("long_tail").ids) == longtail.list_hash(drawn.part("long_tail").ids)
     config.data.split = 1
     with pytest.raises(UserError, match="data.split is 1; there are long tails of the splits "):
-        build.data(config, data_dir)
+        recipes.data(config, data_dir)
 
 
 def test_a_wrong_folder_is_told_before_data_are_read(tmp_path):
     config = digits_lt.get_config()
     config.data.lists = str(tmp_path / "none")
     with pytest.raises(UserError, match="which is no folder"):
-        build.data(config, str(tmp_path / "data"))
+        recipes.data(config, str(tmp_path / "data"))
     assert not list(tmp_path.iterdir())

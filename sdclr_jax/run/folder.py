@@ -15,27 +15,17 @@ exemplars/       what `sdclr exemplars` found: the ranking, summary.json, and ga
 
 import contextlib
 import fcntl
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
-import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 
-import sdclr_jax
 from sdclr_jax import files
 from sdclr_jax.errors import UserError
-
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
+from sdclr_jax.run import versions
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
@@ -143,7 +133,7 @@ def claim(workdir: pathlib.Path, config: ConfigDict, data: dict[str, int | str])
         write_json(workdir / "config.json", json.loads(config.to_json()))
     if not (workdir / "data.json").exists():
         write_json(workdir / "data.json", data)
-    now, path = versions(), workdir / "versions.json"
+    now, path = versions.current(), workdir / "versions.json"
     # What a run was started with stays; what a later start has otherwise stands beside it.
     try:
         first = json.loads(path.read_text()) if path.exists() else now
@@ -179,133 +169,3 @@ def _flat(fields: dict, prefix: str = "") -> dict[str, Any]:
     for key, value in fields.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat
-
-
-def versions() -> dict[str, str]:
-    """The commit, the libraries and the hardware of this process."""
-    devices = jax.devices()
-    return {
-        "sdclr_jax": sdclr_jax.__version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        **{name: importlib.metadata.version(name) for name in LIBRARIES},
-        "devices": f"{len(devices)} x {devices[0].device_kind}",
-        "processes": str(jax.process_count()),
-        "hardware": f"{_processor()}, {os.cpu_count()} cores",
-    }
-
-
-def _commit() -> str:
-    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
-    try:
-        # A package installed inside some other repository is not of that repository's commit.
-        subprocess.run([*git, "ls-files", "--error-unmatch", "workdir.py"], capture_output=True, check=True, timeout=10)
-        # -uno: a results folder inside the clone does not make the code dirty.
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return commit.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
-
-
-def _processor() -> str:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-class Metrics:
-    """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`; later lines are dropped."""
-
-    def __init__(self, workdir: pathlib.Path, step: int):
-        self._path, self._warnings = workdir / "metrics.jsonl", workdir / "warnings.jsonl"
-        kept = _cut(self._path, read_metrics(self._path), step)
-        warned = _cut(self._warnings, _read(self._warnings, ("step", "cause")), step)
-        self._warned = {line["cause"] for line in warned}
-        (workdir / "tensorboard").mkdir(exist_ok=True)
-        # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and whoever writes then waits for good.
-        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
-        start = SessionLog(status=SessionLog.START)  # what was written of this step and later ones is void
-        self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
-        self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
-
-    def write(self, line: dict[str, int | float | None]) -> None:
-        """Add a line; None is what cannot be measured, null in the file.
-
-        Raises:
-            UserError: the disk is full, or the folder is gone.
-        """
-        _append(self._path, line)
-        values = {name: value for name, value in line.items() if name != "step" and value is not None}
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
-        try:
-            self._events.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
-            self._events.flush()
-        except OSError as error:
-            raise _unwritable(self._path.parent / "tensorboard", error) from error
-
-    def warn(self, line: dict[str, int | float], cause: str, message: str) -> bool:
-        """Write down a warning that a line of metrics gives rise to; False if the run has been warned of that cause."""
-        if cause in self._warned:
-            return False
-        self._warned.add(cause)
-        warning = {"step": line["step"], "epoch": line["epoch"], "cause": cause, "message": message}
-        _append(self._warnings, warning)
-        return True
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # each line is on the disk, or `write` has said why not
-            self._events.close()
-
-
-def _append(path: pathlib.Path, line: dict[str, Any]) -> None:
-    try:
-        with path.open("a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be written ({error.strerror or error}): make room and permission there; the same command then "
-        "goes on from the last checkpoint"
-    )
-
-
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, less a last one cut short by a crash; none where there is no file.
-
-    Raises:
-        UserError: another line is damaged.
-    """
-    return _read(path, ("step", "seconds"))
-
-
-def _read(path: pathlib.Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    read = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            read.append(json.loads(line))
-            for field in needed:
-                read[-1][field]
-        except (ValueError, TypeError, LookupError) as error:
-            if number < len(lines):
-                raise UserError(
-                    f"line {number} of {path} is damaged ({error}): mend or delete that line, or put the file back"
-                ) from error
-            read = read[: number - 1]
-    return read
-
-
-def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-    """Keep of a file's lines those up to `step`, whole or not at all, and return them."""
-    kept = [line for line in lines if line["step"] <= step]
-    if not path.exists():
-        return kept
-    files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-    return kept

@@ -1,8 +1,8 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
-from sdclr_jax.build.checks import check, fields, read
-from sdclr_jax.build.examples import Data, data
-from sdclr_jax.build.images import (
+from sdclr_jax.recipes.checks import check, fields, read
+from sdclr_jax.recipes.examples import Data, data
+from sdclr_jax.recipes.images import (
     about_probe_view,
     batches,
     centre_crop,
@@ -13,7 +13,7 @@ from sdclr_jax.build.images import (
     view_shape,
     views,
 )
-from sdclr_jax.build.methods import abstract_state, method, network, try_step
+from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
 
 __all__ = [
     "about_probe_view",

@@ -9,82 +9,82 @@ from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
-from sdclr_jax import workdir
 from sdclr_jax.errors import UserError
+from sdclr_jax.run import folder, metrics, versions
 
 DATA = {"images": 3, "sha256": "0" * 64}
 CONFIG = ConfigDict({"seed": 0, "pairs": ((("dense", 0), ("dense", 1)),), "prune": {"rate": 0.9}})
 
 
 def claim(directory, config=CONFIG, data=DATA):
-    with workdir.lock(directory):
-        workdir.claim(directory, config, data)
+    with folder.lock(directory):
+        folder.claim(directory, config, data)
 
 
 def test_a_config_comes_back_with_its_tuples(tmp_path):
     claim(tmp_path / "run")
-    assert workdir.read_config(tmp_path / "run").to_dict() == CONFIG.to_dict()
+    assert folder.read_config(tmp_path / "run").to_dict() == CONFIG.to_dict()
     assert (tmp_path / "run" / "config.json").stat().st_mode & 0o777 == 0o644
 
 
 def test_the_same_config_may_go_on_and_another_is_refused_by_field(tmp_path):
-    workdir.check(tmp_path / "run", CONFIG)
+    folder.check(tmp_path / "run", CONFIG)
     claim(tmp_path / "run")
-    workdir.check(tmp_path / "run", CONFIG)
+    folder.check(tmp_path / "run", CONFIG)
     other = CONFIG.copy_and_resolve_references()
     other.prune.rate, other.seed = 0.5, 3
     with pytest.raises(UserError, match=r"prune\.rate \(0\.9 there, 0\.5 given\); seed \(0 there, 3 given\)"):
-        workdir.check(tmp_path / "run", other)
+        folder.check(tmp_path / "run", other)
     del other.prune
     with pytest.raises(UserError, match=r"prune\.rate \(0\.9 there, absent given\)"):
-        workdir.check(tmp_path / "run", other)
+        folder.check(tmp_path / "run", other)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="not empty"):
-        workdir.check(tmp_path, CONFIG)
+        folder.check(tmp_path, CONFIG)
     with pytest.raises(UserError, match="is a file"):
-        workdir.check(tmp_path / "thesis.tex" / "run", CONFIG)
+        folder.check(tmp_path / "thesis.tex" / "run", CONFIG)
 
 
 def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(UserError, match="read-only"):
-        workdir.check(tmp_path / "new" / "run", CONFIG)
+        folder.check(tmp_path / "new" / "run", CONFIG)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["a[0]", "back\\slash", "every*", "which?"])
 def test_a_path_that_checkpoints_would_be_lost_in_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"has one of \*\?\[\\ in it, so no checkpoint could be read: rename it"):
-        workdir.check(tmp_path / name / "run", CONFIG)
-    workdir.check(tmp_path / "spaces, ümlauts & #%{}()'@" / "run", CONFIG)
+        folder.check(tmp_path / name / "run", CONFIG)
+    folder.check(tmp_path / "spaces, ümlauts & #%{}()'@" / "run", CONFIG)
 
 
 def test_missing_and_damaged_configs(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
-        workdir.read_config(tmp_path)
+        folder.read_config(tmp_path)
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(UserError, match="cannot be read"):
-        workdir.read_config(tmp_path)
+        folder.read_config(tmp_path)
 
 
 def test_versions_name_commit_libraries_and_devices():
-    versions = workdir.versions()
-    assert all(isinstance(v, str) for v in versions.values())
-    assert versions["devices"] == "8 x cpu"
-    assert {"commit", "jax", "flax", "optax", "orbax-checkpoint", "python", "hardware"} <= versions.keys()
+    found = versions.current()
+    assert all(isinstance(v, str) for v in found.values())
+    assert found["devices"] == "8 x cpu"
+    assert {"commit", "jax", "flax", "optax", "orbax-checkpoint", "python", "hardware"} <= found.keys()
 
 
 def test_metrics_are_continued_after_a_step(tmp_path):
-    first = workdir.Metrics(tmp_path, 0)
+    first = metrics.Metrics(tmp_path, 0)
     for step in (10, 20, 30):
         first.write({"step": step, "loss": step / 10, "seconds": float(step)})
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "lo')  # cut short by a crash
-    again = workdir.Metrics(tmp_path, 20)
+    again = metrics.Metrics(tmp_path, 20)
     assert again.seconds == 20.0
     again.write({"step": 30, "loss": 7.0, "knn/few": None, "seconds": 31.0})
     again.close()
@@ -97,7 +97,7 @@ def test_metrics_are_continued_after_a_step(tmp_path):
 @pytest.mark.parametrize("where", ["metrics.jsonl", "tensorboard"])
 def test_a_full_disk_ends_the_run_in_a_sentence(tmp_path, monkeypatch, where):
     """It must not wait for good for a thread that has died of it, and what was written before is read."""
-    log = workdir.Metrics(tmp_path, 0)
+    log = metrics.Metrics(tmp_path, 0)
     log.write({"step": 1, "loss": 1.0, "seconds": 1.0})
 
     def full(*given, **named):
@@ -109,12 +109,12 @@ def test_a_full_disk_ends_the_run_in_a_sentence(tmp_path, monkeypatch, where):
             log.write({"step": step, "loss": 1.0, "seconds": 1.0})
     log.close()
     monkeypatch.undo()
-    assert workdir.read_metrics(tmp_path / "metrics.jsonl")[0]["step"] == 1
+    assert metrics.read(tmp_path / "metrics.jsonl")[0]["step"] == 1
 
 
 def test_event_files_hold_the_same_numbers_and_say_where_they_go_on(tmp_path):
     for start, steps in ((0, (10, 20)), (10, (20,))):
-        log = workdir.Metrics(tmp_path, start)
+        log = metrics.Metrics(tmp_path, start)
         for step in steps:
             log.write({"step": step, "loss": step / 8, "knn/few": None, "seconds": 0.5})
         log.close()
@@ -138,29 +138,29 @@ def test_a_damaged_line_is_an_error_and_loses_nothing(tmp_path, damage):
     path.write_text(good + damage + "\n" + good, errors="surrogateescape")
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"line 2 of .*metrics.jsonl is damaged"):
-        workdir.Metrics(tmp_path, 20)
+        metrics.Metrics(tmp_path, 20)
     assert path.read_bytes() == before
     path.write_text(good + damage, errors="surrogateescape")  # the last line only: a crash while writing
-    assert workdir.read_metrics(path) == [{"step": 10, "seconds": 1.0}]
+    assert metrics.read(path) == [{"step": 10, "seconds": 1.0}]
 
 
 def test_other_images_are_noticed(tmp_path):
-    assert workdir.about_other_data(tmp_path, DATA) == ""  # nothing is known
+    assert folder.about_other_data(tmp_path, DATA) == ""  # nothing is known
     claim(tmp_path / "run")
     claim(tmp_path / "run", data=DATA | {"images": 2})
-    assert workdir.trained_on(tmp_path / "run") == DATA
-    assert workdir.about_other_data(tmp_path / "run", DATA) == ""
-    said = workdir.about_other_data(tmp_path / "run", {"images": 2, "sha256": "1" * 64})
+    assert folder.trained_on(tmp_path / "run") == DATA
+    assert folder.about_other_data(tmp_path / "run", DATA) == ""
+    said = folder.about_other_data(tmp_path / "run", {"images": 2, "sha256": "1" * 64})
     assert "was trained on 3 images (SHA-256 of their list 00000000…), where its data set now has 2 images" in said
     (tmp_path / "run" / "data.json").write_text("{}")
     with pytest.raises(UserError, match=r"data.json cannot be read \('images'\): put it back"):
-        workdir.about_other_data(tmp_path / "run", DATA)
+        folder.about_other_data(tmp_path / "run", DATA)
 
 
 def test_versions_of_the_first_start_stay(tmp_path, monkeypatch):
     claim(tmp_path / "run")
     first = json.loads((tmp_path / "run" / "versions.json").read_text())
-    monkeypatch.setattr(workdir, "versions", lambda: first | {"jax": "9.9"})
+    monkeypatch.setattr(versions, "current", lambda: first | {"jax": "9.9"})
     claim(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "versions.json").read_text()) == first | {"resumed_jax": "9.9"}
 
@@ -169,11 +169,11 @@ def test_a_start_killed_while_claiming_can_be_repeated(tmp_path, monkeypatch):
     def killed():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(workdir, "versions", killed)
+    monkeypatch.setattr(versions, "current", killed)
     with pytest.raises(KeyboardInterrupt):
         claim(tmp_path / "run")
     monkeypatch.undo()
-    workdir.check(tmp_path / "run", CONFIG)
+    folder.check(tmp_path / "run", CONFIG)
     claim(tmp_path / "run")
 
 
@@ -182,7 +182,7 @@ def test_of_two_starts_that_found_the_folder_empty_one_has_it(tmp_path):
     other = CONFIG.copy_and_resolve_references()
     other.seed = 3
     for config in (CONFIG, other):
-        workdir.check(tmp_path / "run", config)
+        folder.check(tmp_path / "run", config)
     claim(tmp_path / "run")
     with pytest.raises(UserError, match=r"holds a run of another config: seed \(0 there, 3 given\)"):
         claim(tmp_path / "run", other)
@@ -196,16 +196,16 @@ def test_damaged_versions_are_told_of(tmp_path):
 
 
 def test_a_start_killed_before_its_first_file_can_be_repeated(tmp_path):
-    with workdir.lock(tmp_path / "run"):
+    with folder.lock(tmp_path / "run"):
         (tmp_path / "run" / ".writing-abc").mkdir()
-    workdir.check(tmp_path / "run", CONFIG)
+    folder.check(tmp_path / "run", CONFIG)
     claim(tmp_path / "run")
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "results.json"
-    workdir.write_json(path, {"a": 1})
+    folder.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="JSON"):
-        workdir.write_json(path, {"a": float("nan")})
+        folder.write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from configs import base
-from sdclr_jax import build, parallel
-from sdclr_jax.build import images
+from sdclr_jax import parallel, recipes
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
+from sdclr_jax.recipes import images
 
 FILES = Files("/nowhere", np.array(["a.jpg", "b.jpg", "c.jpg"]))
 
@@ -29,41 +29,41 @@ def multi_crop():
 
 def test_batches_are_of_the_kind_that_the_images_ask_for():
     shardings = parallel.shardings(jax.devices()[:1])
-    assert isinstance(build.batches(config(), FILES, shardings), Streamed)
-    assert isinstance(build.batches(config(), np.zeros((3, 8, 8, 3), np.uint8), shardings), Resident)
+    assert isinstance(recipes.batches(config(), FILES, shardings), Streamed)
+    assert isinstance(recipes.batches(config(), np.zeros((3, 8, 8, 3), np.uint8), shardings), Resident)
 
 
 def test_shapes():
     c = config()
-    assert build.image_shape(c, FILES) == (3, 12, 12, 3)
-    assert build.image_shape(c, np.zeros((3, 8, 8, 1), np.uint8)) == (3, 8, 8, 1)
-    assert build.view_shape(c, (3, 32, 32, 3)) == (1, 12, 12, 3)
+    assert recipes.image_shape(c, FILES) == (3, 12, 12, 3)
+    assert recipes.image_shape(c, np.zeros((3, 8, 8, 1), np.uint8)) == (3, 8, 8, 1)
+    assert recipes.view_shape(c, (3, 32, 32, 3)) == (1, 12, 12, 3)
 
 
 def test_crops_are_those_of_the_config(monkeypatch):
     seen = {}
     monkeypatch.setattr(images, "Streamed", lambda *a, **k: seen.update(k))
-    build.batches(config(), FILES, parallel.shardings(jax.devices()[:1]))
+    recipes.batches(config(), FILES, parallel.shardings(jax.devices()[:1]))
     large = RandomCrops(count=2, size=12, scale=(0.1, 1.0), ratio=(0.75, 4 / 3), seed=7)
     assert seen["crops"] == (large,)
     assert (seen["workers"], seen["prefetch"]) == (0, 2)
-    build.batches(multi_crop(), FILES, parallel.shardings(jax.devices()[:1]))
+    recipes.batches(multi_crop(), FILES, parallel.shardings(jax.devices()[:1]))
     small = RandomCrops(count=1, size=6, scale=(0.05, 0.14), ratio=(0.75, 4 / 3), seed=7, first=2)
     assert seen["crops"] == (large, small)
-    assert build.centre_crop(config()) == CentreCrop(size=224, resize=256)
-    assert build.probe_crops(config()) == RandomCrops(1, 224, (0.08, 1.0), (3 / 4, 4 / 3), 7)
+    assert recipes.centre_crop(config()) == CentreCrop(size=224, resize=256)
+    assert recipes.probe_crops(config()) == RandomCrops(1, 224, (0.08, 1.0), (3 / 4, 4 / 3), 7)
 
 
 def test_views_of_crops_are_those_crops_in_their_order():
     c = config()
     c.views.flip = c.views.jitter_probability = c.views.grey_probability = 0.0
     crops = np.random.default_rng(0).integers(0, 256, (4, 2, 12, 12, 3), np.uint8)
-    views = jax.jit(build.views(c))(jax.random.key(0), (crops,))
+    views = jax.jit(recipes.views(c))(jax.random.key(0), (crops,))
     assert len(views) == 2
     for number, view in enumerate(views):
-        np.testing.assert_allclose(view, build.plain_view(c)(crops[:, number]), atol=1e-5)
-    probed = jax.jit(build.probe_view(c, cropped=True))(jax.random.key(0), crops[:, 0])
-    plain = np.asarray(build.plain_view(c)(crops[:, 0]))
+        np.testing.assert_allclose(view, recipes.plain_view(c)(crops[:, number]), atol=1e-5)
+    probed = jax.jit(recipes.probe_view(c, cropped=True))(jax.random.key(0), crops[:, 0])
+    plain = np.asarray(recipes.plain_view(c)(crops[:, 0]))
     for view, image in zip(np.asarray(probed), plain, strict=True):
         assert any(np.allclose(view, x, atol=1e-5) for x in (image, image[:, ::-1]))
 
@@ -72,11 +72,11 @@ def test_small_views_come_from_small_crops_and_have_their_own_probabilities():
     c = multi_crop()
     c.views.flip = c.views.jitter_probability = c.views.grey_probability = 0.0
     c.views.solarize_probability = (0.0, 1.0, 1.0)
-    build.check(c)
+    recipes.check(c)
     rng = np.random.default_rng(0)
     crops = tuple(rng.integers(0, 256, (4, n, s, s, 3), np.uint8) for n, s in ((2, 12), (1, 6)))
-    views = jax.jit(build.views(c))(jax.random.key(0), crops)
-    plain = build.plain_view(c)
+    views = jax.jit(recipes.views(c))(jax.random.key(0), crops)
+    plain = recipes.plain_view(c)
     solarized = [np.where(x < 128, x, 255 - x).astype(np.uint8) for x in crops]
     for view, crop in zip(views, (crops[0][:, 0], solarized[0][:, 1], solarized[1][:, 0]), strict=True):
         np.testing.assert_allclose(view, plain(crop), atol=1e-4)
@@ -87,14 +87,14 @@ def test_a_probability_for_each_view_is_one_for_each_view(field):
     c = multi_crop()
     c.views[field] = (0.1, 0.2)
     with pytest.raises(UserError, match=rf"views\.{field} is \(0\.1, 0\.2\): it must be one number, or 3, one a view"):
-        build.check(c)
+        recipes.check(c)
 
 
 def test_a_step_on_crops_of_two_sizes_is_traced():
     c = multi_crop()
     c.model.name, c.model.width = "resnet8", 2
-    like = build.abstract_state(c, build.image_shape(c, FILES), parallel.shardings(jax.devices()[:1]))
-    build.try_step(c, like, FILES)
+    like = recipes.abstract_state(c, recipes.image_shape(c, FILES), parallel.shardings(jax.devices()[:1]))
+    recipes.try_step(c, like, FILES)
     c.views.mean = (0.1, 0.2)
     with pytest.raises(UserError, match=r"views\.mean"):
-        build.try_step(c, like, FILES)
+        recipes.try_step(c, like, FILES)

@@ -5,14 +5,15 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from sdclr_jax import branches, workdir
-from sdclr_jax.build.images import PER_VIEW, VIEWS, view_count
+from sdclr_jax import branches
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail, profiles
 from sdclr_jax.errors import UserError
 from sdclr_jax.models import LAST, RESNETS, STEMS
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.optim import OPTIMIZERS
+from sdclr_jax.recipes.images import PER_VIEW, VIEWS, view_count
+from sdclr_jax.run import folder
 
 KNOWN = {
     "objective.name": OBJECTIVES,
@@ -141,7 +142,7 @@ def read(directory: pathlib.Path) -> ConfigDict:
     Raises:
         UserError: no run there, a damaged config.json, or one that lacks a field.
     """
-    config = workdir.read_config(directory)
+    config = folder.read_config(directory)
     if missing := lacking(config):
         raise UserError(
             f"{directory / 'config.json'} lacks {missing}, as that of a run of an older version does: add "

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sdclr_jax import parallel
-from sdclr_jax.checkpoint import Checkpoints
 from sdclr_jax.errors import UserError
+from sdclr_jax.run.checkpoints import Checkpoints
 from tests import tiny
 
 

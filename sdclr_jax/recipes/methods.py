@@ -6,14 +6,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, optim, pruning
-from sdclr_jax.build.checks import fields, objective_fields
-from sdclr_jax.build.images import image_shape, view_groups, view_shape, views
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
 from sdclr_jax.models import RESNETS, Head, Network, Prototypes
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.recipes.checks import fields, objective_fields
+from sdclr_jax.recipes.images import image_shape, view_groups, view_shape, views
 from sdclr_jax.train import Method, State
 
 

@@ -1,0 +1,50 @@
+"""The commit, the libraries and the hardware that a run was made with: versions.json."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+
+import jax
+
+import sdclr_jax
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
+
+
+def current() -> dict[str, str]:
+    """The commit, the libraries and the hardware of this process."""
+    devices = jax.devices()
+    return {
+        "sdclr_jax": sdclr_jax.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+        "processes": str(jax.process_count()),
+        "hardware": f"{_processor()}, {os.cpu_count()} cores",
+    }
+
+
+def _commit() -> str:
+    here = pathlib.Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        # A package installed inside some other repository is not of that repository's commit.
+        subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=True, timeout=10)
+        # -uno: a results folder inside the clone does not make the code dirty.
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
