@@ -27,7 +27,7 @@ from sklearn.datasets import load_digits, load_sample_images
 from sklearn.metrics import average_precision_score
 from tabulate import tabulate
 
-from sdclr_jax.commands.exemplars import NEAREST
+from sdclr_jax.api.exemplars import NEAREST
 
 METHODS = ("simclr", "sdclr")
 SHARE, SIDE, RATE = 0.02, 8, 0.9

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from sdclr_jax import parallel, recipes, trees
-from sdclr_jax.commands.pretrain import pretrain
+from sdclr_jax.api.pretrain import pretrain
 from sdclr_jax.run import metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines

@@ -1,29 +1,14 @@
-"""`sdclr exemplars`: which images pruning makes a trained network forget, who they are, and a page to look at them."""
+"""`sdclr exemplars`: which images pruning makes trained networks forget, and a page to look at them."""
 
 import argparse
-import contextlib
-import io
-import itertools
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
-import numpy as np
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
-from ml_collections import ConfigDict
-
-from sdclr_jax import files, parallel, recipes
-from sdclr_jax.commands import damage, encoder, thumbnails
-from sdclr_jax.data import batches
-from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.subsets import longtail
+from sdclr_jax import files, recipes
+from sdclr_jax.api import exemplars
 from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import exemplars, knn
-from sdclr_jax.report import gallery
+from sdclr_jax.evaluation import pruning_probe
+from sdclr_jax.reports import gallery
 from sdclr_jax.run import folder
-from sdclr_jax.run.checkpoints import Checkpoints
 
 DESCRIPTION = """\
 Prunes the network of each run, measures how much that changes what it makes of each image it was trained on, at every
@@ -31,7 +16,6 @@ checkpoint that was kept (--config.keep_every of pretrain); and at the last one 
 like it, and how many of those have another label. Writes to DIR/exemplars: the images ranked by the change with all
 scores (exemplars.csv, exemplars.parquet); shares of classes among the most forgotten, with what chance gives, by
 checkpoint (summary.json); the images themselves (gallery.html). Nothing is trained and no checkpoint changed."""
-NEAREST = 10  # images that an image's `neighbour_distance` and `label_disagreement` are means over
 
 
 def main(argv: list[str]) -> None:
@@ -40,14 +24,24 @@ def main(argv: list[str]) -> None:
     for directory in options.dirs:
         config = recipes.read(directory)
         recipes.check(config)
-        damage.check(config, options.against)
+        pruning_probe.check(config, options.against)
         folder.check_writable(directory)
         jobs.append((directory, config))
     if len({config.data.name for _, config in jobs}) > 1:
         raise UserError("the runs are of different data sets, whose images cannot be compared: name those of one")
     rankings = {}
     for directory, config in jobs:
-        rankings[directory], summary = run(config, directory, options)
+        rankings[directory], summary = exemplars.exemplars(
+            config,
+            directory,
+            rates=options.rates,
+            pairs_of_views=options.views,
+            against=options.against,
+            shown=options.gallery,
+            neighbours=options.neighbours,
+            data_dir=options.data_dir,
+            progress=not options.noprogress,
+        )
         for line in gallery.sentences(summary):
             print(f"{directory}  {line}")
         trained_on, written = summary["data"]["images"], directory / "exemplars"
@@ -55,8 +49,7 @@ def main(argv: list[str]) -> None:
             f"Wrote {written}: open gallery.html there; exemplars.csv has all {trained_on} training images", flush=True
         )
     if len(jobs) > 1:
-        pairs = [_pair(*pair) for pair in itertools.combinations(rankings.items(), 2)]
-        folder.write_json(options.overlap, {"format": 1, "score": "features", "pairs": pairs})
+        folder.write_json(options.overlap, exemplars.overlap(rankings))
         print(f"Wrote {options.overlap}")
 
 
@@ -66,7 +59,12 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("dirs", nargs="+", metavar="DIR", help="a run's folder")
     add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help="shares of the weights cut; the last one ranks")
     add("--views", type=int, default=4, metavar="N", help="pairs of augmented views an image, beside the plain one")
-    add("--against", choices=damage.AGAINST, default=damage.AGAINST[0], help="what the whole network is held against")
+    add(
+        "--against",
+        choices=pruning_probe.AGAINST,
+        default=pruning_probe.AGAINST[0],
+        help="what the whole network is held against",
+    )
     add(
         "--gallery",
         type=int,
@@ -92,192 +90,3 @@ def _options(argv: list[str]) -> argparse.Namespace:
     if len({path.name for path in options.dirs}) < len(options.dirs):
         raise UserError("two runs have one name, which would not tell them apart: name runs of different names")
     return options
-
-
-class Ranking(NamedTuple):
-    """A run's images, and how much each was forgotten at its last checkpoint."""
-
-    ids: np.ndarray  # str [N]
-    scores: np.ndarray  # float64 [N]
-
-
-def run(config: ConfigDict, directory: pathlib.Path, options: argparse.Namespace) -> tuple[Ranking, dict]:
-    """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and summary.json.
-
-    Raises:
-        UserError: no checkpoint there, more neighbours than images, or a run whose scores are not finite.
-    """
-    shardings = parallel.shardings()
-    data = recipes.data(config, options.data_dir)
-    examples = data.part(config.data.subset)
-    if options.neighbours >= len(examples.ids):
-        raise UserError(
-            f"--neighbours is {options.neighbours}: the run has {len(examples.ids)} images in all, so give at most "
-            f"{len(examples.ids) - 1}"
-        )
-    class_groups = _class_groups(config, data, examples)
-    groups = _by_group(data.subsets.train_counts, class_groups)
-    epoch = len(examples.ids) // config.batch_size
-    first = before = last = None
-    checkpoints = []
-    with Checkpoints(directory / "checkpoints", read_only=True) as kept, _pixels(config, examples, shardings) as pixels:
-        if not kept.steps:
-            raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
-        settings = {"rates": options.rates, "pairs": options.views, "against": options.against}
-        progress = not options.noprogress
-        meter = damage.Meter(config, pixels, len(examples.ids), **settings, shardings=shardings, progress=progress)
-        like = recipes.abstract_state(config, recipes.image_shape(config, examples.images), shardings)
-        for step in kept.steps:
-            if step not in kept.steps:
-                continue  # the run goes on, and has dropped it meanwhile
-            state = kept.restore(like=like, step=step)
-            before, last = last, meter.measure(state)
-            first = first or last
-            rates = [_of_rate(meter, i, examples.labels, groups, first, before, last) for i in range(len(meter.rates))]
-            checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
-    features = encoder.Encoder(config, shardings).features(encoder.dense(state), examples)
-    nearest = min(NEAREST, len(features) - 1)
-    near = knn.neighbours(features, max(options.neighbours, nearest))
-    labels = examples.labels if class_groups else None
-    others = _others(near.rows[:, :nearest], near.distances[:, :nearest], labels)
-    summary = {
-        "format": 1,
-        "run": {"method": config.method, "seed": config.seed},
-        "data": {
-            "name": config.data.name,
-            "subset": config.data.subset,
-            "split": config.data.split,
-            "images": len(examples.ids),
-            "list": longtail.list_hash(examples.ids),
-            "class_names": list(examples.class_names) if class_groups else [],
-            "class_groups": list(class_groups),
-        },
-        "settings": meter.settings | {"nearest_images": nearest},
-        "confidence": exemplars.CONFIDENCE,
-        "ranked_by": {"score": meter.scores[0], "rate": meter.rates[-1]},
-        "checkpoints": checkpoints,
-    }
-    ranking = Ranking(examples.ids, last.scores[-1, 0])
-    if "loss" in meter.scores:  # that of the whole network, the same at each rate
-        damaged, rise = (last.scores[-1, meter.scores.index(name)] for name in ("loss", "loss_rise"))
-        others["loss"] = damaged - rise
-    table = _table(meter, examples, class_groups, last.scores, others)
-    order = exemplars.order(ranking.scores)
-    shown = gallery.chosen(order, list(others.values()), options.gallery)
-    near = near.rows[shown, : options.neighbours]
-    pictured = np.array(list(dict.fromkeys([*shown.tolist(), *near.ravel().tolist()])))
-    place = {image: i for i, image in enumerate(pictured.tolist())}
-    page = gallery.render(
-        summary,
-        images=table.take(np.argsort(order)[pictured]).to_pylist(),
-        neighbours=[[place[image] for image in row] for row in near.tolist()],
-        thumbnails=thumbnails.make(examples.images, pictured),
-    )
-    _write(directory / "exemplars", table, page)
-    folder.write_json(directory / "exemplars" / "summary.json", summary)
-    return ranking, summary
-
-
-@contextlib.contextmanager
-def _pixels(
-    config: ConfigDict, examples: Examples, shardings: parallel.Shardings
-) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """(rows) -> uint8 [B, H, W, C]. Of encoded images, what the evaluation sees; augmented views are made of that."""
-    largest, workers = damage.batch_size(config, shardings), config.data.workers
-    with batches.on_demand(examples.images, recipes.centre_crop(config), largest, workers) as crops_of:
-        yield lambda rows: crops_of(0, rows)
-
-
-def _others(rows: np.ndarray, distances: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Scores [N] that have nothing to do with pruning, by the nearest images of each: their `rows` and `distances`
-    [N, k]. The mean distance is high for what is like nothing else; where there are labels [N], the share of these
-    images that has another one is high for what is labelled wrong, but for images of rare classes, too."""
-    scores = {"neighbour_distance": distances.mean(axis=1, dtype=np.float64)}
-    if labels is not None:
-        scores["label_disagreement"] = (labels[rows] != labels[:, None]).mean(axis=1)
-    return scores
-
-
-def _class_groups(config: ConfigDict, data: recipes.Data, examples: Examples) -> tuple[str, ...]:
-    """many, medium or few for each class; none where images have no labels, or any number of attributes."""
-    if not examples.class_names or examples.labels.ndim > 1:
-        return ()
-    return longtail.groups(data.subsets.train_counts, config.data.groups)
-
-
-def _by_group(train_counts: np.ndarray, class_groups: tuple[str, ...]) -> dict[str, list[int]]:
-    """The classes that are many, medium, few, and the rarer half of all; nothing without classes."""
-    if not class_groups:
-        return {}
-    by_group = {name: [c for c, group in enumerate(class_groups) if group == name] for name in longtail.GROUPS}
-    rarest = np.argsort(-np.asarray(train_counts), kind="stable")[-(len(train_counts) // 2) :]
-    return by_group | {"rarer_half": rarest.tolist()}
-
-
-def _of_rate(
-    meter: damage.Meter,
-    i: int,
-    labels: np.ndarray,
-    groups: dict[str, list[int]],
-    first: damage.Measured,
-    before: damage.Measured | None,
-    now: damage.Measured,
-) -> dict:
-    """What summary.json says of a checkpoint at one rate, held against the first checkpoint and the one before."""
-    scores = {
-        name: {
-            "mean": float(now.scores[i, j].mean()),
-            "shares": exemplars.shares(now.scores[i, j], labels, groups),
-            "since_previous": before and exemplars.overlaps(before.scores[i, j], now.scores[i, j]),
-        }
-        for j, name in enumerate(meter.scores)
-    }
-    mask = {
-        "density": {layer.removesuffix("/kernel"): float(kept.mean()) for layer, kept in now.masks[i].items()},
-        "since_first": exemplars.drift(first.masks[i], now.masks[i]),
-        "since_previous": before and exemplars.drift(before.masks[i], now.masks[i]),
-    }
-    return {"rate": meter.rates[i], "scores": scores, "mask": mask}
-
-
-def _table(
-    meter: damage.Meter,
-    examples: Examples,
-    class_groups: tuple[str, ...],
-    scores: np.ndarray,
-    others: dict[str, np.ndarray],
-) -> pyarrow.Table:
-    """A row an image, the most forgotten first; `score` is the one that ranks. Without labels, nor class nor group."""
-    order = exemplars.order(scores[-1, 0])
-    columns = {
-        "rank": np.arange(1, len(order) + 1),
-        "id": examples.ids[order],
-        "path": [examples.path(row) for row in order],
-    }
-    if class_groups:
-        labels = examples.labels[order]
-        columns["label"] = labels
-        columns["class"] = [examples.class_names[label] for label in labels]
-        columns["group"] = [class_groups[label] for label in labels]
-    columns |= {"score": scores[-1, 0][order]} | {name: other[order] for name, other in others.items()}
-    for i, rate in enumerate(meter.rates):
-        columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(meter.scores)}
-    return pyarrow.table(columns)
-
-
-def _pair(a: tuple[pathlib.Path, Ranking], b: tuple[pathlib.Path, Ranking]) -> dict:
-    """How far two runs forget the same images, of those that both were trained on."""
-    (first, one), (second, other) = a, b
-    common, in_one, in_other = np.intersect1d(one.ids, other.ids, return_indices=True)
-    found = {"runs": [first.name, second.name], "common_images": len(common)}
-    return found | exemplars.overlaps(one.scores[in_one], other.scores[in_other]) if len(common) else found
-
-
-def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
-    """The ranking and the page, each whole or not at all."""
-    tables = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
-    pyarrow.csv.write_csv(table, tables["exemplars.csv"])
-    pyarrow.parquet.write_table(table, tables["exemplars.parquet"])
-    contents = {name: table.getvalue() for name, table in tables.items()} | {"gallery.html": page.encode()}
-    for name, content in contents.items():
-        files.write(folder / name, content)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sdclr_jax import files
 from sdclr_jax.errors import UserError
-from sdclr_jax.report import curves, page, runs, tables, words
+from sdclr_jax.reports import curves, page, runs, tables, words
 
 
 def main(argv: list[str]) -> None:

@@ -12,10 +12,11 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import average_precision_score
 
 from sdclr_jax import parallel, recipes, trees
-from sdclr_jax.commands import encoder, evaluate, main
+from sdclr_jax.api import evaluate
+from sdclr_jax.commands import main
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.evaluation import embedding, knn, probe
+from sdclr_jax.evaluation import embedding, frozen, knn, probe
 from sdclr_jax.recipes import checks
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -211,7 +212,7 @@ def test_the_map_is_of_test_images(evaluated, derived):
 def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, monkeypatch):
     """Also for protocols that come later; what was found before stays, unless it was of another encoder."""
     directory, results, _ = evaluated
-    monkeypatch.setattr(encoder.Encoder, "features", None)  # not called
+    monkeypatch.setattr(frozen.FrozenEncoder, "features", None)  # not called
     monkeypatch.setattr(TSNE, "fit_transform", None)  # nor this
     drawn = (directory / "embedding.json").read_text()
     argv = ["evaluate", str(directory), f"--data_dir={data_dir}", "--config.evaluate.protocols=('ts_knn_1',)"]

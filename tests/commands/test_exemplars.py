@@ -14,11 +14,13 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from sdclr_jax import parallel, recipes
-from sdclr_jax.commands import damage, encoder, exemplars, flags, main, thumbnails
-from sdclr_jax.commands.pretrain import pretrain
-from sdclr_jax.data import sources
+from sdclr_jax.api import exemplars
+from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.commands import flags, main
+from sdclr_jax.data import sources, thumbnails
 from sdclr_jax.data.images import Files
-from sdclr_jax.report import extras
+from sdclr_jax.evaluation import frozen, pruning_probe
+from sdclr_jax.reports import extras
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import ROOT, TINY, config
 from tests.photos import jpeg, photo
@@ -43,7 +45,7 @@ def measured(tmp_path_factory):
     (folder / "one" / "config.json").write_text(json.dumps(fields))
     before = files(folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(damage, "CALIBRATION", 2)
+        patch.setattr(pruning_probe, "CALIBRATION", 2)
         on_one_device(patch)
         argv = ["exemplars", *(str(folder / name) for name in RUNS), f"--data_dir={data_dir}", *QUICK]
         assert main.main([*argv, f"--overlap={folder / 'overlap.json'}"]) == 0
@@ -103,7 +105,7 @@ def test_an_image_is_as_far_from_its_ten_nearest_as_scikit_learn_finds(measured)
     examples = recipes.data(run, folder / "data").part(run.data.subset)
     with Checkpoints(directory / "checkpoints", read_only=True) as kept:
         state = kept.restore(like=recipes.abstract_state(run, recipes.image_shape(run, examples.images), shardings))
-    features = encoder.Encoder(run, shardings).features(encoder.dense(state), examples)
+    features = frozen.FrozenEncoder(run, shardings).features(frozen.dense(state), examples)
     distances, near = NearestNeighbors(n_neighbors=10, metric="cosine").fit(features).kneighbors()
     summary, rows = read(directory)
     by_id = {row["id"]: row for row in rows}
@@ -203,13 +205,13 @@ def test_a_checkpoint_that_the_run_drops_meanwhile_is_left_out(measured, tmp_pat
     folder, _ = measured
     shutil.copytree(folder / "one", tmp_path / "one")
     steps = sorted(int(path.name) for path in (tmp_path / "one" / "checkpoints").iterdir())
-    measure = damage.Meter.measure
+    measure = pruning_probe.PruningProbe.measure
 
     def meanwhile(self, state):
         shutil.rmtree(tmp_path / "one" / "checkpoints" / str(steps[1]), ignore_errors=True)
         return measure(self, state)
 
-    monkeypatch.setattr(damage.Meter, "measure", meanwhile)
+    monkeypatch.setattr(pruning_probe.PruningProbe, "measure", meanwhile)
     on_one_device(monkeypatch)
     argv = ["exemplars", str(tmp_path / "one"), f"--data_dir={folder / 'data'}", *QUICK, "--against=pruned"]
     assert main.main(argv) == 0
@@ -289,7 +291,7 @@ def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch, capsys):
         "--config.evaluate.resize=20", "--config.evaluate.crop=16",
     )  # fmt: skip
     pretrain(flags.pretrain(list(fields), "").config, tmp_path / "run", str(tmp_path), devices=jax.devices()[:1])
-    monkeypatch.setattr(damage, "CALIBRATION", 2)
+    monkeypatch.setattr(pruning_probe, "CALIBRATION", 2)
     on_one_device(monkeypatch)
     assert main.main(["exemplars", str(tmp_path / "run"), f"--data_dir={tmp_path}", *QUICK]) == 0
     summary, rows = read(tmp_path / "run")

@@ -14,7 +14,8 @@ import pytest
 
 from configs import digits_lt
 from sdclr_jax import recipes
-from sdclr_jax.commands import evaluate, flags, main
+from sdclr_jax.api import evaluate
+from sdclr_jax.commands import flags, main
 from sdclr_jax.data.sources import cifar
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError

@@ -17,9 +17,9 @@ import optax
 import pytest
 
 from sdclr_jax import pruning, trees
+from sdclr_jax.api import pretrain as pretrain_command
+from sdclr_jax.api.pretrain import pretrain
 from sdclr_jax.commands import flags, main
-from sdclr_jax.commands import pretrain as pretrain_command
-from sdclr_jax.commands.pretrain import pretrain
 from sdclr_jax.data.batches import Resident
 from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.optim import OPTIMIZERS

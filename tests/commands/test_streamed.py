@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from sdclr_jax import parallel, recipes
-from sdclr_jax.commands import encoder, flags, main
-from sdclr_jax.commands.live import Live
-from sdclr_jax.commands.pretrain import pretrain
+from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.commands import flags, main
 from sdclr_jax.data import batches
 from sdclr_jax.data.batches import Streamed
 from sdclr_jax.data.workers import Croppers
 from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation import frozen
+from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.run import metrics
 from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
@@ -132,8 +133,8 @@ def test_what_is_measured_again_is_decoded_once_if_there_is_room(finished, folde
     sizes = [len(data.part(part).ids) for part in ("probe_train", "validation")]
     assert all(sizes)
     for room in (max(sizes) * 16 * 16 * 3, max(sizes) * 16 * 16 * 3 - 1, 0):
-        monkeypatch.setattr(encoder, "KEPT_BYTES", room)
-        live = Live(c, data, shardings)
+        monkeypatch.setattr(frozen, "KEPT_BYTES", room)
+        live = OnlineProbe(c, data, shardings)
         measured += [live.measure(finished[1]) for _ in range(3)]
     assert all(found == measured[0] for found in measured)
     large, small = max(sizes), min(sizes)
@@ -146,7 +147,7 @@ def test_fine_tuning_decodes_validation_images_once(finished, tmp_path, monkeypa
     # Features of all labelled and of test images; those of validation, in three epochs; of test images, tuned twice.
     for room, expected in ((2**30, 2 + 1 + 2), (0, 2 + 3 + 2)):
         passes.clear()
-        monkeypatch.setattr(encoder, "KEPT_BYTES", room)
+        monkeypatch.setattr(frozen, "KEPT_BYTES", room)
         shutil.copytree(finished[0], tmp_path / str(room))
         shutil.rmtree(tmp_path / str(room) / "features", ignore_errors=True)
         argv = ["evaluate", str(tmp_path / str(room)), "--config.evaluate.fine_tune_epochs=(2, 1)"]
@@ -162,7 +163,7 @@ def test_processes_that_decode_end_when_an_encoder_fails(folder, monkeypatch):
     monkeypatch.setattr(Croppers, "close", lambda self: closed.append(1) or close(self))
     data, shardings = recipes.data(c, None), parallel.shardings(jax.devices()[:1])
     with pytest.raises(Exception, match="params") as held:  # as a notebook holds on to it, and to all its variables
-        encoder.Encoder(c, shardings).features({}, data.test)
+        frozen.FrozenEncoder(c, shardings).features({}, data.test)
     assert closed, held
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from sdclr_jax import branches, parallel, recipes
-from sdclr_jax.commands import damage, main
+from sdclr_jax.commands import main
 from sdclr_jax.data.batches import Resident
+from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, assert_same_bits, lines
@@ -41,7 +42,7 @@ def state(directory, data_dir):
 def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
     one = parallel.shardings(jax.devices()[:1])  # eight pretended ones on two cores are slow
     monkeypatch.setattr(parallel, "shardings", lambda devices=None: one)
-    monkeypatch.setattr(damage, "CALIBRATION", 2)
+    monkeypatch.setattr(pruning_probe, "CALIBRATION", 2)
     data_dir, whole, stopped = tmp_path / "data", tmp_path / "whole", tmp_path / "stopped"
     assert main.main(["pretrain", *arguments(whole, data_dir, "sd_byol", *OPTIONS)]) == 0
 

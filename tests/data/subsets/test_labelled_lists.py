@@ -3,7 +3,7 @@ import pytest
 
 from configs import imagenet100_lt
 from sdclr_jax import recipes
-from sdclr_jax.commands import evaluate
+from sdclr_jax.api import evaluate
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files

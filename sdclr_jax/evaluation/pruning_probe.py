@@ -1,0 +1,211 @@
+"""How much pruning changes what a trained network makes of each image: the scores behind `sdclr exemplars`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdclr_jax import branches, parallel, pruning, recipes, trees
+from sdclr_jax.branches import Branch
+from sdclr_jax.data import batches
+from sdclr_jax.data.sources.progress import bar
+from sdclr_jax.errors import UserError
+from sdclr_jax.models import Outputs
+from sdclr_jax.objectives.nt_xent import nt_xent_per_image
+from sdclr_jax.objectives.vectors import cosines
+from sdclr_jax.parallel import Shardings
+from sdclr_jax.train import State
+from sdclr_jax.trees import Tree
+
+# What the whole network is held against:
+#   recalibrated  the same network with the smallest weights at zero; both get batch norm statistics of their own, made
+#                 afresh from the same batches of training views. A rate of 0 changes nothing at all.
+#   pruned        the same, but with the statistics that the whole network was trained with in both: what is measured is
+#                 then as much that these no longer fit as what was forgotten.
+#   sparse        the sparse branch as it was trained, with its own mask, norms and statistics; of damaged methods only.
+AGAINST = ("recalibrated", "pruned", "sparse")
+# Batches whose statistics are averaged: 6,400 views at batch 64. A few thousand suffice, and a plain mean is better
+# than the moving one of training (Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, Section 3).
+CALIBRATION = 50
+
+
+class Measured(NamedTuple):
+    """What one checkpoint gives."""
+
+    scores: np.ndarray  # float64 [rates, scores, N], higher is more changed
+    masks: list[dict[str, np.ndarray]]  # bool by layer, for each rate
+
+
+def check(config: ConfigDict, against: str) -> None:
+    """Raises UserError where the run has no sparse branch to hold against."""
+    if against == "sparse" and not recipes.method(config, steps_per_epoch=1).damaged:
+        raise UserError(f"--against=sparse: {config.method} has no sparse branch, so take --against=recalibrated")
+
+
+def batch_size(config: ConfigDict, shardings: Shardings) -> int:
+    """That of the run, as far up as the devices need to share it."""
+    return parallel.shareable(config.batch_size, shardings)
+
+
+class PruningProbe:
+    """Measures checkpoints of a run; what is compiled serves all of them.
+
+    Scores, for each rate and the mean over the views of an image (of both networks on the same view): `features` and
+    `projections` are 1 - cosine between the whole and the pruned network; `loss` is the image's NT-Xent between its
+    first view through the whole and its second through the pruned network, with the negatives of a batch; `loss_rise`
+    how much higher that is than with both views through the whole network. The losses are of runs trained with NT-Xent.
+
+    Views and batches are a function of the run's seed: the same for every checkpoint and rate.
+
+    Args:
+        config: the run's.
+        pixels: rows [B] of the images it was trained on -> uint8 [B, H, W, C].
+        size: how many these images are.
+        rates: shares of the weights cut.
+        pairs: of augmented views, beside the plain one.
+        against: one of `AGAINST`; with 'sparse' there is one rate, that of the run.
+        shardings: how arrays lie on the devices.
+        progress: whether to draw a bar for each checkpoint on the standard error.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        pixels: Callable[[np.ndarray], np.ndarray],
+        size: int,
+        *,
+        rates: Sequence[float],
+        pairs: int,
+        against: str,
+        shardings: Shardings,
+        progress: bool = False,
+    ):
+        self._config, self._pixels, self._size, self._pairs = config, pixels, size, pairs
+        self._against, self._shardings, self._progress = against, shardings, progress
+        self.rates = (config.prune.rate,) if against == "sparse" else tuple(rates)
+        two_views = {view for pair in config.pairs for _, view in pair} == {0, 1}
+        losses = config.objective.name == "nt_xent" and two_views and pairs > 0
+        self.scores = ("features", "projections", *(("loss", "loss_rise") if losses else ()))
+        self._batch_size = batch_size(config, shardings)
+        self.settings = {
+            "against": against,
+            "rates": list(self.rates),
+            "pairs_of_views": pairs,
+            "batch_size": self._batch_size,
+            "calibration_batches": CALIBRATION if against == "recalibrated" else 0,
+        }
+        method = recipes.method(config, steps_per_epoch=1)
+        network, self._branches = method.network, method.branches
+        temperature = config.objective.temperature if losses else None
+
+        def outputs(variables: Tree, views: jax.Array) -> Outputs:
+            return network.apply(variables, views, train=False)
+
+        def batch_statistics(variables: Tree, views: list[jax.Array]) -> Tree:
+            """Means and variances of this batch alone. Flax gives m * old + (1 - m) * new; from old values 0 and 1 both
+            m and the new ones follow, and XLA computes the network once."""
+            both = jnp.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
+
+            def updated(old: float) -> Tree:
+                start = jax.tree.map(lambda x: jnp.full_like(x, old), variables["batch_stats"])
+                return network.apply({**variables, "batch_stats": start}, both, train=True, mutable=["batch_stats"])[1]
+
+            return jax.tree.map(lambda zero, one: zero / (1 - (one - zero)), updated(0), updated(1))["batch_stats"]
+
+        def compare(whole: list[Outputs], pruned: list[Outputs]) -> jax.Array:
+            """[B, scores] from the outputs of the plain view, then of each augmented one."""
+            found = [
+                sum(1 - cosines(getattr(a, part), getattr(b, part)) for a, b in zip(whole, pruned, strict=True))
+                / len(whole)
+                for part in ("features", "projection")
+            ]
+            if losses:
+                z, z_pruned = ([out.projection for out in each] for each in (whole, pruned))
+                damaged, plain = (
+                    sum(nt_xent_per_image(a, b, temperature) for a, b in zip(z[1::2], other[2::2], strict=True)) / pairs
+                    for other in (z_pruned, z)
+                )
+                found += [damaged, damaged - plain]
+            return jnp.stack(found, axis=1)
+
+        # Weights and statistics are arguments, so that one program serves every checkpoint and rate.
+        self._outputs, self._compare = jax.jit(outputs), jax.jit(compare)
+        self._batch_statistics = jax.jit(batch_statistics)
+        self._plain, self._views = jax.jit(recipes.plain_view(config)), jax.jit(method.make_views)
+        self._mask = jax.jit(pruning.magnitude_mask, static_argnums=1)
+        self._variables = jax.jit(branches.variables, static_argnums=0)
+
+    def measure(self, state: State) -> Measured:
+        """Scores of every image, once each.
+
+        Raises:
+            UserError: a score is not finite.
+        """
+        masks = self._masks(state)
+        norms = self._branches["sparse"].norms if self._against == "sparse" else "dense"
+        networks = [self._variables(Branch("dense", masked=False), state.params, state.stats, None)]
+        networks += [self._variables(Branch(norms, masked=True), state.params, state.stats, mask) for mask in masks]
+        if self._against == "recalibrated":
+            networks = self._recalibrated(networks)
+        with bar(f"step {int(state.step)}", self._size, self._progress, unit="image") as shown:
+            scores = self._compared(networks, shown.update)
+        if not np.isfinite(scores).all():
+            raise UserError(
+                f"scores at step {int(state.step)} are not finite: the run diverged, or the pruned network breaks down "
+                "and lower --rates help"
+            )
+        return Measured(scores, [{k: np.asarray(v) for k, v in trees.named(mask).items()} for mask in masks])
+
+    def _masks(self, state: State) -> list[Tree]:
+        if self._against == "sparse":
+            return [state.mask]
+        return [self._mask(state.params["weights"], rate) for rate in self.rates]
+
+    def _recalibrated(self, networks: list[Tree]) -> list[Tree]:
+        """The networks with statistics of training views, from the same ones for all."""
+        size, seed = self._size, self._config.seed
+        sums = [None] * len(networks)
+        for step in range(CALIBRATION):
+            rows = batches.rows(size, min(self._batch_size, size), seed, step)
+            views = self._views(self._key(0, step), self._put(rows))[:2]
+            for i, variables in enumerate(networks):
+                found = self._batch_statistics(variables, views)
+                sums[i] = found if sums[i] is None else jax.tree.map(jnp.add, sums[i], found)
+        return [
+            {**variables, "batch_stats": jax.tree.map(lambda x: x / CALIBRATION, total)}
+            for variables, total in zip(networks, sums, strict=True)
+        ]
+
+    def _compared(self, networks: list[Tree], done: Callable[[int], object]) -> np.ndarray:
+        size = self._size
+        order = np.random.default_rng(self._config.seed).permutation(size)
+        scores = np.empty((len(networks) - 1, len(self.scores), size))
+        for start in range(0, size, self._batch_size):
+            # The last batch is filled up with images of the first, as negatives; they are not counted again.
+            rows = order[(start + np.arange(self._batch_size)) % size]
+            whole, *pruned = self._outputs_of(networks, rows, start)
+            counted = rows[: size - start]
+            for i, outputs in enumerate(pruned):
+                scores[i][:, counted] = np.asarray(self._compare(whole, outputs))[: len(counted)].T
+            done(len(counted))
+        return scores
+
+    def _outputs_of(self, networks: list[Tree], rows: np.ndarray, start: int) -> list[list[Outputs]]:
+        """Of each network, the outputs of the plain view and of each augmented one."""
+        images = self._put(rows)
+        views = [self._plain(images)]
+        for pair in range(self._pairs):
+            views += self._views(self._key(1, start, pair), images)[:2]  # later ones may be small crops
+        return [[self._outputs(variables, view) for view in views] for variables in networks]
+
+    def _key(self, *stream: int) -> jax.Array:
+        key = jax.random.key(self._config.seed)
+        for number in stream:
+            key = jax.random.fold_in(key, number)
+        return key
+
+    def _put(self, rows: np.ndarray) -> Any:
+        return jax.device_put(self._pixels(rows), self._shardings.batch)

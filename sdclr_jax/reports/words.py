@@ -1,0 +1,146 @@
+"""What the numbers say, in plain words: no direction is named that the runs do not show."""
+
+from collections.abc import Iterator
+
+from sdclr_jax.reports import published
+from sdclr_jax.reports.groups import Group, by_data, confounds, group, settings, shown
+from sdclr_jax.reports.runs import SCORES, Run, plain
+from sdclr_jax.reports.tables import Cell, difference, leads, level, protocols, title
+
+# Entries of a protocol's settings that the fit finds, which differ between runs of one setting.
+FITTED = {"best_epoch", "seconds", "l2", "loss", "gradient_norm", "iterations", "all_of_draws"}
+
+
+def summary(runs: list[Run]) -> list[str]:
+    """Sentences on the first protocol: each group against the nearest one before it on the same data."""
+    parts = by_data(group(runs))
+    sentences = []
+    for part in parts:
+        protocol = protocols(part)[0]
+        on = f"{title(protocol)}{', ' + part[0].data_name if len(parts) > 1 else ''}: "
+        if len(part) == 1:
+            sentences.append(on + _alone(part[0], protocol))
+        for place, member in enumerate(part[1:], start=1):
+            sentences.append(on + _against(member, _nearest(member, part[:place]), protocol))
+    return sentences
+
+
+def notes(runs: list[Run]) -> list[str]:
+    """What a reader must know before comparing: data, settings and software that are not the same."""
+    groups = group(runs)
+    found = []
+    parts = by_data(groups)
+    if len(parts) > 1:
+        lists = ", ".join("; ".join(member.label for member in part) + f" on {part[0].data_name}" for part in parts)
+        found.append(
+            f"The runs are of different data, or of different subsets of it, and stand side by side only: "
+            f"nothing is averaged or compared across {lists}."
+        )
+    for part in parts:
+        for field, values in confounds(part).items():
+            listed = ", ".join(f"{label} {shown(value)}" for label, value in values.items())
+            found.append(f"Besides the method, {plain(field)} differs ({listed}): compare groups where it is equal.")
+        for place, member in enumerate(part[1:], start=1):
+            other = _nearest(member, part[:place])
+            shared = len(_samples(member) & _samples(other))
+            if shared < max(len(member.runs), len(other.runs)):
+                found.append(
+                    f"{member.label} and {other.label} share {shared} of their seeds and splits; "
+                    f"differences use only those."
+                    if shared
+                    else f"{member.label} and {other.label} share no seed and split, so they have no differences."
+                )
+    for part in parts:
+        found += published.notes(part)
+    for data in (run.results["data"] for run in runs):
+        if warning := (data.get("provenance") or {}).get("warning"):
+            found.append(f"{plain(data['name'])} was {plain(warning)}.")
+    for run in runs:
+        if run.trained_on not in (None, run.results["data"]["lists"].get("train")):
+            found.append(
+                f"The images that {run.name} was trained on are not those that {plain(run.results['data']['name'])} "
+                "had when it was evaluated."
+            )
+    for run in runs:
+        for warning in run.warnings:
+            found.append(f"{run.name} gave a warning at epoch {warning['epoch']:.4g}: {warning['message']}.")
+    for run in runs:
+        epoch, last = run.results["run"]["epoch"], run.config.get("epochs")
+        if isinstance(last, int | float) and epoch < last:
+            found.append(f"{run.name} was evaluated at epoch {epoch:g} of {last:g}.")
+    for part in parts:
+        found += _unequal_evaluations(part)
+    names = sorted({name for run in runs for name in run.versions})
+    unequal = [name for name in names if len({shown(run.versions.get(name)) for run in runs}) > 1]
+    if unequal:
+        found.append(f"The runs do not share one environment; see the details for: {plain(', '.join(unequal))}.")
+    return list(dict.fromkeys(found))
+
+
+def _unequal_evaluations(part: list[Group]) -> Iterator[str]:
+    """A sentence for each protocol that runs on one data set were evaluated by with different settings."""
+    runs = [run for member in part for run in member.runs]
+    for name in protocols(part):
+        kept = [run.protocols[name]["settings"] for run in runs if name in run.protocols]
+        fields = sorted({field for one in kept for field in one} - FITTED)
+        if unequal := [field for field in fields if len({shown(one.get(field)) for one in kept}) > 1]:
+            yield (
+                f"{title(name)}{part[0].on} was run with different settings ({plain(', '.join(unequal))}): "
+                f"run `sdclr evaluate` on all runs with the same ones before you trust its averages."
+            )
+
+
+def _nearest(member: Group, earlier: list[Group]) -> Group:
+    """The group before it that differs in the fewest settings; of these, one without a sparse branch."""
+    mine = settings(member.runs[0])
+
+    def distance(other: Group) -> tuple[bool, int]:
+        theirs = settings(other.runs[0])
+        return other.has_sparse_branch, sum(mine[name] != theirs[name] for name in mine.keys() & theirs.keys())
+
+    return min(earlier, key=distance)
+
+
+def _samples(member: Group) -> set[tuple]:
+    return {(run.seed, run.split, run.lists) for run in member.runs}
+
+
+def _alone(member: Group, protocol: str) -> str:
+    cell = level(member, protocol, "all")
+    return f"{member.label} reaches {cell.text()} % on All (n = {cell.n}); there is nothing to compare it with."
+
+
+def _against(member: Group, other: Group, protocol: str) -> str:
+    cells = {score: difference(member, other, protocol, score) for score in SCORES}
+    overall, n = f"{cells['all'].text(sign=True)} points on All", cells["all"].n
+    if n == 0:
+        return f"{member.label} and {other.label} have no two runs of one seed and split, so they are not compared."
+    if n == 1:
+        return (
+            f"{member.label} against {other.label}, {overall}, n = 1. "
+            f"One pair of runs cannot tell an effect from chance, so no direction is claimed."
+        )
+    clear = {score: cell for score, cell in cells.items() if cell.stands_out}
+    if not clear:
+        return f"the runs do not tell {member.label} and {other.label} apart on any score ({overall}, n = {n})."
+    shares = [score for score in clear if score != "std"]
+    ahead = [score for score in shares if leads(cells[score], score)]
+    behind = [score for score in shares if score not in ahead]
+    said = [f"{word} on {_named(scores, cells)}" for word, scores in (("ahead", ahead), ("behind", behind)) if scores]
+    if "std" in clear:
+        even = "more" if leads(cells["std"], "std") else "less"
+        said.append(f"{even} even over the classes, by {_named(['std'], cells)}")
+    sentence = f"against {other.label}, {member.label} is {listed(said)}, in points over {n} pairs of runs"
+    sentence += ", with 95 % confidence intervals"
+    if unclear := [score.capitalize() for score, cell in cells.items() if cell.n and score not in clear]:
+        sentence += f"; on {listed(unclear)} the runs do not tell them apart"
+    return f"{sentence}."
+
+
+def _named(scores: list[str], cells: dict[str, Cell]) -> str:
+    return listed([f"{score.capitalize()} ({cells[score].text(sign=True)})" for score in scores])
+
+
+def listed(items: list[str]) -> str:
+    """`one, two and three`."""
+    return " and ".join(filter(None, (", ".join(items[:-1]), items[-1])))

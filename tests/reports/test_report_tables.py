@@ -1,0 +1,355 @@
+import csv
+import io
+
+import pytest
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.reports import page, runs, tables, words
+from sdclr_jax.reports.groups import confounds, group
+
+
+def test_levels_are_means_and_sample_deviations(six_runs):
+    rows = tables.compare(runs.read(six_runs))
+    assert [(row.protocol, row.label, row.n) for row in rows] == [
+        ("linear_full", "simclr", 3), ("linear_full", "sdclr", 3), ("knn", "simclr", 3), ("knn", "sdclr", 3),
+    ]  # fmt: skip
+    cells = rows[0].cells
+    # few: 50, 52, 54. many: (90 + 80) / 2, (92 + 80) / 2, (88 + 80) / 2. all: 72.5, 73.5, 73.
+    assert (cells["few"].mean, cells["few"].sd) == pytest.approx((52, 2))
+    assert (cells["many"].mean, cells["many"].sd) == pytest.approx((85, 1))
+    assert (cells["medium"].mean, cells["medium"].sd) == pytest.approx((70, 0), abs=1e-9)
+    assert (cells["all"].mean, cells["all"].sd) == pytest.approx((73, 0.5))
+    assert cells["few"].text() == "52.0 ± 2.0"
+
+
+def test_differences_are_paired(six_runs):
+    row = tables.differences(runs.read(six_runs))[0]
+    assert (row.protocol, row.label, row.n) == ("linear_full", "sdclr − simclr", 3)
+    # few: +10, +12, +14, so mean 12, deviation 2, standard error 1.15. medium: +1, -1, 0.
+    assert (row.cells["few"].mean, row.cells["few"].sd) == pytest.approx((12, 2))
+    assert (row.cells["medium"].mean, row.cells["medium"].sd) == pytest.approx((0, 1), abs=1e-9)
+    assert {score: cell.stands_out for score, cell in row.cells.items()} == {
+        "all": True, "many": False, "medium": False, "few": True, "std": True,
+    }  # fmt: skip
+    # Student's t with 2 degrees of freedom, from a table: 4.303. So 12 ± 4.97, and 0 ± 2.48.
+    assert row.cells["few"].interval == pytest.approx((7.032, 16.968), abs=1e-3)
+    assert row.cells["medium"].interval == pytest.approx((-2.484, 2.484), abs=1e-3)
+    assert row.cells["few"].text(sign=True) == "+12.0 [+7.0, +17.0]"
+    assert row.cells["medium"].text(sign=True) == "+0.0 [−2.5, +2.5]"
+    assert row.cells["std"].text(sign=True).startswith("−")
+
+
+def test_best_is_marked_only_where_it_is_clearly_best(six_runs):
+    simclr, sdclr, *_ = tables.compare(runs.read(six_runs))
+    assert not any(cell.stands_out for cell in simclr.cells.values())
+    assert {score for score, cell in sdclr.cells.items() if cell.stands_out} == {"all", "few", "std"}
+
+
+# Student's t at 97.5 %, from a table: 12.706 with two pairs, 4.303 with three.
+@pytest.mark.parametrize(
+    ("gains", "clear"),
+    [
+        ((0.02, 0.02), True),
+        ((0.0100, 0.0116), True),  # mean 1.08, standard error 0.08: t = 13.5
+        ((0.0100, 0.0118), False),  # mean 1.09, standard error 0.09: t = 12.1
+        ((0.010, 0.020, 0.0267), False),  # mean 1.89, standard error 0.485: t = 3.9
+        ((0.010, 0.018, 0.022), True),  # mean 1.67, standard error 0.353: t = 4.7
+    ],
+)
+def test_direction_takes_a_confidence_interval_without_zero(make_run, gains, clear):
+    folders = [make_run(f"simclr-{seed}", seed=seed, accuracy=0.5) for seed in range(len(gains))]
+    folders += [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=0.5 + gain) for seed, gain in enumerate(gains)]
+    assert tables.differences(runs.read(folders))[0].cells["all"].stands_out is clear
+
+
+def test_equal_runs_have_no_direction(make_run):
+    found = runs.read([make_run(f"{m}-{s}", m, s, accuracy=0.7) for m in ("simclr", "sdclr") for s in range(3)])
+    assert not any(cell.stands_out for row in tables.differences(found) for cell in row.cells.values())
+    assert (
+        "do not tell sdclr and simclr apart on any score (+0.0 [+0.0, +0.0] points on All, n = 3)"
+        in words.summary(found)[0]
+    )
+
+
+def test_one_pair_never_has_a_direction(make_run):
+    found = runs.read([make_run("a", accuracy=0.1), make_run("b", "sdclr", accuracy=0.9)])
+    row = tables.differences(found)[0]
+    assert (row.n, row.cells["all"].text(sign=True), row.cells["all"].stands_out) == (1, "+80.0", False)
+    assert row.cells["all"].interval is None
+    assert words.summary(found) == [
+        "Linear probe (full): sdclr against simclr, +80.0 points on All, n = 1. "
+        "One pair of runs cannot tell an effect from chance, so no direction is claimed."
+    ]
+
+
+def test_only_common_seeds_and_splits_are_paired(make_run):
+    folders = [make_run(f"simclr-{seed}", seed=seed, accuracy=0.5 + 0.1 * seed) for seed in range(3)]
+    folders += [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=0.5 + 0.1 * seed) for seed in range(1, 4)]
+    folders += [make_run("sdclr-other-split", "sdclr", 0, split=1, accuracy=0.9)]
+    found = runs.read(folders)
+    row = tables.differences(found)[0]
+    assert (row.n, row.cells["all"].mean) == (2, pytest.approx(0))
+    assert "sdclr and simclr share 2 of their seeds and splits; differences use only those." in words.notes(found)
+
+
+def test_no_common_seed(make_run):
+    found = runs.read([make_run("a", seed=0), make_run("b", "sdclr", seed=1)])
+    assert tables.differences(found) == []
+    assert "no two runs of one seed and split" in words.summary(found)[0]
+    assert any("share no seed and split, so they have no differences" in note for note in words.notes(found))
+
+
+def test_groups_leave_out_seed_split_and_settings_that_are_not_read(make_run):
+    folders = [make_run("a", seed=0), make_run("b", seed=1, config={"prune.rate": 0.3}), make_run("c", seed=0, split=1)]
+    assert [(found.label, len(found.runs)) for found in group(runs.read(folders))] == [("simclr", 3)]
+
+
+def test_groups_of_one_method_are_labelled_by_what_differs(make_run):
+    folders = [make_run(f"sdclr-{rate}", "sdclr", config={"prune.rate": rate}) for rate in (0.9, 0.7)]
+    folders += [make_run("simclr"), make_run("simsiam", config={"method": "simsiam"}, edit=_method("simsiam"))]
+    labels = [found.label for found in group(runs.read(folders))]
+    assert labels == ["simclr", "simsiam", "sdclr prune.rate=0.9", "sdclr prune.rate=0.7"]
+
+
+def _method(name):
+    return lambda results: results["run"].update(method=name)
+
+
+def test_same_seed_twice_is_refused(make_run):
+    with pytest.raises(UserError, match="a and .*b have the same configuration, seed and split: leave one"):
+        group(runs.read([make_run("a"), make_run("b")]))
+
+
+def test_other_example_lists_are_other_data(make_run):
+    def other_lists(results):
+        results["data"]["lists"]["train"] = "0123"
+
+    found = runs.read([make_run("a"), make_run("b", seed=1), make_run("c", edit=other_lists)])
+    assert [(found.label, len(found.runs)) for found in group(found)] == [("simclr", 2), ("simclr (lists 2)", 1)]
+    assert tables.differences(found) == []
+    assert "different data" in words.notes(found)[0]
+
+
+def test_other_data_stand_side_by_side_with_a_note(make_run):
+    def balanced(results):
+        results["data"].update(subset="balanced", train_counts=[40, 40, 40, 40])
+
+    both = [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=0.9) for seed in range(2)]
+    both += [make_run(f"b{s}", seed=s, accuracy=0.5, config={"data.subset": "balanced"}, edit=balanced) for s in (0, 1)]
+    found = runs.read(both)
+    assert tables.differences(found) == []
+    assert not any(cell.stands_out for row in tables.compare(found) for cell in row.cells.values())
+    note = words.notes(found)[0]
+    assert "simclr on digits (balanced), sdclr on digits (long_tail)" in note
+    assert "nothing is averaged" in note
+    assert [sentence.split(":")[0] for sentence in words.summary(found)] == [
+        "Linear probe (full), digits (balanced)", "Linear probe (full), digits (long_tail)",
+    ]  # fmt: skip
+
+
+def test_one_method_on_two_data_sets_is_told_apart_by_them_alone(make_run):
+    """Settings that belong to the data set are no variants of the method, nor are its evaluation's unequal ones."""
+
+    def photos(results):
+        results["data"]["name"] = "folder:/home/somebody/photos"
+        results["protocols"]["knn"]["settings"]["images"] = 7
+
+    other = {"data.name": "folder:/home/somebody/photos", "epochs": 9}
+    folders = [make_run(f"{m}-{s}", m, s) for m in ("simclr", "sdclr") for s in range(2)]
+    folders += [make_run(f"photos-{s}", "sdclr", s, config=other, edit=photos) for s in range(2)]
+    found = runs.read(folders)
+    assert [(member.label, member.on) for member in group(found)] == [
+        ("simclr", ", digits (long_tail)"), ("sdclr", ", digits (long_tail)"), ("sdclr", ", folder:photos (long_tail)"),
+    ]  # fmt: skip
+    assert "sdclr, folder:photos (long_tail)" in tables.to_text(tables.compare(found))
+    assert "sdclr − simclr, digits (long_tail)" in tables.to_markdown(tables.differences(found), sign=True)
+    assert not any("different settings" in note for note in words.notes(found))
+    html = page.render(found)
+    assert "</svg>sdclr, folder:photos (long_tail)</th>" in html
+
+
+def test_group_without_classes_and_protocols_of_any_name(make_run):
+    def edit(results):
+        results["data"]["groups"] = ["many", "many", "medium", "many"]
+        for protocol in results["protocols"].values():
+            protocol["few"] = None
+        results["protocols"]["ahead of | all"] = results["protocols"]["knn"]
+
+    found = runs.read([make_run(f"{m}-{s}", m, s, edit=edit) for m in ("simclr", "sdclr") for s in range(2)])
+    rows = tables.compare(found)
+    assert [row.protocol for row in rows][::2] == ["linear_full", "knn", "ahead of | all"]
+    assert rows[0].cells["few"].text() == "–"
+    assert "Few" not in words.summary(found)[0]
+
+
+def test_protocols_have_names_for_readers_and_unknown_ones_keep_theirs():
+    assert tables.title("ts_few_shot") == "Linear SVM (few-shot)"
+    assert tables.title("knn (average precision)") == "Nearest neighbours (average precision)"
+    assert tables.title("mine") == "mine"
+
+
+def test_text_and_markdown(six_runs):
+    found = runs.read(six_runs)
+    text, markdown = tables.to_text(tables.compare(found)), tables.to_markdown(tables.differences(found), sign=True)
+    assert "64.0 ± 4.0 *" in text
+    assert "52.0 ± 2.0  " in text
+    assert markdown.splitlines()[0].split("|")[1:4] == [" protocol    ", " runs of        ", "   n "]
+    assert "**+12.0 [+7.0, +17.0]**" in markdown
+    assert markdown.endswith("|\n")
+
+
+def test_bars_in_names_do_not_break_markdown(make_run):
+    folders = [
+        make_run("a", config={"projector.layers": "x|y"}),
+        make_run("b", config={"projector.layers": "\x1b[31m"}),
+    ]
+    markdown = tables.to_markdown(tables.compare(runs.read(folders)))
+    assert "simclr projector.layers=x\\|y" in markdown
+    assert "\x1b" not in markdown
+
+
+def test_names_cannot_break_markdown(make_run):
+    evil = r"a_b _c_ *d* `e` <i> &lt; ~~f~~ \| $g$ [h](i)"
+    folders = [make_run("a", config={"projector.layers": evil}), make_run("b", config={"projector.layers": "c"})]
+    line = tables.to_markdown(tables.compare(runs.read(folders))).splitlines()[2]
+    escaped = r"a_b \_c\_ \*d\* \`e\` \<i> \&lt; \~\~f\~\~ \\\| \$g\$ [h]\(i)"
+    assert f"| linear_full | simclr projector.layers={escaped} |" in " ".join(line.split())
+
+
+def test_latex_is_a_booktabs_table_with_signs_and_bold(six_runs):
+    found = runs.read(six_runs)
+    assert tables.to_latex(tables.compare(found)).splitlines() == [
+        r"\begin{tabular}{llrlllll}",
+        r"\toprule",
+        r"protocol & runs of & n & All & Many & Medium & Few & Std \\",
+        r"\midrule",
+        r"linear\_full & simclr & 3 & 73.0 $\pm$ 0.5 & 85.0 $\pm$ 1.0 & 70.0 $\pm$ 0.0 & "
+        r"52.0 $\pm$ 2.0 & 13.5 $\pm$ 1.1 \\",
+        r"linear\_full & sdclr & 3 & \textbf{76.0 $\pm$ 0.7} & 85.0 $\pm$ 1.0 & 70.0 $\pm$ 1.0 & "
+        r"\textbf{64.0 $\pm$ 4.0} & \textbf{8.9 $\pm$ 1.6} \\",
+        r"\addlinespace",
+        *tables.to_latex(tables.compare(found)).splitlines()[7:9],
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    assert r"sdclr $-$ simclr & 3 & \textbf{+3.0 [+1.9, +4.1]}" in tables.to_latex(tables.differences(found), sign=True)
+
+
+def test_names_cannot_break_latex(make_run):
+    evil = "50% \\input{x} $a_b^c$ #&~<>\x1b"
+    folders = [make_run("a", config={"projector.layers": evil}), make_run("b", config={"projector.layers": "c"})]
+    line = tables.to_latex(tables.compare(runs.read(folders))).splitlines()[4]
+    escaped = r"layers=50\% \textbackslash{}input\{x\} \$a\_b\^{}c\$ \#\&\textasciitilde{}\ensuremath{<}\ensuremath{>}"
+    assert f"{escaped}\N{REPLACEMENT CHARACTER} & 1 &" in line
+    assert line.count(" & ") == 7
+    assert tables.latex("[1cm] | *") == "{}[1cm] $|$ *"
+
+
+def test_means_as_csv_hold_both_tables_at_full_precision(six_runs):
+    found = runs.read(six_runs)
+    text = tables.means_to_csv(tables.compare(found), tables.differences(found))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 4 * 5 + 2 * 5
+    few = [row for row in rows if row["score"] == "few" and row["protocol"] == "linear_full"]
+    assert [(row["kind"], row["data"], row["group"], row["n"]) for row in few] == [
+        ("mean", "digits (long_tail)", "simclr", "3"), ("mean", "digits (long_tail)", "sdclr", "3"),
+        ("difference", "digits (long_tail)", "sdclr − simclr", "3"),
+    ]  # fmt: skip
+    assert (few[0]["low"], few[0]["high"]) == ("", "")
+    numbers = [float(few[2][name]) for name in ("mean", "sd", "low", "high")]
+    assert numbers == pytest.approx([0.12, 0.02, 0.07032, 0.16968], abs=1e-5)
+
+
+def test_empty_tables():
+    assert "protocol" in tables.to_text([])
+    assert "protocol" in tables.to_markdown([])
+    assert tables.to_latex([]).splitlines()[-2:] == ["\\bottomrule", "\\end{tabular}"]
+
+
+def test_csv_is_tidy_and_exact(six_runs):
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(runs.read(six_runs)))))
+    assert len(rows) == 6 * 2 * 6  # runs, protocols, scores
+    assert rows[0] == {
+        "run": "runs/simclr-0", "group": "simclr", "method": "simclr", "seed": "0", "split": "0", "data": "digits",
+        "subset": "long_tail", "protocol": "linear_full", "score": "all", "value": rows[0]["value"],
+    }  # fmt: skip
+    assert float(rows[0]["value"]) == pytest.approx(0.725, rel=1e-12)
+    assert [row["value"] for row in rows if row["score"] == "validation_accuracy"] == [""] * 12
+
+
+def test_summary_says_what_is_clear_and_what_is_not(six_runs):
+    assert words.summary(runs.read(six_runs)) == [
+        "Linear probe (full): against simclr, sdclr is ahead on All (+3.0 [+1.9, +4.1]) and Few (+12.0 [+7.0, +17.0]) "
+        "and more even over the classes, by Std (−4.6 [−5.9, −3.3]), in points over 3 pairs of runs, with 95 % "
+        "confidence intervals; on Many and Medium the runs do not tell them apart.",
+    ]
+
+
+def test_summary_says_behind(make_run):
+    folders = [make_run(f"simclr-{seed}", seed=seed, accuracy=[0.6, 0.6, 0.6, 0.6]) for seed in range(2)]
+    folders += [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=[0.5, 0.7, 0.6, 0.6]) for seed in range(2)]
+    said = "sdclr is ahead on Many (+5.0 [+5.0, +5.0]), behind on Few (−10.0 [−10.0, −10.0]) and less even"
+    assert said in words.summary(runs.read(folders))[0]
+
+
+def test_summary_of_one_group(make_run):
+    found = runs.read([make_run("a", seed=0, accuracy=0.7), make_run("b", seed=1, accuracy=0.8)])
+    assert words.summary(found) == [
+        "Linear probe (full): simclr reaches 75.0 ± 7.1 % on All (n = 2); there is nothing to compare it with."
+    ]
+
+
+def test_a_note_says_that_data_were_not_made_from_what_was_published(make_run):
+    def edit(provenance):
+        return lambda results: results["data"].update(provenance=provenance)
+
+    warning = "not made from the published archive of digits: its figures are none for digits"
+    marked = [make_run("a", seed=0, edit=edit({"warning": warning})), make_run("b", seed=1, edit=edit(None))]
+    assert words.notes(runs.read(marked)) == [f"digits was {warning}."]
+    assert words.notes(runs.read([make_run("c", edit=edit({"published": True}))])) == []
+
+
+def test_notes_name_confounds_unfinished_runs_and_environments(make_run):
+    folders = [make_run("a", config={"projector.layers": 2, "epochs": 8}), make_run("b", "sdclr")]
+    (folders[0] / "versions.json").write_text('{"commit": "other", "sdclr_jax": "0.1.0", "jax": "0.10.2"}')
+    notes = words.notes(runs.read(folders))
+    assert (
+        "Besides the method, projector.layers differs (simclr 2, sdclr 3): compare groups where it is equal." in notes
+    )
+    assert "runs/a was evaluated at epoch 2 of 8." in notes
+    assert "The runs do not share one environment; see the details for: commit." in notes
+
+
+def test_evaluations_of_other_settings_are_noted(make_run):
+    def other_k(results):
+        results["protocols"]["knn"]["settings"]["epochs"] = 31
+
+    found = runs.read([make_run("a", accuracy=0.5), make_run("b", seed=1, edit=other_k)])
+    assert [note for note in words.notes(found) if "settings" in note] == [
+        "Nearest neighbours was run with different settings (epochs): run `sdclr evaluate` on all runs with the same "
+        "ones before you trust its averages."
+    ]
+
+
+def test_what_a_fit_finds_is_no_setting(make_run):
+    def edit(value):
+        return lambda results: results["protocols"]["knn"]["settings"].update(all_of_draws=[value], best_epoch=value)
+
+    found = runs.read([make_run("a", edit=edit(0.4)), make_run("b", seed=1, edit=edit(0.5))])
+    assert words.notes(found) == []
+
+
+def test_what_makes_the_method_is_no_confound(make_run):
+    folders = [make_run("a", config={"prune.rate": 0.1}), make_run("b", "sdclr")]
+    folders += [make_run("c", "sdclr", config={"prune.rate": 0.5})]
+    assert confounds(group(runs.read(folders))) == {}
+
+
+def test_classes_as_csv_are_ranked_by_frequency(make_run):
+    text = tables.classes_to_csv(runs.read([make_run("a", accuracy=[0.1, 0.2, 0.3, 0.4])]))
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["protocol"] == "knn"]
+    fields = ("rank", "class", "class_group", "train_images", "value")
+    assert [tuple(row[field] for field in fields) for row in rows] == [
+        ("1", "one", "many", "110", "0.2"), ("2", "three", "many", "40", "0.4"),
+        ("3", "two", "medium", "20", "0.3"), ("4", "zero", "few", "5", "0.1"),
+    ]  # fmt: skip
