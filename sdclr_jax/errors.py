@@ -1,4 +1,7 @@
-"""The errors that the command line tells in one sentence, without a traceback."""
+"""The errors that the command line prints as one sentence, without a traceback; and what pure functions raise."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
 
 
 class UserError(ValueError):
@@ -7,3 +10,31 @@ class UserError(ValueError):
 
 class Diverged(RuntimeError):
     """The loss is no longer a number: the message names step and branch. Exit status 1."""
+
+
+class ArgumentError(ValueError):
+    """A bad argument of a function. `argument` is its name; `problem` is the rest of the sentence: its value, what is
+    accepted.
+
+    >>> raise ArgumentError("k", "is 0: it must be at least 1")
+    Traceback (most recent call last):
+    sdclr_jax.errors.ArgumentError: k is 0: it must be at least 1
+    """
+
+    def __init__(self, argument: str, problem: str):
+        super().__init__(f"{argument} {problem}")
+        self.argument, self.problem = argument, problem
+
+
+@contextlib.contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Inside, an `ArgumentError` becomes a `UserError` under the name that its user knows: {"k": "evaluate.knn_k"}.
+
+    An argument without a name here goes on as it is.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        if error.argument not in names:
+            raise
+        raise UserError(f"{names[error.argument]} {error.problem}") from error
