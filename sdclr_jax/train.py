@@ -1,11 +1,11 @@
-"""Self-damaging contrastive learning: the state, its first value, one step, and the refresh of the mask.
+"""Self-damaging contrastive learning: the state, its first value, one step, the refresh of the mask, and the loop.
 
-All functions are pure. `images` are global arrays split over the devices, the state lies on each of them: batch norm
-and the loss are over the global batch, on any number of devices.
+All functions but the loop are pure. `images` are global arrays split over the devices, the state lies on each of them:
+batch norm and the loss are over the global batch, on any number of devices.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -41,8 +41,21 @@ class State:
     memory: dict[str, Any]  # {side: what the objective remembers of it}, for the sides compared with
 
 
+class Step(NamedTuple):
+    """A step that the loop has taken. The next one takes the memory of `state`: read from it first, or copy it."""
+
+    number: int  # of steps done
+    state: State
+    images: Any  # the batch of this step
+    scalars: Scalars  # on the devices: reading them waits for the step
+
+
 class Method:
-    """A method put together from its parts: `init`, `step` and `refresh` are the whole of training.
+    """A method put together from its parts: `init` and `train` are the whole of training.
+
+        state = jax.jit(method.init)(np.uint32(0), np.zeros((1, 8, 8, 1), np.float32))
+        for step in method.train(state, batches, until=100):
+            print(step.number, float(step.scalars["loss"]))
 
     Args:
         network: Flax module, (views [B, H, W, C], train) -> Outputs.
@@ -54,6 +67,7 @@ class Method:
         objective: compares the outputs of a pair.
         optimizer: optax chain and schedule.
         prune: (weights, key) -> mask.
+        refresh_every: steps between two refreshes of the mask; the first is before the first step.
         target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
     """
 
@@ -67,10 +81,12 @@ class Method:
         objective: Objective,
         optimizer: Optimizer,
         prune: Callable[[Tree, jax.Array], Tree],
+        refresh_every: int = 1,
         target_momentum: optax.Schedule | None = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
-        self.objective, self.optimizer, self.prune = objective, optimizer, prune
+        self.objective, self.optimizer = objective, optimizer
+        self.prune, self.refresh_every = prune, refresh_every
         self.target_momentum = target_momentum
         self.damaged = any(branch.masked for branch in branches.values())
         self.averaged = any(branch.averaged for branch in branches.values())
@@ -101,8 +117,27 @@ class Method:
             },
         )
 
+    def train(
+        self, state: State, batches: Iterator[Any], *, until: int, sharding: jax.sharding.Sharding | None = None
+    ) -> Iterator[Step]:
+        """Take the steps after the state's, up to number `until`, and yield each; refresh the mask when it is due.
+
+        Args:
+            state: its memory is reused.
+            batches: images of each step, beginning with the one after the state's.
+            until: number of the last step.
+            sharding: how the state lies on the devices; None is as it is.
+        """
+        step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, sharding))
+        refresh = jax.jit(self.refresh, donate_argnums=0, out_shardings=sharding)
+        for number, images in zip(range(int(state.step) + 1, until + 1), batches, strict=False):
+            if self.damaged and (number - 1) % self.refresh_every == 0:
+                state = refresh(state)
+            state, scalars = step(state, images)
+            yield Step(number, state, images, scalars)
+
     def refresh(self, state: State) -> State:
-        """Make the mask afresh from the weights."""
+        """Make the mask again from the weights as they are."""
         return state.replace(mask=self.prune(state.params["weights"], _key(state, 2)))
 
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
@@ -111,14 +146,14 @@ class Method:
 
     def diagnose(self, state: State, images: jax.Array) -> dict[Side, Outputs]:
         """What the step would compare on these images, in training mode; the state stays as it is."""
-        return self.encode(state.params, state, self.make_views(_key(state, 1), images))[0]
+        return self.forward(state.params, state, self.make_views(_key(state, 1), images))[0]
 
     def update(self, state: State, views: Views) -> tuple[State, Scalars]:
         """The step from its views on: every branch once, one gradient, one update."""
         key = _key(state, 3)
 
         def loss_of(params: Tree) -> tuple[jax.Array, tuple[dict[Side, Outputs], Tree]]:
-            outputs, stats = self.encode(params, state, views)
+            outputs, stats = self.forward(params, state, views)
             losses = [self.objective.loss(state.memory[_name(b)], outputs[a], outputs[b], key) for a, b in self.pairs]
             return sum(losses) / len(losses), (outputs, stats)
 
@@ -147,7 +182,7 @@ class Method:
         )
         return state, scalars
 
-    def encode(self, params: Tree, state: State, views: Views) -> tuple[dict[Side, Outputs], Tree]:
+    def forward(self, params: Tree, state: State, views: Views) -> tuple[dict[Side, Outputs], Tree]:
         """Each branch once, on all the views of one size that it sees: {side: Outputs} and the new batch statistics.
 
         Batch norm is over all of these views together, as in SimCLR.

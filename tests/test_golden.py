@@ -149,7 +149,7 @@ def published(request):
         views = tuple(jnp.asarray((v - IMAGENET_MEAN) / IMAGENET_STD, dtype) for v in views)
 
         def everything(state, views):
-            outputs, _ = method.encode(state.params, state, views)
+            outputs, _ = method.forward(state.params, state, views)
             after, scalars = method.update(state, views)
             return outputs, after, scalars
 

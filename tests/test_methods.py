@@ -187,7 +187,7 @@ def test_multi_crop_is_data_too():
 
     def all_of(seed):
         state = method.init(seed, views[0][:1])
-        return method.encode(state.params, state, views)[0], method.update(state, views)[1]["loss"], state
+        return method.forward(state.params, state, views)[0], method.update(state, views)[1]["loss"], state
 
     outputs, loss, state = jax.jit(all_of)(np.uint32(0))
     assert outputs.keys() == {("dense", 0), ("dense", 2), ("sparse", 1), ("sparse", 3)}

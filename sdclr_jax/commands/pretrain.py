@@ -22,4 +22,4 @@ def main(argv: list[str]) -> None:
     args = flags.pretrain(argv, USAGE)
     if args.distributed:
         parallel.initialize()
-    pretrain.pretrain(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)
+    pretrain.train(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)

@@ -66,6 +66,7 @@ def method(config: ConfigDict, steps_per_epoch: int) -> Method:
         prune=lambda weights, key: pruning.magnitude_mask(
             weights, config.prune.rate, random_rate=config.prune.random_rate, key=key
         ),
+        refresh_every=config.prune.every or steps_per_epoch,
         target_momentum=optim.target_momentum(
             start=config.target.momentum, end=config.target.final_momentum, total_steps=total_steps
         ),

@@ -18,7 +18,7 @@ import pytest
 
 from sdclr_jax import pruning, trees
 from sdclr_jax.api import pretrain as pretrain_command
-from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data.batches import Resident
 from sdclr_jax.errors import Diverged, UserError
@@ -51,7 +51,7 @@ def config(method="sdclr", *more):
 
 
 def run(config, directory, data_dir):
-    return pretrain(config, directory, data_dir, devices=jax.devices()[:1])
+    return train(config, directory, data_dir, devices=jax.devices()[:1])
 
 
 @contextlib.contextmanager
