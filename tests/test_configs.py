@@ -48,13 +48,13 @@ def text(config) -> str:
 
 def differences() -> str:
     """What each method sets otherwise than base.py, in each recipe: a line a field."""
-    recipes = {
+    tables = {
         "small": methods.SMALL,
         "imagenet": methods.IMAGENET,
         "digits": digits_lt.RECIPE,
     }
     base_fields, lines = recipes.fields(base.get_config()), []
-    for recipe, table in recipes.items():
+    for recipe, table in tables.items():
         for method in methods.METHODS:
             config = base.get_config()
             methods.choose(config, method, table)
@@ -184,6 +184,8 @@ def test_a_bad_field_is_named(name, field, value, said):
 
 def test_a_config_without_a_field_that_all_have_is_refused_by_its_name():
     for field in recipes.fields(base.get_config()):
+        if field in ("model.stem", "model.width"):  # of some encoders
+            continue
         if field.startswith(("objective.", "views.")) and not field.endswith((".name", ".mean", ".std")):
             continue
         config = base.get_config()
