@@ -152,7 +152,7 @@ def test_a_row_changes_no_later_config():
         ("swav", "prototypes.count", -1, "prototypes.count is -1: it must be at least 0"),
         ("simsiam", "optimizer.constant_rate", ("predictr",), "constant_rate has 'predictr': the modules are"),
         ("simclr", "optimizer.name", "lion", "unknown optimizer.name 'lion': known are adam, lars, sgd"),
-        ("simclr", "objective.name", "byol", "has objective.temperature: the fields of byol are scale"),
+        ("simclr", "objective.name", "byol", "has objective.chunk: the fields of byol are scale"),
         ("simclr", "objective.name", "info_nce", "lacks objective.queue: the fields of info_nce are temperature"),
         ("simclr", "projector.layers", 10**9, "projector.layers is 1000000000: it must be at least 1 and below 101"),
         ("w_mse", "objective.repeats", 10**9, "objective.repeats is 1000000000: it must be at least 1 and below 101"),

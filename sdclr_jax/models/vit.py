@@ -57,7 +57,9 @@ class Attention(nn.Module):
         batch, tokens, width = x.shape
         qkv = linear(3 * width, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, self.heads, -1), 2, 0)
-        x = jax.nn.dot_product_attention(q, k, v)  # with 1 / sqrt(width of a head); the softmax is in float32
+        wide = jnp.promote_types(self.dtype, jnp.float32)  # of the softmax
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=wide)
+        x = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(logits).astype(self.dtype), v)
         return linear(width, dtype=self.dtype, name="proj")(x.reshape(batch, tokens, width))
 
 
