@@ -27,13 +27,16 @@ def get_config() -> ConfigDict:
     c.objective = ConfigDict()  # a file of sdclr_jax/objectives and its settings; methods.py has those of each
     c.objective.name = "nt_xent"
     c.objective.temperature = 0.2
+    c.objective.chunk = 0  # rows of the similarity matrix held at a time, for large batches; 0 holds it whole
 
     c.prune = ConfigDict()  # read only where a pair names the sparse branch
-    c.prune.rate = 0.9  # share of all convolution weights cut, by global magnitude
-    c.prune.random_rate = 0.0  # share of all convolution weights cut at random besides
+    c.prune.rate = 0.9  # share of all kernels of the encoder cut, by global magnitude
+    c.prune.random_rate = 0.0  # share of them cut at random on top
     c.prune.every = 0  # steps between refreshes of the mask; 0 is every epoch
     c.prune.norms = "private"  # 'private': each branch its own norms and statistics; 'shared': one set for both
 
+    # An encoder of sdclr_jax/models and its fields. Another one has others: --config.model.name=vit_tiny brings its own
+    # with it, and a config file writes c.model = ConfigDict({"name": "vit_tiny", "patch": 8}).
     c.model = ConfigDict()
     c.model.name = "resnet18"
     c.model.stem = "cifar"  # 'cifar': one 3x3 convolution; 'imagenet': 7x7 at stride 2 and max-pooling

@@ -51,7 +51,7 @@ ROWS = {
     # Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020.
     "simclr": (
         each_other,
-        {"objective": {"name": "nt_xent", "temperature": 0.2}},
+        {"objective": {"name": "nt_xent", "temperature": 0.2, "chunk": 0}},
     ),
     # He et al., Momentum Contrast, CVPR 2020, with the head and temperature of v2 (Chen et al., arXiv:2003.04297).
     "moco": (

@@ -7,7 +7,6 @@ batch norm and the loss are over the global batch, on any number of devices.
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +14,7 @@ from flax import struct
 
 from sdclr_jax import branches, pruning
 from sdclr_jax.branches import Branch
-from sdclr_jax.models import Outputs
+from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives import Objective
 from sdclr_jax.objectives.vectors import unit
 from sdclr_jax.optim import Optimizer
@@ -35,7 +34,7 @@ class State:
     key: jax.Array  # constant; a step's keys are folded from it
     params: Tree  # {"weights": tree, "norms": {set: tree}}
     stats: Tree  # {set: batch statistics}
-    mask: Tree  # bool leaves for convolution kernels, None elsewhere; None where no branch is sparse
+    mask: Tree  # bool leaves for the kernels that can be pruned, None elsewhere; None where no branch is sparse
     target: Tree  # moving average of the dense encoder and projector; None where no branch reads it
     opt_state: optax.OptState
     memory: dict[str, Any]  # {side: what the objective remembers of it}, for the sides compared with
@@ -58,7 +57,7 @@ class Method:
             print(step.number, float(step.scalars["loss"]))
 
     Args:
-        network: Flax module, (views [B, H, W, C], train) -> Outputs.
+        network: (views [B, H, W, C], train) -> Outputs; `network.prunable` says what the mask covers.
         branches: name -> Branch, those that the pairs name.
         pairs: ((branch, view), (branch, view)): the first side learns from the second, or both from each other, as
             the objective has it; the loss is the mean over the pairs.
@@ -66,7 +65,7 @@ class Method:
             differ from view to view.
         objective: compares the outputs of a pair.
         optimizer: optax chain and schedule.
-        prune: (weights, key) -> mask.
+        prune: (weights, *, prunable, key) -> mask, with `prunable` of the network.
         refresh_every: steps between two refreshes of the mask; the first is before the first step.
         target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
     """
@@ -74,13 +73,13 @@ class Method:
     def __init__(
         self,
         *,
-        network: nn.Module,
+        network: Network,
         branches: dict[str, Branch],
         pairs: Pairs,
         make_views: Callable[[jax.Array, jax.Array], Views],
         objective: Objective,
         optimizer: Optimizer,
-        prune: Callable[[Tree, jax.Array], Tree],
+        prune: Callable[..., Tree],
         refresh_every: int = 1,
         target_momentum: optax.Schedule | None = None,
     ):
@@ -99,16 +98,18 @@ class Method:
             view: [1, h, w, C]; only its shape is read.
         """
         key = jax.random.key(seed)
-        outputs, variables = self.network.init_with_output(jax.random.fold_in(key, 0), view, train=True)
+        with branches.norms_have_names():
+            outputs, variables = self.network.init_with_output(jax.random.fold_in(key, 0), view, train=True)
         learnt = {branch.norms for branch in self.branches.values() if not branch.averaged} | {"dense"}
-        params, stats = branches.split(variables["params"], learnt), dict.fromkeys(learnt, variables["batch_stats"])
+        own_stats = variables.get("batch_stats", {})  # without batch norm there are none
+        params, stats = branches.split(variables["params"], learnt), dict.fromkeys(learnt, own_stats)
         compared_with = sorted({b for _, b in self.pairs})
         return State(
             step=jnp.int32(0),
             key=key,
             params=params,
-            stats=stats | ({"target": branches.backbone(variables["batch_stats"])} if self.averaged else {}),
-            mask=pruning.ones(params["weights"]) if self.damaged else None,
+            stats=stats | ({"target": branches.backbone(own_stats)} if self.averaged else {}),
+            mask=pruning.ones(params["weights"], self.network.prunable) if self.damaged else None,
             target=branches.backbone(variables["params"]) if self.averaged else None,
             opt_state=self.optimizer.transform.init(params),
             memory={
@@ -138,7 +139,8 @@ class Method:
 
     def refresh(self, state: State) -> State:
         """Make the mask again from the weights as they are."""
-        return state.replace(mask=self.prune(state.params["weights"], _key(state, 2)))
+        mask = self.prune(state.params["weights"], prunable=self.network.prunable, key=_key(state, 2))
+        return state.replace(mask=mask)
 
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""
@@ -178,7 +180,7 @@ class Method:
             stats=stats,
             target=target,
             opt_state=opt_state,
-            memory={_name(b): self.objective.remember(state.memory[_name(b)], outputs[b]) for _, b in self.pairs},
+            memory={_name(b): self.objective.update(state.memory[_name(b)], outputs[b]) for _, b in self.pairs},
         )
         return state, scalars
 
@@ -197,7 +199,7 @@ class Method:
                 batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
                 variables = branches.variables(branch, params, stats, state.mask, state.target)
                 out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
-                stats = {**stats, branch.norms: new["batch_stats"]}
+                stats = {**stats, branch.norms: new.get("batch_stats", {})}
                 outputs |= {(name, view): out.of_view(i, len(alike)) for i, view in enumerate(alike)}
         return outputs, stats
 

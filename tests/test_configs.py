@@ -48,13 +48,13 @@ def text(config) -> str:
 
 def differences() -> str:
     """What each method sets otherwise than base.py, in each recipe: a line a field."""
-    recipes = {
+    tables = {
         "small": methods.SMALL,
         "imagenet": methods.IMAGENET,
         "digits": digits_lt.RECIPE,
     }
     base_fields, lines = recipes.fields(base.get_config()), []
-    for recipe, table in recipes.items():
+    for recipe, table in tables.items():
         for method in methods.METHODS:
             config = base.get_config()
             methods.choose(config, method, table)
@@ -152,7 +152,7 @@ def test_a_row_changes_no_later_config():
         ("swav", "prototypes.count", -1, "prototypes.count is -1: it must be at least 0"),
         ("simsiam", "optimizer.constant_rate", ("predictr",), "constant_rate has 'predictr': the modules are"),
         ("simclr", "optimizer.name", "lion", "unknown optimizer.name 'lion': known are adam, lars, sgd"),
-        ("simclr", "objective.name", "byol", "has objective.temperature: the fields of byol are scale"),
+        ("simclr", "objective.name", "byol", "has objective.chunk: the fields of byol are scale"),
         ("simclr", "objective.name", "info_nce", "lacks objective.queue: the fields of info_nce are temperature"),
         ("simclr", "projector.layers", 10**9, "projector.layers is 1000000000: it must be at least 1 and below 101"),
         ("w_mse", "objective.repeats", 10**9, "objective.repeats is 1000000000: it must be at least 1 and below 101"),
@@ -184,6 +184,8 @@ def test_a_bad_field_is_named(name, field, value, said):
 
 def test_a_config_without_a_field_that_all_have_is_refused_by_its_name():
     for field in recipes.fields(base.get_config()):
+        if field in ("model.stem", "model.width"):  # of some encoders
+            continue
         if field.startswith(("objective.", "views.")) and not field.endswith((".name", ".mean", ".std")):
             continue
         config = base.get_config()

@@ -208,14 +208,19 @@ def test_w_mse_of_four_views_compares_all_six_pairs():
     ("name", "field", "value", "said"),
     [
         ("w_mse", "objective.slice_size", 5, "objective.slice_size is 5: it must divide the batch, 16"),
-        ("w_mse", "projector.out", 16, "has no inverse: make the batch larger than 16"),
+        ("w_mse", "projector.out", 16, "objective.shrinkage is 0.*has no inverse: make the batch larger than 16"),
         ("moco", "objective.queue", 100, "objective.queue is 100, and there are 100 images: make it smaller"),
         ("moco", "objective.queue", 0, "objective.queue is 0: info_nce has its negatives from there"),
         ("simclr", "epochs", 10**9, "epochs is 1000000000, of 6 steps each: it must be at most 357913941"),
         ("swav", "prototypes.frozen_epochs", 10**9, "prototypes.frozen_epochs is 1000000000, of 6 steps each"),
         ("swav", "objective.queue_start_epochs", 10**9, "objective.queue_start_epochs is 1000000000, of 6 steps"),
-        ("byol", "predictor.layers", 0, "no predictor: set predictor.layers"),
-        ("swav", "prototypes.count", 0, "network has none: set prototypes.count"),
+        (
+            "byol",
+            "predictor.layers",
+            0,
+            "predictor.layers is 0, so prediction is None",
+        ),
+        ("swav", "prototypes.count", 0, "prototypes.count is 0, so prototypes is None"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(name, field, value, said):

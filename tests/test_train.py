@@ -190,7 +190,7 @@ def test_the_mask_follows_the_weights(stepped):
     for _ in range(5):
         state, _ = step(state, tiny.images())
     fresh = refresh(state)
-    expected = pruning.magnitude_mask(state.params["weights"], 0.5)
+    expected = pruning.magnitude_mask(state.params["weights"], 0.5, prunable=tiny.method().network.prunable)
     jax.tree.map(np.testing.assert_array_equal, fresh.mask, expected)
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (fresh.mask, stepped[0].mask)), strict=True))
 

@@ -25,6 +25,9 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     if any(arg.startswith("--config.method") for arg in argv):
         raise UserError("--config.method only names the method: choose another as --config=FILE.py:METHOD")
     config = _load(argv[0].removeprefix("--config="))
+    # First, since another encoder has other fields.
+    encoders = [arg.partition("=")[2] for arg in argv if arg.startswith("--config.model.name=")]
+    recipes.choose_encoder(config, encoders[-1] if encoders else config.get("model", {}).get("name"))
     _parse(values, config, argv[1:])
     if not values.workdir:
         raise UserError("--workdir is missing: give the run's folder, such as --workdir=runs/sdclr")

@@ -1,6 +1,7 @@
 """How much pruning changes what a trained network makes of each image: the scores behind `sdclr exemplars`."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -135,7 +136,7 @@ class PruningProbe:
         self._outputs, self._compare = jax.jit(outputs), jax.jit(compare)
         self._batch_statistics = jax.jit(batch_statistics)
         self._plain, self._views = jax.jit(recipes.plain_view(config)), jax.jit(method.make_views)
-        self._mask = jax.jit(pruning.magnitude_mask, static_argnums=1)
+        self._mask = jax.jit(partial(pruning.magnitude_mask, prunable=network.prunable), static_argnums=1)
         self._variables = jax.jit(branches.variables, static_argnums=0)
 
     def measure(self, state: State) -> Measured:

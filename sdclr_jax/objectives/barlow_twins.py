@@ -17,9 +17,9 @@ def barlow_twins(z_a: jax.Array, z_b: jax.Array, redundancy: float = 0.0051) -> 
     1e-5 added to it. `z_a` and `z_b` are [N, D]; row i of both is the same image.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike, or N is 1: a single row is its own mean.
     """
-    check_alike(z_a=z_a, z_b=z_b)
+    check_alike(rows=2, z_a=z_a, z_b=z_b)
     correlation = matmul(_standardised(z_a).T, _standardised(z_b)) / len(z_a)
     diagonal = jnp.eye(len(correlation), dtype=bool)
     return jnp.sum(jnp.where(diagonal, (1 - correlation) ** 2, redundancy * correlation**2))

@@ -15,7 +15,7 @@ def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
     One of the paper's two directions; the other has the views exchanged. Both are [N, D]; no gradient to `target`.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike.
     """
     check_alike(prediction=prediction, target=target)
     return jnp.mean(2 - 2 * cosines(prediction, jax.lax.stop_gradient(target)))

@@ -24,7 +24,7 @@ def nt_xent(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
         A scalar, float32 at least whatever the type of the embeddings.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike.
     """
     return jnp.mean(nt_xent_per_image(z_a, z_b, temperature))
 
@@ -70,6 +70,7 @@ def _log_sums(rows: jax.Array, anchors: jax.Array, u: jax.Array, temperature: fl
     return jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
 
 
-def objective(temperature: float) -> Objective:
-    """NT-Xent on the projections."""
-    return stateless(lambda a, b: nt_xent(a.projection, b.projection, temperature))
+def objective(temperature: float, chunk: int = 0) -> Objective:
+    """NT-Xent on the projections, with `chunk` rows of the similarity matrix at a time; 0 is the whole matrix."""
+    loss = partial(nt_xent_chunked, chunk=chunk) if chunk else nt_xent
+    return stateless(lambda a, b: loss(a.projection, b.projection, temperature))

@@ -15,7 +15,7 @@ def simsiam(prediction: jax.Array, projection: jax.Array) -> jax.Array:
     One of the paper's two directions; the other has the views exchanged. Both are [N, D].
 
     Raises:
-        UserError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike.
     """
     check_alike(prediction=prediction, projection=projection)
     return -jnp.mean(cosines(prediction, jax.lax.stop_gradient(projection)))

@@ -30,9 +30,9 @@ def vicreg(
         A scalar, float32 at least whatever the type of the embeddings.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike, or N is 1.
+        ArgumentError: the shapes are not [N, D] and alike, or N is 1.
     """
-    vectors.check_alike(z_a=z_a, z_b=z_b)
+    vectors.check_alike(rows=2, z_a=z_a, z_b=z_b)
     difference = vectors.at_least_float32(z_a) - vectors.at_least_float32(z_b)
     covariances = [vectors.covariance(z) for z in (z_a, z_b)]
     spread = sum(_variance_term(c) for c in covariances) / 2

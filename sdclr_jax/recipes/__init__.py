@@ -1,6 +1,7 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, fields, read
+from sdclr_jax.recipes.encoders import choose_encoder, encoder
 from sdclr_jax.recipes.evaluation import frozen_encoder, probe_images
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
@@ -23,7 +24,9 @@ __all__ = [
     "batches",
     "centre_crop",
     "check",
+    "choose_encoder",
     "data",
+    "encoder",
     "fields",
     "frozen_encoder",
     "image_shape",

@@ -9,16 +9,16 @@ from sdclr_jax import branches
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail, profiles
 from sdclr_jax.errors import UserError
-from sdclr_jax.models import LAST, RESNETS, STEMS
+from sdclr_jax.models import ENCODERS, LAST
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.optim import OPTIMIZERS
+from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import PER_VIEW, VIEWS, view_count
 from sdclr_jax.run import folder
 
 KNOWN = {
     "objective.name": OBJECTIVES,
-    "model.name": RESNETS,
-    "model.stem": STEMS,
+    "model.name": ENCODERS,
     "model.dtype": ("float32", "bfloat16"),
     "projector.last": LAST,
     "predictor.last": LAST,
@@ -40,7 +40,6 @@ AT_LEAST = {
     "prune.rate": 0,
     "prune.random_rate": 0,
     "prune.every": 0,
-    "model.width": 1,
     "projector.layers": 1,
     "projector.hidden": 1,
     "projector.out": 1,
@@ -50,6 +49,7 @@ AT_LEAST = {
     "prototypes.frozen_epochs": 0,
     "target.momentum": 0,
     "target.final_momentum": 0,
+    "objective.chunk": 0,
     "objective.queue": 0,
     "objective.queue_start_epochs": 0,
     "objective.iterations": 1,
@@ -173,6 +173,7 @@ def _check(config: ConfigDict) -> None:
         if values[field] not in known:
             raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
     sources.check_name(config.data.name)
+    encoder(config)  # which refuses fields and values that it does not have
     _check_objective(config)
     at_least, above, below = (
         {field: bound for field, bound in bounds.items() if field in values} for bounds in (AT_LEAST, ABOVE, BELOW)
@@ -229,7 +230,7 @@ def _check_objective(config: ConfigDict) -> None:
     known = inspect.signature(OBJECTIVES[name]).parameters
     given = objective_fields(config, steps_per_epoch=1)
     needed = {field for field, parameter in known.items() if parameter.default is parameter.empty}
-    for field in (given.keys() - known.keys()) | (needed - given.keys()):
+    for field in sorted((given.keys() - known.keys()) | (needed - given.keys())):
         said = "lacks" if field in known else "has"
         raise UserError(
             f"the config {said} objective.{field.replace('_steps', '_epochs')}: the fields of {name} are "
