@@ -1,6 +1,7 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, fields, read
+from sdclr_jax.recipes.configs import load, override
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
     about_probe_view,
@@ -25,8 +26,10 @@ __all__ = [
     "data",
     "fields",
     "image_shape",
+    "load",
     "method",
     "network",
+    "override",
     "plain_view",
     "probe_crops",
     "probe_view",
