@@ -3,7 +3,7 @@
 The defaults are the published recipe of SDCLR for CIFAR-10-LT (Jiang et al., ICML 2021). A data set's own file changes
 what differs there; `methods.py` holds what differs between methods. Override any field on the command line:
 
-    sdclr pretrain --config=configs/digits_lt.py:sdclr --config.prune.rate=0.7 --workdir=runs/sdclr-0.7
+    sdclr pretrain --config=digits_lt:sdclr --config.prune.rate=0.7 --workdir=runs/sdclr-0.7
 """
 
 from ml_collections import ConfigDict, FieldReference

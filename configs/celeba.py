@@ -1,7 +1,7 @@
 """CelebA, whose 40 attributes are long-tailed: Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015.
 
 sdclr prepare celeba --root=CELEBA
-sdclr pretrain --config=configs/celeba.py:sdclr --config.data.root=CELEBA --workdir=runs/sdclr
+sdclr pretrain --config=celeba:sdclr --config.data.root=CELEBA --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
 CELEBA holds img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt, as published; left empty, the data set

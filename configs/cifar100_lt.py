@@ -1,7 +1,7 @@
 """CIFAR-100-LT, the published recipe: Jiang et al., Self-Damaging Contrastive Learning, ICML 2021.
 
 sdclr prepare cifar100
-sdclr pretrain --config=configs/cifar100_lt.py:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
+sdclr pretrain --config=cifar100_lt:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
 Cost: not measured yet (ResNet-18, 2,000 epochs of 9,754 images). The paper's numbers, not ours and

@@ -1,7 +1,7 @@
 """CIFAR-10-LT, the published recipe: Jiang et al., Self-Damaging Contrastive Learning, ICML 2021.
 
 sdclr prepare cifar10
-sdclr pretrain --config=configs/cifar10_lt.py:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
+sdclr pretrain --config=cifar10_lt:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
 Cost: not measured yet (ResNet-18, 2,000 epochs of 11,165 images). The paper's numbers, not ours and

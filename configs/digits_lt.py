@@ -1,6 +1,6 @@
 """Long-tailed handwritten digits: 1,797 real 8 x 8 images that come with scikit-learn, a small ResNet, a laptop's CPU.
 
-sdclr pretrain --config=configs/digits_lt.py:sdclr --workdir=runs/sdclr
+sdclr pretrain --config=digits_lt:sdclr --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 """
 

@@ -1,7 +1,7 @@
 """Your own photos: a flat folder, or one directory a class, or a manifest (sdclr_jax/data/sources/layouts.py).
 
 sdclr prepare folder:PHOTOS
-sdclr pretrain --config=configs/folder.py:sdclr --config.data.name=folder:PHOTOS --workdir=runs/sdclr
+sdclr pretrain --config=folder:sdclr --config.data.name=folder:PHOTOS --workdir=runs/sdclr
 sdclr exemplars runs/sdclr
 sdclr evaluate runs/sdclr  # of photos with labels
 

@@ -1,7 +1,7 @@
 """ImageNet-100-LT, the published recipe: Jiang et al., Self-Damaging Contrastive Learning, ICML 2021.
 
 sdclr prepare imagenet100 --root=IMAGENET
-sdclr pretrain --config=configs/imagenet100_lt.py:sdclr --config.data.root=IMAGENET --config.data.lists=LISTS \
+sdclr pretrain --config=imagenet100_lt:sdclr --config.data.root=IMAGENET --config.data.lists=LISTS \
     --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 

@@ -1,7 +1,7 @@
 """ImageNet-LT: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019.
 
 sdclr prepare imagenet --root=IMAGENET
-sdclr pretrain --config=configs/imagenet_lt.py:sdclr --config.data.root=IMAGENET --config.data.lists=LISTS \
+sdclr pretrain --config=imagenet_lt:sdclr --config.data.root=IMAGENET --config.data.lists=LISTS \
     --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 

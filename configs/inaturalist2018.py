@@ -2,7 +2,7 @@
 Detection Dataset, CVPR 2018.
 
 sdclr prepare inaturalist2018 --root=INAT
-sdclr pretrain --config=configs/inaturalist2018.py:sdclr --config.data.root=INAT --workdir=runs/sdclr
+sdclr pretrain --config=inaturalist2018:sdclr --config.data.root=INAT --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
 INAT holds train_val2018/SUPER/CLASS/*.jpg with train2018.json and val2018.json, as published; left empty, the data set

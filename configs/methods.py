@@ -8,6 +8,8 @@ sparse branch stands on the first, which learns.
 a recipe is trained as base.py and the data set's file have it.
 """
 
+import difflib
+
 from ml_collections import ConfigDict
 
 # Jiang et al., Self-Damaging Contrastive Learning, ICML 2021: damaged SimCLR has a name of its own.
@@ -265,7 +267,8 @@ IMAGENET = {
 def choose(config, name: str, recipe: dict = SMALL) -> None:
     """Overwrite the fields of `config` that the method `name` sets, and those of its recipe, if it has one there."""
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: known are {', '.join(METHODS)}")
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0)[0]
+        raise ValueError(f"unknown method {name!r}: the nearest is {near!r}, known are {', '.join(METHODS)}")
     config.method = name
     row, damaged = METHODS[name]
     pairs, fields = ROWS[row]

@@ -1,7 +1,7 @@
 """Places-LT: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019.
 
 sdclr prepare places365 --root=PLACES
-sdclr pretrain --config=configs/places_lt.py:sdclr --config.data.root=PLACES --config.data.lists=LISTS \
+sdclr pretrain --config=places_lt:sdclr --config.data.root=PLACES --config.data.lists=LISTS \
     --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 

@@ -3,9 +3,11 @@
 python -m tests.test_configs    # writes tests/golden/*.json afresh
 """
 
+import doctest
 import json
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -23,6 +25,7 @@ from configs import (
     places_lt,
 )
 from sdclr_jax import recipes
+from sdclr_jax.api.config import config as api_config
 from sdclr_jax.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -48,11 +51,7 @@ def text(config) -> str:
 
 def differences() -> str:
     """What each method sets otherwise than base.py, in each recipe: a line a field."""
-    tables = {
-        "small": methods.SMALL,
-        "imagenet": methods.IMAGENET,
-        "digits": digits_lt.RECIPE,
-    }
+    tables = {"small": methods.SMALL, "imagenet": methods.IMAGENET, "digits": digits_lt.RECIPE}
     base_fields, lines = recipes.fields(base.get_config()), []
     for recipe, table in tables.items():
         for method in methods.METHODS:
@@ -213,6 +212,40 @@ def test_the_published_recipe_of_photos():
     assert (c.optimizer.learning_rate, c.optimizer.weight_decay, c.evaluate.sgd_batch_size) == (0.5, 1e-4, 512)
     assert (c.views.size, c.views.crop_scale, c.views.blur_probability) == (224, (0.08, 1.0), 0.5)
     assert (c.data.n_max, c.data.groups) == (1280, "counts")
+
+
+def test_the_example_of_config():
+    assert doctest.testmod(sys.modules["sdclr_jax.api.config"]) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prune.rat": 0.7}, "there is no field prune.rat: the nearest is prune.rate"),
+        ({"prune": 0.7}, "there is no field prune: the nearest is prune.rate"),
+        ({"prune": {"rate": {"x": 1}}}, "there is no field prune.rate.x: the nearest is prune.rate"),
+        ({"epochs": 2.5}, "epochs is 2.5, float: it must be int"),
+        ({"epochs": True}, "epochs is True, bool: it must be int"),
+        ({"epochs": None}, "epochs is None, NoneType: it must be int"),
+        ({"prune.rate": "0.7"}, "prune.rate is '0.7', str: it must be float"),
+        ({"optimizer": {"decay_vectors": 1}}, "optimizer.decay_vectors is 1, int: it must be bool"),
+        ({"views.crop_scale": 0.3}, "views.crop_scale is 0.3, float: it must be tuple"),
+        ({"method": "byol"}, 'method only names the method: choose another as "NAME:METHOD"'),
+    ],
+)
+def test_config_is_strict(given, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        api_config("digits_lt:sdclr", given)
+
+
+def test_config_sets_fields():
+    pairs, nested = [[["dense", 0], ["sparse", 1]]], {"optimizer": {"learning_rate": 1}}
+    made = api_config("digits_lt:simclr", {"prune.rate": 0.7, "views": {"crop_scale": [0.2, 1]}}, pairs=pairs, **nested)
+    assert (made.prune.rate, made.views.crop_scale, made.pairs) == (0.7, (0.2, 1), ((("dense", 0), ("sparse", 1)),))
+    assert isinstance(made.optimizer.learning_rate, float)
+    assert api_config("digits_lt:simclr").prune.rate == 0.9
+    photos = api_config("folder:byol", {"views.blur_probability": [1.0, 0.1]})
+    assert photos.views.blur_probability == (1.0, 0.1)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""Command lines: `--config=FILE.py:METHOD` and `--config.FIELD=VALUE` by ml_collections, errors as one sentence."""
+"""Command lines: `--config=NAME:METHOD` and `--config.FIELD=VALUE` by ml_collections, errors as one sentence."""
 
 import difflib
-import pathlib
 import sys
 
 from absl import flags
@@ -17,14 +16,14 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     # ml_collections wants the file before the fields that override it.
     argv = sorted(argv, key=lambda arg: not arg.startswith("--config="))
     if not argv or not argv[0].startswith("--config="):
-        raise UserError("--config is missing: give it as --config=FILE.py:METHOD, such as configs/digits_lt.py:sdclr")
+        raise UserError("--config is missing: give it as --config=NAME:METHOD, such as digits_lt:sdclr")
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_bool("progress", True, "", flag_values=values)
     if any(arg.startswith("--config.method") for arg in argv):
-        raise UserError("--config.method only names the method: choose another as --config=FILE.py:METHOD")
-    config = _load(argv[0].removeprefix("--config="))
+        raise UserError("--config.method only names the method: choose another as --config=NAME:METHOD")
+    config = recipes.load(argv[0].removeprefix("--config="))
     # First, since another encoder has other fields.
     encoders = [arg.partition("=")[2] for arg in argv if arg.startswith("--config.model.name=")]
     recipes.choose_encoder(config, encoders[-1] if encoders else config.get("model", {}).get("name"))
@@ -49,28 +48,6 @@ def show_help(argv: list[str], usage: str) -> None:
     if "--help" in argv or "-h" in argv:
         print(usage)
         sys.exit(0)
-
-
-def _load(location: str) -> ConfigDict:
-    """The config of FILE.py:METHOD. The folder above the file's, and the clone this package stands in, go on the import
-    path, so that a config may say `from configs import base`, wherever it lies and the command is called."""
-    path = location.partition(":")[0]
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"--config: there is no file {path}")
-    for root in (pathlib.Path(path).absolute().parent.parent, pathlib.Path(__file__).parents[2]):
-        if str(root) not in sys.path:
-            sys.path.append(str(root))
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["sdclr", f"--config={location}"])
-        values(["sdclr", f"--config={location}"])
-        if not isinstance(values.config, ConfigDict):
-            raise TypeError("get_config must return a ConfigDict")
-        return values.config
-    except Exception as error:  # whatever a user's file may raise
-        # ml_collections hands on the traceback of the file as text; its last line says what was wrong.
-        reason = _first_line(error) if len(str(error).splitlines()) < 2 else str(error).strip().splitlines()[-1]
-        raise UserError(f"--config={location}: {reason.removeprefix('ValueError: ')}") from error
 
 
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, fields, read
+from sdclr_jax.recipes.configs import load, override
 from sdclr_jax.recipes.encoders import choose_encoder, encoder
 from sdclr_jax.recipes.evaluation import frozen_encoder, probe_images
 from sdclr_jax.recipes.examples import Data, data
@@ -30,8 +31,10 @@ __all__ = [
     "fields",
     "frozen_encoder",
     "image_shape",
+    "load",
     "method",
     "network",
+    "override",
     "plain_view",
     "probe_crops",
     "probe_images",

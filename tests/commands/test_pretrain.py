@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -314,7 +315,7 @@ BAD = {
     "no l2": (["--config.evaluate.logistic_l2=()"], "evaluate.logistic_l2 is ()"),
     "words for numbers": (["--config.views.std=(nan,)"], "it must be numbers"),
     "protocol": (["--config.evaluate.protocols=('knm',)"], "unknown evaluate.protocols 'knm': known are linear_full"),
-    "method": (["--config.method=simclr"], "choose another as --config=FILE.py:METHOD"),
+    "method": (["--config.method=simclr"], "choose another as --config=NAME:METHOD"),
 }  # fmt: skip
 
 
@@ -333,13 +334,18 @@ def test_bad_input_is_refused_before_anything_is_written(name, data_dir, tmp_pat
 @pytest.mark.parametrize(
     ("location", "sentence"),
     [
-        ("configs/digits_lt.py:simsalabim", "unknown method 'simsalabim': known are simclr, "),
-        ("configs/nowhere.py", "there is no file"),
-        ("tests/golden", "there is no file"),
+        ("digits_lt:simsalabim", "unknown method 'simsalabim': the nearest is 'simsiam', known are simclr, "),
+        (f"{ROOT}/configs/digits_lt.py:sdcl", "unknown method 'sdcl': the nearest is 'sdclr'"),
+        ("digit_lt:sdclr", "there is no config 'digit_lt': the nearest is 'digits_lt', known are celeba, "),
+        ("base:sdclr", "there is no config 'base'"),
+        ("", "there is no config ''"),
+        (f"{ROOT}/configs/nowhere.py", "there is no file"),
+        ("mine/digits_lt.py", "there is no file mine/digits_lt.py; --config=digits_lt is the one of this package"),
+        (f"{ROOT}/tests/golden", "there is no file"),
     ],
 )
 def test_bad_config_files(location, sentence, tmp_path, capsys):
-    status = main.main(["pretrain", f"--config={ROOT / location}", f"--workdir={tmp_path / 'run'}"])
+    status = main.main(["pretrain", f"--config={location}", f"--workdir={tmp_path / 'run'}"])
     assert status == 2
     assert sentence in capsys.readouterr().err
 
@@ -364,10 +370,45 @@ def test_broken_config_files(text, sentence, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_config_of_ones_own_may_lie_anywhere(tmp_path):
+def load(location):
+    return flags.pretrain([f"--config={location}", "--workdir=x"], "").config.to_dict()
+
+
+def test_a_config_is_found_by_name_and_by_file(tmp_path):
     (tmp_path / "mine.py").write_text((ROOT / "configs" / "digits_lt.py").read_text())
-    made = flags.pretrain([f"--config={tmp_path / 'mine.py'}:sdclr", "--workdir=x"], "").config
-    assert made.to_dict() == flags.pretrain(arguments("x", "x")[:1] + ["--workdir=x"], "").config.to_dict()
+    by_name = load("digits_lt:simclr")
+    assert by_name["method"] == "simclr"
+    assert by_name == load(f"{ROOT}/configs/digits_lt.py:simclr") == load(f"{tmp_path}/mine.py:simclr")
+    assert load("digits_lt") == load("digits_lt:sdclr")
+
+
+def test_a_foreign_package_named_configs_stays_as_it_is(tmp_path, monkeypatch):
+    """On the path or imported already; the config imports early and late."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("raise RuntimeError('the foreign package')")
+    (tmp_path / "mine.py").write_text(
+        "from configs import base\n\ndef get_config():\n    from configs import photos\n    return base.get_config()\n"
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = list(sys.path)
+    assert load(tmp_path / "mine.py")["method"] == "simclr"
+    assert "configs" not in sys.modules
+    foreign = types.ModuleType("configs")
+    monkeypatch.setitem(sys.modules, "configs", foreign)
+    load(tmp_path / "mine.py")
+    assert sys.modules["configs"] is foreign
+    assert not [name for name in sys.modules if name.startswith("configs.")]
+    assert sys.path == path
+
+
+def test_a_config_in_a_folder_named_configs_may_import_its_neighbours(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "ours.py").write_text("SEED = 5")
+    text = "from configs import base, ours\ndef get_config():\n    c = base.get_config()\n    c.seed = ours.SEED\n"
+    (tmp_path / "configs" / "mine.py").write_text(text + "    return c")
+    assert load(tmp_path / "configs" / "mine.py")["seed"] == 5
 
 
 def test_missing_flags(tmp_path, capsys):
