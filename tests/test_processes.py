@@ -43,7 +43,7 @@ def test_two_processes_train_what_one_trains(tmp_path):
         )
         for i in range(2)
     ]  # fmt: skip
-    outputs = [p.communicate(timeout=240)[0] for p in processes]
+    outputs = [p.communicate(timeout=600)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
 
     two = jax.devices()[:2]

@@ -226,10 +226,12 @@ def test_what_is_stopped_keeps_what_it_has_looked_at(tmp_path, number):
     put(tmp_path / "photos", [f"{i:04}.png" for i in range(600)])
     program = (
         "import os, signal, sys, time; from sdclr_jax.commands import main; from sdclr_jax.data.sources import index\n"
-        "look = index._look\n"
+        "look, entry, kept = index._look, index.Entry, []\n"
+        "index.Entry = lambda *given: kept.append(1) or entry(*given)\n"
         "def slow(root, paths):\n"
         "    if '0599.png' in paths:\n"
-        "        time.sleep(1)\n"
+        "        while len(kept) < 256:\n"
+        "            time.sleep(0.01)\n"
         f"        os.kill(os.getpid(), {int(number)})\n"
         "        time.sleep(1)\n"
         "    return look(root, paths)\n"

@@ -5,10 +5,8 @@ import itertools
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
 import types
 
 import jax
@@ -190,24 +188,37 @@ def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):
     log.close()
 
 
+STOPPED_AT_THE_EIGHTH_BATCH = """
+import os, signal, sys
+from sdclr_jax.commands import main
+from sdclr_jax.data.batches import Resident
+from_step = Resident.from_step
+
+def stopped(self, step):
+    for number, batch in enumerate(from_step(self, step)):
+        if number == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+
+Resident.from_step = stopped
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path):
     """A real process is told to stop in mid-epoch, and a second one ends where an uninterrupted run does."""
     whole, _ = finished
     directory = tmp_path / "stopped"
-    command = [sys.executable, "-m", "sdclr_jax.commands.main", "pretrain"]
-    options = arguments(directory, data_dir, "sdclr", "--noprogress")
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not metrics.read(directory / "metrics.jsonl") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    options = ["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
+    how = {"capture_output": True, "text": True, "env": environment, "cwd": tmp_path}
+    first = subprocess.run([sys.executable, "-c", STOPPED_AT_THE_EIGHTH_BATCH, *options], **how)
     stopped = metrics.read(directory / "metrics.jsonl")[-1]["step"]
-    if stopped < 15:  # it may have been at the last line already
-        assert process.returncode == 1
-        assert f"stopped at step {stopped} of 15; the same command goes on from there" in errors
-    second = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert 5 < stopped < 10
+    assert first.returncode == 1
+    assert f"stopped at step {stopped} of 15; the same command goes on from there" in first.stderr
+    command = [sys.executable, "-m", "sdclr_jax.commands.main"]
+    second = subprocess.run([*command, *options], **how)
     assert second.returncode == 0, second.stderr
     assert lines(directory) == lines(whole)
 
