@@ -12,5 +12,9 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 
 import jax
+from jaxtyping import install_import_hook
 
+import tests.shapes  # noqa: F401  # the hook finds it there
+
+install_import_hook("sdclr_jax.objectives", "tests.shapes.checked")
 assert jax.device_count() == 8
