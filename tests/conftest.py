@@ -17,5 +17,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
+from jaxtyping import install_import_hook
 
+import tests.shapes  # noqa: F401  # the hook finds it there
+
+install_import_hook("sdclr_jax.objectives", "tests.shapes.checked")
 assert jax.device_count() == 8

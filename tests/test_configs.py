@@ -147,6 +147,7 @@ def test_a_row_changes_no_later_config():
         ("byol", "target.momentum", 1.5, "target.momentum is 1.5: it must be at least 0 and below 1"),
         ("byol", "predictor.last", "tanh", "unknown predictor.last 'tanh': known are bias, norm"),
         ("w_mse", "objective.shrinkage", 2.0, "objective.shrinkage is 2.0: it must be at least 0"),
+        ("simclr", "objective.chunk", -1, "objective.chunk is -1: it must be at least 0"),
         ("swav", "objective.epsilon", 0.0, "objective.epsilon is 0.0: it must be above 0"),
         ("swav", "prototypes.count", -1, "prototypes.count is -1: it must be at least 0"),
         ("simsiam", "optimizer.constant_rate", ("predictr",), "constant_rate has 'predictr': the modules are"),

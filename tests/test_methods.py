@@ -10,6 +10,7 @@ import pytest
 from configs import base, digits_lt, methods
 from sdclr_jax import branches, parallel, recipes, trees
 from sdclr_jax.errors import UserError
+from sdclr_jax.models import Outputs
 from sdclr_jax.objectives.vectors import unit
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests import tiny
@@ -196,6 +197,22 @@ def test_multi_crop_is_data_too():
     loss_of = method.objective.loss
     expected = [float(loss_of(state.memory["dense0"], outputs[a], outputs[b], None)) for a, b in method.pairs]
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_nt_xent_in_chunks_is_a_field_and_the_same_loss():
+    """Value and gradient, of 2 x 16 rows, which 5 does not divide."""
+    rng = np.random.default_rng(0)
+    a, b = (Outputs(features=z, projection=z) for z in rng.standard_normal((2, 16, 4)).astype(np.float32))
+    found = []
+    for chunk in (0, 5):
+        methods.choose(config := base.get_config(), "sdclr")
+        config.objective.chunk = chunk
+        recipes.check(config)
+        loss = recipes.method(config, tiny.STEPS_PER_EPOCH).objective.loss
+        compiled = jax.jit(jax.value_and_grad(lambda a, b, loss=loss: loss(None, a, b, None), argnums=(0, 1)))
+        found.append(compiled(a, b))
+        assert ("while" in compiled.lower(a, b).as_text()) == (chunk > 0)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), *found)
 
 
 def test_w_mse_of_four_views_compares_all_six_pairs():

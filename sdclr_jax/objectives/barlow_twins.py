@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives.base import Objective, stateless
 from sdclr_jax.objectives.vectors import centred, check_alike, matmul
 
 
-def barlow_twins(z_a: jax.Array, z_b: jax.Array, redundancy: float = 0.0051) -> jax.Array:
+def barlow_twins(
+    z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], redundancy: float = 0.0051
+) -> Float[Array, ""]:
     """Distance of the two views' cross-correlation matrix C from the identity, unscaled.
 
         C[i, j] = mean over the batch of  s(z_a)[:, i] s(z_b)[:, j]

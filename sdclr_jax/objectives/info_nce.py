@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
@@ -10,7 +11,9 @@ from sdclr_jax.objectives.queue import push
 from sdclr_jax.objectives.vectors import check_alike, cosines, matmul, unit
 
 
-def info_nce(query: jax.Array, key: jax.Array, queue: jax.Array, temperature: float) -> jax.Array:
+def info_nce(
+    query: Float[ArrayLike, "N D"], key: Float[ArrayLike, "N D"], queue: Float[ArrayLike, "K D"], temperature: float
+) -> Float[Array, ""]:
     """Cross-entropy of picking a query's own key out of the queue, mean over the queries.
 
     With q, k+ and the K entries k of the queue at unit length:

@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives.base import Objective, prediction, stateless
 from sdclr_jax.objectives.vectors import check_alike, cosines
 
 
-def simsiam(prediction: jax.Array, projection: jax.Array) -> jax.Array:
+def simsiam(prediction: Float[ArrayLike, "N D"], projection: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Negative cosine of prediction p and the other view's projection z, mean over the batch: -1 where they agree.
 
         loss = mean -cos(p, stop_gradient(z))

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
@@ -9,7 +10,7 @@ from sdclr_jax.objectives.queue import push
 from sdclr_jax.objectives.vectors import at_least_float32, check_alike, matmul, unit
 
 
-def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> jax.Array:
+def sinkhorn(scores: Float[ArrayLike, "N K"], epsilon: float = 0.05, iterations: int = 3) -> Float[Array, "N K"]:
     """Soft assignment of samples to prototypes in which each prototype gets about the same share of the batch.
 
     Starts from exp(scores / epsilon); each iteration first divides every prototype by its sum over the batch, then
@@ -39,8 +40,12 @@ def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> j
 
 
 def swav(
-    scores_a: jax.Array, scores_b: jax.Array, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3
-) -> jax.Array:
+    scores_a: Float[ArrayLike, "N K"],
+    scores_b: Float[ArrayLike, "N K"],
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+) -> Float[Array, ""]:
     """Cross-entropy of each view's prototype probabilities with the other view's codes, mean of both and the batch.
 
     With p = softmax(scores / T) and q = sinkhorn(scores), a constant to the gradient:
@@ -67,7 +72,9 @@ def swav(
     return (predict(scores_a, scores_b) + predict(scores_b, scores_a)) / 2
 
 
-def cross_entropy(scores: jax.Array, codes: jax.Array, temperature: float) -> jax.Array:
+def cross_entropy(
+    scores: Float[ArrayLike, "N K"], codes: Float[ArrayLike, "N K"], temperature: float
+) -> Float[Array, ""]:
     """Of softmax(scores / T) with the codes, both [N, K], mean over the batch (Eq. 2)."""
     log_probabilities = jax.nn.log_softmax(at_least_float32(scores) / temperature, axis=1)
     return -jnp.mean(jnp.sum(codes * log_probabilities, axis=1))

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.errors import ArgumentError
 
@@ -36,25 +37,25 @@ def check_alike(rows: int = 1, **arrays: jax.Array) -> None:
         raise ArgumentError(next(iter(shapes)), f"{found}: {alike}, a row an image, with {least}")
 
 
-def unit(x: jax.Array) -> jax.Array:
+def unit(x: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
     """The rows of [N, D] at length 1, float32 at least; a zero vector stays zero."""
     x = at_least_float32(x)
     # The floor keeps value and gradient finite at a zero vector; it is the square of torch's 1e-12.
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=1, keepdims=True), 1e-24))
 
 
-def cosines(x: jax.Array, y: jax.Array) -> jax.Array:
+def cosines(x: Float[ArrayLike, "N D"], y: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
     """Cosine of row i of `x` with row i of `y`, both [N, D]: [N]."""
     return jnp.sum(unit(x) * unit(y), axis=1)
 
 
-def centred(x: jax.Array) -> jax.Array:
+def centred(x: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
     """[N, D] less its mean over the batch, float32 at least."""
     x = at_least_float32(x)
     return x - jnp.mean(x, axis=0, keepdims=True)
 
 
-def covariance(x: jax.Array) -> jax.Array:
+def covariance(x: Float[ArrayLike, "N D"]) -> Float[Array, "D D"]:
     """Unbiased covariance over the batch, [N, D] -> [D, D]: the sum over N rows divided by N - 1.
 
     Raises:

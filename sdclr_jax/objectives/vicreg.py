@@ -2,14 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives import vectors
 from sdclr_jax.objectives.base import Objective, stateless
 
 
 def vicreg(
-    z_a: jax.Array, z_b: jax.Array, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
-) -> jax.Array:
+    z_a: Float[ArrayLike, "N D"],
+    z_b: Float[ArrayLike, "N D"],
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+) -> Float[Array, ""]:
     """Views alike (invariance), every dimension spread out (variance), no two dimensions alike (covariance).
 
     With C the covariance over N - 1 of a view's N embeddings of D numbers:

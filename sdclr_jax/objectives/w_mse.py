@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.vectors import centred, check_alike, cosines, covariance
 
 
-def whiten(z: jax.Array, shrinkage: float = 0.0) -> jax.Array:
+def whiten(z: Float[ArrayLike, "N D"], shrinkage: float = 0.0) -> Float[Array, "N D"]:
     """Embeddings with the batch mean 0 and, without shrinkage, the unbiased batch covariance I.
 
     With S the covariance over N - 1, and L the Cholesky factor of (1 - shrinkage) S + shrinkage I = L L^T:
@@ -43,7 +44,7 @@ def whiten(z: jax.Array, shrinkage: float = 0.0) -> jax.Array:
     return jax.scipy.linalg.solve_triangular(factor, z.T, lower=True).T
 
 
-def wmse(z_a: jax.Array, z_b: jax.Array, shrinkage: float = 0.0) -> jax.Array:
+def wmse(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], shrinkage: float = 0.0) -> Float[Array, ""]:
     """Squared distance of the two views, each whitened over the batch and then at unit length, mean over the batch.
 
         loss = mean || v_a / |v_a| - v_b / |v_b| ||^2 = mean 2 - 2 cos(v_a, v_b),   v = whiten(z)
@@ -63,8 +64,13 @@ def wmse(z_a: jax.Array, z_b: jax.Array, shrinkage: float = 0.0) -> jax.Array:
 
 
 def wmse_sliced(
-    z_a: jax.Array, z_b: jax.Array, key: jax.Array, slice_size: int, repeats: int = 1, shrinkage: float = 0.0
-) -> jax.Array:
+    z_a: Float[ArrayLike, "N D"],
+    z_b: Float[ArrayLike, "N D"],
+    key: PRNGKeyArray,
+    slice_size: int,
+    repeats: int = 1,
+    shrinkage: float = 0.0,
+) -> Float[Array, ""]:
     """`wmse` with the batch cut at random into slices that are whitened each by itself, mean over slices and repeats.
 
     The expectation over smaller batches steadies the gradient (section 3.2). Both views are cut alike; another cut is

@@ -53,4 +53,5 @@ def encoder(config: ConfigDict) -> Encoder:
 
 def names_of_fields(config: ConfigDict) -> dict[str, str]:
     """What a config calls the arguments of its encoder, for `errors.renamed`."""
-    return {field: f"model.{field}" for field in config.model} | {"prunable": f"{config.model.name}.prunable"}
+    fields = encoder_fields(config.model.name)
+    return {field: f"model.{field}" for field in fields} | {"prunable": f"{config.model.name}.prunable"}

@@ -114,13 +114,15 @@ def test_it_resumes_to_the_bit(name, tmp_path):
 
 @each
 def test_one_and_eight_devices_agree(name):
+    """Another compilation rounds otherwise; a mean over a device's share would be off by far more."""
     states, losses = run(name)
     shardings = parallel.shardings()
     images = jax.device_put(tiny.images(), shardings.batch)
     state, scalars = step(name, "sdclr")(jax.device_put(states[1], shardings.replicated), images)
     assert float(scalars["loss"]) == pytest.approx(losses[1], rel=1e-4)
     for leaf, x in named(state).items():
-        np.testing.assert_allclose(x, named(states[2])[leaf], rtol=1e-3, atol=1e-4, err_msg=leaf)
+        expected = np.asarray(named(states[2])[leaf])
+        np.testing.assert_allclose(x, expected, rtol=0, atol=1e-3 * np.abs(expected).max() + 1e-4, err_msg=leaf)
 
 
 @each

@@ -4,6 +4,7 @@ import inspect
 import re
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -97,6 +98,22 @@ OTHERS = {
 }
 
 
+@pytest.fixture
+def unchecked():
+    """What a user meets, for whom no tool checks the shapes in the signatures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
+
+
+def test_the_shapes_in_the_signatures_are_checked():
+    with pytest.raises(jaxtyping.TypeCheckError, match="N D"):
+        objectives.byol(A, B[:, 0])
+    with pytest.raises(jaxtyping.TypeCheckError, match="K D"):
+        objectives.info_nce(A, B, np.ones((4, 2), np.float32), 0.2)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize(
     "shapes", [((8, 3), (1, 3)), ((8, 3), (8, 1)), ((8, 3), (9, 3)), ((2, 8, 3),) * 2, ((8,),) * 2, ((0, 3),) * 2]
@@ -109,6 +126,7 @@ def test_shapes_that_do_not_fit_are_named_and_not_broadcast(name, shapes):
         getattr(objectives, name)(**arrays, **OTHERS.get(name, {}))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_other_arguments_that_do_not_fit_are_named():
     with pytest.raises(ArgumentError, match=r"queue is \[4, 2\]: it must be \[K, 3\]"):
         objectives.info_nce(A, B, np.ones((4, 2), np.float32), 0.2)
