@@ -80,7 +80,9 @@ def exemplars(
             first = first or last
             rates = [_of_rate(meter, i, examples.labels, groups, first, before, last) for i in range(len(meter.rates))]
             checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
-    features = frozen.FrozenEncoder(config, shardings).features(frozen.dense(state), examples)
+    features = recipes.frozen_encoder(config, shardings).features(
+        frozen.encoder_variables(frozen.dense(state)), examples.images
+    )
     nearest = min(NEAREST, len(features) - 1)
     near = knn.neighbours(features, max(neighbours, nearest))
     labels = examples.labels if class_groups else None

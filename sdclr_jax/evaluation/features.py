@@ -21,10 +21,11 @@ def unit(features: jax.Array) -> jax.Array:
 
 def in_batches(function: Callable[[np.ndarray], jax.Array], rows: np.ndarray, batch_size: int) -> np.ndarray:
     """Apply a row-wise `function`, [batch_size, ...] -> [batch_size, ...], to `rows` [N, ...]; returns [N, ...]."""
-    return np.concatenate(list(_applied(function, _cut(rows, batch_size), batch_size)))
+    return np.concatenate(list(_applied(function, cut(rows, batch_size), batch_size)))
 
 
-def _cut(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def cut(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """Batches of `rows` [N, ...]; the last one has what is left."""
     return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
@@ -50,20 +51,26 @@ def _applied(
 
 
 def extract(
-    encode: Callable[[np.ndarray], jax.Array], images: np.ndarray | Iterable[np.ndarray], batch_size: int
+    encode: Callable[[np.ndarray], jax.Array],
+    images: np.ndarray | Iterable[np.ndarray],
+    batch_size: int,
+    done: Callable[[int], object] = lambda count: None,
 ) -> np.ndarray:
     """Features of every image, once each and in order: float32 [N, D].
 
     `encode` is a jitted function, uint8 [batch_size, H, W, C] -> [batch_size, D], in which no image depends on another
     (batch norm with its running statistics); how it spreads a batch over devices is its own affair. `images` is uint8
-    [N, H, W, C], or comes in batches of it, of at most `batch_size` images. Raises UserError where there are no images
-    or where a feature is not finite.
+    [N, H, W, C], or comes in batches of it, of at most `batch_size` images. `done` is told how many images each batch
+    had, once it is encoded. Raises UserError where there are no images or where a feature is not finite.
     """
     if batch_size < 1:
         raise UserError(f"evaluate.batch_size is {batch_size}: set it to 1 or more.")
     if isinstance(images, np.ndarray):
-        images = _cut(images, batch_size)
-    features = list(_applied(encode, images, batch_size))
+        images = cut(images, batch_size)
+    features = []
+    for batch in _applied(encode, images, batch_size):
+        features.append(batch)
+        done(len(batch))
     if not features:
         raise UserError("There are no images to extract features from: check data.name and data.subset.")
     features = np.concatenate(features).astype(np.float32)

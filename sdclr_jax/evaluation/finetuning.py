@@ -13,7 +13,7 @@ from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import finetune
 from sdclr_jax.evaluation.finetune import FineTuned
-from sdclr_jax.evaluation.frozen import FrozenEncoder, probe_images
+from sdclr_jax.evaluation.frozen import FrozenEncoder, encoder_variables
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.trees import Tree
 
@@ -45,7 +45,7 @@ def fine_tune(
             variables,
             views_of,
             train.labels,
-            lambda tuned: encoder.features(tuned, validation),
+            lambda tuned: encoder.features(encoder_variables(tuned), validation.images),
             validation.labels,
             num_classes=len(train.class_names),
             epochs=settings["epochs"],
@@ -77,5 +77,5 @@ def _views(
         lambda step, images: augmented(jax.random.fold_in(key, step), images),
         out_shardings=shardings.batch if split else shardings.replicated,
     )
-    with probe_images(config, examples.images, batch_size) as images_of:
+    with recipes.probe_images(config, examples.images, batch_size) as images_of:
         yield lambda step, rows: view(step, images_of(step, rows))

@@ -1,83 +1,112 @@
-"""The frozen encoder as evaluation sees it: features of images as they are, without augmentation."""
+"""A frozen encoder: features of images as they are, without augmentation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from sdclr_jax import branches, parallel, recipes
-from sdclr_jax.data import batches
-from sdclr_jax.data.examples import Examples
+from sdclr_jax import branches, parallel
+from sdclr_jax.data import augment, batches
+from sdclr_jax.data.crops import CentreCrop
 from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.evaluation import features
 from sdclr_jax.parallel import Shardings
-from sdclr_jax.train import State
 from sdclr_jax.trees import Tree
 
 KEPT_BYTES = 2**30  # a set: 7,133 images of 224 x 224
 
 
-def dense(state: State) -> Tree:
-    """The variables of the dense branch of a state: what is evaluated."""
+def dense(state: Any) -> Tree:
+    """The network's variables that the dense branch of a training state reads."""
     return branches.variables(branches.BRANCHES["dense"], state.params, state.stats, mask=None)
 
 
-def probe_images(config: ConfigDict, images: np.ndarray | Encoded, batch_size: int):
-    """A context with (step, rows [M]) -> the uint8 images [M, H, W, C] that a probe's views are made of: images on the
-    device, or random crops of encoded ones. `batch_size` is the largest M."""
-    images = images if isinstance(images, Encoded) else jnp.asarray(images)
-    return batches.on_demand(images, recipes.probe_crops(config), batch_size, config.data.workers)
+def encoder_variables(variables: Tree) -> Tree:
+    """The encoder's own variables among a network's: what is evaluated of `dense(state)`."""
+    return {kind: modules["encoder"] for kind, modules in variables.items() if "encoder" in modules}
 
 
 class FrozenEncoder:
-    """A run's encoder as a function of its variables, compiled once for all of them.
+    """An encoder as a function of its variables, compiled once for all of them.
 
     With several processes each of them takes part, knows all images, and gets all features.
+
+    Args:
+        encoder: Flax module, (views [B, h, w, C], train) -> features [B, D].
+        mean, std: one number a channel; images become (image / 255 - mean) / std.
+        crop: what is seen of encoded images; images that are one array are seen whole.
+        batch_size: images a step; made larger where the devices cannot share it.
+        workers: processes that decode encoded images; 0 decodes in this one, -1 is one a core.
+        shardings: how arrays lie on the devices.
     """
 
-    def __init__(self, config: ConfigDict, shardings: Shardings):
-        network, plain = recipes.network(config), recipes.plain_view(config)
-
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        crop: CentreCrop,
+        batch_size: int,
+        workers: int,
+        shardings: Shardings,
+    ):
         def encode(variables: Tree, images: jax.Array) -> jax.Array:
-            return network.apply(variables, plain(images), method="encode")
+            return encoder.apply(variables, augment.plain(images, mean=mean, std=std), False)
 
         self._encode = jax.jit(encode, out_shardings=shardings.replicated)
-        self._config, self._crop, self._sharding = config, recipes.centre_crop(config), shardings.batch
-        self._batch_size = parallel.shareable(config.evaluate.batch_size, shardings)
+        self._crop, self._workers, self._sharding = crop, workers, shardings.batch
+        self._batch_size = parallel.shareable(batch_size, shardings)
 
-    def features(self, variables: Tree, examples: Examples) -> np.ndarray:
-        """Features of every image, in order: float32 [N, D]; encoded images are decoded and their middle is seen.
+    def features(self, variables: Tree, images: np.ndarray | Encoded, *, progress: bool = False) -> np.ndarray:
+        """Features of every image, in order.
 
-        `variables` are a network's, as `dense` gives them. Raises UserError where an image cannot be read, or a feature
-        is not finite.
+        Args:
+            variables: the encoder's, {"params": ..., "batch_stats": ...}; the latter only where it has any.
+            images: uint8 [N, H, W, C]; or N encoded ones, which are decoded, and of which `crop` is seen.
+            progress: whether to draw a bar on the standard error.
+
+        Returns:
+            float32 [N, D].
+
+        Raises:
+            UserError: an image cannot be read, or a feature is not finite.
         """
-        encode = partial(self._of_batch, variables)
-        if not isinstance(examples.images, Encoded):
-            return features.extract(encode, examples.images, self._batch_size)
-        with self._crops_of(examples.images) as crops:
-            return features.extract(encode, crops, self._batch_size)
+        if not len(images):
+            return self._no_features(variables, images)
+        with self._seen(images) as seen, bar("features", len(images), progress, unit="image") as shown:
+            return features.extract(partial(self._of_batch, variables), seen, self._batch_size, done=shown.update)
 
-    def decoded(self, examples: Examples) -> Examples:
-        """The same examples for `features` of one encoder after another: what is seen of encoded images is decoded now
+    def decoded(self, images: np.ndarray | Encoded) -> np.ndarray | Encoded:
+        """The same images for `features` of one encoder after another: what is seen of encoded images is decoded now
         and kept, uint8 [N, S, S, 3], unless it is more than `KEPT_BYTES`. Raises UserError where one cannot be read."""
-        images, size = examples.images, self._crop.size
+        size = self._crop.size
         if not isinstance(images, Encoded) or len(images) * size * size * 3 > KEPT_BYTES:
-            return examples
+            return images
         kept, end = np.empty((len(images), size, size, 3), np.uint8), 0
-        with self._crops_of(images) as crops:
+        with self._seen(images) as crops:
             for batch in crops:
                 kept[end : end + len(batch)] = batch
                 end += len(batch)
-        return examples._replace(images=kept)
+        return kept
 
-    def _crops_of(self, images: Encoded) -> AbstractContextManager[Iterator[np.ndarray]]:
-        """Closed, its processes end, whatever went wrong with what they made."""
-        return closing(batches.in_order(images, self._crop, self._batch_size, self._config.data.workers))
+    def _seen(self, images: np.ndarray | Encoded) -> AbstractContextManager[Iterator[np.ndarray]]:
+        """Batches of what is seen of the images. Closed, its processes end, whatever went wrong with what they made."""
+        if isinstance(images, Encoded):
+            return closing(batches.in_order(images, self._crop, self._batch_size, self._workers))
+        return closing(features.cut(images, self._batch_size))
 
     def _of_batch(self, variables: Tree, images: np.ndarray) -> jax.Array:
         everywhere = np.arange(len(images))
         return self._encode(variables, parallel.split(images, everywhere, len(images), self._sharding))
+
+    def _no_features(self, variables: Tree, images: np.ndarray | Encoded) -> np.ndarray:
+        shape = (self._crop.size, self._crop.size, 3) if isinstance(images, Encoded) else images.shape[1:]
+        batch = jax.ShapeDtypeStruct((self._batch_size, *shape), jnp.uint8)
+        return np.empty((0, jax.eval_shape(self._encode, variables, batch).shape[1]), np.float32)

@@ -15,7 +15,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded, digest
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import cache, probe, scores
-from sdclr_jax.evaluation.frozen import FrozenEncoder, probe_images
+from sdclr_jax.evaluation.frozen import encoder_variables
 from sdclr_jax.parallel import Shardings
 
 
@@ -44,6 +44,7 @@ class FrozenFeatures:
     def __init__(
         self, config: ConfigDict, variables: trees.Tree, data: recipes.Data, shardings: Shardings, folder: pathlib.Path
     ):
+        of_encoder = encoder_variables(variables)
         self.config, self.variables, self.shardings = config, variables, shardings
         self._encoded = isinstance(data.train.images, Encoded)
         network, augmented = recipes.network(config), recipes.probe_view(config, self._encoded)
@@ -53,12 +54,14 @@ class FrozenFeatures:
             return network.apply(variables, augmented(key, images), method="encode")
 
         self._encode_view = jax.jit(encode_view)
-        self.encoder = FrozenEncoder(config, shardings)
+        self.encoder = recipes.frozen_encoder(config, shardings)
         made_from = self._made_from()
 
         def labelled(examples: Examples) -> Labelled:
             key = made_from | {"images": digest(examples.images)}
-            return Labelled(examples, cache.features(folder, key, lambda: self.encoder.features(variables, examples)))
+            return Labelled(
+                examples, cache.features(folder, key, lambda: self.encoder.features(of_encoder, examples.images))
+            )
 
         self.groups = longtail.groups(data.subsets.train_counts, config.data.groups)
         self.num_classes = len(data.train.class_names)
@@ -84,7 +87,8 @@ class FrozenFeatures:
     @cached_property
     def decoded_validation(self) -> Examples:
         """For one encoder after another."""
-        return self.encoder.decoded(self.validation.examples)
+        examples = self.validation.examples
+        return examples._replace(images=self.encoder.decoded(examples.images))
 
     @property
     def has_attributes(self) -> bool:
@@ -98,7 +102,7 @@ class FrozenFeatures:
         if not c.augment or not (c.padding or c.flip or self._encoded):
             yield probe.cached(train.features)
             return
-        with probe_images(self.config, train.examples.images, c.sgd_batch_size) as images_of:
+        with recipes.probe_images(self.config, train.examples.images, c.sgd_batch_size) as images_of:
             yield lambda step, rows: self._encode_view(
                 self.variables, jax.random.fold_in(key, step), images_of(step, rows)
             )

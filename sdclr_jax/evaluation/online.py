@@ -10,11 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import parallel, recipes
-from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import knn, probe, scores
-from sdclr_jax.evaluation.frozen import FrozenEncoder, dense
+from sdclr_jax.evaluation.frozen import dense, encoder_variables
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.train import State
 
@@ -42,7 +42,7 @@ class OnlineProbe:
         self._validation = data.part("validation")
         self._neighbours = {"k": min(c.knn_k, count), "temperature": c.knn_temperature}
         self._groups = longtail.groups(data.subsets.train_counts, config.data.groups)
-        self._encoder = FrozenEncoder(config, shardings)
+        self._encoder = recipes.frozen_encoder(config, shardings)
 
     def measure(self, state: State) -> dict[str, float | None]:
         """Scores of the dense branch, `knn/all` and so on, for a line of metrics; of accuracy, or of attributes average
@@ -50,7 +50,7 @@ class OnlineProbe:
 
         All processes take part; those that are not the main one get nothing.
         """
-        variables = dense(state)
+        variables = encoder_variables(dense(state))
         train, validation = (self._encoder.features(variables, part) for part in self._decoded)
         if not parallel.is_main():
             return {}
@@ -73,8 +73,8 @@ class OnlineProbe:
         }
 
     @cached_property
-    def _decoded(self) -> list[Examples]:
-        return [self._encoder.decoded(part) for part in (self._train, self._validation)]
+    def _decoded(self) -> list[np.ndarray | Encoded]:
+        return [self._encoder.decoded(part.images) for part in (self._train, self._validation)]
 
     def _per_class(self, predictions: np.ndarray) -> np.ndarray:
         labels = self._validation.labels

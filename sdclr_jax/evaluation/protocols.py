@@ -11,6 +11,7 @@ from sdclr_jax import recipes
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import features, finetune, finetuning, knn, probe, scores
+from sdclr_jax.evaluation.frozen import encoder_variables
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures, Labelled
 
 
@@ -151,7 +152,7 @@ def _fine_tuned(frozen: FrozenFeatures, train: Labelled, settings: dict) -> Foun
         frozen.decoded_validation,
         settings,
     )
-    tuned = frozen.encoder.features(fitted.variables, frozen.test.examples)
+    tuned = frozen.encoder.features(encoder_variables(fitted.variables), frozen.test.examples.images)
     predictions = probe.predict(tuned, fitted.kernel, fitted.bias)
     return Found(frozen.per_class(predictions), fitted.validation_accuracy, taken)
 

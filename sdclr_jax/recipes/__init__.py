@@ -1,6 +1,7 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, fields, read
+from sdclr_jax.recipes.evaluation import frozen_encoder, probe_images
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
     about_probe_view,
@@ -24,11 +25,13 @@ __all__ = [
     "check",
     "data",
     "fields",
+    "frozen_encoder",
     "image_shape",
     "method",
     "network",
     "plain_view",
     "probe_crops",
+    "probe_images",
     "probe_view",
     "read",
     "try_step",

@@ -387,7 +387,7 @@ def test_a_class_without_test_images_is_named_before_anything_is_measured(evalua
 
     before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
     monkeypatch.setattr(recipes, "data", untested)
-    monkeypatch.setattr(evaluate, "Probed", None)  # not called
+    monkeypatch.setattr(evaluate, "FrozenFeatures", None)  # not called
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
     assert "digits has no test images of three, seven, so a mean over its classes is not" in capsys.readouterr().err
     assert before == {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}

@@ -105,7 +105,9 @@ def test_an_image_is_as_far_from_its_ten_nearest_as_scikit_learn_finds(measured)
     examples = recipes.data(run, folder / "data").part(run.data.subset)
     with Checkpoints(directory / "checkpoints", read_only=True) as kept:
         state = kept.restore(like=recipes.abstract_state(run, recipes.image_shape(run, examples.images), shardings))
-    features = frozen.FrozenEncoder(run, shardings).features(frozen.dense(state), examples)
+    features = recipes.frozen_encoder(run, shardings).features(
+        frozen.encoder_variables(frozen.dense(state)), examples.images
+    )
     distances, near = NearestNeighbors(n_neighbors=10, metric="cosine").fit(features).kneighbors()
     summary, rows = read(directory)
     by_id = {row["id"]: row for row in rows}

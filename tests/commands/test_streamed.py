@@ -163,7 +163,7 @@ def test_processes_that_decode_end_when_an_encoder_fails(folder, monkeypatch):
     monkeypatch.setattr(Croppers, "close", lambda self: closed.append(1) or close(self))
     data, shardings = recipes.data(c, None), parallel.shardings(jax.devices()[:1])
     with pytest.raises(Exception, match="params") as held:  # as a notebook holds on to it, and to all its variables
-        frozen.FrozenEncoder(c, shardings).features({}, data.test)
+        recipes.frozen_encoder(c, shardings).features({}, data.test.images)
     assert closed, held
 
 

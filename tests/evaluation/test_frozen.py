@@ -1,11 +1,15 @@
 """Features of a run's images: resident or decoded as they are needed, on any number of devices."""
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from sdclr_jax import parallel, recipes
-from sdclr_jax.evaluation.frozen import FrozenEncoder, dense
+from sdclr_jax.data.crops import CentreCrop
+from sdclr_jax.data.images import Files
+from sdclr_jax.evaluation.frozen import FrozenEncoder, dense, encoder_variables
 from tests.commands.test_pretrain import config
 
 
@@ -22,9 +26,54 @@ def digits(tmp_path_factory):
 @pytest.mark.parametrize("devices", [1, 3])  # 256 images a batch, which three cannot share
 def test_features_are_those_of_the_dense_branch(digits, devices):
     c, examples, state = digits
-    encoder = FrozenEncoder(c, parallel.shardings(jax.devices()[:devices]))
-    found = encoder.features(dense(state), examples)
+    encoder = recipes.frozen_encoder(c, parallel.shardings(jax.devices()[:devices]))
+    found = encoder.features(encoder_variables(dense(state)), examples.images)
     views = (examples.images.astype(np.float32) / 255 - np.float32(0.305)) / np.float32(0.376)
     expected = recipes.network(c).apply(dense(state), views, method="encode")
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_any_number_of_images_has_features(digits):
+    c, examples, state = digits
+    encoder = recipes.frozen_encoder(c, parallel.shardings(jax.devices()[:1]))
+    variables, images = encoder_variables(dense(state)), examples.images[:3]
+    some = encoder.features(variables, images)
+    for count in (0, 1):
+        found = encoder.features(variables, images[:count])
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, some[:count])
+
+
+class Brightness(nn.Module):
+    """An encoder without norms, and so without batch statistics."""
+
+    @nn.compact
+    def __call__(self, views, train):
+        return views.mean((1, 2)) * self.param("scale", nn.initializers.ones, ())
+
+
+def test_an_encoder_without_batch_statistics_a_view_of_files_and_a_bar(tmp_path, capsys):
+    """The middle of each file is seen; nothing of a network beside its encoder is read."""
+    grey = [10, 250, 90]
+    for i, value in enumerate(grey):
+        Image.new("L", (40, 20), value).save(tmp_path / f"{i}.png")
+    images = Files(tmp_path, np.array([f"{i}.png" for i in range(3)]))
+    encoder = FrozenEncoder(
+        Brightness(),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        crop=CentreCrop(size=8, resize=8),
+        batch_size=2,
+        workers=0,
+        shardings=parallel.shardings(jax.devices()[:1]),
+    )
+    network = {"params": {"encoder": {"scale": np.float32(2)}, "projector": {}}, "batch_stats": {"projector": {}}}
+    variables = encoder_variables(network)
+    assert variables.keys() == {"params"}
+    found = encoder.features(variables, images, progress=True)
+    expected = np.repeat(2 * (np.array(grey)[:, None] / 255 - 0.5) / 0.25, 3, axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert "features: 100%" in capsys.readouterr().err
+    assert encoder.features(variables, images[np.arange(0)]).shape == (0, 3)
+    np.testing.assert_allclose(encoder.features(variables, encoder.decoded(images)), found, rtol=1e-6)
