@@ -1,6 +1,7 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, fields, read
+from sdclr_jax.recipes.encoders import encoder, encoder_record
 from sdclr_jax.recipes.evaluation import frozen_encoder, probe_images
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
@@ -24,6 +25,8 @@ __all__ = [
     "centre_crop",
     "check",
     "data",
+    "encoder",
+    "encoder_record",
     "fields",
     "frozen_encoder",
     "image_shape",

@@ -13,6 +13,7 @@ from sdclr_jax.models import LAST, RESNETS, STEMS
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.recipes.images import PER_VIEW, VIEWS, view_count
+from sdclr_jax.records import names
 from sdclr_jax.run import folder
 
 KNOWN = {
@@ -145,7 +146,7 @@ def read(directory: pathlib.Path) -> ConfigDict:
     config = folder.read_config(directory)
     if missing := lacking(config):
         raise UserError(
-            f"{directory / 'config.json'} lacks {missing}, as that of a run of an older version does: add "
+            f"{directory / names.CONFIG} lacks {missing}, as that of a run of an older version does: add "
             "them there as configs/base.py has them, or pretrain again"
         )
     return config

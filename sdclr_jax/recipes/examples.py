@@ -9,6 +9,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import labelled_lists, lists, longtail
 from sdclr_jax.errors import UserError
+from sdclr_jax.records import TrainedOn
 
 
 class Data(NamedTuple):
@@ -23,10 +24,10 @@ class Data(NamedTuple):
         """The examples of a subset of `train`."""
         return self.train.take(getattr(self.subsets, subset))
 
-    def about(self, subset: str) -> dict[str, int | str]:
-        """What tells a subset of `train` from another: its `images`, a number, and the `sha256` of their list."""
+    def about(self, subset: str) -> TrainedOn:
+        """What tells a subset of `train` from another."""
         ids = self.train.ids[getattr(self.subsets, subset)]
-        return {"images": len(ids), "sha256": longtail.list_hash(ids)}
+        return TrainedOn(images=len(ids), sha256=longtail.list_hash(ids))
 
 
 def data(config: ConfigDict, data_dir: str | None) -> Data:

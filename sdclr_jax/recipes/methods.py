@@ -8,11 +8,12 @@ from ml_collections import ConfigDict
 from sdclr_jax import branches, optim, pruning
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
-from sdclr_jax.models import RESNETS, Head, Network, Prototypes
+from sdclr_jax.models import Head, Network, Prototypes
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.checks import fields, objective_fields
+from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import image_shape, view_groups, view_shape, views
 from sdclr_jax.train import Method, State
 
@@ -20,10 +21,9 @@ from sdclr_jax.train import Method, State
 def network(config: ConfigDict) -> Network:
     """The encoder and its heads."""
     dtype = jnp.dtype(config.model.dtype)
-    encoder = RESNETS[config.model.name](stem=config.model.stem, width=config.model.width, dtype=dtype)
     projector, predictor, prototypes = config.projector, config.predictor, config.prototypes
     return Network(
-        encoder,
+        encoder(config.model),
         Head(
             projector.layers,
             projector.hidden,

@@ -26,6 +26,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from sdclr_jax import parallel, trees
 from sdclr_jax.errors import UserError
+from sdclr_jax.records import names
 from sdclr_jax.trees import Tree
 
 LOG = logging.getLogger(__name__)
@@ -213,7 +214,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _set_aside(self, steps: list[int]) -> None:
         if jax.process_index() == 0:
             for step in steps:
-                damaged = self._directory.parent / "damaged_checkpoints" / f"{step}.{time.time_ns()}"
+                damaged = self._directory.parent / names.DAMAGED / f"{step}.{time.time_ns()}"
                 damaged.parent.mkdir(exist_ok=True)
                 (self._directory / str(step)).rename(damaged)
         parallel.barrier("damaged checkpoints moved")
