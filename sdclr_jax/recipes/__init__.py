@@ -1,7 +1,7 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, fields, read
-from sdclr_jax.recipes.encoders import encoder, encoder_record
+from sdclr_jax.recipes.encoders import encoder, encoder_record, encoder_record_of_config, encoder_shapes
 from sdclr_jax.recipes.evaluation import frozen_encoder, probe_images
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
@@ -27,6 +27,8 @@ __all__ = [
     "data",
     "encoder",
     "encoder_record",
+    "encoder_record_of_config",
+    "encoder_shapes",
     "fields",
     "frozen_encoder",
     "image_shape",

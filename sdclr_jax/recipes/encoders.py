@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from sdclr_jax.data import sources
 from sdclr_jax.models import RESNETS
 from sdclr_jax.records import EncoderRecord, View
+from sdclr_jax.trees import Tree
 
 
 def encoder(model: Mapping[str, Any]) -> nn.Module:
@@ -34,10 +36,24 @@ def encoder_record(config: ConfigDict, image_shape: tuple[int, ...], *, encoded:
         std=tuple(map(float, config.views.std)),
         resize=config.evaluate.resize if encoded else None,
         crop=crop if encoded else None,
-        features=_width(encoder(config.model), (1, height, width, channels)),
+        features=_abstract(config.model, (height, width, channels))[0].shape[1],
     )
 
 
-def _width(module: nn.Module, view: tuple[int, ...]) -> int:
-    key, views = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct(view, jnp.float32)
-    return jax.eval_shape(lambda key, views: module.init_with_output(key, views, train=False)[0], key, views).shape[1]
+def encoder_record_of_config(config: ConfigDict) -> EncoderRecord:
+    """The same for a run of version 0.1, which wrote no encoder.json; the name of its data set says what it was on."""
+    shape = sources.SHAPES.get(config.data.name)
+    return encoder_record(config, (0, *(shape or ())), encoded=shape is None)
+
+
+def encoder_shapes(record: EncoderRecord) -> Tree:
+    """Shapes and types of the variables of the encoder that a record describes."""
+    return _abstract(record.model, (record.view.height, record.view.width, record.view.channels))[1]
+
+
+def _abstract(model: Mapping[str, Any], view: tuple[int, int, int]) -> tuple[jax.ShapeDtypeStruct, Tree]:
+    """Features [1, D] and variables of an encoder on one view."""
+    return jax.eval_shape(
+        lambda views: encoder(model).init_with_output(jax.random.key(0), views, train=False),
+        jax.ShapeDtypeStruct((1, *view), jnp.float32),
+    )

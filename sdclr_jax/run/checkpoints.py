@@ -57,15 +57,14 @@ class Checkpoints(contextlib.AbstractContextManager):
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._directory, self._read_only = directory.absolute(), read_only
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                enable_async_checkpointing=True,
-                create=not read_only,
-                read_only=read_only,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=True,
+            create=not read_only,
+            read_only=read_only,
         )
+        with _quiet():
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __exit__(self, *error: Any) -> None:
         with self._writing():
@@ -196,11 +195,14 @@ class Checkpoints(contextlib.AbstractContextManager):
         in_item = meta.get("format", 1) > 1
         folder = self._directory / str(step) / ("encoder" if in_item else "state")
         handler = ocp.PyTreeCheckpointHandler()
-        stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), handler.metadata(folder).tree)
+        with _quiet():
+            metadata = handler.metadata(folder).tree
+        stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), metadata)
         wanted = stored if in_item else trees.partition(stored, lambda name, leaf: bool(_place(name)))[0]
         as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=not in_item)
-        restored = handler.restore(folder, args=args)
+        with _quiet():
+            restored = handler.restore(folder, args=args)
         if not in_item:
             return encoder(restored)
         _verify(restored, meta["checksums"]["encoder"])
@@ -235,6 +237,18 @@ def _others(state: Any) -> Any:
 def _place(name: str) -> str:
     """The name in `encoder` of a leaf of a state, '' for one that is no part of it."""
     return next((own + name.removeprefix(prefix) for prefix, own in _ENCODER.items() if name.startswith(prefix)), "")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax tells of its own housekeeping as warnings."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _verify(item: Tree, checksum: int) -> None:
