@@ -37,7 +37,7 @@ class State:
     mask: Tree  # bool leaves for the kernels that can be pruned, None elsewhere; None where no branch is sparse
     target: Tree  # moving average of the dense encoder and projector; None where no branch reads it
     opt_state: optax.OptState
-    memory: dict[str, Any]  # {side: what the objective remembers of it}, for the sides compared with
+    objective_state: dict[str, Any]  # {side: what the objective keeps of it}, for the sides compared with
 
 
 class Step(NamedTuple):
@@ -112,7 +112,7 @@ class Method:
             mask=pruning.ones(params["weights"], self.network.prunable) if self.damaged else None,
             target=branches.backbone(variables["params"]) if self.averaged else None,
             opt_state=self.optimizer.transform.init(params),
-            memory={
+            objective_state={
                 _name(b): self.objective.init(jax.random.fold_in(jax.random.fold_in(key, 4), i), outputs)
                 for i, b in enumerate(compared_with)
             },
@@ -156,7 +156,9 @@ class Method:
 
         def loss_of(params: Tree) -> tuple[jax.Array, tuple[dict[Side, Outputs], Tree]]:
             outputs, stats = self.forward(params, state, views)
-            losses = [self.objective.loss(state.memory[_name(b)], outputs[a], outputs[b], key) for a, b in self.pairs]
+            losses = [
+                self.objective.loss(state.objective_state[_name(b)], outputs[a], outputs[b], key) for a, b in self.pairs
+            ]
             return sum(losses) / len(losses), (outputs, stats)
 
         (loss, (outputs, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -180,7 +182,9 @@ class Method:
             stats=stats,
             target=target,
             opt_state=opt_state,
-            memory={_name(b): self.objective.update(state.memory[_name(b)], outputs[b]) for _, b in self.pairs},
+            objective_state={
+                _name(b): self.objective.update(state.objective_state[_name(b)], outputs[b]) for _, b in self.pairs
+            },
         )
         return state, scalars
 

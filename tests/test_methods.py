@@ -139,13 +139,13 @@ def test_the_queue_holds_the_last_keys_in_order(name):
     """A batch of 16 in a queue of 20: four of the batch before are left. Each side has its own queue."""
     states, _ = run(name)
     sides = sorted({b for _, b in tiny.row(name).pairs})
-    assert set(states[0].memory) == {f"target{view}" for _, view in sides}
+    assert set(states[0].objective_state) == {f"target{view}" for _, view in sides}
     outputs = jax.jit(tiny.row(name).diagnose)(states[1], tiny.images())
     for branch, view in sides:
-        before, after = (np.asarray(s.memory[f"{branch}{view}"]) for s in states[1:3])
+        before, after = (np.asarray(s.objective_state[f"{branch}{view}"]) for s in states[1:3])
         np.testing.assert_array_equal(after[:4], before[16:])
         np.testing.assert_allclose(after[4:], unit(outputs[branch, view].projection), atol=1e-5)
-        np.testing.assert_allclose(np.linalg.norm(states[0].memory[f"{branch}{view}"], axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(states[0].objective_state[f"{branch}{view}"], axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["swav", "sd_swav"])
@@ -195,7 +195,7 @@ def test_multi_crop_is_data_too():
     assert len(method.pairs) == 2 * 3
     assert {b for _, b in method.pairs} == {("dense", 0), ("sparse", 1)}
     loss_of = method.objective.loss
-    expected = [float(loss_of(state.memory["dense0"], outputs[a], outputs[b], None)) for a, b in method.pairs]
+    expected = [float(loss_of(state.objective_state["dense0"], outputs[a], outputs[b], None)) for a, b in method.pairs]
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
 
 

@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from sdclr_jax import parallel, pruning, recipes
 from sdclr_jax.data.batches import Resident, Streamed
+from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.evaluation import collapse, protocols
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.records import names
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
@@ -56,7 +58,8 @@ def train(
     if not parallel.is_main():
         return _train(config, directory, batches, online, like, view_shape, shardings, progress)
     with folder.lock(directory):
-        folder.claim(directory, config, trained_on)
+        encoder = recipes.encoder_record(config, shape, encoded=isinstance(images, Encoded))
+        folder.claim(directory, config, trained_on, encoder)
         return _train(config, directory, batches, online, like, view_shape, shardings, progress)
 
 
@@ -96,7 +99,7 @@ def _train(
         damaged=[name for name, branch in method.branches.items() if branch.masked],
     )
 
-    with Checkpoints(directory / "checkpoints", config.keep_every * epoch) as checkpoints, Stop() as stop:
+    with Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints, Stop() as stop:
         state = checkpoints.restore(like=like)
         if state is None:
             state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32))

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, recipes
+from sdclr_jax import parallel, recipes, records
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
@@ -69,7 +69,7 @@ class OnlineProbe:
         return {
             f"{name}/{group}": value
             for name, predictions in found.items()
-            for group, value in scores.summary(self._per_class(predictions), self._groups).items()
+            for group, value in records.summary(self._per_class(predictions), self._groups).items()
         }
 
     @cached_property

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import recipes
+from sdclr_jax import recipes, records
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import features, finetune, finetuning, knn, probe, scores
+from sdclr_jax.evaluation import features, finetune, finetuning, knn, probe
 from sdclr_jax.evaluation.frozen import encoder_variables
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures, Labelled
 
@@ -303,6 +303,6 @@ def measure(name: str, protocol: Protocol, frozen: FrozenFeatures) -> dict:
         "metric": metric,
         "settings": {"train": protocol.train, "images": len(train.labels)} | settings | found.chosen,
         "per_class": [None if np.isnan(x) else float(x) for x in found.per_class],
-        **scores.summary(found.per_class, frozen.groups),
+        **records.summary(found.per_class, frozen.groups),
         f"validation_{metric}": found.validation_score,
     }

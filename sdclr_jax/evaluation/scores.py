@@ -4,13 +4,9 @@ Of classes the score is accuracy, of attributes, of which an image may have any 
 shares, 0 to 1; printing them in per cent is for whoever reports them.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from sdclr_jax.errors import UserError
-
-GROUPS = ("many", "medium", "few")
 
 
 def per_class_accuracy(
@@ -46,23 +42,3 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     found = np.full(targets.shape[1], np.nan)
     found[has_images] = average_precision_score(targets[:, has_images], scores[:, has_images], average=None)
     return found
-
-
-def summary(per_class: np.ndarray, groups: Sequence[str]) -> dict[str, float | None]:
-    """Mean over all classes, mean over the classes of each group, and the groups' spread, as plain floats.
-
-    `per_class` is [C], `groups` names 'many', 'medium' or 'few' for each class. `all` is the mean over the classes, not
-    over the groups. `std`, the paper's balancedness, is the population standard deviation of the group means. A class
-    whose score is NaN is left out of every mean. A group without classes, or with none but such, is None and left out
-    of `std`; with fewer than two groups `std` is None too.
-    """
-    per_class, groups = np.asarray(per_class, np.float64), np.asarray(groups)
-    if per_class.shape != groups.shape or not set(groups.tolist()) <= set(GROUPS):
-        raise ValueError(f"groups must give one of {GROUPS} for each of {len(per_class)} classes, not {groups}")
-    scored = ~np.isnan(per_class)
-    means = {
-        name: float(per_class[rows].mean()) if (rows := scored & (groups == name)).any() else None for name in GROUPS
-    }
-    present = [mean for mean in means.values() if mean is not None]
-    std = float(np.std(present)) if len(present) > 1 else None
-    return {"all": float(per_class[scored].mean()), **means, "std": std}

@@ -2,7 +2,7 @@
 
 from sdclr_jax.recipes.checks import check, fields, read
 from sdclr_jax.recipes.configs import load, override
-from sdclr_jax.recipes.encoders import choose_encoder, encoder
+from sdclr_jax.recipes.encoders import choose_encoder, encoder, encoder_record, encoder_record_of_config, encoder_shapes
 from sdclr_jax.recipes.evaluation import frozen_encoder, probe_images
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
@@ -28,6 +28,9 @@ __all__ = [
     "choose_encoder",
     "data",
     "encoder",
+    "encoder_record",
+    "encoder_record_of_config",
+    "encoder_shapes",
     "fields",
     "frozen_encoder",
     "image_shape",

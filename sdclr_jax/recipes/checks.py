@@ -14,6 +14,7 @@ from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import PER_VIEW, VIEWS, view_count
+from sdclr_jax.records import names
 from sdclr_jax.run import folder
 
 KNOWN = {
@@ -145,7 +146,7 @@ def read(directory: pathlib.Path) -> ConfigDict:
     config = folder.read_config(directory)
     if missing := lacking(config):
         raise UserError(
-            f"{directory / 'config.json'} lacks {missing}, as that of a run of an older version does: add "
+            f"{directory / names.CONFIG} lacks {missing}, as that of a run of an older version does: add "
             "them there as configs/base.py has them, or pretrain again"
         )
     return config
@@ -173,7 +174,7 @@ def _check(config: ConfigDict) -> None:
         if values[field] not in known:
             raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
     sources.check_name(config.data.name)
-    encoder(config)  # which refuses fields and values that it does not have
+    encoder(config.model)  # which refuses fields and values that it does not have
     _check_objective(config)
     at_least, above, below = (
         {field: bound for field, bound in bounds.items() if field in values} for bounds in (AT_LEAST, ABOVE, BELOW)

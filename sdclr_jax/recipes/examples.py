@@ -10,6 +10,7 @@ from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import labelled_lists, lists, longtail
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.recipes.encoders import encoder, names_of_fields
+from sdclr_jax.records import TrainedOn
 
 
 class Data(NamedTuple):
@@ -24,10 +25,10 @@ class Data(NamedTuple):
         """The examples of a subset of `train`."""
         return self.train.take(getattr(self.subsets, subset))
 
-    def about(self, subset: str) -> dict[str, int | str]:
-        """What tells a subset of `train` from another: its `images`, a number, and the `sha256` of their list."""
+    def about(self, subset: str) -> TrainedOn:
+        """What tells a subset of `train` from another."""
         ids = self.train.ids[getattr(self.subsets, subset)]
-        return {"images": len(ids), "sha256": longtail.list_hash(ids)}
+        return TrainedOn(images=len(ids), sha256=longtail.list_hash(ids))
 
 
 def data(config: ConfigDict, data_dir: str | None) -> Data:
@@ -79,9 +80,9 @@ def _check_view(config: ConfigDict, train: Examples) -> None:
     sides = () if encoded else train.images.shape[1:3]
     trained_on = (config.views.size,) * 2 if "size" in config.views else sides
     evaluated_on = sides or (config.evaluate.crop,) * 2
-    with renamed(names_of_fields(config)):
+    with renamed(names_of_fields(config.model)):
         for height, width in (trained_on, evaluated_on):
-            encoder(config).check_view(height, width)
+            encoder(config.model).check_view(height, width)
 
 
 def _check_subsets(config: ConfigDict, found: Data) -> None:

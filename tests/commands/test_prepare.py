@@ -72,7 +72,7 @@ def test_from_the_archive_to_a_run(tmp_path, capsys):
     images = archives.original("cifar10", content, "train")[0]
     chosen = np.sort(np.load(tmp_path / "split1_D_i.npy"))
     assert np.array_equal(data.part("long_tail").images, images[chosen])
-    about = evaluate.about(config, data)
+    about = evaluate.about(config, data).to_json()
     assert about["provenance"]["sha256"] == checksum and not about["provenance"]["published"]
     assert about["train_counts"] == counts
     for name, file in (("train", "split1_D_i"), ("validation", "valIdxList"), ("few_shot", "split1_S_b")):
@@ -182,7 +182,7 @@ def test_photos_in_the_config(tmp_path, method):
     config = flags.pretrain([*argv, f"--config.data.name=folder:{tmp_path / 'photos'}"], "").config
     recipes.check(config)
     data = recipes.data(config, str(tmp_path / "data"))
-    about = evaluate.about(config, data)
+    about = evaluate.about(config, data).to_json()
     assert about["class_names"] == ["cat", "dog", "newt"] and about["groups"] == ["medium", "few", "few"]
     assert about["train_counts"] == [20, 7, 3] and len(data.subsets.validation) == 4 + 1
     assert about["provenance"]["images"] == 43 and len(data.test.ids) == 6 + 1 + 1
