@@ -13,7 +13,7 @@ FLOORS = {
     "parallel": 0,
     "files": 0.5,
     "run": 0.75,
-    "models": 0,
+    "models": 0.5,
     "objectives": 1,
     "data": 1,
     "evaluation": 1,
