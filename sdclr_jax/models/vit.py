@@ -4,9 +4,9 @@ https://github.com/huggingface/pytorch-image-models, timm/models/vision_transfor
 class token whose last value is the features, learnt position embeddings, biases everywhere, exact GELU, LayerNorm with
 1e-6. Parameters have timm's names with `/` for `.`, `blocks_0` for `blocks.0`, `kernel` and `scale` for `weight`.
 
-The initialiser is timm's, but for the bias of the patch embedding, which is 0 here. It gives all kernels about one
-scale (0.02), so that at the start a global threshold prunes all layers alike. Every kernel can be pruned: the four of
-each block and the patch embedding, the counterpart of a ResNet's stem.
+The initialiser is timm's, but for the bias of the patch embedding, which is 0 here. It gives the kernels of all blocks
+one scale (0.02, as the patch embedding has of 16 x 16 x 3 numbers), so that at the start a global threshold prunes all
+layers alike. Every kernel can be pruned: the four of each block and the patch embedding, which is a ResNet's stem.
 """
 
 import math

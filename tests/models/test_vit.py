@@ -121,6 +121,23 @@ def test_names_and_shapes_are_timms():
     }
 
 
+def test_at_the_start_a_global_threshold_prunes_all_layers_alike():
+    """Kernels have the standard deviation 0.02, the patch embedding 1 / sqrt(3 * 16 * 16 * 3), and biases are 0."""
+    encoder = ENCODERS["vit_tiny"](depth=1)
+    with jax.enable_x64(False):
+        params = jax.jit(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True))()["params"]
+    for name, x in trees.named(params).items():
+        kind = name.split("/")[-1]
+        if kind == "kernel":
+            assert float(np.std(x)) == pytest.approx(0.0208 if "patch" in name else 0.02, rel=0.02), name
+        elif kind == "pos_embed":
+            assert float(np.std(x)) == pytest.approx(0.02, rel=0.1)
+        elif kind == "cls_token":
+            assert 0 < np.abs(x).max() < 1e-5
+        else:
+            assert (x == (1 if kind == "scale" else 0)).all(), name
+
+
 def test_half_precision_is_of_the_computation_alone():
     encoder = ENCODERS["vit_tiny"](patch=2, width=4, depth=1, heads=2, dtype=jnp.bfloat16)
     with jax.enable_x64(False):
