@@ -1,7 +1,7 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
-from sdclr_jax.recipes.checks import check, fields, read
-from sdclr_jax.recipes.configs import load, override
+from sdclr_jax.recipes.checks import check, read
+from sdclr_jax.recipes.configs import fields, load, load_with_sources, override
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
     about_probe_view,
@@ -27,6 +27,7 @@ __all__ = [
     "fields",
     "image_shape",
     "load",
+    "load_with_sources",
     "method",
     "network",
     "override",

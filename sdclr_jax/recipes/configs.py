@@ -2,24 +2,63 @@
 
 import contextlib
 import difflib
+import importlib
 import importlib.machinery
 import importlib.util
 import pathlib
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.recipes.checks import fields
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 # Within the package where it is installed (setup.py), beside it in a clone.
 FOLDER = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 _PARTS = {"__init__", "base", "methods", "photos"}  # what the configs are made of
 NAMES = tuple(sorted({path.stem for path in FOLDER.glob("*.py")} - _PARTS))
+
+
+@contextlib.contextmanager
+def importable(beside: pathlib.Path = FOLDER) -> Iterator[None]:
+    """Inside, `configs` is that of this package, whatever else on the path or in memory has this name; after the files
+    of the folder `beside`, where that is called configs too."""
+    before = _without_configs()
+    package = sys.modules["configs"] = types.ModuleType("configs")
+    package.__path__ = list(dict.fromkeys(str(folder) for folder in (beside, FOLDER) if folder.name == "configs"))
+    try:
+        yield
+    finally:
+        _without_configs()
+        sys.modules.update(before)
+
+
+def _without_configs() -> dict[str, types.ModuleType]:
+    """Take the modules of any package `configs` out of memory, and return them."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "configs"}
+
+
+with importable():
+    base = importlib.import_module("configs.base")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+DECLARED: Mapping[str, base.Field] = _flat(base.FIELDS)  # by full names, `prune.rate`
+PER_VIEW = tuple(name for name, field in base.VIEWS["simclr"].items() if field.per_view)
+
+
+def free(names: Iterable[str]) -> list[str]:
+    """Those fields that change nothing of what is learnt."""
+    return [name for name in names if name in base.FREE or name.partition(".")[0] in base.FREE]
 
 
 def load(location: str) -> ConfigDict:
@@ -30,16 +69,46 @@ def load(location: str) -> ConfigDict:
     Raises:
         UserError: no such config or method; or the file raises something.
     """
+    return load_with_sources(location)[0]
+
+
+def load_with_sources(location: str) -> tuple[ConfigDict, dict[str, str]]:
+    """As `load`; and where the value of each field comes from: base, data set, method, recipe, or the file's own code,
+    under the file's name."""
     name, _, method = location.partition(":")
     path = _path(name)
     try:
         with importable(path.parent):
-            config = execute(path).get_config(*[method] if method else [])
-        if not isinstance(config, ConfigDict):
-            raise TypeError("get_config must return a ConfigDict")
+            file = _execute(path)
+            config = file.get_config(*[method] if method else [])
+            if not isinstance(config, ConfigDict):
+                raise TypeError("get_config must return a ConfigDict")
+            laid, sources = _laid(file, config)
     except Exception as error:  # a user's file may raise anything
         raise UserError(f"--config={location}: {_first_line(error)}") from error
-    return config
+    return config, {
+        field: sources[field] if field in laid and laid[field] == value else path.name
+        for field, value in fields(config).items()
+    }
+
+
+def _laid(file: types.ModuleType, config: ConfigDict) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields that the layers of a config file give, and which layer each value comes from."""
+    laid, layers, sources = base.get_config(), {}, {}
+    if hasattr(file, "DATA_SET") and hasattr(file, "RECIPE"):
+        layers = importlib.import_module("configs.methods").layers(config.method, file.DATA_SET, file.RECIPE)
+    for layer, values in layers.items():
+        base.lay(laid, values)
+        sources |= dict.fromkeys(_flat(values), layer)
+    return fields(laid), dict.fromkeys(fields(laid), "base") | sources
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config by their full names, `prune.rate`."""
+    named = {}
+    for name, value in config.items():
+        named |= fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return named
 
 
 def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
@@ -64,13 +133,6 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
             raise UserError(f"{name} is {value!r}, {type(value).__name__}: it must be {kind}") from None
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
@@ -88,26 +150,7 @@ def _path(name: str) -> pathlib.Path:
     return FOLDER / f"{name}.py"
 
 
-@contextlib.contextmanager
-def importable(beside: pathlib.Path = FOLDER) -> Iterator[None]:
-    """Inside, `configs` is that of this package, whatever else on the path or in memory has this name; after the files
-    of the folder `beside`, where that is called configs too."""
-    before = _without_configs()
-    package = sys.modules["configs"] = types.ModuleType("configs")
-    package.__path__ = list(dict.fromkeys(str(folder) for folder in (beside, FOLDER) if folder.name == "configs"))
-    try:
-        yield
-    finally:
-        _without_configs()
-        sys.modules.update(before)
-
-
-def _without_configs() -> dict[str, types.ModuleType]:
-    """Take the modules of any package `configs` out of memory, and return them."""
-    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "configs"}
-
-
-def execute(path: pathlib.Path) -> types.ModuleType:
+def _execute(path: pathlib.Path) -> types.ModuleType:
     """The module of a file, where `importable` cleans up after it."""
     name = "configs.__main__"
     loader = importlib.machinery.SourceFileLoader(name, str(path))
