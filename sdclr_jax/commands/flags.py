@@ -21,16 +21,24 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_bool("progress", True, "", flag_values=values)
-    if any(arg.startswith("--config.method") for arg in argv):
-        raise UserError("--config.method only names the method: choose another as --config=NAME:METHOD")
     config = recipes.load(argv[0].removeprefix("--config="))
-    # First, since another encoder has other fields.
-    encoders = [arg.partition("=")[2] for arg in argv if arg.startswith("--config.model.name=")]
-    recipes.choose_encoder(config, encoders[-1] if encoders else config.get("model", {}).get("name"))
     _parse(values, config, argv[1:])
     if not values.workdir:
         raise UserError("--workdir is missing: give the run's folder, such as --workdir=runs/sdclr")
     return values
+
+
+def overridden(config: ConfigDict, argv: list[str]) -> ConfigDict:
+    """The config with fields overridden by `--config.FIELD=VALUE`."""
+    values = flags.FlagValues()
+    _parse(values, config, argv)
+    return values.config
+
+
+def fields(argv: list[str]) -> list[str]:
+    """The fields that `--config.FIELD=VALUE` and `--noconfig.FIELD` name."""
+    names = (arg.partition("=")[0].removeprefix("--").removeprefix("no") for arg in argv)
+    return [name.removeprefix("config.") for name in names if name.startswith("config.")]
 
 
 def evaluate(argv: list[str], usage: str, config: ConfigDict) -> flags.FlagValues:
@@ -53,6 +61,11 @@ def show_help(argv: list[str], usage: str) -> None:
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
     """Parse into `values`, with `config` as the flag of that name and a `data_dir`."""
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
+    if "method" in fields(argv):
+        raise UserError("--config.method only names the method: choose another as --config=NAME:METHOD")
+    for arg in argv:  # first, since another encoder has other fields
+        if arg.startswith("--config.model.name="):
+            recipes.choose_encoder(config, arg.partition("=")[2])
     known = [f"config.{field}" for field in recipes.fields(config)] + list(values)
     for arg in argv:
         name = arg.partition("=")[0].removeprefix("--")

@@ -14,7 +14,8 @@ from sdclr_jax.models import Head, Network, Prototypes
 from sdclr_jax.objectives import OBJECTIVES, Objective
 from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.parallel import Shardings
-from sdclr_jax.recipes.checks import fields, objective_fields
+from sdclr_jax.recipes.checks import objective_fields
+from sdclr_jax.recipes.configs import fields
 from sdclr_jax.recipes.encoders import encoder, names_of_fields
 from sdclr_jax.recipes.images import image_shape, view_groups, view_shape, views
 from sdclr_jax.train import Method, State

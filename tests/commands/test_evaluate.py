@@ -18,7 +18,7 @@ from sdclr_jax.commands import main
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import embedding, frozen, knn, probe
-from sdclr_jax.recipes import checks
+from sdclr_jax.recipes import configs
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config
@@ -479,5 +479,5 @@ def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
 
 def test_every_subset_can_be_pretrained_on(data_dir):
     data = recipes.data(config(), str(data_dir))
-    sizes = {subset: len(data.part(subset).labels) for subset in checks.KNOWN["data.subset"]}
+    sizes = {subset: len(data.part(subset).labels) for subset in configs.DECLARED["data.subset"].accepted}
     assert sizes == {"long_tail": 369, "balanced": 369, "probe_train": 1152}
