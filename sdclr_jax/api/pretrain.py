@@ -16,7 +16,7 @@ from tqdm import tqdm
 from sdclr_jax import parallel, pruning, recipes
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.errors import Diverged, UserError
-from sdclr_jax.evaluation import collapse, protocols
+from sdclr_jax.evaluation import collapse
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.run import folder, metrics
@@ -39,11 +39,11 @@ def pretrain(
         Diverged: something is no longer finite; the last good checkpoint stays.
     """
     recipes.check(config)
-    protocols.check_names(config)
+    recipes.check_protocols(config)
     folder.check(directory, config)
     shardings = parallel.shardings(devices)
     data = recipes.data(config, data_dir)
-    live = OnlineProbe(config, data, shardings) if config.evaluate.every else None
+    live = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
     images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
     if changed := folder.about_other_data(directory, trained_on):
         raise UserError(f"{changed}: put the images back, or give another --workdir")

@@ -1,38 +1,57 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, fields, read
-from sdclr_jax.recipes.evaluation import frozen_encoder, probe_images
+from sdclr_jax.recipes.evaluation import (
+    check_against,
+    check_protocols,
+    frozen_encoder,
+    frozen_features,
+    groups,
+    online_probe,
+    probe_batch_size,
+    probe_views,
+    protocol,
+    protocol_arguments,
+    protocols,
+    pruning_probe,
+)
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
-    about_probe_view,
     batches,
     centre_crop,
     image_shape,
     plain_view,
     probe_crops,
-    probe_view,
     view_shape,
     views,
 )
 from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
 
 __all__ = [
-    "about_probe_view",
     "Data",
     "abstract_state",
     "batches",
     "centre_crop",
     "check",
+    "check_against",
+    "check_protocols",
     "data",
     "fields",
     "frozen_encoder",
+    "frozen_features",
+    "groups",
     "image_shape",
     "method",
     "network",
+    "online_probe",
     "plain_view",
+    "probe_batch_size",
     "probe_crops",
-    "probe_images",
-    "probe_view",
+    "probe_views",
+    "protocol",
+    "protocol_arguments",
+    "protocols",
+    "pruning_probe",
     "read",
     "try_step",
     "view_shape",

@@ -100,20 +100,6 @@ def plain_view(config: ConfigDict):
     return partial(augment.plain, mean=config.views.mean, std=config.views.std)
 
 
-def probe_view(config: ConfigDict, cropped: bool = False):
-    """(key, uint8 images [B, H, W, C]) -> float views, with the published probe's crop and flip; of images that are
-    random crops already, with a flip alone."""
-    c = config.evaluate
-    padding = 0 if cropped else c.padding
-    return partial(augment.probe_view, padding=padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
-
-
-def about_probe_view(config: ConfigDict, cropped: bool = False) -> dict[str, Any]:
-    """The same view in a protocol's settings."""
-    c = config.evaluate
-    return ({"crop_scale": list(c.crop_scale)} if cropped else {"padding": c.padding}) | {"flip": c.flip}
-
-
 def centre_crop(config: ConfigDict) -> CentreCrop:
     """What is evaluated of an encoded image."""
     return CentreCrop(size=config.evaluate.crop, resize=config.evaluate.resize)

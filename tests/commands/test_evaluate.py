@@ -162,7 +162,7 @@ def test_the_published_probes_see_the_right_images_and_new_views_each_step(evalu
         return sgd(features_of, labels, validation_features, validation_labels, **settings)
 
     monkeypatch.setattr(probe, "sgd", spy)
-    evaluate.evaluate(folder.read_config(directory), directory, str(data_dir))
+    evaluate.evaluate_run(folder.read_config(directory), directory, str(data_dir))
     for part, (labels, validation_features, validation_labels, views, rows) in zip(
         ("probe_train", "few_shot"), seen, strict=True
     ):
@@ -269,13 +269,13 @@ def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, mon
 def test_a_run_that_goes_on_and_drops_the_checkpoint_costs_no_evaluation(evaluated, data_dir, tmp_path, monkeypatch):
     directory, results, _ = evaluated
     shutil.copytree(directory, tmp_path / "run")
-    measure = evaluate.protocols.measure
+    measure = evaluate.measure
 
     def meanwhile(*given):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "15", ignore_errors=True)
         return measure(*given)
 
-    monkeypatch.setattr(evaluate.protocols, "measure", meanwhile)
+    monkeypatch.setattr(evaluate, "measure", meanwhile)
     argv = ["evaluate", str(tmp_path / "run"), f"--data_dir={data_dir}", "--config.evaluate.protocols=('knn',)"]
     assert main.main(argv) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -344,7 +344,7 @@ def test_attributes_are_scored_by_average_precision(attributes, derived):
     query = derived["test"][0]
     expected = {
         "logistic": probe.logits(query, fitted.kernel, fitted.bias),
-        "knn": knn.share(features, labels, query, k=c.knn_k, temperature=c.knn_temperature),
+        "knn": knn.predict(features, labels, query, k=c.knn_k, temperature=c.knn_temperature, num_classes=4),
     }
     for name, scored in expected.items():
         protocol = results["protocols"][name]
@@ -387,9 +387,9 @@ def test_a_class_without_test_images_is_named_before_anything_is_measured(evalua
 
     before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
     monkeypatch.setattr(recipes, "data", untested)
-    monkeypatch.setattr(evaluate, "FrozenFeatures", None)  # not called
+    monkeypatch.setattr(recipes, "frozen_features", None)  # not called
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
-    assert "digits has no test images of three, seven, so a mean over its classes is not" in capsys.readouterr().err
+    assert "the test part of digits has no images of three, seven, so a mean over" in capsys.readouterr().err
     assert before == {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
@@ -427,7 +427,10 @@ def test_report_of_the_run(evaluated, tmp_path, capsys):
         (["RUN", "--config.evaluate.knn_k=5000"], "evaluate.knn_k"),
         (["RUN", "--config.evaluate.protocols=('knm',)"], "unknown evaluate.protocols 'knm': known are linear_full"),
         (["RUN", "--config.evaluate.map_images=3"], "evaluate.map_images is 3: a map takes at least 4"),
-        (["RUN", "--config.evaluate.protocols=()"], "of which none is defined for digits: give one or more of linear"),
+        (
+            ["RUN", "--config.evaluate.protocols=()"],
+            "evaluate.protocols has none that is defined for images of one class each: give one or more of linear",
+        ),
     ],
 )
 def test_bad_input(evaluated, data_dir, capsys, argv, sentence):

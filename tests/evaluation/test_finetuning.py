@@ -10,7 +10,7 @@ from sdclr_jax import parallel, recipes
 from sdclr_jax.api import evaluate
 from sdclr_jax.commands import main
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.evaluation import finetune, finetuning
+from sdclr_jax.evaluation import finetuning
 from sdclr_jax.run import metrics
 from tests.commands.test_pretrain import arguments, config, run
 
@@ -23,8 +23,13 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(data_dir):
-    return recipes.data(config(), str(data_dir)).part("probe_train")
+def data(data_dir):
+    return recipes.data(config(), str(data_dir))
+
+
+@pytest.fixture(scope="module")
+def train(data):
+    return data.part("probe_train")
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.1, 11), (0.01, 1), (1e-6, 1), (1.0, 100)])
@@ -48,11 +53,11 @@ def test_a_class_without_labelled_images_has_no_share(train):
 
 
 @pytest.mark.parametrize("batch_size", [16, 12])  # eight devices share the first, and have all of the second
-def test_views_are_the_same_on_any_number_of_devices(train, batch_size):
+def test_views_are_the_same_on_any_number_of_devices(data, train, batch_size):
     rows, views = np.arange(batch_size, dtype=np.int32)[::-1], []
     for devices in (1, 8):
         shardings = parallel.shardings(jax.devices()[:devices])
-        with finetuning._views(config(), train, batch_size, shardings) as views_of:
+        with recipes.probe_views(config(), data).views_of(train.images, batch_size, shardings) as views_of:
             views.append(views_of(3, rows))
     assert views[1].sharding.is_fully_replicated == (batch_size == 12)
     np.testing.assert_array_equal(*views)
@@ -71,15 +76,15 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
     run(config("simclr", "--config.epochs=2"), directory, data_dir)
     one = parallel.shardings(jax.devices()[:1])
     monkeypatch.setattr(evaluate.parallel, "shardings", lambda: one)
-    seen, fit = [], finetune.fit
+    seen, fit = [], finetuning.fit
 
-    def spy(network, variables, views_of, labels, validation_features, validation_labels, **settings):
+    def spy(encoder, variables, views_of, labels, validation_features, validation_labels, **settings):
         views = [np.asarray(views_of(step, np.arange(10))) for step in (0, 1, 0)]
-        fitted = fit(network, variables, views_of, labels, validation_features, validation_labels, **settings)
+        fitted = fit(encoder, variables, views_of, labels, validation_features, validation_labels, **settings)
         seen.append((views, labels, validation_labels, settings, variables, fitted))
         return fitted
 
-    monkeypatch.setattr(finetuning.finetune, "fit", spy)
+    monkeypatch.setattr(finetuning, "fit", spy)
     before = {p: p.read_bytes() for p in (directory / "checkpoints").rglob("*") if p.is_file()}
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}", *fine_tune]) == 0
     assert all(p.read_bytes() == content for p, content in before.items())
@@ -110,10 +115,9 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
         assert protocol["settings"]["padding"] == 1
         assert protocol["validation_accuracy"] == fitted.validation_accuracy
         moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), variables, fitted.variables)
-        assert max(jax.tree.leaves(moved["params"]["encoder"])) > 1e-4
-        assert max(jax.tree.leaves(moved["batch_stats"]["encoder"])) > 1e-4
-        assert max(jax.tree.leaves(moved["params"]["projector"])) == 0
-        features = recipes.network(c).apply(fitted.variables, plain(data.test.images), method="encode")
+        assert max(jax.tree.leaves(moved["params"])) > 1e-4
+        assert max(jax.tree.leaves(moved["batch_stats"])) > 1e-4
+        features = recipes.network(c).encoder.apply(fitted.variables, plain(data.test.images), False)
         predicted = (np.asarray(features) @ fitted.kernel + fitted.bias).argmax(1)
         right = [float((predicted[data.test.labels == k] == k).mean()) for k in range(10)]
         np.testing.assert_allclose(protocol["per_class"], right, atol=1.5 / 43)  # but for a tie
