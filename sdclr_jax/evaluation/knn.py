@@ -59,7 +59,7 @@ class Neighbours(NamedTuple):
 def neighbours(features: np.ndarray, k: int, *, batch_size: int = 256) -> Neighbours:
     """The `k` nearest other images of each of the `features` [N, D], which may be of any length.
 
-    Of equally near ones the earlier comes first. Memory is `batch_size` * N similarities. Raises ArgumentError where
+    The earlier of two equally near images comes first. Memory is `batch_size` * N similarities. Raises ArgumentError where
     `k` is not in 0..N-1.
     """
     if not 0 <= k < len(features):

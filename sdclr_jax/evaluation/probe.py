@@ -136,7 +136,7 @@ def logistic(
     Labels int [N] and [V] are classes: the regression is multinomial, and accuracy chooses. Labels of 0 and 1, [N, A]
     and [V, A], are attributes, each with a regression of its own: the cross-entropy is the sum of theirs, so one `l2`
     means for each what it would mean for it alone, and the mean of their average precisions chooses, over those that
-    a validation image has. Of equal scores the larger `l2` wins.
+    a validation image has. The larger `l2` wins where scores are equal.
     All `l2` are above 0. Raises ArgumentError where there are no validation images, none with an attribute, or no `l2`.
     """
     _need_validation(validation_labels)

@@ -196,7 +196,7 @@ class PruningProbe:
         return scores
 
     def _outputs_of(self, networks: list[Tree], rows: np.ndarray, start: int) -> list[list[Outputs]]:
-        """Of each network, the outputs of the plain view and of each augmented one."""
+        """The outputs of each network for the plain view and for each augmented one."""
         images = self._put(rows)
         views = [self._plain(images)]
         for pair in range(self._pairs):

@@ -19,8 +19,8 @@ from sdclr_jax.parallel import Shardings
 class ProbeViews:
     """Views of images, a function of seed and step.
 
-    Of images that are one array a view is a shift of the image by `padding` pixels at most; of encoded ones it is one
-    of the random `crops`, and there is no padding.
+    Where images are one array, a view is the image shifted by at most `padding` pixels; where they are encoded, it is
+    one of the random `crops`, and there is no padding.
     """
 
     mean: Sequence[float]  # one number a channel
@@ -42,7 +42,7 @@ class ProbeViews:
         return cut | {"flip": self.flip}
 
     def key(self, step: int) -> jax.Array:
-        """Of the views of a step."""
+        """The key of a step's views."""
         return jax.random.fold_in(jax.random.key(self.seed), step)
 
     def view(self, key: jax.Array, images: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import parallel
-from sdclr_jax.data.images import as_images
+from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import protocols as evaluation
@@ -53,14 +53,14 @@ def frozen_encoder(config: ConfigDict, shardings: Shardings) -> FrozenEncoder:
         )
 
 
-def probe_views(config: ConfigDict, data: Data) -> ProbeViews:
-    """Views that probes are trained on, of images of this data set."""
+def probe_views(config: ConfigDict, images: np.ndarray | Encoded) -> ProbeViews:
+    """Views that probes are trained on, of images of this kind."""
     return ProbeViews(
         mean=config.views.mean,
         std=config.views.std,
         padding=config.evaluate.padding,
         flip=config.evaluate.flip,
-        crops=None if as_images(data.train.images).is_decoded else probe_crops(config),
+        crops=None if as_images(images).is_decoded else probe_crops(config),
         workers=config.data.workers,
         seed=config.seed,
     )
@@ -76,7 +76,7 @@ def frozen_features(
         data.train,
         data.test,
         {part: getattr(data.subsets, part) for part in PARTS},
-        views=probe_views(config, data),
+        views=probe_views(config, data.train.images),
         seed=config.seed,
         folder=folder,
         model=config.model.to_dict(),

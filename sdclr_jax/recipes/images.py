@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from sdclr_jax.data import augment
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
-from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.parallel import Shardings
 
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
@@ -25,7 +25,7 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
     Raises:
         UserError: batch_size does not fit the images or the devices.
     """
-    if not isinstance(images, Encoded):
+    if as_images(images).is_decoded:
         return Resident(images, config.batch_size, config.seed, shardings)
     crops = tuple(
         RandomCrops(
@@ -39,7 +39,7 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
 
 def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, int, int, int]:
     """[N, H, W, C] of images; encoded ones are taken to have the size of a view."""
-    return (len(images), config.views.size, config.views.size, 3) if isinstance(images, Encoded) else images.shape
+    return (len(images), *as_images(images).shape(config.views.get("size", 0)))
 
 
 def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:

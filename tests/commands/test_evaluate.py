@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,7 +18,8 @@ from sdclr_jax.api import evaluate
 from sdclr_jax.commands import main
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.evaluation import embedding, frozen, knn, probe
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation import embedding, frozen, knn, probe, protocols
 from sdclr_jax.recipes import checks
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -176,13 +179,49 @@ def test_the_published_probes_see_the_right_images_and_new_views_each_step(evalu
         assert 0.01 < same.mean() < 0.4
 
 
-def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, tmp_path, monkeypatch):
-    """Three devices could not share the batch of pretraining, nor that of the evaluation as it stands."""
+@dataclass(frozen=True, kw_only=True)
+class Constant(protocols.Protocol):
+    """A protocol from outside the package: every image is of one class."""
+
+    guess: int = 3
+
+    def measure(self, splits):
+        test = splits.test.targets
+        return protocols.Found(test.per_class(np.full(len(test), self.guess)))
+
+
+def test_python_evaluates_by_names_and_settings_on_any_number_of_devices(evaluated, data_dir, tmp_path, monkeypatch):
+    """Three devices could not share the batch of pretraining, nor that of the evaluation as it stands. A protocol that
+    is registered from outside is evaluated by its name, and stays in the results when this process forgets it."""
     directory, results, _ = evaluated
     three = parallel.shardings(jax.devices()[:3])
     monkeypatch.setattr(evaluate.parallel, "shardings", lambda: three)
     copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
-    again = evaluate.evaluate(folder.read_config(copy), copy, str(data_dir))
+    with pytest.MonkeyPatch.context() as registered:
+        registered.setitem(protocols.PROTOCOLS, "constant", Constant(train="few_shot", says="always three"))
+        names, settings = ["constant", "logistic"], {"logistic_l2": [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]}
+        again = evaluate.evaluate(
+            SimpleNamespace(path=copy), protocols=names, settings=settings, data_dir=str(data_dir)
+        )
+    assert list(again["protocols"]) == [*results["protocols"], "constant"]
+    found = again["protocols"]["constant"]
+    assert found["per_class"] == [float(c == 3) for c in range(10)]
+    assert found["all"] == pytest.approx(0.1)
+    assert found["settings"] == {"train": "few_shot", "images": 50, "guess": 3}
+    later = evaluate.evaluate(str(copy), protocols=("knn",), settings={"knn_k": 5}, data_dir=str(data_dir))
+    assert later["protocols"]["knn"]["settings"]["k"] == 5
+    assert later["protocols"]["constant"] == found
+    assert json.loads((copy / "results.json").read_text()) == later
+    before = (copy / "results.json").read_text()
+    for protocol, setting, sentence in (
+        (("constant",), {}, "unknown evaluate.protocols 'constant'"),
+        (None, {"knn_kk": 5}, "settings: .*knn_kk"),
+        (None, {"knn_k": "many"}, "settings: .*int"),
+        (None, {"knn_k": 0}, "evaluate.knn_k is 0"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            evaluate.evaluate(copy, protocols=protocol, settings=setting, data_dir=str(data_dir))
+    assert (copy / "results.json").read_text() == before
     assert len(list((copy / "features").iterdir())) == 3  # two lists of images, and the map
     assert again["encoder_checksum"] == results["encoder_checksum"]
     np.testing.assert_allclose(

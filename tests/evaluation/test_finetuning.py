@@ -23,13 +23,8 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def data(data_dir):
-    return recipes.data(config(), str(data_dir))
-
-
-@pytest.fixture(scope="module")
-def train(data):
-    return data.part("probe_train")
+def train(data_dir):
+    return recipes.data(config(), str(data_dir)).part("probe_train")
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.1, 11), (0.01, 1), (1e-6, 1), (1.0, 100)])
@@ -53,11 +48,11 @@ def test_a_class_without_labelled_images_has_no_share(train):
 
 
 @pytest.mark.parametrize("batch_size", [16, 12])  # eight devices share the first, and have all of the second
-def test_views_are_the_same_on_any_number_of_devices(data, train, batch_size):
+def test_views_are_the_same_on_any_number_of_devices(train, batch_size):
     rows, views = np.arange(batch_size, dtype=np.int32)[::-1], []
     for devices in (1, 8):
         shardings = parallel.shardings(jax.devices()[:devices])
-        with recipes.probe_views(config(), data).views_of(train.images, batch_size, shardings) as views_of:
+        with recipes.probe_views(config(), train.images).views_of(train.images, batch_size, shardings) as views_of:
             views.append(views_of(3, rows))
     assert views[1].sharding.is_fully_replicated == (batch_size == 12)
     np.testing.assert_array_equal(*views)
