@@ -191,7 +191,7 @@ def exemplars_of_run(
 def _pixels(
     config: ConfigDict, examples: Examples, shardings: parallel.Shardings
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """(rows) -> uint8 [B, H, W, C]. Encoded images are seen as the evaluation sees them; augmented views are made of that."""
+    """(rows) -> uint8 [B, H, W, C]: images as the evaluation sees them; augmented views are made of these."""
     largest, workers = recipes.probe_batch_size(config, shardings), config.data.workers
     with batches.on_demand(examples.images, recipes.centre_crop(config), largest, workers) as crops_of:
         yield lambda rows: crops_of(0, rows)

@@ -59,8 +59,8 @@ class Neighbours(NamedTuple):
 def neighbours(features: np.ndarray, k: int, *, batch_size: int = 256) -> Neighbours:
     """The `k` nearest other images of each of the `features` [N, D], which may be of any length.
 
-    The earlier of two equally near images comes first. Memory is `batch_size` * N similarities. Raises ArgumentError where
-    `k` is not in 0..N-1.
+    The earlier of two equally near images comes first. Memory is `batch_size` * N similarities. Raises ArgumentError
+    where `k` is not in 0..N-1.
     """
     if not 0 <= k < len(features):
         raise ArgumentError("k", f"is {k}: it must be from 0 to {len(features) - 1}, the number of other images")
