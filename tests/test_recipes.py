@@ -62,7 +62,7 @@ def test_views_of_crops_are_those_crops_in_their_order():
     assert len(views) == 2
     for number, view in enumerate(views):
         np.testing.assert_allclose(view, recipes.plain_view(c)(crops[:, number]), atol=1e-5)
-    probed = jax.jit(recipes.probe_view(c, cropped=True))(jax.random.key(0), crops[:, 0])
+    probed = jax.jit(recipes.probe_views(c, FILES).view)(jax.random.key(0), crops[:, 0])
     plain = np.asarray(recipes.plain_view(c)(crops[:, 0]))
     for view, image in zip(np.asarray(probed), plain, strict=True):
         assert any(np.allclose(view, x, atol=1e-5) for x in (image, image[:, ::-1]))

@@ -1,8 +1,11 @@
 """Probe the frozen dense encoder of a run, and write results.json."""
 
 import dataclasses
+import os
 import pathlib
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,9 +13,11 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import parallel, recipes, records, trees
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import collapse, embedding, frozen, protocols
+from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.evaluation import collapse, embedding, frozen
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures
+from sdclr_jax.evaluation.protocols import PROTOCOLS, measure
+from sdclr_jax.files import expanded
 from sdclr_jax.records import Results, Score, names, results
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -20,8 +25,45 @@ from sdclr_jax.train import State
 from sdclr_jax.trees import checksum
 
 
-def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None = None) -> Results:
-    """Run `evaluate.protocols` on a run's newest checkpoint; writes results.json and returns what it holds.
+def evaluate(
+    run: Any,
+    *,
+    protocols: Sequence[str] | None = None,
+    data_dir: str | os.PathLike | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Results:
+    """Score the frozen dense encoder of a run's newest checkpoint, and write the run's results.json.
+
+    Args:
+        run: the run's folder, or an object whose `path` it is.
+        protocols: names from `sdclr_jax.evaluation.protocols.PROTOCOLS`; None takes `evaluate.protocols` of the run.
+        data_dir: folder of prepared data sets; None is $SDCLR_DATA or ~/.cache/sdclr_jax/data.
+        settings: fields of `config.evaluate` to change, such as {"knn_k": 50}.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        UserError: no run there, an unknown protocol or field, and as `evaluate_run`.
+
+    >>> results = evaluate("runs/sdclr", protocols=["knn"], settings={"knn_k": 20})  # doctest: +SKIP
+    >>> results.protocols["knn"].summary["all"]  # doctest: +SKIP
+    0.9
+    """
+    directory = expanded(getattr(run, "path", run))
+    config = recipes.read(directory)
+    changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})
+    try:
+        config.evaluate.update({k: tuple(v) if isinstance(v, list) else v for k, v in changed.items()})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"settings: {error.args[0]}") from error
+    recipes.check(config)
+    folder.check_writable(directory)
+    return evaluate_run(config, directory, data_dir)
+
+
+def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.PathLike | None = None) -> Results:
+    """Run `evaluate.protocols` on a run's newest checkpoint; writes and returns what results.json holds.
 
     Raises:
         UserError: no run or no checkpoint there, images without labels, or the encoder is not what it was before the
@@ -35,15 +77,19 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
             "whether the features have collapsed, and scores take a run on images with labels, which pretraining "
             "does not read"
         )
-    wanted = protocols.chosen(config, data)
+    wanted = recipes.protocols(config, data)
     now = data.about(config.data.subset)
     if changed := folder.about_other_data(directory, now):
         print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
     like = recipes.abstract_state(config, recipes.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like)
     before = int(checksum(variables))
-    probed = FrozenFeatures(config, variables, data, shardings, directory / names.FEATURES)
-    measured = {name: protocols.measure(name, protocol, probed) for name, protocol in wanted.items()}
+    of_encoder = frozen.encoder_variables(variables)
+    features = recipes.frozen_features(config, of_encoder, data, shardings, directory / names.FEATURES)
+    groups, measured = recipes.groups(config, data), {}
+    for name, protocol in wanted.items():
+        with renamed(recipes.protocol_arguments(name)):
+            measured[name] = measure(protocol, features.splits(protocol.train), groups)
     # Both what was used and what lies on disk must be the encoder that was there before.
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
         dropped = step not in checkpoints.steps  # by the run, which goes on
@@ -54,23 +100,24 @@ def evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | None =
     found = Results(
         run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=step / epoch),
         data=about(config, data),
-        features=_about_features(probed.test.features),
+        features=_about_features(features.test.features),
         encoder_checksum=before,
         protocols={name: records.decode(Score, score, name) for name, score in measured.items()},
     )
     found = _with_others(found, directory / names.RESULTS)
     records.write(directory / names.RESULTS, found)
-    _write_map(config, probed, directory)
+    _write_map(config, features, directory)
     return found
 
 
-def _write_map(config: ConfigDict, probed: FrozenFeatures, directory: pathlib.Path) -> None:
+def _write_map(config: ConfigDict, features: FrozenFeatures, directory: pathlib.Path) -> None:
     """The map of the test images, in place of that of an earlier evaluation; none where an image has no one class."""
-    path, limit = directory / names.EMBEDDING, config.evaluate.map_images
-    if not limit or probed.has_attributes:
+    path, limit, test = directory / names.EMBEDDING, config.evaluate.map_images, features.test
+    if not limit or test.targets.has_attributes:
         path.unlink(missing_ok=True)
         return
-    found = embedding.about(probed.test.features, probed.test.labels, config.seed, limit, directory / names.FEATURES)
+    with renamed({"features": "the features of the test images"}):
+        found = embedding.about(test.features, test.labels, config.seed, limit, directory / names.FEATURES)
     records.write(path, found)
 
 
@@ -85,8 +132,8 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
     if others and not same:
         print(f"{path}  note: {', '.join(others)} went, being of another encoder or other data", file=sys.stderr)
     every = found.protocols | (others if same else {})
-    ordered = {name: every[name] for name in protocols.PROTOCOLS if name in every}
-    return dataclasses.replace(found, protocols=ordered)
+    in_order = {name: every[name] for name in PROTOCOLS if name in every}
+    return dataclasses.replace(found, protocols=in_order | every)  # those that this process does not know come last
 
 
 def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:
@@ -110,7 +157,7 @@ def about(config: ConfigDict, data: recipes.Data) -> results.Data:
         class_names=tuple(data.train.class_names),
         train_counts=tuple(int(n) for n in counts),
         group_rule=config.data.groups,
-        groups=longtail.groups(counts, config.data.groups),
+        groups=recipes.groups(config, data),
         lists={name: longtail.list_hash(data.part(part).ids) for name, part in parts.items()}
         | {"test": longtail.list_hash(data.test.ids)},
     )

@@ -3,9 +3,10 @@
 import contextlib
 import io
 import itertools
+import os
 import pathlib
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -17,11 +18,12 @@ from sdclr_jax import files, parallel, recipes, records
 from sdclr_jax.data import batches, thumbnails
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, knn, pruning_probe
 from sdclr_jax.records import names
 from sdclr_jax.reports import gallery
+from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
 
 NEAREST = 10  # images that an image's `neighbour_distance` and `label_disagreement` are means over
@@ -35,29 +37,90 @@ class Ranking(NamedTuple):
 
 
 def exemplars(
-    config: ConfigDict,
-    directory: pathlib.Path,
+    run: Any,
     *,
-    rates: tuple[float, ...] = (0.5, 0.7, 0.9),
+    rates: Sequence[float] = (0.5, 0.7, 0.9),
     pairs_of_views: int = 4,
     against: str = pruning_probe.AGAINST[0],
     shown: int = 2000,
     neighbours: int = 6,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> dict:
+    """Find the images that pruning makes a run's network forget, and write the run's folder `exemplars`.
+
+    Args:
+        run: the run's folder, or an object whose `path` it is.
+        rates: shares of the weights cut, different numbers from 0 to below 1; the last one ranks.
+        pairs_of_views: augmented views of an image, beside the plain one.
+        against: what the whole network is held against, one of `sdclr_jax.evaluation.pruning_probe.AGAINST`.
+        shown: images on the page.
+        neighbours: nearest images beside each.
+        data_dir: folder of prepared data sets; None is $SDCLR_DATA or ~/.cache/sdclr_jax/data.
+        progress: whether to draw bars on the standard error.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        UserError: no run there, and as `exemplars_of_run`.
+        ArgumentError: an argument is out of its bounds.
+
+    >>> summary = exemplars("runs/sdclr", rates=[0.9])  # doctest: +SKIP
+    """
+    directory = files.expanded(getattr(run, "path", run))
+    settings = {
+        "rates": tuple(rates),
+        "pairs_of_views": pairs_of_views,
+        "against": against,
+        "shown": shown,
+        "neighbours": neighbours,
+    }
+    check(**settings)
+    config = recipes.read(directory)
+    recipes.check(config)
+    recipes.check_against(config, against)
+    folder.check_writable(directory)
+    return exemplars_of_run(config, directory, **settings, data_dir=data_dir, progress=progress)[1]
+
+
+def check(rates: tuple[float, ...], *, pairs_of_views: int, against: str, shown: int, neighbours: int) -> None:
+    """Raises ArgumentError where one of these is out of its bounds."""
+    if not rates or len(set(rates)) < len(rates) or not all(0 <= rate < 1 for rate in rates):
+        raise ArgumentError("rates", f"is {rates}: it must be different numbers, each at least 0 and below 1")
+    if against not in pruning_probe.AGAINST:
+        raise ArgumentError("against", f"is {against!r}: it must be one of {', '.join(pruning_probe.AGAINST)}")
+    counts = {"pairs_of_views": (pairs_of_views, 0), "shown": (shown, 1), "neighbours": (neighbours, 0)}
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise ArgumentError(name, f"is {value}: it must be at least {least}")
+
+
+def exemplars_of_run(
+    config: ConfigDict,
+    directory: pathlib.Path,
+    *,
+    rates: tuple[float, ...],
+    pairs_of_views: int,
+    against: str,
+    shown: int,
+    neighbours: int,
+    data_dir: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> tuple[Ranking, dict]:
     """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and summary.json.
 
     Raises:
-        UserError: no checkpoint there, more neighbours than images, or a run whose scores are not finite.
+        UserError: no checkpoint there, or a run whose scores are not finite.
+        ArgumentError: more neighbours than images.
     """
     shardings = parallel.shardings()
     data = recipes.data(config, data_dir)
     examples = data.part(config.data.subset)
     if neighbours >= len(examples.ids):
-        raise UserError(
-            f"--neighbours is {neighbours}: the run has {len(examples.ids)} images in all, so give at most "
-            f"{len(examples.ids) - 1}"
+        raise ArgumentError(
+            "neighbours",
+            f"is {neighbours}: the run has {len(examples.ids)} images in all, so give at most {len(examples.ids) - 1}",
         )
     class_groups = _class_groups(config, data, examples)
     groups = _by_group(data.subsets.train_counts, class_groups)
@@ -71,7 +134,7 @@ def exemplars(
         if not kept.steps:
             raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
         settings = {"rates": rates, "pairs": pairs_of_views, "against": against}
-        meter = pruning_probe.PruningProbe(
+        probe = recipes.pruning_probe(
             config, pixels, len(examples.ids), **settings, shardings=shardings, progress=progress
         )
         like = recipes.abstract_state(config, recipes.image_shape(config, examples.images), shardings)
@@ -79,9 +142,9 @@ def exemplars(
             if step not in kept.steps:
                 continue  # the run goes on, and has dropped it meanwhile
             state = kept.restore(like=like, step=step)
-            before, last = last, meter.measure(state)
+            before, last = last, probe.measure(state)
             first = first or last
-            rates = [_of_rate(meter, i, examples.labels, groups, first, before, last) for i in range(len(meter.rates))]
+            rates = [_of_rate(probe, i, examples.labels, groups, first, before, last) for i in range(len(probe.rates))]
             checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
     features = recipes.frozen_encoder(config, shardings).features(
         frozen.encoder_variables(frozen.dense(state)), examples.images
@@ -102,16 +165,16 @@ def exemplars(
             "class_names": list(examples.class_names) if class_groups else [],
             "class_groups": list(class_groups),
         },
-        "settings": meter.settings | {"nearest_images": nearest},
+        "settings": probe.settings | {"nearest_images": nearest},
         "confidence": scoring.CONFIDENCE,
-        "ranked_by": {"score": meter.scores[0], "rate": meter.rates[-1]},
+        "ranked_by": {"score": probe.scores[0], "rate": probe.rates[-1]},
         "checkpoints": checkpoints,
     }
     ranking = Ranking(examples.ids, last.scores[-1, 0])
-    if "loss" in meter.scores:  # that of the whole network, the same at each rate
-        damaged, rise = (last.scores[-1, meter.scores.index(name)] for name in ("loss", "loss_rise"))
+    if "loss" in probe.scores:  # that of the whole network, the same at each rate
+        damaged, rise = (last.scores[-1, probe.scores.index(name)] for name in ("loss", "loss_rise"))
         others["loss"] = damaged - rise
-    table = _table(meter, examples, class_groups, last.scores, others)
+    table = _table(probe, examples, class_groups, last.scores, others)
     order = scoring.order(ranking.scores)
     pictured_first = gallery.chosen(order, list(others.values()), shown)
     near = near.rows[pictured_first, :neighbours]
@@ -132,8 +195,8 @@ def exemplars(
 def _pixels(
     config: ConfigDict, examples: Examples, shardings: parallel.Shardings
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """(rows) -> uint8 [B, H, W, C]. Of encoded images, what the evaluation sees; augmented views are made of that."""
-    largest, workers = pruning_probe.batch_size(config, shardings), config.data.workers
+    """(rows) -> uint8 [B, H, W, C]: images as the evaluation sees them; augmented views are made of these."""
+    largest, workers = recipes.probe_batch_size(config, shardings), config.data.workers
     with batches.on_demand(examples.images, recipes.centre_crop(config), largest, workers) as crops_of:
         yield lambda rows: crops_of(0, rows)
 
@@ -150,9 +213,9 @@ def _others(rows: np.ndarray, distances: np.ndarray, labels: np.ndarray | None) 
 
 def _class_groups(config: ConfigDict, data: recipes.Data, examples: Examples) -> tuple[str, ...]:
     """many, medium or few for each class; none where images have no labels, or any number of attributes."""
-    if not examples.class_names or examples.labels.ndim > 1:
+    if not examples.class_names or examples.targets.has_attributes:
         return ()
-    return longtail.groups(data.subsets.train_counts, config.data.groups)
+    return recipes.groups(config, data)
 
 
 def _by_group(train_counts: np.ndarray, class_groups: tuple[str, ...]) -> dict[str, list[int]]:
@@ -165,7 +228,7 @@ def _by_group(train_counts: np.ndarray, class_groups: tuple[str, ...]) -> dict[s
 
 
 def _of_rate(
-    meter: pruning_probe.PruningProbe,
+    probe: pruning_probe.PruningProbe,
     i: int,
     labels: np.ndarray,
     groups: dict[str, list[int]],
@@ -180,18 +243,18 @@ def _of_rate(
             "shares": scoring.shares(now.scores[i, j], labels, groups),
             "since_previous": before and scoring.overlaps(before.scores[i, j], now.scores[i, j]),
         }
-        for j, name in enumerate(meter.scores)
+        for j, name in enumerate(probe.scores)
     }
     mask = {
         "density": {layer.removesuffix("/kernel"): float(kept.mean()) for layer, kept in now.masks[i].items()},
         "since_first": scoring.drift(first.masks[i], now.masks[i]),
         "since_previous": before and scoring.drift(before.masks[i], now.masks[i]),
     }
-    return {"rate": meter.rates[i], "scores": scores, "mask": mask}
+    return {"rate": probe.rates[i], "scores": scores, "mask": mask}
 
 
 def _table(
-    meter: pruning_probe.PruningProbe,
+    probe: pruning_probe.PruningProbe,
     examples: Examples,
     class_groups: tuple[str, ...],
     scores: np.ndarray,
@@ -210,8 +273,8 @@ def _table(
         columns["class"] = [examples.class_names[label] for label in labels]
         columns["group"] = [class_groups[label] for label in labels]
     columns |= {"score": scores[-1, 0][order]} | {name: other[order] for name, other in others.items()}
-    for i, rate in enumerate(meter.rates):
-        columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(meter.scores)}
+    for i, rate in enumerate(probe.rates):
+        columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(probe.scores)}
     return pyarrow.table(columns)
 
 

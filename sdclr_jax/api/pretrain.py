@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from sdclr_jax import parallel, pruning, recipes
 from sdclr_jax.data.batches import Resident, Streamed
-from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.images import as_images
 from sdclr_jax.errors import Diverged, UserError
-from sdclr_jax.evaluation import collapse, protocols
+from sdclr_jax.evaluation import collapse
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.records import names
@@ -42,11 +42,11 @@ def train(
         Diverged: something is no longer finite; the last good checkpoint stays.
     """
     recipes.check(config)
-    protocols.check_names(config)
+    recipes.check_protocols(config)
     folder.check(directory, config)
     shardings = parallel.shardings(devices)
     data = recipes.data(config, data_dir)
-    online = OnlineProbe(config, data, shardings) if config.evaluate.every else None
+    online = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
     images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
     if changed := folder.about_other_data(directory, trained_on):
         raise UserError(f"{changed}: put the images back, or give another --workdir")
@@ -58,7 +58,7 @@ def train(
     if not parallel.is_main():
         return _train(config, directory, batches, online, like, view_shape, shardings, progress)
     with folder.lock(directory):
-        encoder = recipes.encoder_record(config, shape, encoded=isinstance(images, Encoded))
+        encoder = recipes.encoder_record(config, shape, encoded=not as_images(images).is_decoded)
         folder.claim(directory, config, trained_on, encoder)
         return _train(config, directory, batches, online, like, view_shape, shardings, progress)
 

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         folder.check_writable(directory)
         jobs.append((directory, args.config, args.data_dir))
     for directory, config, data_dir in jobs:
-        results = evaluate.evaluate(config, directory, data_dir)
+        results = evaluate.evaluate_run(config, directory, data_dir)
         if warning := (results.data.provenance or {}).get("warning"):
             print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
         for name in (name for name in results.protocols if name in config.evaluate.protocols):

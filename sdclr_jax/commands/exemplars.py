@@ -5,7 +5,7 @@ import pathlib
 
 from sdclr_jax import files, recipes, records
 from sdclr_jax.api import exemplars
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.reports import gallery
 from sdclr_jax.run import folder
@@ -17,31 +17,36 @@ like it, and how many of those have another label. Writes to DIR/exemplars: the 
 scores (exemplars.csv, exemplars.parquet); shares of classes among the most forgotten, with what chance gives, by
 checkpoint (summary.json); the images themselves (gallery.html). Nothing is trained and no checkpoint changed."""
 
+# Arguments of `exemplars.exemplars`, and the flags that they come from.
+FLAGS = {
+    "rates": "--rates",
+    "pairs_of_views": "--views",
+    "against": "--against",
+    "shown": "--gallery",
+    "neighbours": "--neighbours",
+}
+
 
 def main(argv: list[str]) -> None:
     options = _options(argv)
+    settings = {argument: getattr(options, flag.removeprefix("--")) for argument, flag in FLAGS.items()}
+    with renamed(FLAGS):
+        exemplars.check(**settings)
     jobs = []
     for directory in options.dirs:
         config = recipes.read(directory)
         recipes.check(config)
-        pruning_probe.check(config, options.against)
+        recipes.check_against(config, options.against)
         folder.check_writable(directory)
         jobs.append((directory, config))
     if len({config.data.name for _, config in jobs}) > 1:
         raise UserError("the runs are of different data sets, whose images cannot be compared: name those of one")
     rankings = {}
     for directory, config in jobs:
-        rankings[directory], summary = exemplars.exemplars(
-            config,
-            directory,
-            rates=options.rates,
-            pairs_of_views=options.views,
-            against=options.against,
-            shown=options.gallery,
-            neighbours=options.neighbours,
-            data_dir=options.data_dir,
-            progress=not options.noprogress,
-        )
+        with renamed(FLAGS):
+            rankings[directory], summary = exemplars.exemplars_of_run(
+                config, directory, **settings, data_dir=options.data_dir, progress=not options.noprogress
+            )
         for line in gallery.sentences(summary):
             print(f"{directory}  {line}")
         trained_on, written = summary["data"]["images"], directory / "exemplars"
@@ -82,11 +87,6 @@ def _options(argv: list[str]) -> argparse.Namespace:
         options.rates = tuple(float(rate) for rate in options.rates.split(","))
     except ValueError:
         raise UserError(f"--rates={options.rates}: give numbers with commas between, such as 0.5,0.7,0.9") from None
-    if len(set(options.rates)) < len(options.rates) or not all(0 <= rate < 1 for rate in options.rates):
-        raise UserError("--rates must be different numbers, each at least 0 and below 1")
-    for name, least in (("views", 0), ("gallery", 1), ("neighbours", 0)):
-        if getattr(options, name) < least:
-            raise UserError(f"--{name} is {getattr(options, name)}: it must be at least {least}")
     if len({path.name for path in options.dirs}) < len(options.dirs):
         raise UserError("two runs have one name, which would not tell them apart: name runs of different names")
     return options

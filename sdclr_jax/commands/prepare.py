@@ -51,8 +51,5 @@ def main(argv: list[str]) -> None:
 def _kind(train: Examples) -> str:
     if not train.class_names:
         return "without labels"
-    return (
-        f"of {len(train.class_names)} classes"
-        if train.labels.ndim == 1
-        else f"with {len(train.class_names)} attributes"
-    )
+    count = len(train.class_names)
+    return f"with {count} attributes" if train.targets.has_attributes else f"of {count} classes"

@@ -9,7 +9,7 @@ import itertools
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TypeVar
@@ -20,7 +20,7 @@ import numpy as np
 
 from sdclr_jax import parallel
 from sdclr_jax.data.crops import Crops, Unreadable
-from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.workers import Croppers, Task
 from sdclr_jax.errors import UserError
 from sdclr_jax.parallel import Shardings
@@ -150,12 +150,19 @@ class Streamed:
                 LOG.warning("%s cannot be read (%s): another image is taken instead", image.name, image.reason)
 
 
-def in_order(images: Encoded, crops: Crops, batch_size: int, workers: int) -> Iterator[np.ndarray]:
+def in_order(
+    images: np.ndarray | Encoded, crops: Crops, batch_size: int, workers: int
+) -> Generator[np.ndarray, None, None]:
     """One crop uint8 [b, S, S, 3] of every image, in order, `batch_size` of them at a time and the rest at the end.
+
+    Images that are one array are given whole. To be closed, which ends the processes.
 
     Raises:
         UserError: an image cannot be read: scores over other images than were asked for would be wrong.
     """
+    if as_images(images).is_decoded:
+        yield from (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        return
     tasks = (
         Task(0, np.arange(start, min(start + batch_size, len(images))), np.arange(batch_size))
         for start in range(0, len(images), batch_size)
@@ -168,14 +175,14 @@ def in_order(images: Encoded, crops: Crops, batch_size: int, workers: int) -> It
 
 @contextlib.contextmanager
 def on_demand(
-    images: np.ndarray | jax.Array | Encoded, crops: Crops, batch_size: int, workers: int
+    images: np.ndarray | jax.Array | Encoded, crops: Crops | None, batch_size: int, workers: int
 ) -> Iterator[Callable[[int, np.ndarray], np.ndarray | jax.Array]]:
     """A function (step, rows [M]) -> one crop uint8 [M, S, S, 3] of those images, for as long as the context lasts.
 
     Images that are one array are given as they are, whole, where they lie: on the host or on the device.
     `batch_size` is the largest M. The function raises UserError where an image cannot be read, as above.
     """
-    if not isinstance(images, Encoded):
+    if as_images(images).is_decoded:
         yield lambda step, rows: images[rows]
         return
     with Croppers(images, (crops,), largest=batch_size, workers=processes(workers)) as croppers:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.targets import Targets, as_targets
 
 
 class Examples(NamedTuple):
@@ -28,6 +29,11 @@ class Examples(NamedTuple):
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         held_out = None if self.held_out is None else self.held_out[rows]
         return self._replace(images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows], held_out=held_out)
+
+    @property
+    def targets(self) -> Targets:
+        """What the labels say, where there are labels."""
+        return as_targets(self.labels, len(self.class_names))
 
     def path(self, row: int) -> str:
         """Where the file of an image lies, whether its pixels are in memory or not; '' for one that is no file."""

@@ -20,11 +20,53 @@ class BadImage(ValueError):
     """An image that cannot be decoded; its message says why, in a few words."""
 
 
-class Encoded(abc.ABC):
-    """Images as encoded bytes, read when asked for. Small to pickle: workers are sent the whole object once."""
+class Images(abc.ABC):
+    """What both kinds of images can do, so that few need to know which they have; `as_images` makes one of an array."""
+
+    is_decoded: bool  # whether pixels lie in memory, all images of one size
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def shape(self, size: int) -> tuple[int, int, int]:
+        """[H, W, C] of one image as it is batched; where images are decoded, `size` is the side of their crops."""
+
+    @abc.abstractmethod
+    def digest(self) -> str:
+        """SHA-256 of the content of all images, in order."""
+
+    @abc.abstractmethod
+    def picture(self, row: int) -> Image.Image:
+        """One image, whole, RGB."""
+
+
+class Pixels(Images):
+    """Images that are one array, uint8 [N, H, W, C]."""
+
+    is_decoded = True
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def shape(self, size: int) -> tuple[int, int, int]:
+        return self.array.shape[1:]
+
+    def digest(self) -> str:
+        return hashlib.sha256(str(self.array.shape).encode() + self.array.tobytes()).hexdigest()
+
+    def picture(self, row: int) -> Image.Image:
+        pixels = self.array[row]
+        return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
+
+
+class Encoded(Images):
+    """Images as encoded bytes, read when asked for. Small to pickle: workers are sent the whole object once."""
+
+    is_decoded = False
 
     @abc.abstractmethod
     def __getitem__(self, rows: np.ndarray) -> "Encoded":
@@ -37,6 +79,24 @@ class Encoded(abc.ABC):
     @abc.abstractmethod
     def name(self, row: int) -> str:
         """What a person would look for: a path, or an id."""
+
+    def shape(self, size: int) -> tuple[int, int, int]:
+        return (size, size, 3)
+
+    def digest(self) -> str:
+        """An image that cannot be read counts as an empty one: to say so is for what decodes it."""
+
+        def of_one(row: int) -> bytes:
+            try:
+                return hashlib.sha256(self.read(row)).digest()
+            except OSError:
+                return hashlib.sha256().digest()
+
+        with ThreadPoolExecutor() as threads:
+            return hashlib.sha256(b"".join(threads.map(of_one, range(len(self))))).hexdigest()
+
+    def picture(self, row: int) -> Image.Image:
+        return rgb(opened(self.read(row)))
 
 
 class Files(Encoded):
@@ -58,23 +118,9 @@ class Files(Encoded):
         return str(self.root / self.paths[row])
 
 
-def digest(images: np.ndarray | Encoded) -> str:
-    """SHA-256 of the pixels of uint8 images [N, H, W, C], or of the encoded bytes of each image in turn.
-
-    An image that cannot be read counts as an empty one: to say so is for whoever decodes it.
-    """
-    if isinstance(images, np.ndarray):
-        return hashlib.sha256(str(images.shape).encode() + images.tobytes()).hexdigest()
-
-    def of_one(row: int) -> bytes:
-        try:
-            return hashlib.sha256(images.read(row)).digest()
-        except OSError:
-            return hashlib.sha256().digest()
-
-    with ThreadPoolExecutor() as threads:
-        each = threads.map(of_one, range(len(images)))
-        return hashlib.sha256(b"".join(each)).hexdigest()
+def as_images(images: np.ndarray | Images) -> Images:
+    """The images of an array, or of what are `Images` already."""
+    return images if isinstance(images, Images) else Pixels(images)
 
 
 def opened(data: bytes) -> Image.Image:

@@ -17,7 +17,7 @@ def features(folder: pathlib.Path, key: dict[str, Any], extract: Callable[[], np
     """The float32 [N, D] that `folder` holds under `key`, or what `extract()` gives, which it holds from then on.
 
     `key` is what the features are a function of, anything that JSON writes. Files are plain `.npy` arrays; one that is
-    damaged is made anew. A folder that cannot be written, or a full disk, costs the next evaluation its time, no more.
+    damaged is written again. A folder that cannot be written, or a full disk, only costs the next evaluation its time.
     """
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = folder / f"{name}.npy"

@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import cache
 from sdclr_jax.evaluation.features import unit
 
@@ -33,12 +33,12 @@ def tsne(
         Indices int [M] of the images on the map, ascending, and their positions float32 [M, 2].
 
     Raises:
-        UserError: fewer than four images, or features that are not finite.
+        ArgumentError: fewer than four images, or features that are not finite.
     """
     if len(features) < 4:
-        raise UserError(f"a map of {len(features)} images shows nothing: it takes 4 at least")
+        raise ArgumentError("features", f"are of {len(features)} images: a map takes at least 4")
     if not np.isfinite(features).all():
-        raise UserError("the features are not finite, so they have no map: the encoder has diverged")
+        raise ArgumentError("features", "are not finite, so they have no map: the encoder has diverged")
     rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:limit])
     directions = np.asarray(unit(features[rows].astype(np.float32)))
     if folder is None:
@@ -74,10 +74,10 @@ def about(
         `points` is a list of [x, y, class], with positions to three decimals; `images` how many there are.
 
     Raises:
-        UserError: as `tsne`, or labels that are not one class an image.
+        ArgumentError: as `tsne`, or labels that are not one class an image.
     """
     if np.shape(labels) != (len(features),):
-        raise UserError("a map takes one class an image: images with any number of attributes have none")
+        raise ArgumentError("labels", "must be one class an image: images with any number of attributes have no map")
     rows, positions = tsne(features, seed, limit, folder)
     points = [
         [*(round(float(x), 3) for x in position), int(label)]

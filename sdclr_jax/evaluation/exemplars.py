@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 
 FRACTIONS = (0.01, 0.05, 0.1)  # of the images, those with the highest scores: the forgotten set
 CONFIDENCE = 0.95  # of every interval
@@ -50,12 +50,13 @@ def order(scores: np.ndarray) -> np.ndarray:
     """Indices [N], the most forgotten image first; images of equal score keep their order.
 
     Raises:
-        UserError: a score is not finite, so the images cannot be ranked.
+        ArgumentError: a score is not finite, so the images cannot be ranked.
     """
     if not np.isfinite(scores).all():
-        raise UserError(
-            f"{np.count_nonzero(~np.isfinite(scores))} of {len(scores)} scores are not finite: the pruned network "
-            "breaks down at this rate, so give lower --rates"
+        raise ArgumentError(
+            "scores",
+            f"are not finite for {np.count_nonzero(~np.isfinite(scores))} of {len(scores)} images, so these have no "
+            "rank: the pruned network breaks down at this rate",
         )
     return np.argsort(-scores, kind="stable")
 
@@ -93,8 +94,8 @@ def class_share(scores: np.ndarray, labels: np.ndarray, classes: Sequence[int], 
 
     The null model is that the group is any choice of as many classes. Images of one class are forgotten alike, so a
     few classes can stray far from their share by what they show and not by how rare they are: where `share` lies beyond
-    chance and this within it, one run cannot tell the two apart, but several can whose classes are ordered anew. With
-    few classes this interval is wide: for ten, one of 252 halves is the most forgotten.
+    chance and this within it, one run cannot tell the two apart, but several can whose classes stand in different
+    orders. With few classes this interval is wide: for ten, one of 252 halves is the most forgotten.
 
     Args:
         scores: [N].

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 
 # Batches dispatched before the oldest is fetched: the device need not wait for the host, nor hold more than these.
 _IN_FLIGHT = 2
@@ -21,12 +21,8 @@ def unit(features: jax.Array) -> jax.Array:
 
 def in_batches(function: Callable[[np.ndarray], jax.Array], rows: np.ndarray, batch_size: int) -> np.ndarray:
     """Apply a row-wise `function`, [batch_size, ...] -> [batch_size, ...], to `rows` [N, ...]; returns [N, ...]."""
-    return np.concatenate(list(_applied(function, cut(rows, batch_size), batch_size)))
-
-
-def cut(rows: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """Batches of `rows` [N, ...]; the last one has what is left."""
-    return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+    return np.concatenate(list(_applied(function, batches, batch_size)))
 
 
 def _applied(
@@ -52,32 +48,33 @@ def _applied(
 
 def extract(
     encode: Callable[[np.ndarray], jax.Array],
-    images: np.ndarray | Iterable[np.ndarray],
+    batches: Iterable[np.ndarray],
     batch_size: int,
     done: Callable[[int], object] = lambda count: None,
 ) -> np.ndarray:
     """Features of every image, once each and in order: float32 [N, D].
 
-    `encode` is a jitted function, uint8 [batch_size, H, W, C] -> [batch_size, D], in which no image depends on another
-    (batch norm with its running statistics); how it spreads a batch over devices is its own affair. `images` is uint8
-    [N, H, W, C], or comes in batches of it, of at most `batch_size` images. `done` is told how many images each batch
-    had, once it is encoded. Raises UserError where there are no images or where a feature is not finite.
+    Args:
+        encode: a jitted function, uint8 [batch_size, H, W, C] -> [batch_size, D], in which no image depends on another
+            (batch norm with its running statistics); how it spreads a batch over devices is its own affair.
+        batches: uint8 [b, H, W, C], each of at most `batch_size` images.
+        batch_size: of all calls of `encode`.
+        done: is told how many images a batch had, once it is encoded.
+
+    Raises:
+        ArgumentError: there are no images.
+        UserError: a feature is not finite.
     """
-    if batch_size < 1:
-        raise UserError(f"evaluate.batch_size is {batch_size}: set it to 1 or more.")
-    if isinstance(images, np.ndarray):
-        images = cut(images, batch_size)
     features = []
-    for batch in _applied(encode, images, batch_size):
+    for batch in _applied(encode, batches, batch_size):
         features.append(batch)
         done(len(batch))
     if not features:
-        raise UserError("There are no images to extract features from: check data.name and data.subset.")
+        raise ArgumentError("batches", "has none: there are no images to extract features from")
     features = np.concatenate(features).astype(np.float32)
     if not np.isfinite(features).all():
         # Every probe would still give a number for these, near chance, and look like a result.
         raise UserError(
-            "The encoder's features are not finite, so its pretraining diverged: lower optimizer.learning_rate and "
-            "pretrain again."
+            "The encoder's features are not finite: its pretraining diverged, pretrain again at a lower learning rate"
         )
     return features

@@ -1,61 +1,119 @@
-"""Fine-tuning a run's encoder: which images' labels it sees, and views of them, resident or decoded as needed."""
+"""Fine-tuning the whole encoder on few labels, as SimCLR does (Chen et al., ICML 2020, appendix B.5).
 
-import contextlib
+Nesterov momentum 0.9, no weight decay, no warm-up, a cosine to 0; batch norm is in training mode and its statistics
+move on; the head starts from zero (the authors' code: model.py, `zero_init_logits_layer`). Encoder and head have rates
+of their own, as in SwAV (github.com/facebookresearch/swav, eval_semisup.py); SimCLR has one for both.
+"""
+
+import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+import optax
 
-from sdclr_jax import recipes
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.evaluation import finetune
-from sdclr_jax.evaluation.finetune import FineTuned
-from sdclr_jax.evaluation.frozen import FrozenEncoder, encoder_variables
-from sdclr_jax.parallel import Shardings
+from sdclr_jax.data.targets import Classes
+from sdclr_jax.errors import ArgumentError
+from sdclr_jax.evaluation import fitting, probe
 from sdclr_jax.trees import Tree
 
+MOMENTUM = 0.9
 RATES_ARE_FOR = 256  # images a batch: rates are in proportion to it (Chen et al., ICML 2020, appendix B.5)
 
 
-def fine_tune(
-    config: ConfigDict,
-    variables: Tree,
-    encoder: FrozenEncoder,
-    shardings: Shardings,
-    train: Examples,
-    validation: Examples,
-    settings: dict,
-) -> tuple[FineTuned, dict]:
-    """Fine-tune on the labels of a share of `train`; returns what came of it, and what it took for its settings.
+class FineTuned(NamedTuple):
+    variables: Tree  # the encoder's
+    kernel: np.ndarray  # float32 [D, C], of the head, for `probe.predict`
+    bias: np.ndarray  # float32 [C]
+    best_epoch: int  # counted from 1: the first epoch with the best validation accuracy, whose weights these are
+    validation_accuracy: float  # share of all validation images, at that epoch
+    history: tuple[float, ...]  # validation accuracy after each epoch
 
-    `settings` are share, epochs, batch_size, learning_rate and head_learning_rate; `variables` stay as they are.
+
+def fit(
+    encoder: nn.Module,
+    variables: Tree,
+    views_of: Callable[[int, np.ndarray], jax.Array],
+    labels: np.ndarray,
+    validation_features: Callable[[Tree], np.ndarray],
+    validation_labels: np.ndarray,
+    *,
+    num_classes: int,
+    epochs: int,
+    learning_rate: float,
+    head_learning_rate: float,
+    batch_size: int,
+    seed: int,
+) -> FineTuned:
+    """Train encoder and head on images with `labels`, int [N]; the epoch that is best on validation images is kept.
+
+    Batches are whole, since batch norm would weigh an image in a small one more; images left over come up in other
+    epochs. With fewer images than `batch_size` they are one batch. The rates fall along a half cosine over all steps.
+
+    Args:
+        encoder: Flax module, (views [B, h, w, C], train) -> features [B, D].
+        variables: the encoder's; they stay as they are.
+        views_of: (step, indices int32 [B]) -> views [B, h, w, C] of these images; steps count from 0 over all epochs.
+        labels: int [N].
+        validation_features: (variables of the encoder) -> features [V, D] of the validation images.
+        validation_labels: int [V].
 
     Raises:
-        UserError: an image cannot be read, or the loss is no longer finite.
+        ArgumentError: the loss is no longer finite.
     """
-    train = share(train, settings["share"], config.seed)
-    batch_size = min(settings["batch_size"], len(train.labels))
-    rates = {name: settings[name] * batch_size / RATES_ARE_FOR for name in ("learning_rate", "head_learning_rate")}
-    with _views(config, train, batch_size, shardings) as views_of:
-        fitted = finetune.fit(
-            recipes.network(config),
-            variables,
-            views_of,
-            train.labels,
-            lambda tuned: encoder.features(encoder_variables(tuned), validation.images),
-            validation.labels,
-            num_classes=len(train.class_names),
-            epochs=settings["epochs"],
-            batch_size=batch_size,
-            seed=config.seed,
-            **rates,
-        )
-    taken = {"images": len(train.labels), "list": longtail.list_hash(train.ids), "batch_size": batch_size}
-    about_views = recipes.about_probe_view(config, isinstance(train.images, Encoded))
-    return fitted, taken | rates | about_views | {"best_epoch": fitted.best_epoch}
+    labels, batch_size = np.asarray(labels, np.int32), min(batch_size, len(labels))
+    total = epochs * (len(labels) // batch_size)
+
+    def loss(weights: Tree, stats: Tree, views: jax.Array, labels: jax.Array) -> tuple[jax.Array, Tree]:
+        given = {"params": weights["encoder"], **stats}
+        features, stats = encoder.apply(given, views, True, mutable=["batch_stats"])
+        return Classes.cross_entropy(probe.linear(features.astype(jnp.float32), *weights["head"]), labels), stats
+
+    def rates(step: int) -> dict[str, float]:
+        cosine = (1 + math.cos(math.pi * step / total)) / 2
+        return {"encoder": learning_rate * cosine, "head": head_learning_rate * cosine}
+
+    views = views_of(0, np.arange(batch_size, dtype=np.int32))  # for their shape
+    dimensions = jax.eval_shape(lambda views: encoder.apply(variables, views, False), views).shape[1]
+    fitted = fitting.epochs(
+        {"encoder": variables["params"], "head": (jnp.zeros((dimensions, num_classes)), jnp.zeros(num_classes))},
+        {kind: tree for kind, tree in variables.items() if kind != "params"},
+        loss,
+        views_of,
+        labels,
+        optimizer=optax.trace(MOMENTUM, nesterov=True),
+        rates=rates,
+        count=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        whole_batches=True,
+    )
+
+    def finite() -> Iterator[fitting.Epoch]:
+        for number, epoch in enumerate(fitted, 1):
+            if not np.isfinite(epoch.loss):
+                raise ArgumentError(
+                    "learning_rate",
+                    f"is {learning_rate} and that of the head {head_learning_rate}: the loss of fine-tuning is "
+                    f"{epoch.loss} after epoch {number}, so lower one of them",
+                )
+            yield epoch
+
+    def tuned(epoch: fitting.Epoch) -> Tree:
+        return {"params": epoch.weights["encoder"], **epoch.extra}
+
+    validation = Classes(validation_labels, num_classes)
+    best = fitting.best(
+        finite(),
+        lambda epoch: validation.score(probe.predict(validation_features(tuned(epoch)), *epoch.weights["head"])),
+    )
+    head = map(np.asarray, best.weights.weights["head"])
+    return FineTuned(tuned(best.weights), *head, best.epoch, best.score, best.history)
 
 
 def share(examples: Examples, share: float, seed: int) -> Examples:
@@ -64,18 +122,3 @@ def share(examples: Examples, share: float, seed: int) -> Examples:
     present = np.bincount(examples.labels, minlength=len(examples.class_names))
     counts = np.where(present, np.maximum(1, np.rint(share * present)), 0).astype(np.int64)
     return examples.take(longtail.first_of_classes(examples.labels, None, counts, seed))
-
-
-@contextlib.contextmanager
-def _views(
-    config: ConfigDict, examples: Examples, batch_size: int, shardings: Shardings
-) -> Iterator[Callable[[int, np.ndarray], jax.Array]]:
-    """(step, rows [B]) -> random crops and flips of those images, float [B, h, w, C], a function of seed and step."""
-    key, augmented = jax.random.key(config.seed), recipes.probe_view(config, isinstance(examples.images, Encoded))
-    split = batch_size % shardings.batch.mesh.size == 0  # else every device has all of the batch
-    view = jax.jit(
-        lambda step, images: augmented(jax.random.fold_in(key, step), images),
-        out_shardings=shardings.batch if split else shardings.replicated,
-    )
-    with recipes.probe_images(config, examples.images, batch_size) as images_of:
-        yield lambda step, rows: view(step, images_of(step, rows))

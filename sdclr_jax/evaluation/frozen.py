@@ -13,8 +13,9 @@ import numpy as np
 from sdclr_jax import branches, parallel
 from sdclr_jax.data import augment, batches
 from sdclr_jax.data.crops import CentreCrop
-from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.sources.progress import bar
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import features
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.trees import Tree
@@ -44,6 +45,9 @@ class FrozenEncoder:
         batch_size: images a step; made larger where the devices cannot share it.
         workers: processes that decode encoded images; 0 decodes in this one, -1 is one a core.
         shardings: how arrays lie on the devices.
+
+    Raises:
+        ArgumentError: `batch_size` is below 1.
     """
 
     def __init__(
@@ -60,8 +64,11 @@ class FrozenEncoder:
         def encode(variables: Tree, images: jax.Array) -> jax.Array:
             return encoder.apply(variables, augment.plain(images, mean=mean, std=std), False)
 
+        if batch_size < 1:
+            raise ArgumentError("batch_size", f"is {batch_size}: it must be at least 1")
+        self.encoder, self.shardings = encoder, shardings
         self._encode = jax.jit(encode, out_shardings=shardings.replicated)
-        self._crop, self._workers, self._sharding = crop, workers, shardings.batch
+        self._crop, self._workers, self._mean, self._std = crop, workers, list(mean), list(std)
         self._batch_size = parallel.shareable(batch_size, shardings)
 
     def features(self, variables: Tree, images: np.ndarray | Encoded, *, progress: bool = False) -> np.ndarray:
@@ -80,33 +87,37 @@ class FrozenEncoder:
         """
         if not len(images):
             return self._no_features(variables, images)
-        with self._seen(images) as seen, bar("features", len(images), progress, unit="image") as shown:
+        with self._batches(images) as seen, bar("features", len(images), progress, unit="image") as shown:
             return features.extract(partial(self._of_batch, variables), seen, self._batch_size, done=shown.update)
+
+    def seen(self, images: np.ndarray | Encoded) -> dict[str, Any]:
+        """What the encoder is given of these images, fit for JSON: with its variables and the images all that features
+        depend on."""
+        cropped = {} if as_images(images).is_decoded else {"resize": self._crop.resize, "crop": self._crop.size}
+        return {"mean": self._mean, "std": self._std} | cropped
 
     def decoded(self, images: np.ndarray | Encoded) -> np.ndarray | Encoded:
         """The same images for `features` of one encoder after another: what is seen of encoded images is decoded now
         and kept, uint8 [N, S, S, 3], unless it is more than `KEPT_BYTES`. Raises UserError where one cannot be read."""
         size = self._crop.size
-        if not isinstance(images, Encoded) or len(images) * size * size * 3 > KEPT_BYTES:
+        if as_images(images).is_decoded or len(images) * size * size * 3 > KEPT_BYTES:
             return images
         kept, end = np.empty((len(images), size, size, 3), np.uint8), 0
-        with self._seen(images) as crops:
+        with self._batches(images) as crops:
             for batch in crops:
                 kept[end : end + len(batch)] = batch
                 end += len(batch)
         return kept
 
-    def _seen(self, images: np.ndarray | Encoded) -> AbstractContextManager[Iterator[np.ndarray]]:
+    def _batches(self, images: np.ndarray | Encoded) -> AbstractContextManager[Iterator[np.ndarray]]:
         """Batches of what is seen of the images. Closed, its processes end, whatever went wrong with what they made."""
-        if isinstance(images, Encoded):
-            return closing(batches.in_order(images, self._crop, self._batch_size, self._workers))
-        return closing(features.cut(images, self._batch_size))
+        return closing(batches.in_order(images, self._crop, self._batch_size, self._workers))
 
     def _of_batch(self, variables: Tree, images: np.ndarray) -> jax.Array:
         everywhere = np.arange(len(images))
-        return self._encode(variables, parallel.split(images, everywhere, len(images), self._sharding))
+        return self._encode(variables, parallel.split(images, everywhere, len(images), self.shardings.batch))
 
     def _no_features(self, variables: Tree, images: np.ndarray | Encoded) -> np.ndarray:
-        shape = (self._crop.size, self._crop.size, 3) if isinstance(images, Encoded) else images.shape[1:]
+        shape = as_images(images).shape(self._crop.size)
         batch = jax.ShapeDtypeStruct((self._batch_size, *shape), jnp.uint8)
         return np.empty((0, jax.eval_shape(self._encode, variables, batch).shape[1]), np.float32)

@@ -1,121 +1,123 @@
-"""A frozen encoder as the protocols see it."""
+"""Labelled images with the features that a frozen encoder gives them: what protocols score."""
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from sdclr_jax import recipes, trees
+from sdclr_jax import trees
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.images import Encoded, digest
-from sdclr_jax.data.subsets import longtail
-from sdclr_jax.evaluation import cache, probe, scores
-from sdclr_jax.evaluation.frozen import encoder_variables
-from sdclr_jax.parallel import Shardings
+from sdclr_jax.data.images import Encoded, as_images
+from sdclr_jax.data.targets import Targets
+from sdclr_jax.evaluation import cache, probe
+from sdclr_jax.evaluation.frozen import FrozenEncoder
+from sdclr_jax.evaluation.views import ProbeViews
+from sdclr_jax.trees import Tree
 
 
 class Labelled(NamedTuple):
-    """Images with their labels and the frozen encoder's features of them."""
+    """Features of images, and their labels."""
 
-    examples: Examples
     features: np.ndarray  # float32 [N, D]
+    targets: Targets
+    examples: Examples | None = None  # the images, for protocols that need more than features of them
 
     @property
     def labels(self) -> np.ndarray:
-        return self.examples.labels
+        return self.targets.labels
 
     def take(self, rows: np.ndarray) -> "Labelled":
-        return Labelled(self.examples.take(rows), self.features[rows])
+        return Labelled(self.features[rows], self.targets.take(rows), self.examples and self.examples.take(rows))
+
+
+class Splits(NamedTuple):
+    """What a protocol is given: it learns from `train`, chooses by `validation`, and is scored on `test`.
+
+    While a run trains, validation images stand in the place of test images.
+    """
+
+    train: Labelled
+    validation: Labelled
+    test: Labelled
+    seed: int = 0  # of all that a protocol draws
+    frozen: "FrozenFeatures | None" = None  # where the features come from, for views of images and for the encoder
 
 
 class FrozenFeatures:
-    """The labelled images with their features, plain or of augmented views, and how their labels are scored.
+    """A data set under a frozen encoder: features of its labelled images as they are, and of random views of them.
 
     Features of images as they are come from `folder`, or are extracted once and kept there for the next evaluation.
+
+    Args:
+        encoder: the encoder.
+        variables: its variables.
+        train, test: the data set.
+        parts: name -> rows of `train`, int [M]; `validation` is one of them. They may overlap.
+        views: of training images.
+        seed: of what protocols draw.
+        folder: where features are kept; None keeps none.
+        model: says which encoder it is, fit for JSON: with the variables it names the features that are kept.
     """
 
-    PARTS = ("probe_train", "few_shot", "validation", "long_tail")
-
     def __init__(
-        self, config: ConfigDict, variables: trees.Tree, data: recipes.Data, shardings: Shardings, folder: pathlib.Path
+        self,
+        encoder: FrozenEncoder,
+        variables: Tree,
+        train: Examples,
+        test: Examples,
+        parts: Mapping[str, np.ndarray],
+        *,
+        views: ProbeViews,
+        seed: int = 0,
+        folder: pathlib.Path | None = None,
+        model: Mapping[str, Any] | None = None,
     ):
-        of_encoder = encoder_variables(variables)
-        self.config, self.variables, self.shardings = config, variables, shardings
-        self._encoded = isinstance(data.train.images, Encoded)
-        network, augmented = recipes.network(config), recipes.probe_view(config, self._encoded)
+        self.encoder, self.variables, self.views, self.seed = encoder, variables, views, seed
+        self._folder, self._key = folder, {"encoder": trees.digest(variables), "model": dict(model or {})}
 
         # The variables are an argument and not a constant, so that all runs of one shape share what is compiled.
-        def encode_view(variables: trees.Tree, key: jax.Array, images: jax.Array) -> jax.Array:
-            return network.apply(variables, augmented(key, images), method="encode")
+        def encode_view(variables: Tree, key: jax.Array, images: jax.Array) -> jax.Array:
+            return encoder.encoder.apply(variables, views.view(key, images), False)
 
         self._encode_view = jax.jit(encode_view)
-        self.encoder = recipes.frozen_encoder(config, shardings)
-        made_from = self._made_from()
+        # Parts overlap: each image goes through the encoder once.
+        union = np.unique(np.concatenate(list(parts.values())))
+        labelled = self._labelled(train.take(union))
+        self._parts = {part: labelled.take(np.searchsorted(union, rows)) for part, rows in parts.items()}
+        self.test = self._labelled(test)
 
-        def labelled(examples: Examples) -> Labelled:
-            key = made_from | {"images": digest(examples.images)}
-            return Labelled(
-                examples, cache.features(folder, key, lambda: self.encoder.features(of_encoder, examples.images))
-            )
+    def splits(self, part: str) -> Splits:
+        """For a protocol that learns from this part of the training images."""
+        return Splits(self._parts[part], self._parts["validation"], self.test, self.seed, self)
 
-        self.groups = longtail.groups(data.subsets.train_counts, config.data.groups)
-        self.num_classes = len(data.train.class_names)
-        # Subsets overlap: each image goes through the encoder once.
-        rows = {part: getattr(data.subsets, part) for part in self.PARTS}
-        union = np.unique(np.concatenate(list(rows.values())))
-        train = labelled(data.train.take(union))
-        self.parts = {part: train.take(np.searchsorted(union, rows[part])) for part in self.PARTS}
-        self.test = labelled(data.test)
+    def _labelled(self, examples: Examples) -> Labelled:
+        return Labelled(self._features(examples.images), examples.targets, examples)
 
-    def _made_from(self) -> dict:
-        """What features are a function of, but for the images."""
-        c = self.config
-        seen = {"mean": list(c.views.mean), "std": list(c.views.std)}
-        if self._encoded:
-            seen |= {"resize": c.evaluate.resize, "crop": c.evaluate.crop}
-        return {"encoder": trees.digest(self.variables), "model": c.model.to_dict(), "seen": seen}
+    def _features(self, images: np.ndarray | Encoded) -> np.ndarray:
+        def extract() -> np.ndarray:
+            return self.encoder.features(self.variables, images)
 
-    @property
-    def validation(self) -> Labelled:
-        return self.parts["validation"]
+        if self._folder is None:
+            return extract()
+        key = self._key | {"seen": self.encoder.seen(images), "images": as_images(images).digest()}
+        return cache.features(self._folder, key, extract)
 
     @cached_property
-    def decoded_validation(self) -> Examples:
-        """For one encoder after another."""
-        examples = self.validation.examples
-        return examples._replace(images=self.encoder.decoded(examples.images))
-
-    @property
-    def has_attributes(self) -> bool:
-        """Whether an image has any number of attributes, instead of one class."""
-        return self.test.labels.ndim == 2
+    def decoded_validation(self) -> np.ndarray | Encoded:
+        """The validation images for one encoder after another."""
+        return self.encoder.decoded(self._parts["validation"].examples.images)
 
     @contextlib.contextmanager
-    def features_of(self, train: Labelled) -> Iterator[Callable[[int, np.ndarray], jax.Array]]:
-        """(step, indices) -> features of those images: of views made afresh with a key of that step, or fixed ones."""
-        c, key = self.config.evaluate, jax.random.key(self.config.seed)
-        if not c.augment or not (c.padding or c.flip or self._encoded):
+    def features_of_views(
+        self, train: Labelled, batch_size: int
+    ) -> Iterator[Callable[[int, np.ndarray], np.ndarray | jax.Array]]:
+        """(step, rows [batch_size]) -> features [batch_size, D] of new views of those images at each step."""
+        if not self.views.are_random:
             yield probe.cached(train.features)
             return
-        with recipes.probe_images(self.config, train.examples.images, c.sgd_batch_size) as images_of:
-            yield lambda step, rows: self._encode_view(
-                self.variables, jax.random.fold_in(key, step), images_of(step, rows)
-            )
-
-    def augmentation(self) -> dict:
-        """What `features_of` does to its images, for a protocol's settings."""
-        if not self.config.evaluate.augment:
-            return {"augment": False}
-        return recipes.about_probe_view(self.config, self._encoded)
-
-    def per_class(self, predictions: np.ndarray) -> np.ndarray:
-        """Score of each class, or attribute, float64 [C], from predictions of the test images: classes int [N], or how
-        likely each attribute is, [N, A]."""
-        if self.has_attributes:
-            return scores.average_precision(predictions, self.test.labels)
-        return scores.per_class_accuracy(predictions, self.test.labels, self.num_classes)
+        with self.views.images_of(train.examples.images, batch_size) as images_of:
+            yield lambda step, rows: self._encode_view(self.variables, self.views.key(step), images_of(step, rows))

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.data.targets import as_targets
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation.features import in_batches, unit
 
 
@@ -17,37 +18,35 @@ def predict(
     train_labels: np.ndarray,
     test_features: np.ndarray,
     *,
-    k: int,
-    temperature: float,
     num_classes: int,
+    k: int = 200,
+    temperature: float = 0.1,
     batch_size: int = 256,
 ) -> np.ndarray:
-    """Class of each test image by a vote of its `k` most similar training images: int32 [M].
+    """What the `k` most similar training images of each test image vote for.
 
     A neighbour's vote weighs exp(cosine / temperature), or 1 where the temperature is infinite. Features are [N, D] and
-    [M, D], of any length: they are normalised here; labels are int [N]. Ties go to the earlier training image, then to
-    the lower class. Memory is `batch_size` * N similarities. Raises UserError where `k` is not in 1..N or `temperature`
-    is not positive.
+    [M, D], of any length: they are normalised here. Ties go to the earlier training image, then to the lower class.
+    Memory is `batch_size` * N similarities.
+
+    Args:
+        train_labels: int [N], classes; or 0 and 1, [N, A], attributes.
+        num_classes: how many classes or attributes there are.
+
+    Returns:
+        The class of each test image, int32 [M]; of attributes, the share of the vote for each, float32 [M, A].
+
+    Raises:
+        ArgumentError: `k` is not in 1..N, or `temperature` not positive.
     """
-    votes = jax.nn.one_hot(np.asarray(train_labels, np.int32), num_classes)
-    return _in_batches(_winner, train_features, votes, test_features, k, temperature, batch_size)
-
-
-def share(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
-    *,
-    k: int,
-    temperature: float,
-    batch_size: int = 256,
-) -> np.ndarray:
-    """Share of the vote of `predict` that says each test image has an attribute: float32 [M, A], 0 to 1.
-
-    `train_labels` is 0 or 1, [N, A]; all else is as in `predict`.
-    """
-    votes = jnp.asarray(train_labels, jnp.float32)
-    return _in_batches(_vote, train_features, votes, test_features, k, temperature, batch_size)
+    if not 1 <= k <= len(train_features):
+        raise ArgumentError("k", f"is {k}: it must be from 1 to {len(train_features)}, the number of training images")
+    if temperature <= 0:
+        raise ArgumentError("temperature", f"is {temperature}: it must be above 0")
+    targets = as_targets(train_labels, num_classes)
+    train, votes = unit(jnp.asarray(train_features, jnp.float32)), jnp.asarray(targets.one_hot(np.float32))
+    decided = partial(_decided, train, votes, k=k, temperature=temperature, kind=type(targets))
+    return in_batches(decided, np.asarray(test_features, np.float32), batch_size)
 
 
 class Neighbours(NamedTuple):
@@ -60,11 +59,11 @@ class Neighbours(NamedTuple):
 def neighbours(features: np.ndarray, k: int, *, batch_size: int = 256) -> Neighbours:
     """The `k` nearest other images of each of the `features` [N, D], which may be of any length.
 
-    Of equally near ones the earlier comes first. Memory is `batch_size` * N similarities. Raises UserError where `k` is
-    not in 0..N-1.
+    The earlier of two equally near images comes first. Memory is `batch_size` * N similarities. Raises ArgumentError
+    where `k` is not in 0..N-1.
     """
     if not 0 <= k < len(features):
-        raise UserError(f"Each of {len(features)} images has {len(features) - 1} others, not {k}: ask for fewer.")
+        raise ArgumentError("k", f"is {k}: it must be from 0 to {len(features) - 1}, the number of other images")
     cosines, rows = jax.device_get(_nearest(unit(jnp.asarray(features)), k=k, batch_size=batch_size))
     return Neighbours(rows, 1 - cosines)
 
@@ -80,19 +79,6 @@ def _nearest(images: jax.Array, *, k: int, batch_size: int) -> tuple[jax.Array, 
     return jax.lax.map(of_one, jnp.arange(len(images)), batch_size=batch_size)
 
 
-def _in_batches(function, train_features, votes, test_features, k, temperature, batch_size) -> np.ndarray:
-    if not 1 <= k <= len(train_features):
-        raise UserError(
-            f"evaluate.knn_k is {k}, but neighbours come from {len(train_features)} training images: "
-            f"set it between 1 and {len(train_features)}."
-        )
-    if temperature <= 0:
-        raise UserError(f"evaluate.knn_temperature is {temperature}: set it above 0.")
-    train = unit(jnp.asarray(train_features, jnp.float32))
-    vote = partial(function, train, votes, k=k, temperature=temperature)
-    return in_batches(vote, np.asarray(test_features, np.float32), batch_size)
-
-
 @partial(jax.jit, static_argnames="k")
 def _vote(train: jax.Array, votes: jax.Array, test: jax.Array, *, k: int, temperature: float) -> jax.Array:
     """Shares [B, C] of the vote on `test` [B, D], given unit `train` [N, D] and its `votes` [N, C]; with an infinite
@@ -105,6 +91,6 @@ def _vote(train: jax.Array, votes: jax.Array, test: jax.Array, *, k: int, temper
     return jnp.einsum("bk,bkc->bc", weights, votes[neighbours], precision="highest")
 
 
-@partial(jax.jit, static_argnames="k")
-def _winner(train: jax.Array, votes: jax.Array, test: jax.Array, *, k: int, temperature: float) -> jax.Array:
-    return jnp.argmax(_vote(train, votes, test, k=k, temperature=temperature), axis=1)
+@partial(jax.jit, static_argnames=("k", "kind"))
+def _decided(train: jax.Array, votes: jax.Array, test: jax.Array, *, k: int, temperature: float, kind) -> jax.Array:
+    return kind.decide(_vote(train, votes, test, k=k, temperature=temperature))

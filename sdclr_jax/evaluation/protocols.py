@@ -1,18 +1,33 @@
-"""Every protocol of `sdclr evaluate`, by name: which images probe a frozen encoder, how, and after whom."""
+"""Every way to score frozen features, by name: which images it learns from, how, and after whom.
 
+A protocol of your own is a subclass of `Protocol` and a row of `PROTOCOLS`:
+
+    @dataclass(frozen=True, kw_only=True)
+    class Centroids(Protocol):
+        def measure(self, splits):
+            train, test = splits.train, splits.test
+            centroids = train.targets.one_hot().T @ train.features
+            predictions = test.targets.decide(test.features @ centroids.T)
+            return Found(test.targets.per_class(predictions))
+
+    PROTOCOLS["centroids"] = Centroids(says="the nearest class mean")
+"""
+
+import abc
+import dataclasses
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from sdclr_jax import recipes, records
+from sdclr_jax import records
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import features, finetune, finetuning, knn, probe
-from sdclr_jax.evaluation.frozen import encoder_variables
-from sdclr_jax.evaluation.frozen_features import FrozenFeatures, Labelled
+from sdclr_jax.data.targets import Targets
+from sdclr_jax.errors import ArgumentError
+from sdclr_jax.evaluation import features, finetuning, knn, probe
+from sdclr_jax.evaluation.frozen_features import Labelled, Splits
 
 
 class Found(NamedTuple):
@@ -20,289 +35,338 @@ class Found(NamedTuple):
 
     per_class: np.ndarray  # float64 [C], NaN where a class has no score
     validation_score: float | None = None
-    chosen: dict = {}
+    chosen: dict[str, Any] = {}
 
 
-class Protocol(NamedTuple):
-    train: str  # the part of the training images whose labels it sees
-    measure: Callable[[FrozenFeatures, Labelled, dict], Found]
-    settings: Callable[[ConfigDict], dict]  # of config.evaluate; all that it does but for what validation chooses
-    says: str  # in a few words, for help and reports
+@dataclass(frozen=True, kw_only=True)
+class Protocol(abc.ABC):
+    """A protocol with its settings, which are its fields; the defaults are the published ones."""
+
+    train: str = "probe_train"  # the part of the training images whose labels it sees
+    says: str = ""  # in a few words, for help and reports
     of_attributes: bool = False  # whether it is defined where an image has attributes
+    constants: ClassVar[dict[str, Any]] = {}  # what it does that is no field
+
+    @abc.abstractmethod
+    def measure(self, splits: Splits) -> Found:
+        """Learn from `splits.train`, choose by `splits.validation` where there is something to choose, and score on
+        `splits.test`."""
+
+    def settings(self) -> dict[str, Any]:
+        """All that it does but for what validation chooses, fit for JSON."""
+        of_all = {field.name for field in dataclasses.fields(Protocol)}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in of_all}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} | self.constants
+
+    @property
+    def needs(self) -> int:
+        """The training images that each class must have."""
+        return 0
+
+    def replace(self, **settings: Any) -> "Protocol":
+        """The same with other settings."""
+        return dataclasses.replace(self, **settings)
 
 
-def _sgd(frozen: FrozenFeatures, train: Labelled, settings: dict) -> Found:
-    with frozen.features_of(train) as features_of:
+@dataclass(frozen=True, kw_only=True)
+class LinearSgd(Protocol):
+    """`probe.sgd` on features of random views, or on fixed ones."""
+
+    epochs: int = 30
+    drops: tuple[int, ...] = (10, 20)
+    learning_rate: float = 30.0
+    batch_size: int = 128
+    augment: bool = True  # whether new views are made at each step
+    constants: ClassVar = {"momentum": probe.MOMENTUM, "weight_decay": 0.0}
+
+    def settings(self) -> dict[str, Any]:
+        """Without `augment`, which `measure` says in its turn."""
+        return {name: value for name, value in super().settings().items() if name != "augment"}
+
+    def measure(self, splits: Splits) -> Found:
+        if not (self.augment and splits.frozen):
+            return self._fit(splits, probe.cached(splits.train.features), {"augment": False})
+        with splits.frozen.features_of_views(splits.train, self.batch_size) as features_of:
+            return self._fit(splits, features_of, splits.frozen.views.settings())
+
+    def _fit(self, splits: Splits, features_of: Callable, chosen: dict[str, Any]) -> Found:
         fitted = probe.sgd(
             features_of,
+            splits.train.labels,
+            splits.validation.features,
+            splits.validation.labels,
+            num_classes=splits.train.targets.num_classes,
+            epochs=self.epochs,
+            drops=self.drops,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            seed=splits.seed,
+        )
+        found = _linear(splits.test, fitted.kernel, fitted.bias)
+        return Found(found, fitted.validation_accuracy, chosen | {"best_epoch": fitted.best_epoch})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logistic(Protocol):
+    """`probe.logistic`."""
+
+    l2_tried: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    of_attributes: bool = True
+
+    def measure(self, splits: Splits) -> Found:
+        train, validation = splits.train, splits.validation
+        fitted = probe.logistic(
+            train.features,
             train.labels,
-            frozen.validation.features,
-            frozen.validation.labels,
-            num_classes=frozen.num_classes,
-            epochs=settings["epochs"],
-            drops=settings["drops"],
-            learning_rate=settings["learning_rate"],
-            batch_size=settings["batch_size"],
-            seed=frozen.config.seed,
+            validation.features,
+            validation.labels,
+            num_classes=train.targets.num_classes,
+            l2=self.l2_tried,
         )
-    predictions = probe.predict(frozen.test.features, fitted.kernel, fitted.bias)
-    chosen = frozen.augmentation() | {"best_epoch": fitted.best_epoch}
-    return Found(frozen.per_class(predictions), fitted.validation_accuracy, chosen)
+        best = fitted.best._asdict()
+        return Found(_linear(splits.test, fitted.kernel, fitted.bias), best.pop("validation_score"), best)
 
 
-def _sgd_settings(c: ConfigDict, epochs: int, drops: tuple[int, ...]) -> dict:
-    return {
-        "epochs": epochs,
-        "drops": list(drops),
-        "learning_rate": c.sgd_learning_rate,
-        "momentum": probe.MOMENTUM,
-        "weight_decay": 0.0,
-        "batch_size": c.sgd_batch_size,
-    }
+@dataclass(frozen=True, kw_only=True)
+class Ridge(Protocol):
+    """`probe.ridge`: one cheap fit without a search, so that a curve of it shows the encoder."""
+
+    l2: float = 1e-2  # on standardised features
+    of_attributes: bool = True
+
+    def measure(self, splits: Splits) -> Found:
+        train = splits.train
+        fitted = probe.ridge(train.features, train.labels, num_classes=train.targets.num_classes, l2=self.l2)
+        return Found(_linear(splits.test, *fitted))
 
 
-def _logistic(frozen: FrozenFeatures, train: Labelled, settings: dict) -> Found:
-    fitted = probe.logistic(
-        train.features,
-        train.labels,
-        frozen.validation.features,
-        frozen.validation.labels,
-        num_classes=frozen.num_classes,
-        l2=settings["l2_tried"],
-    )
-    predict = probe.logits if frozen.has_attributes else probe.predict
-    predictions = predict(frozen.test.features, fitted.kernel, fitted.bias)
-    best = fitted.best._asdict()
-    return Found(frozen.per_class(predictions), best.pop("validation_score"), best)
+@dataclass(frozen=True, kw_only=True)
+class Neighbours(Protocol):
+    """`knn.predict`."""
+
+    k: int = 200
+    temperature: float = 0.1  # infinite: each neighbour has one vote
+    of_attributes: bool = True
+
+    def settings(self) -> dict[str, Any]:
+        return {"k": self.k} | ({"vote": "majority"} if math.isinf(self.temperature) else super().settings())
+
+    def measure(self, splits: Splits) -> Found:
+        train, test = splits.train, splits.test
+        votes = {"k": self.k, "temperature": self.temperature, "num_classes": train.targets.num_classes}
+        return Found(test.targets.per_class(knn.predict(train.features, train.labels, test.features, **votes)))
 
 
-def _neighbours(frozen: FrozenFeatures, train: Labelled, settings: dict) -> Found:
-    given = train.features, train.labels, frozen.test.features
-    vote = {"k": settings["k"], "temperature": settings.get("temperature", math.inf)}
-    if frozen.has_attributes:
-        return Found(frozen.per_class(knn.share(*given, **vote)))
-    return Found(frozen.per_class(knn.predict(*given, num_classes=frozen.num_classes, **vote)))
+@dataclass(frozen=True, kw_only=True)
+class LinearAdam(Protocol):
+    """`probe.adam`, the mean over several draws of a few images a class."""
+
+    images_per_class: int | None = None  # None: all, once
+    draws: int = 5
+    epochs: int = 500
+    batch_size: int = 1000
+    learning_rate: float = 1e-2
+    final_learning_rate: float = 1e-6
+    weight_decay: float = 5e-6
+    constants: ClassVar = {"optimizer": "adam"}
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"images_per_class": self.images_per_class or "all"}
+
+    @property
+    def needs(self) -> int:
+        return self.images_per_class or 0
+
+    def measure(self, splits: Splits) -> Found:
+        settings = ("epochs", "batch_size", "learning_rate", "final_learning_rate", "weight_decay")
+        fit = {name: getattr(self, name) for name in settings}
+        per_class = []
+        for draw, drawn in enumerate(self._draws(splits.train)):
+            weights = probe.adam(
+                drawn.features,
+                drawn.labels,
+                num_classes=drawn.targets.num_classes,
+                seed=splits.seed + draw,
+                **fit,
+            )
+            per_class.append(_linear(splits.test, *weights))
+        all_of_draws = [float(np.mean(scored)) for scored in per_class]
+        return Found(np.mean(per_class, axis=0), chosen={"images": len(drawn.labels), "all_of_draws": all_of_draws})
+
+    def _draws(self, train: Labelled) -> list[Labelled]:
+        if self.images_per_class is None:
+            return [train]
+        seeds = range(1, self.draws + 1)  # the authors' lists are numbered from 1 as well
+        return [_first_of_classes(train, self.images_per_class, seed) for seed in seeds]
 
 
-def _adam(frozen: FrozenFeatures, train: Labelled, settings: dict) -> Found:
-    fit = {name: settings[name] for name in ("epochs", "batch_size", "learning_rate", "final_learning_rate")}
-    per_class = []
-    for draw, rows in enumerate(_draws(frozen, train, settings)):
-        drawn = train.take(rows)
-        weights = probe.adam(
-            drawn.features,
-            drawn.labels,
-            num_classes=frozen.num_classes,
-            seed=frozen.config.seed + draw,
-            weight_decay=settings["weight_decay"],
-            **fit,
-        )
-        per_class.append(frozen.per_class(probe.predict(frozen.test.features, *weights)))
-    all_of_draws = [float(np.mean(scored)) for scored in per_class]
-    return Found(np.mean(per_class, axis=0), chosen={"images": len(drawn.labels), "all_of_draws": all_of_draws})
+@dataclass(frozen=True, kw_only=True)
+class LinearSvm(Protocol):
+    """scikit-learn's LinearSVC on features of length 1."""
+
+    balanced: bool = False  # whether each class has as many images as the rarest
+    C: float = 1.0
+    loss: str = "squared_hinge"
+    constants: ClassVar = {"features": "unit"}
+
+    def settings(self) -> dict[str, Any]:
+        settings = super().settings()
+        return {"images_per_class": "of_rarest" if settings.pop("balanced") else "all"} | settings
+
+    def measure(self, splits: Splits) -> Found:
+        from sklearn.svm import LinearSVC  # takes a second, which other protocols need not wait for
+
+        train, test = splits.train, splits.test
+        if self.balanced:
+            fewest = np.bincount(train.labels, minlength=train.targets.num_classes).min()
+            train = _first_of_classes(train, fewest, splits.seed)
+        fitted = LinearSVC(C=self.C, loss=self.loss, max_iter=10_000, random_state=splits.seed)
+        fitted.fit(np.asarray(features.unit(train.features)), train.labels)
+        predictions = fitted.predict(np.asarray(features.unit(test.features)))
+        chosen = {"images": len(train.labels), "iterations": int(np.max(fitted.n_iter_))}
+        return Found(test.targets.per_class(predictions), chosen=chosen)
 
 
-def _draws(frozen: FrozenFeatures, train: Labelled, settings: dict) -> list[np.ndarray]:
-    """Rows of each draw of so many images a class; all rows, once, where all are trained on."""
-    if settings["images_per_class"] == "all":
-        return [np.arange(len(train.labels))]
-    counts = np.full(frozen.num_classes, settings["images_per_class"])
-    draws = range(1, settings["draws"] + 1)  # the authors' lists are numbered from 1 as well
-    return [longtail.first_of_classes(train.labels, None, counts, seed) for seed in draws]
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Protocol):
+    """`finetuning.fit` on a share of the labels; it takes `splits.frozen`, where encoder and images come from."""
+
+    share: float = 0.01
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 0.05  # for a batch of 256, in proportion to it
+    head_learning_rate: float = 0.05  # the same
+    constants: ClassVar = {"momentum": finetuning.MOMENTUM, "nesterov": True, "weight_decay": 0.0}
+
+    def measure(self, splits: Splits) -> Found:
+        if splits.frozen is None:
+            raise ArgumentError("splits", "has features alone: fine-tuning takes `splits.frozen`, with the encoder")
+        frozen, encoder = splits.frozen, splits.frozen.encoder
+        train = finetuning.share(splits.train.examples, self.share, splits.seed)
+        batch_size = min(self.batch_size, len(train.labels))
+        scale = batch_size / finetuning.RATES_ARE_FOR
+        rates = {name: getattr(self, name) * scale for name in ("learning_rate", "head_learning_rate")}
+        with frozen.views.views_of(train.images, batch_size, encoder.shardings) as views_of:
+            fitted = finetuning.fit(
+                encoder.encoder,
+                frozen.variables,
+                views_of,
+                train.labels,
+                lambda tuned: encoder.features(tuned, frozen.decoded_validation),
+                splits.validation.labels,
+                num_classes=splits.train.targets.num_classes,
+                epochs=self.epochs,
+                batch_size=batch_size,
+                seed=splits.seed,
+                **rates,
+            )
+        tuned = encoder.features(fitted.variables, splits.test.examples.images)
+        taken = {"images": len(train.labels), "list": longtail.list_hash(train.ids), "batch_size": batch_size}
+        chosen = taken | rates | frozen.views.settings() | {"best_epoch": fitted.best_epoch}
+        test = splits.test._replace(features=tuned)
+        return Found(_linear(test, fitted.kernel, fitted.bias), fitted.validation_accuracy, chosen)
 
 
-def _adam_settings(images_per_class: int | str, draws: int = 5) -> dict:
-    return {
-        "images_per_class": images_per_class,
-        "draws": draws,
-        "optimizer": "adam",
-        "epochs": 500,
-        "batch_size": 1000,
-        "learning_rate": 1e-2,
-        "final_learning_rate": 1e-6,
-        "weight_decay": 5e-6,
-    }
+def _linear(test: Labelled, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Score of each class by a linear classifier."""
+    return test.targets.per_class(test.targets.decide(probe.logits(test.features, kernel, bias)))
 
 
-def _svm(frozen: FrozenFeatures, train: Labelled, settings: dict) -> Found:
-    from sklearn.svm import LinearSVC  # takes a second, which other protocols need not wait for
-
-    if settings["images_per_class"] == "of_rarest":
-        fewest = np.bincount(train.labels, minlength=frozen.num_classes).min()
-        counts = np.full(frozen.num_classes, fewest)
-        train = train.take(longtail.first_of_classes(train.labels, None, counts, frozen.config.seed))
-    fitted = LinearSVC(C=settings["C"], loss=settings["loss"], max_iter=10_000, random_state=frozen.config.seed)
-    fitted.fit(np.asarray(features.unit(train.features)), train.labels)
-    predictions = fitted.predict(np.asarray(features.unit(frozen.test.features)))
-    chosen = {"images": len(train.labels), "iterations": int(np.max(fitted.n_iter_))}
-    return Found(frozen.per_class(predictions), chosen=chosen)
+def _first_of_classes(train: Labelled, count: int, seed: int) -> Labelled:
+    """So many images of each class, as the seed draws them."""
+    counts = np.full(train.targets.num_classes, count)
+    return train.take(longtail.first_of_classes(train.labels, None, counts, seed))
 
 
-def _svm_settings(images_per_class: str) -> dict:
-    return {"images_per_class": images_per_class, "features": "unit", "C": 1.0, "loss": "squared_hinge"}
-
-
-def _fine_tuned(frozen: FrozenFeatures, train: Labelled, settings: dict) -> Found:
-    fitted, taken = finetuning.fine_tune(
-        frozen.config,
-        frozen.variables,
-        frozen.encoder,
-        frozen.shardings,
-        train.examples,
-        frozen.decoded_validation,
-        settings,
-    )
-    tuned = frozen.encoder.features(encoder_variables(fitted.variables), frozen.test.examples.images)
-    predictions = probe.predict(tuned, fitted.kernel, fitted.bias)
-    return Found(frozen.per_class(predictions), fitted.validation_accuracy, taken)
-
-
-def _fine_tune_settings(c: ConfigDict, share: float, epochs: int) -> dict:
-    return {
-        "share": share,
-        "epochs": epochs,
-        "batch_size": c.fine_tune_batch_size,
-        "learning_rate": c.fine_tune_learning_rate,
-        "head_learning_rate": c.fine_tune_head_learning_rate,
-        "momentum": finetune.MOMENTUM,
-        "nesterov": True,
-        "weight_decay": 0.0,
-    }
-
+_MAJORITY = Neighbours(train="long_tail", temperature=math.inf, of_attributes=False)
 
 # The first two are of Jiang et al., ICML 2021 (supplement). `bcl` is Zhou et al., ICML 2022, after their eval_cifar.py
 # and test.py; `ts` is Kukleva et al., ICLR 2023, after their notebooks, but for features of the training images, which
 # they take of random crops and flips, and we of the images as they are. `fine_tune` is Chen et al., ICML 2020, appendix
-# B.5.
-PROTOCOLS = {
-    "linear_full": Protocol(
-        "probe_train",
-        _sgd,
-        lambda c: _sgd_settings(c, c.full_epochs, c.full_drops),
-        "linear, all labels: SGD on crops and flips",
+# B.5. `ridge` is ours, for curves while a run trains.
+PROTOCOLS: dict[str, Protocol] = {
+    "linear_full": LinearSgd(says="linear, all labels: SGD on crops and flips"),
+    "linear_few_shot": LinearSgd(
+        train="few_shot", epochs=100, drops=(40, 60), says="linear, few labels: SGD on crops and flips"
     ),
-    "linear_few_shot": Protocol(
-        "few_shot",
-        _sgd,
-        lambda c: _sgd_settings(c, c.few_shot_epochs, c.few_shot_drops),
-        "linear, few labels: SGD on crops and flips",
+    "logistic": Logistic(says="logistic regression on fixed features, to its minimum"),
+    "knn": Neighbours(says="weighted nearest neighbours among all labelled images"),
+    "bcl_full": LinearAdam(draws=1, says="linear on fixed features, all labels: Adam"),
+    **{
+        f"bcl_{count}_shot": LinearAdam(
+            images_per_class=count, says=f"the same, {count} labels a class, mean of five draws"
+        )
+        for count in (100, 50, 10)
+    },
+    # The authors have them for classes alone.
+    "ts_knn_1": _MAJORITY.replace(k=1, says="the nearest neighbour in the long tail"),
+    "ts_knn_10": _MAJORITY.replace(k=10, says="ten nearest neighbours in the long tail"),
+    "ts_few_shot": LinearSvm(
+        train="long_tail", balanced=True, says="linear SVM, of each class as many labels as the rarest has"
     ),
-    "logistic": Protocol(
-        "probe_train",
-        _logistic,
-        lambda c: {"l2_tried": list(c.logistic_l2)},
-        "logistic regression on fixed features, to its minimum",
-        of_attributes=True,
-    ),
-    "knn": Protocol(
-        "probe_train",
-        _neighbours,
-        lambda c: {"k": c.knn_k, "temperature": c.knn_temperature},
-        "weighted nearest neighbours among all labelled images",
-        of_attributes=True,
-    ),
-    "bcl_full": Protocol(
-        "probe_train", _adam, lambda c: _adam_settings("all", draws=1), "linear on fixed features, all labels: Adam"
-    ),
-    "bcl_100_shot": Protocol(
-        "probe_train", _adam, lambda c: _adam_settings(100), "the same, 100 labels a class, mean of five draws"
-    ),
-    "bcl_50_shot": Protocol(
-        "probe_train", _adam, lambda c: _adam_settings(50), "the same, 50 labels a class, mean of five draws"
-    ),
-    "bcl_10_shot": Protocol(
-        "probe_train", _adam, lambda c: _adam_settings(10), "the same, 10 labels a class, mean of five draws"
-    ),
-    "ts_knn_1": Protocol(
-        "long_tail", _neighbours, lambda c: {"k": 1, "vote": "majority"}, "the nearest neighbour in the long tail"
-    ),
-    "ts_knn_10": Protocol(
-        "long_tail", _neighbours, lambda c: {"k": 10, "vote": "majority"}, "ten nearest neighbours in the long tail"
-    ),
-    "ts_few_shot": Protocol(
-        "long_tail",
-        _svm,
-        lambda c: _svm_settings("of_rarest"),
-        "linear SVM, of each class as many labels as the rarest has",
-    ),
-    "ts_long_tail": Protocol(
-        "long_tail", _svm, lambda c: _svm_settings("all"), "linear SVM on the long tail with its labels"
-    ),
-    "fine_tune_1": Protocol(
-        "probe_train",
-        _fine_tuned,
-        lambda c: _fine_tune_settings(c, 0.01, c.fine_tune_epochs[0]),
-        "the whole encoder fine-tuned on 1 % of the labels",
-    ),
-    "fine_tune_10": Protocol(
-        "probe_train",
-        _fine_tuned,
-        lambda c: _fine_tune_settings(c, 0.1, c.fine_tune_epochs[1]),
-        "the same on 10 % of the labels",
-    ),
+    "ts_long_tail": LinearSvm(train="long_tail", says="linear SVM on the long tail with its labels"),
+    "fine_tune_1": FineTuning(says="the whole encoder fine-tuned on 1 % of the labels"),
+    "fine_tune_10": FineTuning(share=0.1, epochs=30, says="the same on 10 % of the labels"),
+    "ridge": Ridge(says="ridge regression on fixed features, as while pretraining"),
 }
 
 
-def check_names(config: ConfigDict) -> None:
-    """Refuse an unknown protocol, as soon as a run is started.
+def suited(
+    protocols: Mapping[str, Protocol],
+    train: Callable[[str], Targets],
+    test: Targets,
+    class_names: tuple[str, ...],
+) -> dict[str, Protocol]:
+    """Those of `protocols` that are defined for these images; of images with attributes not all are.
+
+    Args:
+        protocols: by name.
+        train: the labels of a part of the training images, by its name.
+        test: the labels of the test images.
+        class_names: [C].
 
     Raises:
-        UserError: lists the known ones.
+        ArgumentError: none that is left; a class with fewer labelled images than one takes, or without test images.
     """
-    for name in config.evaluate.protocols:
-        if name not in PROTOCOLS:
-            raise UserError(f"unknown evaluate.protocols {name!r}: known are {', '.join(PROTOCOLS)}")
-
-
-def chosen(config: ConfigDict, data: recipes.Data) -> dict[str, Protocol]:
-    """The protocols of `evaluate.protocols`, in the order of the table; those of classes alone only where there are
-    classes.
-
-    Raises:
-        UserError: an unknown protocol; none that is left; a class with fewer labelled images than one asks for, or
-            without test images.
-    """
-    check_names(config)
-    wanted = config.evaluate.protocols
-    attributes = data.test.labels.ndim == 2
-    found = {name: p for name, p in PROTOCOLS.items() if name in wanted and (p.of_attributes or not attributes)}
+    found = {name: p for name, p in protocols.items() if p.of_attributes or not test.has_attributes}
     if not found:
-        of_attributes = ", ".join(name for name, p in PROTOCOLS.items() if p.of_attributes)
-        raise UserError(
-            f"evaluate.protocols is {wanted}, of which none is defined for {config.data.name}"
-            f"{', whose images have attributes' if attributes else ''}: give one or more of "
-            f"{of_attributes if attributes else ', '.join(PROTOCOLS)}"
+        defined = [name for name, p in PROTOCOLS.items() if p.of_attributes or not test.has_attributes]
+        images = "images with attributes" if test.has_attributes else "images of one class each"
+        raise ArgumentError(
+            "protocols", f"has none that is defined for {images}: give one or more of {', '.join(defined)}"
         )
-    if not attributes:
-        tested = np.bincount(data.test.labels, minlength=len(data.train.class_names))
-        if empty := [name for name, count in zip(data.train.class_names, tested, strict=True) if not count]:
-            raise UserError(
-                f"{config.data.name} has no test images of {', '.join(empty)}, so a mean over its classes is not "
-                "defined: put some among its test images, or leave the class out"
+    if not test.has_attributes:
+        tested = np.bincount(test.labels, minlength=len(class_names))
+        if empty := [name for name, count in zip(class_names, tested, strict=True) if not count]:
+            raise ArgumentError(
+                "test",
+                f"has no images of {', '.join(empty)}, so a mean over the classes is not defined: put some among them, "
+                "or leave the class out",
             )
     for name, protocol in found.items():
-        needed = protocol.settings(config.evaluate).get("images_per_class")
-        if not isinstance(needed, int):
+        if not protocol.needs:
             continue
-        counts = np.bincount(data.part(protocol.train).labels, minlength=len(data.train.class_names))
-        if (fewest := counts.min()) < needed:
-            raise UserError(
-                f"{name} trains on {needed} images of each class, and the smallest has {fewest} in {protocol.train}: "
-                "leave it out of evaluate.protocols"
+        fewest = np.bincount(train(protocol.train).labels, minlength=len(class_names)).min()
+        if fewest < protocol.needs:
+            raise ArgumentError(
+                "protocols",
+                f"has {name}, which trains on {protocol.needs} images of each class, and the smallest has {fewest} in "
+                f"{protocol.train}: leave it out",
             )
     return found
 
 
-def measure(name: str, protocol: Protocol, frozen: FrozenFeatures) -> dict:
-    """What results.json says of a protocol: settings, and scores by class and group."""
-    train = frozen.parts[protocol.train]
-    settings = protocol.settings(frozen.config.evaluate)
-    found = protocol.measure(frozen, train, settings)
-    metric = "average_precision" if frozen.has_attributes else "accuracy"
+def measure(protocol: Protocol, splits: Splits, groups: tuple[str, ...]) -> dict[str, Any]:
+    """What results.json says of a protocol: its settings, and scores by class and group.
+
+    `groups` says for each class whether it is 'many', 'medium' or 'few'.
+    """
+    found, metric = protocol.measure(splits), splits.test.targets.metric
+    about = {"train": protocol.train, "images": len(splits.train.labels)}
     return {
         "metric": metric,
-        "settings": {"train": protocol.train, "images": len(train.labels)} | settings | found.chosen,
+        "settings": about | protocol.settings() | found.chosen,
         "per_class": [None if np.isnan(x) else float(x) for x in found.per_class],
-        **records.summary(found.per_class, frozen.groups),
+        **records.summary(found.per_class, groups),
         f"validation_{metric}": found.validation_score,
     }

@@ -1,32 +1,33 @@
 """How much pruning changes what a trained network makes of each image: the scores behind `sdclr exemplars`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from sdclr_jax import branches, parallel, pruning, recipes, trees
+from sdclr_jax import pruning, trees
 from sdclr_jax.branches import Branch
+from sdclr_jax.branches import variables as branch_variables
 from sdclr_jax.data import batches
 from sdclr_jax.data.sources.progress import bar
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.models import Outputs
 from sdclr_jax.objectives.nt_xent import nt_xent_per_image
 from sdclr_jax.objectives.vectors import cosines
 from sdclr_jax.parallel import Shardings
-from sdclr_jax.train import State
 from sdclr_jax.trees import Tree
 
 # What the whole network is held against:
-#   recalibrated  the same network with the smallest weights at zero; both get batch norm statistics of their own, made
-#                 afresh from the same batches of training views. A rate of 0 changes nothing at all.
+#   recalibrated  the same network with the smallest weights at zero; both get batch norm statistics of their own, from
+#                 the same batches of training views. A rate of 0 changes nothing at all.
 #   pruned        the same, but with the statistics that the whole network was trained with in both: what is measured is
 #                 then as much that these no longer fit as what was forgotten.
-#   sparse        the sparse branch as it was trained, with its own mask, norms and statistics; of damaged methods only.
+#   sparse        the sparse branch as it was trained, with its own mask, norms and statistics; of self-damaging
+#                 methods only.
 AGAINST = ("recalibrated", "pruned", "sparse")
 # Batches whose statistics are averaged: 6,400 views at batch 64. A few thousand suffice, and a plain mean is better
 # than the moving one of training (Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, Section 3).
@@ -40,57 +41,61 @@ class Measured(NamedTuple):
     masks: list[dict[str, np.ndarray]]  # bool by layer, for each rate
 
 
-def check(config: ConfigDict, against: str) -> None:
-    """Raises UserError where the run has no sparse branch to hold against."""
-    if against == "sparse" and not recipes.method(config, steps_per_epoch=1).damaged:
-        raise UserError(f"--against=sparse: {config.method} has no sparse branch, so take --against=recalibrated")
-
-
-def batch_size(config: ConfigDict, shardings: Shardings) -> int:
-    """That of the run, as far up as the devices need to share it."""
-    return parallel.shareable(config.batch_size, shardings)
-
-
 class PruningProbe:
-    """Measures checkpoints of a run; what is compiled serves all of them.
+    """Measures training states of one network; what is compiled serves all of them.
 
     Scores, for each rate and the mean over the views of an image (of both networks on the same view): `features` and
     `projections` are 1 - cosine between the whole and the pruned network; `loss` is the image's NT-Xent between its
     first view through the whole and its second through the pruned network, with the negatives of a batch; `loss_rise`
-    how much higher that is than with both views through the whole network. The losses are of runs trained with NT-Xent.
+    how much higher that is than with both views through the whole network. The losses need a `temperature` and `pairs`.
 
-    Views and batches are a function of the run's seed: the same for every checkpoint and rate.
+    Views and batches are a function of the seed: the same for every state and rate.
 
     Args:
-        config: the run's.
-        pixels: rows [B] of the images it was trained on -> uint8 [B, H, W, C].
-        size: how many these images are.
+        network: Flax module, (views [B, h, w, C], train) -> Outputs.
+        branches: name -> Branch, those of the method.
+        plain_view: uint8 images [B, H, W, C] -> float views, nothing random.
+        make_views: (key, images) -> two augmented views or more, of which the first two are a pair.
+        pixels: rows [B] of the images -> uint8 [B, H, W, C].
+        size: how many images there are.
         rates: shares of the weights cut.
         pairs: of augmented views, beside the plain one.
-        against: one of `AGAINST`; with 'sparse' there is one rate, that of the run.
+        against: one of `AGAINST`; with 'sparse' give one rate, that of the sparse branch.
+        batch_size: images a step, which the devices can share.
+        seed: of views and batches.
+        temperature: of NT-Xent; None where the network was not trained with it.
         shardings: how arrays lie on the devices.
-        progress: whether to draw a bar for each checkpoint on the standard error.
+        progress: whether to draw a bar for each state on the standard error.
+
+    Raises:
+        ArgumentError: `against` is 'sparse' and no branch is sparse.
     """
 
     def __init__(
         self,
-        config: ConfigDict,
+        network: nn.Module,
+        branches: Mapping[str, Branch],
+        *,
+        plain_view: Callable[[jax.Array], jax.Array],
+        make_views: Callable[[jax.Array, jax.Array], tuple[jax.Array, ...]],
         pixels: Callable[[np.ndarray], np.ndarray],
         size: int,
-        *,
         rates: Sequence[float],
         pairs: int,
         against: str,
+        batch_size: int,
+        seed: int,
+        temperature: float | None,
         shardings: Shardings,
         progress: bool = False,
     ):
-        self._config, self._pixels, self._size, self._pairs = config, pixels, size, pairs
+        if against == "sparse" and "sparse" not in branches:
+            raise ArgumentError("against", "is 'sparse', and there is no sparse branch: take 'recalibrated'")
+        self._branches, self._pixels, self._size, self._pairs = branches, pixels, size, pairs
         self._against, self._shardings, self._progress = against, shardings, progress
-        self.rates = (config.prune.rate,) if against == "sparse" else tuple(rates)
-        two_views = {view for pair in config.pairs for _, view in pair} == {0, 1}
-        losses = config.objective.name == "nt_xent" and two_views and pairs > 0
+        self._batch_size, self._seed, self.rates = batch_size, seed, tuple(rates)
+        losses = temperature is not None and pairs > 0
         self.scores = ("features", "projections", *(("loss", "loss_rise") if losses else ()))
-        self._batch_size = batch_size(config, shardings)
         self.settings = {
             "against": against,
             "rates": list(self.rates),
@@ -98,9 +103,6 @@ class PruningProbe:
             "batch_size": self._batch_size,
             "calibration_batches": CALIBRATION if against == "recalibrated" else 0,
         }
-        method = recipes.method(config, steps_per_epoch=1)
-        network, self._branches = method.network, method.branches
-        temperature = config.objective.temperature if losses else None
 
         def outputs(variables: Tree, views: jax.Array) -> Outputs:
             return network.apply(variables, views, train=False)
@@ -135,12 +137,12 @@ class PruningProbe:
         # Weights and statistics are arguments, so that one program serves every checkpoint and rate.
         self._outputs, self._compare = jax.jit(outputs), jax.jit(compare)
         self._batch_statistics = jax.jit(batch_statistics)
-        self._plain, self._views = jax.jit(recipes.plain_view(config)), jax.jit(method.make_views)
+        self._plain, self._views = jax.jit(plain_view), jax.jit(make_views)
         self._mask = jax.jit(partial(pruning.magnitude_mask, prunable=network.prunable), static_argnums=1)
-        self._variables = jax.jit(branches.variables, static_argnums=0)
+        self._variables = jax.jit(branch_variables, static_argnums=0)
 
-    def measure(self, state: State) -> Measured:
-        """Scores of every image, once each.
+    def measure(self, state: Any) -> Measured:
+        """Scores of every image, once each, from a training state.
 
         Raises:
             UserError: a score is not finite.
@@ -156,18 +158,18 @@ class PruningProbe:
         if not np.isfinite(scores).all():
             raise UserError(
                 f"scores at step {int(state.step)} are not finite: the run diverged, or the pruned network breaks down "
-                "and lower --rates help"
+                "and lower rates help"
             )
         return Measured(scores, [{k: np.asarray(v) for k, v in trees.named(mask).items()} for mask in masks])
 
-    def _masks(self, state: State) -> list[Tree]:
+    def _masks(self, state: Any) -> list[Tree]:
         if self._against == "sparse":
             return [state.mask]
         return [self._mask(state.params["weights"], rate) for rate in self.rates]
 
     def _recalibrated(self, networks: list[Tree]) -> list[Tree]:
         """The networks with statistics of training views, from the same ones for all."""
-        size, seed = self._size, self._config.seed
+        size, seed = self._size, self._seed
         sums = [None] * len(networks)
         for step in range(CALIBRATION):
             rows = batches.rows(size, min(self._batch_size, size), seed, step)
@@ -182,7 +184,7 @@ class PruningProbe:
 
     def _compared(self, networks: list[Tree], done: Callable[[int], object]) -> np.ndarray:
         size = self._size
-        order = np.random.default_rng(self._config.seed).permutation(size)
+        order = np.random.default_rng(self._seed).permutation(size)
         scores = np.empty((len(networks) - 1, len(self.scores), size))
         for start in range(0, size, self._batch_size):
             # The last batch is filled up with images of the first, as negatives; they are not counted again.
@@ -195,7 +197,7 @@ class PruningProbe:
         return scores
 
     def _outputs_of(self, networks: list[Tree], rows: np.ndarray, start: int) -> list[list[Outputs]]:
-        """Of each network, the outputs of the plain view and of each augmented one."""
+        """The outputs of each network for the plain view and for each augmented one."""
         images = self._put(rows)
         views = [self._plain(images)]
         for pair in range(self._pairs):
@@ -203,7 +205,7 @@ class PruningProbe:
         return [[self._outputs(variables, view) for view in views] for variables in networks]
 
     def _key(self, *stream: int) -> jax.Array:
-        key = jax.random.key(self._config.seed)
+        key = jax.random.key(self._seed)
         for number in stream:
             key = jax.random.fold_in(key, number)
         return key

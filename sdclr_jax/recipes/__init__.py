@@ -3,29 +3,41 @@
 from sdclr_jax.recipes.checks import check, read
 from sdclr_jax.recipes.configs import fields, load, load_with_sources, override
 from sdclr_jax.recipes.encoders import choose_encoder, encoder, encoder_record, encoder_record_of_config, encoder_shapes
-from sdclr_jax.recipes.evaluation import frozen_encoder, probe_images
+from sdclr_jax.recipes.evaluation import (
+    check_against,
+    check_protocols,
+    frozen_encoder,
+    frozen_features,
+    groups,
+    online_probe,
+    probe_batch_size,
+    probe_views,
+    protocol,
+    protocol_arguments,
+    protocols,
+    pruning_probe,
+)
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
-    about_probe_view,
     batches,
     centre_crop,
     image_shape,
     plain_view,
     probe_crops,
-    probe_view,
     view_shape,
     views,
 )
 from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
 
 __all__ = [
-    "about_probe_view",
     "Data",
     "abstract_state",
     "batches",
     "centre_crop",
     "check",
     "choose_encoder",
+    "check_against",
+    "check_protocols",
     "data",
     "encoder",
     "encoder_record",
@@ -33,16 +45,23 @@ __all__ = [
     "encoder_shapes",
     "fields",
     "frozen_encoder",
+    "frozen_features",
+    "groups",
     "image_shape",
     "load",
     "load_with_sources",
     "method",
     "network",
     "override",
+    "online_probe",
     "plain_view",
+    "probe_batch_size",
     "probe_crops",
-    "probe_images",
-    "probe_view",
+    "probe_views",
+    "protocol",
+    "protocol_arguments",
+    "protocols",
+    "pruning_probe",
     "read",
     "try_step",
     "view_shape",

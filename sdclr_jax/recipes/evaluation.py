@@ -1,32 +1,197 @@
 """From a config to the objects that evaluate its run."""
 
-import jax.numpy as jnp
+import pathlib
+from collections.abc import Callable
+
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax.data import batches
-from sdclr_jax.data.images import Encoded
+from sdclr_jax import parallel
+from sdclr_jax.data.images import Encoded, as_images
+from sdclr_jax.data.subsets import longtail
+from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.evaluation import protocols as evaluation
 from sdclr_jax.evaluation.frozen import FrozenEncoder
+from sdclr_jax.evaluation.frozen_features import FrozenFeatures
+from sdclr_jax.evaluation.online import OnlineProbe
+from sdclr_jax.evaluation.protocols import Protocol
+from sdclr_jax.evaluation.pruning_probe import PruningProbe
+from sdclr_jax.evaluation.views import ProbeViews
 from sdclr_jax.parallel import Shardings
-from sdclr_jax.recipes.images import centre_crop, probe_crops
-from sdclr_jax.recipes.methods import network
+from sdclr_jax.recipes.examples import Data
+from sdclr_jax.recipes.images import centre_crop, plain_view, probe_crops
+from sdclr_jax.recipes.methods import method, network
+from sdclr_jax.trees import Tree
+
+PARTS = ("probe_train", "few_shot", "validation", "long_tail")  # subsets whose labels protocols see
+
+_SGD = {"learning_rate": "sgd_learning_rate", "batch_size": "sgd_batch_size", "augment": "augment"}
+_FINE_TUNING = {name: f"fine_tune_{name}" for name in ("batch_size", "learning_rate", "head_learning_rate")}
+# Settings of protocols that config.evaluate has fields for; protocols of their authors have none.
+FIELDS: dict[str, dict[str, str]] = {
+    "linear_full": _SGD | {"epochs": "full_epochs", "drops": "full_drops"},
+    "linear_few_shot": _SGD | {"epochs": "few_shot_epochs", "drops": "few_shot_drops"},
+    "logistic": {"l2_tried": "logistic_l2"},
+    "knn": {"k": "knn_k", "temperature": "knn_temperature"},
+    "fine_tune_1": _FINE_TUNING,
+    "fine_tune_10": _FINE_TUNING,
+}
+FINE_TUNE_EPOCHS = ("fine_tune_1", "fine_tune_10")  # whose epochs are the values of one field
 
 
 def frozen_encoder(config: ConfigDict, shardings: Shardings) -> FrozenEncoder:
     """The encoder as evaluation sees it."""
-    return FrozenEncoder(
-        network(config).encoder,
+    with renamed({"batch_size": "evaluate.batch_size"}):
+        return FrozenEncoder(
+            network(config).encoder,
+            mean=config.views.mean,
+            std=config.views.std,
+            crop=centre_crop(config),
+            batch_size=config.evaluate.batch_size,
+            workers=config.data.workers,
+            shardings=shardings,
+        )
+
+
+def probe_views(config: ConfigDict, images: np.ndarray | Encoded) -> ProbeViews:
+    """Views that probes are trained on, of images of this kind."""
+    return ProbeViews(
         mean=config.views.mean,
         std=config.views.std,
-        crop=centre_crop(config),
-        batch_size=config.evaluate.batch_size,
+        padding=config.evaluate.padding,
+        flip=config.evaluate.flip,
+        crops=None if as_images(images).is_decoded else probe_crops(config),
         workers=config.data.workers,
-        shardings=shardings,
+        seed=config.seed,
     )
 
 
-def probe_images(config: ConfigDict, images: np.ndarray | Encoded, batch_size: int):
-    """A context with (step, rows [M]) -> the uint8 images [M, H, W, C] that a probe's views are made of: images on the
-    device, or random crops of encoded ones. `batch_size` is the largest M."""
-    images = images if isinstance(images, Encoded) else jnp.asarray(images)
-    return batches.on_demand(images, probe_crops(config), batch_size, config.data.workers)
+def frozen_features(
+    config: ConfigDict, variables: Tree, data: Data, shardings: Shardings, folder: pathlib.Path | None = None
+) -> FrozenFeatures:
+    """The data set under the encoder with these variables; features are kept in `folder`."""
+    return FrozenFeatures(
+        frozen_encoder(config, shardings),
+        variables,
+        data.train,
+        data.test,
+        {part: getattr(data.subsets, part) for part in PARTS},
+        views=probe_views(config, data.train.images),
+        seed=config.seed,
+        folder=folder,
+        model=config.model.to_dict(),
+    )
+
+
+def groups(config: ConfigDict, data: Data) -> tuple[str, ...]:
+    """many, medium or few for each class."""
+    return longtail.groups(data.subsets.train_counts, config.data.groups)
+
+
+def check_protocols(config: ConfigDict) -> None:
+    """Refuse an unknown protocol, as soon as a run is started.
+
+    Raises:
+        UserError: lists the known ones.
+    """
+    for name in config.evaluate.protocols:
+        if name not in evaluation.PROTOCOLS:
+            raise UserError(f"unknown evaluate.protocols {name!r}: known are {', '.join(evaluation.PROTOCOLS)}")
+
+
+def protocol(config: ConfigDict, name: str) -> Protocol:
+    """A protocol with the config's settings."""
+    settings = {argument: config.evaluate[field] for argument, field in FIELDS.get(name, {}).items()}
+    if name in FINE_TUNE_EPOCHS:
+        settings["epochs"] = config.evaluate.fine_tune_epochs[FINE_TUNE_EPOCHS.index(name)]
+    return evaluation.PROTOCOLS[name].replace(**settings)
+
+
+def protocols(config: ConfigDict, data: Data) -> dict[str, Protocol]:
+    """The protocols of `evaluate.protocols` that are defined for the data set, in the order of the table.
+
+    Raises:
+        UserError: an unknown protocol; none that is left; a class with fewer labelled images than one asks for, or
+            without test images.
+    """
+    check_protocols(config)
+    wanted = {name: protocol(config, name) for name in evaluation.PROTOCOLS if name in config.evaluate.protocols}
+    with renamed({"protocols": "evaluate.protocols", "test": f"the test part of {config.data.name}"}):
+        return evaluation.suited(
+            wanted, lambda part: data.part(part).targets, data.test.targets, data.train.class_names
+        )
+
+
+def protocol_arguments(name: str) -> dict[str, str]:
+    """The fields that a protocol's arguments come from, for `errors.renamed`."""
+    named = {argument: f"evaluate.{field}" for argument, field in FIELDS.get(name, {}).items()}
+    return named | {"l2": "evaluate.logistic_l2", "validation_labels": "the labels of validation images"}
+
+
+def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> OnlineProbe:
+    """What is measured of a run with `evaluate.every` above 0: neighbours and a light probe.
+
+    Raises:
+        UserError: the images have no labels.
+    """
+    c = config.evaluate
+    if not data.train.class_names:
+        raise UserError(
+            f"evaluate.every is {c.every}, but {config.data.name} has no labels to measure by while pretraining: "
+            "set it to 0"
+        )
+    train = data.part("probe_train")
+    count = min(len(train.labels), c.live_images)
+    neighbours = protocol(config, "knn")
+    return OnlineProbe(
+        frozen_encoder(config, shardings),
+        # Evenly spaced over all of them, which may lie class by class.
+        train.take(np.arange(count) * len(train.labels) // count),
+        data.part("validation"),
+        groups=groups(config, data),
+        protocols={"knn": neighbours.replace(k=min(neighbours.k, count)), "probe": protocol(config, "ridge")},
+    )
+
+
+def probe_batch_size(config: ConfigDict, shardings: Shardings) -> int:
+    """Images a step when pruning is measured: those of training, as far up as the devices need to share them."""
+    return parallel.shareable(config.batch_size, shardings)
+
+
+def check_against(config: ConfigDict, against: str) -> None:
+    """Raises UserError where the run has no sparse branch to hold against."""
+    if against == "sparse" and not method(config, steps_per_epoch=1).damaged:
+        raise UserError(f"against is 'sparse': {config.method} has no sparse branch, so take 'recalibrated'")
+
+
+def pruning_probe(
+    config: ConfigDict,
+    pixels: Callable[[np.ndarray], np.ndarray],
+    size: int,
+    *,
+    rates: tuple[float, ...],
+    pairs: int,
+    against: str,
+    shardings: Shardings,
+    progress: bool = False,
+) -> PruningProbe:
+    """What pruning changes in a run's network, on its own views; arguments as those of `PruningProbe`."""
+    check_against(config, against)
+    built = method(config, steps_per_epoch=1)
+    two_views = {view for pair in config.pairs for _, view in pair} == {0, 1}
+    return PruningProbe(
+        built.network,
+        built.branches,
+        plain_view=plain_view(config),
+        make_views=built.make_views,
+        pixels=pixels,
+        size=size,
+        rates=(config.prune.rate,) if against == "sparse" else rates,
+        pairs=pairs,
+        against=against,
+        batch_size=probe_batch_size(config, shardings),
+        seed=config.seed,
+        temperature=config.objective.temperature if config.objective.name == "nt_xent" and two_views else None,
+        shardings=shardings,
+        progress=progress,
+    )

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.images import as_images
 from sdclr_jax.data.subsets import labelled_lists, lists, longtail
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.recipes.encoders import encoder, names_of_fields
@@ -71,7 +71,7 @@ def data(config: ConfigDict, data_dir: str | None) -> Data:
 
 
 def _check_view(config: ConfigDict, train: Examples) -> None:
-    encoded = isinstance(train.images, Encoded)
+    encoded = not as_images(train.images).is_decoded
     if encoded and "size" not in config.views:
         raise UserError(
             f"views.name {config.views.name!r} leaves images as large as they are, and those of {config.data.name} are "

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from sdclr_jax.data import augment
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
-from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.configs import PER_VIEW
 
@@ -24,7 +24,7 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
     Raises:
         UserError: batch_size does not fit the images or the devices.
     """
-    if not isinstance(images, Encoded):
+    if as_images(images).is_decoded:
         return Resident(images, config.batch_size, config.seed, shardings)
     crops = tuple(
         RandomCrops(
@@ -38,7 +38,7 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
 
 def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, int, int, int]:
     """[N, H, W, C] of images; encoded ones are taken to have the size of a view."""
-    return (len(images), config.views.size, config.views.size, 3) if isinstance(images, Encoded) else images.shape
+    return (len(images), *as_images(images).shape(config.views.get("size", 0)))
 
 
 def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -97,20 +97,6 @@ def view_count(config: ConfigDict) -> int:
 def plain_view(config: ConfigDict):
     """uint8 images [B, H, W, C] -> float views, nothing random, for evaluation."""
     return partial(augment.plain, mean=config.views.mean, std=config.views.std)
-
-
-def probe_view(config: ConfigDict, cropped: bool = False):
-    """(key, uint8 images [B, H, W, C]) -> float views, with the published probe's crop and flip; of images that are
-    random crops already, with a flip alone."""
-    c = config.evaluate
-    padding = 0 if cropped else c.padding
-    return partial(augment.probe_view, padding=padding, flip=c.flip, mean=config.views.mean, std=config.views.std)
-
-
-def about_probe_view(config: ConfigDict, cropped: bool = False) -> dict[str, Any]:
-    """The same view in a protocol's settings."""
-    c = config.evaluate
-    return ({"crop_scale": list(c.crop_scale)} if cropped else {"padding": c.padding}) | {"flip": c.flip}
 
 
 def centre_crop(config: ConfigDict) -> CentreCrop:

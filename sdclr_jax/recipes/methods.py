@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, optim, pruning
-from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.models import Head, Network, Prototypes
 from sdclr_jax.objectives import OBJECTIVES, Objective
@@ -128,7 +128,7 @@ def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> 
             raise UserError(f"{field} is {epochs}, of {steps_per_epoch} steps each: it must be at most {most}")
     shape = image_shape(config, images)[1:]
     batch = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
-    if isinstance(images, Encoded):
+    if not as_images(images).is_decoded:
         batch = tuple(
             jax.ShapeDtypeStruct((config.batch_size, count, fields["size"], fields["size"], 3), jnp.uint8)
             for _, count, fields in view_groups(config)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sdclr_jax.errors import ArgumentError
+
 GROUPS = ("many", "medium", "few")  # by number of training images
 SUMMARY = ("all", *GROUPS, "std")  # what `summary` gives
 
@@ -23,14 +25,14 @@ def summary(per_class: Sequence[float] | np.ndarray, groups: Sequence[str]) -> d
         balancedness, the population standard deviation of the group means.
 
     Raises:
-        ValueError: another number of groups than of classes, or an unknown group.
+        ArgumentError: another number of groups than of classes, or an unknown group.
 
     >>> summary([0.5, 0.75, 1.0], ["many", "many", "few"])
     {'all': 0.75, 'many': 0.625, 'medium': None, 'few': 1.0, 'std': 0.1875}
     """
     per_class, groups = np.asarray(per_class, np.float64), np.asarray(groups)
     if per_class.shape != groups.shape or not set(groups.tolist()) <= set(GROUPS):
-        raise ValueError(f"groups must give one of {GROUPS} for each of {len(per_class)} classes, not {groups}")
+        raise ArgumentError("groups", f"is {groups}: it must be one of {GROUPS} for each of {len(per_class)} classes")
     scored = ~np.isnan(per_class)
     means = {
         name: float(per_class[rows].mean()) if (rows := scored & (groups == name)).any() else None for name in GROUPS

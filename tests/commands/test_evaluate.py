@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -17,7 +19,8 @@ from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.evaluation import embedding, frozen, knn, probe
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation import embedding, frozen, knn, probe, protocols
 from sdclr_jax.recipes import configs
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -180,7 +183,7 @@ def test_the_published_probes_see_the_right_images_and_new_views_each_step(evalu
         return sgd(features_of, labels, validation_features, validation_labels, **settings)
 
     monkeypatch.setattr(probe, "sgd", spy)
-    evaluate.evaluate(folder.read_config(directory), directory, str(data_dir))
+    evaluate.evaluate_run(folder.read_config(directory), directory, str(data_dir))
     for part, (labels, validation_features, validation_labels, views, rows) in zip(
         ("probe_train", "few_shot"), seen, strict=True
     ):
@@ -194,13 +197,49 @@ def test_the_published_probes_see_the_right_images_and_new_views_each_step(evalu
         assert 0.01 < same.mean() < 0.4
 
 
-def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, tmp_path, monkeypatch):
-    """Three devices could not share the batch of pretraining, nor that of the evaluation as it stands."""
+@dataclass(frozen=True, kw_only=True)
+class Constant(protocols.Protocol):
+    """A protocol from outside the package: every image is of one class."""
+
+    guess: int = 3
+
+    def measure(self, splits):
+        test = splits.test.targets
+        return protocols.Found(test.per_class(np.full(len(test), self.guess)))
+
+
+def test_python_evaluates_by_names_and_settings_on_any_number_of_devices(evaluated, data_dir, tmp_path, monkeypatch):
+    """Three devices could not share the batch of pretraining, nor that of the evaluation as it stands. A protocol that
+    is registered from outside is evaluated by its name, and stays in the results when this process forgets it."""
     directory, results, _ = evaluated
     three = parallel.shardings(jax.devices()[:3])
     monkeypatch.setattr(evaluate.parallel, "shardings", lambda: three)
     copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
-    again = evaluate.evaluate(folder.read_config(copy), copy, str(data_dir))
+    with pytest.MonkeyPatch.context() as registered:
+        registered.setitem(protocols.PROTOCOLS, "constant", Constant(train="few_shot", says="always three"))
+        names, settings = ["constant", "logistic"], {"logistic_l2": [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]}
+        again = evaluate.evaluate(
+            SimpleNamespace(path=copy), protocols=names, settings=settings, data_dir=str(data_dir)
+        )
+    assert list(again["protocols"]) == [*results["protocols"], "constant"]
+    found = again["protocols"]["constant"]
+    assert found["per_class"] == [float(c == 3) for c in range(10)]
+    assert found["all"] == pytest.approx(0.1)
+    assert found["settings"] == {"train": "few_shot", "images": 50, "guess": 3}
+    later = evaluate.evaluate(str(copy), protocols=("knn",), settings={"knn_k": 5}, data_dir=str(data_dir))
+    assert later["protocols"]["knn"]["settings"]["k"] == 5
+    assert later["protocols"]["constant"] == found
+    assert json.loads((copy / "results.json").read_text()) == later
+    before = (copy / "results.json").read_text()
+    for protocol, setting, sentence in (
+        (("constant",), {}, "unknown evaluate.protocols 'constant'"),
+        (None, {"knn_kk": 5}, "settings: .*knn_kk"),
+        (None, {"knn_k": "many"}, "settings: .*int"),
+        (None, {"knn_k": 0}, "evaluate.knn_k is 0"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            evaluate.evaluate(copy, protocols=protocol, settings=setting, data_dir=str(data_dir))
+    assert (copy / "results.json").read_text() == before
     assert len(list((copy / "features").iterdir())) == 3  # two lists of images, and the map
     assert again["encoder_checksum"] == results["encoder_checksum"]
     np.testing.assert_allclose(
@@ -287,13 +326,13 @@ def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, mon
 def test_a_run_that_goes_on_and_drops_the_checkpoint_costs_no_evaluation(evaluated, data_dir, tmp_path, monkeypatch):
     directory, results, _ = evaluated
     shutil.copytree(directory, tmp_path / "run")
-    measure = evaluate.protocols.measure
+    measure = evaluate.measure
 
     def meanwhile(*given):
         shutil.rmtree(tmp_path / "run" / "checkpoints" / "15", ignore_errors=True)
         return measure(*given)
 
-    monkeypatch.setattr(evaluate.protocols, "measure", meanwhile)
+    monkeypatch.setattr(evaluate, "measure", meanwhile)
     argv = ["evaluate", str(tmp_path / "run"), f"--data_dir={data_dir}", "--config.evaluate.protocols=('knn',)"]
     assert main.main(argv) == 0
     found = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -362,7 +401,7 @@ def test_attributes_are_scored_by_average_precision(attributes, derived):
     query = derived["test"][0]
     expected = {
         "logistic": probe.logits(query, fitted.kernel, fitted.bias),
-        "knn": knn.share(features, labels, query, k=c.knn_k, temperature=c.knn_temperature),
+        "knn": knn.predict(features, labels, query, k=c.knn_k, temperature=c.knn_temperature, num_classes=4),
     }
     for name, scored in expected.items():
         protocol = results["protocols"][name]
@@ -405,9 +444,9 @@ def test_a_class_without_test_images_is_named_before_anything_is_measured(evalua
 
     before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
     monkeypatch.setattr(recipes, "data", untested)
-    monkeypatch.setattr(evaluate, "FrozenFeatures", None)  # not called
+    monkeypatch.setattr(recipes, "frozen_features", None)  # not called
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
-    assert "digits has no test images of three, seven, so a mean over its classes is not" in capsys.readouterr().err
+    assert "the test part of digits has no images of three, seven, so a mean over" in capsys.readouterr().err
     assert before == {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
@@ -445,7 +484,10 @@ def test_report_of_the_run(evaluated, tmp_path, capsys):
         (["RUN", "--config.evaluate.knn_k=5000"], "evaluate.knn_k"),
         (["RUN", "--config.evaluate.protocols=('knm',)"], "unknown evaluate.protocols 'knm': known are linear_full"),
         (["RUN", "--config.evaluate.map_images=3"], "evaluate.map_images is 3: a map takes at least 4"),
-        (["RUN", "--config.evaluate.protocols=()"], "of which none is defined for digits: give one or more of linear"),
+        (
+            ["RUN", "--config.evaluate.protocols=()"],
+            "evaluate.protocols has none that is defined for images of one class each: give one or more of linear",
+        ),
     ],
 )
 def test_bad_input(evaluated, data_dir, capsys, argv, sentence):

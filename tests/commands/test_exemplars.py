@@ -53,7 +53,7 @@ def measured(tmp_path_factory):
 
 
 def on_one_device(patch):
-    """Eight pretended ones on two cores are slow; tests/commands/test_damage.py holds one against eight."""
+    """Eight pretended ones on two cores are slow; tests/evaluation/test_pruning_probe.py holds one against eight."""
     one = parallel.shardings(jax.devices()[:1])
     patch.setattr(exemplars.parallel, "shardings", lambda: one)
 
@@ -248,11 +248,14 @@ def test_images_without_labels(measured, tmp_path, monkeypatch):
     [
         (["/nonexistent/run"], "holds no run"),
         (["RUN", "--rates=0.5,high"], "give numbers with commas between"),
-        (["RUN", "--rates=0.5,1.0"], "at least 0 and below 1"),
-        (["RUN", "--rates=0.5,0.5"], "different numbers"),
+        (
+            ["RUN", "--rates=0.5,1.0"],
+            "--rates is (0.5, 1.0): it must be different numbers, each at least 0",
+        ),
+        (["RUN", "--rates=0.5,0.5"], "--rates is (0.5, 0.5): it must be different numbers"),
         (["RUN", "--views=-1"], "--views is -1"),
         (["RUN", "--gallery=0"], "--gallery is 0"),
-        (["RUN", "--neighbours=369"], "the run has 369 images in all, so give at most 368"),
+        (["RUN", "--neighbours=369"], "--neighbours is 369: the run has 369 images in all, so give at most 368"),
         (["RUN", "RUN"], "two runs have one name"),
     ],
 )

@@ -14,10 +14,10 @@ from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data import batches
 from sdclr_jax.data.batches import Streamed
+from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.workers import Croppers
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import frozen
-from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.run import metrics
 from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
@@ -119,9 +119,13 @@ def test_measuring_while_it_trains_changes_nothing(finished, folder, tmp_path):
 def counted(monkeypatch) -> list[int]:
     """How many images each pass over a set decodes."""
     passes, in_order = [], batches.in_order
-    monkeypatch.setattr(
-        batches, "in_order", lambda images, *more: passes.append(len(images)) or in_order(images, *more)
-    )
+
+    def spy(images, *more):
+        if isinstance(images, Encoded):
+            passes.append(len(images))
+        return in_order(images, *more)
+
+    monkeypatch.setattr(batches, "in_order", spy)
     return passes
 
 
@@ -134,8 +138,8 @@ def test_what_is_measured_again_is_decoded_once_if_there_is_room(finished, folde
     assert all(sizes)
     for room in (max(sizes) * 16 * 16 * 3, max(sizes) * 16 * 16 * 3 - 1, 0):
         monkeypatch.setattr(frozen, "KEPT_BYTES", room)
-        live = OnlineProbe(c, data, shardings)
-        measured += [live.measure(finished[1]) for _ in range(3)]
+        online = recipes.online_probe(c, data, shardings)
+        measured += [online.measure(finished[1]) for _ in range(3)]
     assert all(found == measured[0] for found in measured)
     large, small = max(sizes), min(sizes)
     assert large > small

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdclr_jax import trees
-from sdclr_jax.data.images import Files, digest
+from sdclr_jax.data.images import Files, as_images
 from sdclr_jax.evaluation import cache
 
 FEATURES = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -54,18 +54,23 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path, extract):
 
 def test_digests_are_of_the_content(tmp_path):
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
-    seen = {digest(pixels), digest(pixels[::-1]), digest(pixels[:1]), digest(pixels.reshape(1, 4, 2, 3))}
+    seen = {
+        as_images(pixels).digest(),
+        as_images(pixels[::-1]).digest(),
+        as_images(pixels[:1]).digest(),
+        as_images(pixels.reshape(1, 4, 2, 3)).digest(),
+    }
     assert len(seen) == 4
-    assert digest(pixels[::-1]) == digest(pixels[::-1].copy())
+    assert as_images(pixels[::-1]).digest() == as_images(pixels[::-1].copy()).digest()
     (tmp_path / "a").write_bytes(b"one")
     (tmp_path / "b").write_bytes(b"two")
-    before = digest(Files(tmp_path, np.array(["a", "b"])))
-    assert before != digest(Files(tmp_path, np.array(["b", "a"])))
+    before = Files(tmp_path, np.array(["a", "b"])).digest()
+    assert before != Files(tmp_path, np.array(["b", "a"])).digest()
     (tmp_path / "b").write_bytes(b"tvo")
-    assert before != digest(Files(tmp_path, np.array(["a", "b"])))
+    assert before != Files(tmp_path, np.array(["a", "b"])).digest()
     (tmp_path / "b").unlink()
-    assert digest(Files(tmp_path, np.array(["a", "b"]))) != before
+    assert Files(tmp_path, np.array(["a", "b"])).digest() != before
     tree = {"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
-    assert trees.digest(tree) == trees.digest({name: leaf.copy() for name, leaf in tree.items()})
+    assert trees.as_images(tree) == trees.as_images({name: leaf.copy() for name, leaf in tree.items()})
     changed = [tree | {"w": tree["w"].T}, tree | {"w": tree["w"] * 2}, {"v": tree["w"], "b": tree["b"]}]
-    assert len({trees.digest(other) for other in [tree, *changed]}) == 4
+    assert len({trees.as_images(other) for other in [tree, *changed]}) == 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.manifold import TSNE
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import embedding
 
 LABELS = np.repeat(np.arange(3), 20)
@@ -71,11 +71,11 @@ def test_an_equal_map_is_not_drawn_again_and_any_other_is(tmp_path, monkeypatch)
 
 
 def test_what_has_no_map_is_refused():
-    with pytest.raises(UserError, match="3 images"):
+    with pytest.raises(ArgumentError, match="3 images"):
         embedding.tsne(FEATURES[:3], seed=0)
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(ArgumentError, match="not finite"):
         embedding.tsne(np.full((9, 2), np.nan, np.float32), seed=0)
-    with pytest.raises(UserError, match="one class an image"):
+    with pytest.raises(ArgumentError, match="one class an image"):
         embedding.about(FEATURES, np.zeros((60, 40), bool), seed=0)
     rows, positions = embedding.tsne(np.zeros((5, 3), np.float32), seed=0)  # collapsed, yet finite
     assert np.isfinite(positions).all()

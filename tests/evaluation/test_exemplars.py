@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import exemplars
 
 RNG = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_classes_and_groups_without_images_are_left_out():
 
 
 def test_scores_that_are_not_finite_are_refused():
-    with pytest.raises(UserError, match="1 of 3 scores are not finite"):
+    with pytest.raises(ArgumentError, match="^scores are not finite for 1 of 3 images"):
         exemplars.order(np.array([1.0, np.nan, 0.0]))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation.features import extract
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (37, 4, 4, 3), dtype=np.uint8)
@@ -18,29 +18,33 @@ def encoder(devices: int, dtype=jnp.float32):
     return jax.jit(lambda images: jnp.sum(images, (1, 2), dtype=dtype), in_shardings=over_devices)
 
 
+def batches(images):
+    return (images[start : start + 16] for start in range(0, len(images), 16))
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("count", [37, 32, 16, 3])
 def test_every_image_once_in_order_in_one_shape(devices, count):
     encode = encoder(devices)
-    features = extract(encode, IMAGES[:count], batch_size=16)
+    told = []
+    features = extract(encode, batches(IMAGES[:count]), batch_size=16, done=told.append)
+    assert sum(told) == count
     assert features.dtype == np.float32
     np.testing.assert_array_equal(features, IMAGES[:count].sum((1, 2)))
     assert encode._cache_size() == 1
 
 
 def test_half_precision_comes_back_as_float32():
-    features = extract(encoder(1, jnp.bfloat16), IMAGES, batch_size=16)
+    features = extract(encoder(1, jnp.bfloat16), batches(IMAGES), batch_size=16)
     assert features.dtype == np.float32
     assert features.shape == (37, 3)
 
 
-def test_no_images_and_no_batch_are_errors():
-    with pytest.raises(UserError, match=r"no images.*data\.name"):
-        extract(encoder(1), IMAGES[:0], batch_size=16)
-    with pytest.raises(UserError, match=r"evaluate\.batch_size is 0"):
-        extract(encoder(1), IMAGES, batch_size=0)
+def test_no_images_are_an_error():
+    with pytest.raises(ArgumentError, match="^batches has none"):
+        extract(encoder(1), batches(IMAGES[:0]), batch_size=16)
 
 
 def test_features_of_a_diverged_encoder_are_an_error():
-    with pytest.raises(UserError, match=r"not finite.*optimizer\.learning_rate"):
-        extract(lambda images: jnp.full((len(images), 2), jnp.nan), IMAGES, batch_size=16)
+    with pytest.raises(UserError, match="not finite.*learning rate"):
+        extract(lambda images: jnp.full((len(images), 2), jnp.nan), batches(IMAGES), batch_size=16)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import knn
 
 
@@ -41,7 +41,7 @@ def test_the_share_of_the_vote_for_each_attribute_equals_brute_force():
     rng = np.random.default_rng(2)
     train, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 20))
     labels = rng.integers(0, 2, (60, 3)).astype(np.uint8)
-    found = knn.share(train, labels, test, k=7, temperature=0.5, batch_size=16)
+    found = knn.predict(train, labels, test, k=7, temperature=0.5, num_classes=3, batch_size=16)
     assert found.dtype == np.float32
     for image, shares in zip(test, found, strict=True):
         cosines = train @ image / np.linalg.norm(train, axis=1) / np.linalg.norm(image)
@@ -87,12 +87,12 @@ def test_small_temperatures_do_not_overflow():
 
 @pytest.mark.parametrize("k", [0, 4])
 def test_k_must_fit_the_training_set(k):
-    with pytest.raises(UserError, match=r"evaluate\.knn_k is .* 3 training images"):
+    with pytest.raises(ArgumentError, match=f"^k is {k}: it must be from 1 to 3"):
         knn.predict(on_circle(0, 1, 2), np.zeros(3, int), on_circle(0), k=k, temperature=0.1, num_classes=1)
 
 
 def test_temperature_must_be_positive():
-    with pytest.raises(UserError, match=r"evaluate\.knn_temperature is 0"):
+    with pytest.raises(ArgumentError, match="^temperature is 0"):
         knn.predict(on_circle(0, 1, 2), np.zeros(3, int), on_circle(0), k=1, temperature=0.0, num_classes=1)
 
 
@@ -115,5 +115,5 @@ def test_as_many_neighbours_as_there_are_others_or_none():
     features = np.random.default_rng(3).normal(size=(5, 3))
     assert knn.neighbours(features, 4).rows.shape == (5, 4)
     assert knn.neighbours(features, 0).distances.shape == (5, 0)
-    with pytest.raises(UserError, match="has 4 others, not 5"):
+    with pytest.raises(ArgumentError, match="^k is 5: it must be from 0 to 4"):
         knn.neighbours(features, 5)

@@ -12,7 +12,7 @@ from sdclr_jax import parallel, recipes
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.evaluation import online
+from sdclr_jax.evaluation import protocols
 from sdclr_jax.evaluation.frozen import dense
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.run import clock as clock_of_runs
@@ -69,7 +69,7 @@ def test_what_is_measured(measured, data_dir):
     for row, neighbours in enumerate(nearest):
         np.add.at(votes[row], train.labels[neighbours], np.exp(similarity[row, neighbours] / 0.1))
     mean, std = x.mean(0), np.where(x.std(0) > 1e-6, x.std(0), np.inf)
-    ridge = Ridge(alpha=online.L2 * len(x)).fit((x - mean) / std, np.eye(10)[train.labels])
+    ridge = Ridge(alpha=protocols.PROTOCOLS["ridge"].l2 * len(x)).fit((x - mean) / std, np.eye(10)[train.labels])
     said = {"knn": votes, "probe": ridge.predict((query - mean) / std)}
 
     groups = np.array(longtail.groups(data.subsets.train_counts, "thirds"))
@@ -84,8 +84,9 @@ def test_what_is_measured(measured, data_dir):
 
 def test_test_images_are_never_seen(measured, data_dir):
     data = recipes.data(config(), str(data_dir))
-    live = OnlineProbe(config("sdclr", *EVERY), data._replace(test=None), parallel.shardings(jax.devices()[:1]))
-    assert live.measure(measured.state).keys() == MEASURES
+    c, one = config("sdclr", *EVERY), parallel.shardings(jax.devices()[:1])
+    online = recipes.online_probe(c, data._replace(test=None), one)
+    assert online.measure(measured.state).keys() == MEASURES
 
 
 def test_a_stopped_run_measures_the_same(measured, data_dir, tmp_path, monkeypatch):
@@ -121,7 +122,7 @@ def test_any_number_of_devices_measures_the_same(measured, data_dir):
     expected = lines(measured.directory)[-1]
     eight = parallel.shardings(jax.devices())
     state = jax.device_put(jax.device_get(measured.state.replace(key=None)), eight.replicated)
-    found = OnlineProbe(config("sdclr", *EVERY), data, eight).measure(state)
+    found = recipes.online_probe(config("sdclr", *EVERY), data, eight).measure(state)
     assert found == pytest.approx({name: expected[name] for name in found}, abs=0.02)
 
 
@@ -135,7 +136,7 @@ def test_attributes_are_measured_by_average_precision_and_an_empty_group_is_null
         subsets=data.subsets._replace(train_counts=counts, class_order=np.argsort(-counts)),
     )
     c = config("sdclr", *EVERY, "--config.data.groups=counts")
-    found = OnlineProbe(c, data, parallel.shardings(jax.devices()[:1])).measure(measured.state)
+    found = recipes.online_probe(c, data, parallel.shardings(jax.devices()[:1])).measure(measured.state)
     assert found.keys() == MEASURES
     empty = {"many", "medium", "few"} - set(longtail.groups(counts, "counts"))
     assert empty
@@ -150,12 +151,12 @@ def test_a_class_without_validation_images_is_left_out(measured, data_dir):
     data = recipes.data(config(), str(data_dir))
     validation = data.subsets.validation
     held = data.train.labels[validation] != 3
-    live = OnlineProbe(
+    online = recipes.online_probe(
         config("sdclr", *EVERY),
         data._replace(subsets=data.subsets._replace(validation=validation[held])),
         parallel.shardings(jax.devices()[:1]),
     )
-    found, whole = live.measure(measured.state), lines(measured.directory)[-1]
+    found, whole = online.measure(measured.state), lines(measured.directory)[-1]
     names = ("many", "medium", "few")
     assert sum(found[f"knn/{g}"] != whole[f"knn/{g}"] for g in names) <= 1
     assert all(np.isfinite(found[f"knn/{g}"]) for g in names)

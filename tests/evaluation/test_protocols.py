@@ -1,11 +1,11 @@
 """Protocols: their published settings, and what each makes of features against scikit-learn and plain loops.
 
-python -m tests.commands.test_protocols    # writes tests/golden/protocols.json afresh
+python -m tests.evaluation.test_protocols    # writes tests/golden/protocols.json
 """
 
 import json
 import pathlib
-from types import SimpleNamespace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,10 +13,11 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
 from configs import base
-from sdclr_jax.data.examples import Examples
-from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import probe, protocols, scores
-from sdclr_jax.evaluation.frozen_features import Labelled
+from sdclr_jax import recipes
+from sdclr_jax.data.targets import as_targets
+from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.evaluation import probe, protocols
+from sdclr_jax.evaluation.frozen_features import Labelled, Splits
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "protocols.json"
 CLASSES, DIMENSIONS = 4, 6
@@ -24,9 +25,8 @@ COUNTS = (150, 60, 20, 12)  # of the long tail
 
 
 def settings() -> dict:
-    """Of every protocol under the defaults."""
-    c = base.get_config().evaluate
-    return {name: {"train": p.train} | p.settings(c) for name, p in protocols.PROTOCOLS.items()}
+    """Of every protocol under its defaults."""
+    return {name: {"train": p.train} | p.settings() for name, p in protocols.PROTOCOLS.items()}
 
 
 def test_a_changed_setting_is_a_change_of_protocol():
@@ -34,31 +34,50 @@ def test_a_changed_setting_is_a_change_of_protocol():
     assert json.loads(json.dumps(settings())) == json.loads(GOLDEN.read_text())
 
 
+def test_the_defaults_of_configs_are_those_of_the_protocols():
+    c = base.get_config()
+    assert {name: recipes.protocol(c, name) for name in protocols.PROTOCOLS} == protocols.PROTOCOLS
+
+
+def test_a_config_changes_the_settings_that_it_has_fields_for():
+    c = base.get_config()
+    c.evaluate.knn_k, c.evaluate.few_shot_drops, c.evaluate.fine_tune_epochs = 7, (1, 2), (3, 4)
+    c.evaluate.fine_tune_head_learning_rate, c.evaluate.augment = 9.0, False
+    changed = {name: recipes.protocol(c, name) for name in protocols.PROTOCOLS}
+    assert changed["knn"].settings() == {"k": 7, "temperature": 0.1}
+    assert changed["linear_few_shot"].drops == (1, 2)
+    assert not changed["linear_full"].augment and not changed["linear_few_shot"].augment
+    assert [changed[f"fine_tune_{n}"].epochs for n in (1, 10)] == [3, 4]
+    assert {changed[f"fine_tune_{n}"].head_learning_rate for n in (1, 10)} == {9.0}
+    untouched = [name for name in changed if changed[name] == protocols.PROTOCOLS[name]]
+    assert [name for name in untouched if name.startswith(("bcl", "ts"))] == [
+        name for name in protocols.PROTOCOLS if name.startswith(("bcl", "ts"))
+    ]
+
+
 def labelled(rng, counts) -> Labelled:
     labels = rng.permutation(np.repeat(np.arange(CLASSES), counts)).astype(np.int32)
     centres = np.random.default_rng(0).normal(size=(CLASSES, DIMENSIONS))
     features = (centres[labels] + rng.normal(size=(len(labels), DIMENSIONS))).astype(np.float32) * 3
-    ids = np.array([f"{i:04d}" for i in range(len(labels))])
-    return Labelled(Examples(np.zeros((len(labels), 1, 1, 1), np.uint8), labels, ids, tuple("abcd")), features)
+    return Labelled(features, as_targets(labels, CLASSES))
 
 
 @pytest.fixture(scope="module")
-def probed():
+def splits():
+    """Of each part of the training images: features alone, without images or an encoder."""
     rng = np.random.default_rng(1)
     test = labelled(rng, [50] * CLASSES)
-    return SimpleNamespace(
-        config=SimpleNamespace(seed=0, evaluate=base.get_config().evaluate),
-        num_classes=CLASSES,
-        groups=("many", "medium", "few", "few"),
-        has_attributes=False,
-        parts={"long_tail": labelled(rng, COUNTS), "probe_train": labelled(rng, [200] * CLASSES)},
-        test=test,
-        per_class=lambda predictions: scores.per_class_accuracy(predictions, test.labels, CLASSES),
-    )
+    parts = {"long_tail": labelled(rng, COUNTS), "probe_train": labelled(rng, [200] * CLASSES)}
+    return {name: Splits(part, validation=test, test=test) for name, part in parts.items()}
 
 
-def measured(name, probed):
-    return protocols.measure(name, protocols.PROTOCOLS[name], probed)
+def measured(name, splits):
+    protocol = protocols.PROTOCOLS[name]
+    return protocols.measure(protocol, splits[protocol.train], ("many", "medium", "few", "few"))
+
+
+def per_class(splits, predictions):
+    return splits["long_tail"].test.targets.per_class(predictions)
 
 
 def unit(features):
@@ -66,28 +85,28 @@ def unit(features):
 
 
 @pytest.mark.parametrize("k", [1, 10])
-def test_neighbours_of_the_temperature_schedules(probed, k):
-    train = probed.parts["long_tail"]
-    expected = KNeighborsClassifier(k).fit(unit(train.features), train.labels).predict(unit(probed.test.features))
-    record = measured(f"ts_knn_{k}", probed)
-    assert record["per_class"] == pytest.approx(probed.per_class(expected).tolist())
+def test_neighbours_of_the_temperature_schedules(splits, k):
+    train, _, test, *_ = splits["long_tail"]
+    expected = KNeighborsClassifier(k).fit(unit(train.features), train.labels).predict(unit(test.features))
+    record = measured(f"ts_knn_{k}", splits)
+    assert record["per_class"] == pytest.approx(per_class(splits, expected).tolist())
     assert record["settings"] == {"train": "long_tail", "images": 242, "k": k, "vote": "majority"}
 
 
-def test_linear_svm_on_the_long_tail(probed):
-    train = probed.parts["long_tail"]
+def test_linear_svm_on_the_long_tail(splits):
+    train, _, test, *_ = splits["long_tail"]
     svm = LinearSVC(random_state=42).fit(unit(train.features), train.labels)
-    expected = probed.per_class(svm.predict(unit(probed.test.features)))
-    assert measured("ts_long_tail", probed)["per_class"] == pytest.approx(expected.tolist(), abs=1.5 / 50)
+    expected = per_class(splits, svm.predict(unit(test.features)))
+    assert measured("ts_long_tail", splits)["per_class"] == pytest.approx(expected.tolist(), abs=1.5 / 50)
 
 
-def test_linear_svm_on_as_many_of_each_class_as_the_rarest_has(probed, monkeypatch):
+def test_linear_svm_on_as_many_of_each_class_as_the_rarest_has(splits, monkeypatch):
     seen = []
     fit = LinearSVC.fit
     monkeypatch.setattr(LinearSVC, "fit", lambda self, x, y: seen.append((x, y)) or fit(self, x, y))
-    record = measured("ts_few_shot", probed)
+    record = measured("ts_few_shot", splits)
     assert record["settings"]["images"] == 48
-    (features, labels), train = seen[0], probed.parts["long_tail"]
+    (features, labels), train = seen[0], splits["long_tail"].train
     assert np.bincount(labels).tolist() == [12] * CLASSES
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
     # each of them is an image of the long tail with its label
@@ -96,7 +115,7 @@ def test_linear_svm_on_as_many_of_each_class_as_the_rarest_has(probed, monkeypat
     np.testing.assert_array_equal(train.labels[nearest], labels)
 
 
-def test_shots_are_drawn_five_times_and_averaged(probed, monkeypatch):
+def test_shots_are_drawn_five_times_and_averaged(splits, monkeypatch):
     seen = []
     adam = probe.adam
 
@@ -105,13 +124,14 @@ def test_shots_are_drawn_five_times_and_averaged(probed, monkeypatch):
         return seen[-1][-1]
 
     monkeypatch.setattr(probe, "adam", spy)
-    record = measured("bcl_50_shot", probed)
+    record = measured("bcl_50_shot", splits)
     assert [np.bincount(labels).tolist() for _, labels, _, _ in seen] == [[50] * CLASSES] * 5
     assert len({features.tobytes() for features, _, _, _ in seen}) == 5
     _, _, settings, _ = seen[0]
     published = {"epochs": 500, "batch_size": 1000, "learning_rate": 0.01, "final_learning_rate": 1e-6}
     assert settings == published | {"weight_decay": 5e-6, "num_classes": CLASSES, "seed": 0}
-    each = [probed.per_class(probe.predict(probed.test.features, *weights)) for *_, weights in seen]
+    test = splits["probe_train"].test
+    each = [per_class(splits, probe.predict(test.features, *weights)) for *_, weights in seen]
     np.testing.assert_allclose(record["per_class"], np.mean(each, axis=0))
     assert record["settings"]["all_of_draws"] == pytest.approx([x.mean() for x in each])
     assert record["settings"]["images"] == 200
@@ -119,26 +139,78 @@ def test_shots_are_drawn_five_times_and_averaged(probed, monkeypatch):
     assert record["validation_accuracy"] is None
 
 
-def test_a_protocol_is_refused_where_a_class_has_too_few_images(probed):
-    train = probed.parts["probe_train"].examples._replace(labels=np.repeat(np.arange(CLASSES), (250, 250, 201, 99)))
-    data = SimpleNamespace(train=train, test=probed.test.examples, part=lambda name: train)
-    c = base.get_config()
-    c.evaluate.protocols = ("bcl_50_shot", "knn")
-    assert list(protocols.chosen(c, data)) == ["knn", "bcl_50_shot"]
-    c.evaluate.protocols = ("knn", "bcl_100_shot")
-    with pytest.raises(UserError, match="bcl_100_shot trains on 100 images of each class, and the smallest has 99 in"):
-        protocols.chosen(c, data)
+def suited(names, train, test):
+    wanted = {name: protocols.PROTOCOLS[name] for name in names}
+    return list(protocols.suited(wanted, lambda part: as_targets(train, CLASSES), as_targets(test, CLASSES), "abcd"))
 
 
-def test_of_attributes_only_what_is_defined_is_measured(probed):
-    labels = np.zeros((len(probed.test.labels), CLASSES), np.uint8)
-    attributes = probed.test.examples._replace(labels=labels)
-    data = SimpleNamespace(train=attributes, test=attributes, part=lambda name: attributes)
+def test_a_protocol_is_refused_where_a_class_has_too_few_images():
+    train, test = np.repeat(np.arange(CLASSES), (250, 250, 201, 99)), np.arange(CLASSES)
+    assert suited(("knn", "bcl_50_shot"), train, test) == ["knn", "bcl_50_shot"]
+    with pytest.raises(
+        ArgumentError,
+        match="^protocols has bcl_100_shot, which trains on 100 images of each class, and the smallest has 99 in",
+    ):
+        suited(("knn", "bcl_100_shot"), train, test)
+    with pytest.raises(ArgumentError, match="^test has no images of b, d, so a mean"):
+        suited(("knn",), train, np.array([0, 2]))
+
+
+def test_of_attributes_only_what_is_defined_is_measured():
+    labels = np.zeros((5, CLASSES), np.uint8)
+    assert suited(protocols.PROTOCOLS, labels, labels) == ["logistic", "knn", "ridge"]
+    with pytest.raises(
+        ArgumentError, match="^protocols has none that is defined for images with attributes.*: give .* logistic, knn"
+    ):
+        suited(("ts_knn_1", "bcl_full"), labels, labels)
+
+
+def test_protocols_stand_in_the_order_of_the_table_and_an_unknown_one_is_named():
     c = base.get_config()
-    assert list(protocols.chosen(c, data)) == ["logistic", "knn"]
-    c.evaluate.protocols = ("ts_knn_1", "bcl_full")
-    with pytest.raises(UserError, match="whose images have attributes: give one or more of logistic, knn"):
-        protocols.chosen(c, data)
+    c.evaluate.protocols = ("knn", "knm")
+    with pytest.raises(UserError, match="^unknown evaluate.protocols 'knm': known are linear_full"):
+        recipes.check_protocols(c)
+
+
+def test_fine_tuning_takes_more_than_features(splits):
+    with pytest.raises(ArgumentError, match="^splits has features alone"):
+        measured("fine_tune_1", splits)
+
+
+def test_linear_sgd_of_features_alone_learns_from_fixed_ones(splits):
+    record = measured("linear_full", splits)
+    assert record["settings"]["augment"] is False
+    assert record["all"] > 0.5  # chance is 0.25
+    assert record["validation_accuracy"] == pytest.approx(record["all"])  # validation images are the test images here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centroids(protocols.Protocol):
+    """A protocol from outside the package: the nearest class mean."""
+
+    power: float = 1.0
+
+    def measure(self, splits):
+        train, test = splits.train, splits.test
+        centroids = (train.targets.one_hot().T @ train.features).astype(np.float32)
+        predictions = test.targets.decide(unit(test.features) @ unit(centroids).T ** self.power)
+        return protocols.Found(test.targets.per_class(predictions), chosen={"norm": float(np.linalg.norm(centroids))})
+
+
+def test_a_protocol_from_outside_is_one_entry(splits, monkeypatch):
+    """Found by its name, with its settings, by `recipes` too."""
+    monkeypatch.setitem(protocols.PROTOCOLS, "centroids", Centroids(train="long_tail", says="the nearest class mean"))
+    record = measured("centroids", splits)
+    train, _, test, *_ = splits["long_tail"]
+    means = np.stack([train.features[train.labels == c].mean(axis=0) for c in range(CLASSES)])
+    expected = per_class(splits, (unit(test.features) @ unit(means).T).argmax(axis=1))
+    assert record["per_class"] == pytest.approx(expected.tolist(), abs=1.5 / 50)
+    assert record["settings"] == {"train": "long_tail", "images": 242, "power": 1.0, "norm": record["settings"]["norm"]}
+    assert record["validation_accuracy"] is None
+    c = base.get_config()
+    c.evaluate.protocols = ("centroids",)
+    recipes.check_protocols(c)
+    assert recipes.protocol(c, "centroids") == protocols.PROTOCOLS["centroids"]
 
 
 if __name__ == "__main__":

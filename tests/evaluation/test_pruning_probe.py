@@ -34,9 +34,9 @@ def state():
     return state
 
 
-def meter(c=None, images=IMAGES, devices=1, **changed):
+def probe(c=None, images=IMAGES, devices=1, **changed):
     settings = {"rates": (0.5, 0.9), "pairs": 0, "against": "pruned"} | changed
-    return pruning_probe.PruningProbe(
+    return recipes.pruning_probe(
         c or tiny(),
         lambda rows: images[rows],
         len(images),
@@ -80,7 +80,7 @@ def largest(state, rate):
 
 
 def test_scores_are_one_minus_the_cosines_of_whole_and_pruned(state):
-    found = meter().measure(state)
+    found = probe().measure(state)
     whole = by_hand(state, "dense", {})
     for i, rate in enumerate((0.5, 0.9)):
         pruned = by_hand(state, "dense", largest(state, rate))
@@ -90,33 +90,33 @@ def test_scores_are_one_minus_the_cosines_of_whole_and_pruned(state):
 
 
 def test_the_sparse_branch_has_its_own_mask_norms_and_statistics(state):
-    sparse = meter(against="sparse")
+    sparse = probe(against="sparse")
     assert sparse.rates == (0.9,)
     mask = {k: np.asarray(v) for k, v in trees.named(state.mask).items() if v is not None}
     whole, pruned = by_hand(state, "dense", {}), by_hand(state, "sparse", mask)
     np.testing.assert_allclose(sparse.measure(state).scores[0, 0], changes(whole[0], pruned[0]), atol=1e-5)
     with pytest.raises(UserError, match="simclr has no sparse branch"):
-        pruning_probe.check(tiny("simclr"), "sparse")
-    pruning_probe.check(tiny("simclr"), "pruned")
+        recipes.check_against(tiny("simclr"), "sparse")
+    recipes.check_against(tiny("simclr"), "pruned")
 
 
 def test_pruning_nothing_changes_nothing_and_statistics_are_made_afresh(state, monkeypatch):
     monkeypatch.setattr(pruning_probe, "CALIBRATION", 8)
-    found = meter(rates=(0.0, 0.9), against="recalibrated", pairs=1).measure(state)
+    found = probe(rates=(0.0, 0.9), against="recalibrated", pairs=1).measure(state)
     np.testing.assert_allclose(found.scores[0, :2], 0, atol=1e-6)
     np.testing.assert_allclose(found.scores[0, 3], 0, atol=1e-5)  # the loss does not rise
     assert (found.scores[1, 0] > 1e-4).all()
     # Statistics that no network would have are forgotten.
     spoilt = state.replace(stats=jax.tree.map(lambda x: x + 1, state.stats))
-    again = meter(rates=(0.0, 0.9), against="recalibrated", pairs=1).measure(spoilt)
+    again = probe(rates=(0.0, 0.9), against="recalibrated", pairs=1).measure(spoilt)
     np.testing.assert_allclose(again.scores[1, 0], found.scores[1, 0], atol=1e-4)
-    kept = meter(rates=(0.9,), against="pruned").measure(spoilt)
+    kept = probe(rates=(0.9,), against="pruned").measure(spoilt)
     assert abs(kept.scores[0, 0] - found.scores[1, 0]).max() > 0.1 * found.scores[1, 0].max()
 
 
 def test_recalibrated_statistics_are_means_over_batches_of_training_views(state, monkeypatch):
     monkeypatch.setattr(pruning_probe, "CALIBRATION", 3)
-    m = meter(images=IMAGES[:16])  # a batch is all of them, so only the views differ
+    m = probe(images=IMAGES[:16])  # a batch is all of them, so only the views differ
     whole = {"params": by_hand_params(state, "dense", {}), "batch_stats": state.stats["dense"]}
     doubled = jax.tree.map(lambda x: 2 * x, whole)  # each network has statistics of its own
     found, twice = m._recalibrated([whole, doubled])
@@ -140,7 +140,7 @@ def test_recalibrated_statistics_are_means_over_batches_of_training_views(state,
 
 def test_the_loss_is_the_objective_between_first_view_whole_and_second_pruned(state):
     """With as many images as a batch, its mean is the objective itself."""
-    m = meter(images=IMAGES[:16], pairs=2)
+    m = probe(images=IMAGES[:16], pairs=2)
     found = dict(zip(m.scores, m.measure(state).scores[1], strict=True))
     networks = [
         m._variables(Branch("dense", masked=mask is not None), state.params, state.stats, mask)
@@ -154,16 +154,16 @@ def test_the_loss_is_the_objective_between_first_view_whole_and_second_pruned(st
     }
     assert found["loss"].mean() == pytest.approx(losses["pruned"], rel=1e-5)
     assert found["loss_rise"].mean() == pytest.approx(losses["pruned"] - losses["whole"], rel=1e-4)
-    assert meter(pairs=0).scores == ("features", "projections")
+    assert probe(pairs=0).scores == ("features", "projections")
 
 
 def test_every_image_counts_once_on_any_number_of_devices(state):
     """37 images in batches of 16: the last batch is filled up, and the views are the same."""
-    one, eight = (meter(devices=devices, pairs=1).measure(state) for devices in (1, 8))
+    one, eight = (probe(devices=devices, pairs=1).measure(state) for devices in (1, 8))
     np.testing.assert_allclose(eight.scores, one.scores, atol=1e-5)
     assert one.scores.shape == (2, 4, 37)
-    three = meter(devices=3).measure(state)  # cannot share 16, so they take 18
-    np.testing.assert_allclose(three.scores, meter().measure(state).scores, atol=1e-5)
+    three = probe(devices=3).measure(state)  # cannot share 16, so they take 18
+    np.testing.assert_allclose(three.scores, probe().measure(state).scores, atol=1e-5)
 
 
 def test_images_that_pruning_changes_come_first():
@@ -195,7 +195,7 @@ def test_images_that_pruning_changes_come_first():
     falls = np.arange(20) % 4 == 1
     images = np.where(falls[:, None, None, None], rising[:, :, ::-1], rising)
     size = sum(k.size for k in kernels.values())
-    found = meter(c, images, rates=((size - 7) / size,)).measure(state)  # 1 + 2 + 4 large ones are left
+    found = probe(c, images, rates=((size - 7) / size,)).measure(state)  # 1 + 2 + 4 large ones are left
     assert sum(mask.sum() for mask in found.masks[0].values()) == 7
     assert set(np.argsort(-found.scores[0, 0])[:5]) == set(np.flatnonzero(falls))
     np.testing.assert_allclose(found.scores[0, 0][~falls], 0, atol=1e-6)
@@ -205,7 +205,7 @@ def test_images_that_pruning_changes_come_first():
 def test_a_run_that_diverged_is_refused(state):
     broken = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
     with pytest.raises(UserError, match="scores at step 5 are not finite"):
-        meter().measure(broken)
+        probe().measure(broken)
 
 
 @pytest.mark.parametrize("name", ["swav", "sd_byol"])
@@ -213,6 +213,6 @@ def test_methods_with_more_heads_branches_and_views(name):
     """SwAV has small crops and prototypes, self-damaged BYOL a predictor, a target and a sparse branch."""
     c = tiny(name)
     state = jax.jit(recipes.method(c, steps_per_epoch=1).init)(np.uint32(0), jnp.zeros((1, 8, 8, 1)))
-    found = meter(c, against="recalibrated", rates=(0.9,), pairs=1).measure(state)
+    found = probe(c, against="recalibrated", rates=(0.9,), pairs=1).measure(state)
     assert found.scores.shape == (1, 2, 37)  # no NT-Xent, so no losses
     assert (found.scores > 0).all()
