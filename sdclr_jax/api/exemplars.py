@@ -20,7 +20,7 @@ from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, knn, pruning_probe
-from sdclr_jax.records import names
+from sdclr_jax.records import Summary, names
 from sdclr_jax.reports import gallery
 from sdclr_jax.run.checkpoints import Checkpoints
 
@@ -45,8 +45,9 @@ def exemplars(
     neighbours: int = 6,
     data_dir: str | None = None,
     progress: bool = False,
-) -> tuple[Ranking, dict]:
-    """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and summary.json.
+) -> tuple[Ranking, Summary]:
+    """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and what
+    summary.json holds.
 
     Raises:
         UserError: no checkpoint there, more neighbours than images, or a run whose scores are not finite.
@@ -90,8 +91,8 @@ def exemplars(
     near = knn.neighbours(features, max(neighbours, nearest))
     labels = examples.labels if class_groups else None
     others = _others(near.rows[:, :nearest], near.distances[:, :nearest], labels)
-    summary = {
-        "format": 1,
+    found = {
+        "format": Summary.FORMAT,
         "run": {"method": config.method, "seed": config.seed},
         "data": {
             "name": config.data.name,
@@ -107,6 +108,7 @@ def exemplars(
         "ranked_by": {"score": meter.scores[0], "rate": meter.rates[-1]},
         "checkpoints": checkpoints,
     }
+    summary = records.decode(Summary, found)
     ranking = Ranking(examples.ids, last.scores[-1, 0])
     if "loss" in meter.scores:  # that of the whole network, the same at each rate
         damaged, rise = (last.scores[-1, meter.scores.index(name)] for name in ("loss", "loss_rise"))
