@@ -21,7 +21,7 @@ from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, knn, pruning_probe
-from sdclr_jax.records import names
+from sdclr_jax.records import Summary, names
 from sdclr_jax.reports import gallery
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -107,8 +107,9 @@ def exemplars_of_run(
     neighbours: int,
     data_dir: str | os.PathLike | None = None,
     progress: bool = False,
-) -> tuple[Ranking, dict]:
-    """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and summary.json.
+) -> tuple[Ranking, Summary]:
+    """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and what
+    summary.json holds.
 
     Raises:
         UserError: no checkpoint there, or a run whose scores are not finite.
@@ -153,8 +154,8 @@ def exemplars_of_run(
     near = knn.neighbours(features, max(neighbours, nearest))
     labels = examples.labels if class_groups else None
     others = _others(near.rows[:, :nearest], near.distances[:, :nearest], labels)
-    summary = {
-        "format": 1,
+    found = {
+        "format": Summary.FORMAT,
         "run": {"method": config.method, "seed": config.seed},
         "data": {
             "name": config.data.name,
@@ -170,6 +171,7 @@ def exemplars_of_run(
         "ranked_by": {"score": probe.scores[0], "rate": probe.rates[-1]},
         "checkpoints": checkpoints,
     }
+    summary = records.decode(Summary, found)
     ranking = Ranking(examples.ids, last.scores[-1, 0])
     if "loss" in probe.scores:  # that of the whole network, the same at each rate
         damaged, rise = (last.scores[-1, probe.scores.index(name)] for name in ("loss", "loss_rise"))

@@ -197,7 +197,14 @@ def _encoder_record(path: pathlib.Path, config: ConfigDict) -> EncoderRecord:
 
 
 def _check_fit(path: pathlib.Path, record: EncoderRecord, variables: Tree) -> None:
-    expected = jax.tree.map(lambda leaf: leaf.shape, recipes.encoder_shapes(record))
+    try:
+        expected = recipes.encoder_shapes(record)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path / names.ENCODER} names an encoder that this version does not make ({record.model}): use the "
+            f"version that {names.VERSIONS} names"
+        ) from error
+    expected = jax.tree.map(lambda leaf: leaf.shape, expected)
     found = jax.tree.map(lambda leaf: leaf.shape, variables)
     if expected != found:
         expected, found = trees.named(expected), trees.named(found)

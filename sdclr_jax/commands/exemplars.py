@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
             )
         for line in gallery.sentences(summary):
             print(f"{directory}  {line}")
-        trained_on, written = summary["data"]["images"], directory / "exemplars"
+        trained_on, written = summary.data.images, directory / "exemplars"
         print(
             f"Wrote {written}: open gallery.html there; exemplars.csv has all {trained_on} training images", flush=True
         )

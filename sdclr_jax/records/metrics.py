@@ -1,7 +1,7 @@
 """metrics.jsonl and warnings.jsonl: their fields and their lines."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sdclr_jax.errors import UserError
@@ -46,12 +46,17 @@ WARNINGS = {
 }
 
 
-def lines(path: pathlib.Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+def lines(
+    path: pathlib.Path,
+    needed: Sequence[str] = (),
+    made: Callable[[dict[str, Any]], dict[str, Any]] = lambda line: line,
+) -> list[dict[str, Any]]:
     """The objects in a file of one JSON object a line, less a last one that a crash has cut short; none without a file.
 
     Args:
         path: the file.
         needed: fields that each line has.
+        made: what is given of a line; raises ValueError or TypeError where a field is not what it should be.
 
     Raises:
         UserError: the file cannot be read, or another line is damaged.
@@ -65,8 +70,8 @@ def lines(path: pathlib.Path, needed: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(content, start=1):
         try:
-            found.append(_line(line, needed))
-        except ValueError as error:
+            found.append(made(_line(line, needed)))
+        except (ValueError, TypeError, OverflowError) as error:
             if number < len(content):
                 raise UserError(
                     f"line {number} of {path} is damaged ({error}): mend or delete that line, or put the file back"

@@ -18,7 +18,7 @@ from sdclr_jax.errors import UserError
 T = TypeVar("T", bound="Record")
 
 Count = Annotated[int, lambda value: value >= 0]
-Share = Annotated[float, lambda value: 0 <= value <= 1]
+Share = Annotated[float, lambda value: -1e-9 <= value <= 1 + 1e-9]  # sums of floats leave crumbs
 Object = dict[str, Any]
 
 _DEEPEST = 64  # levels of objects and lists; what a run writes has ten
@@ -112,6 +112,8 @@ def parse(text: str) -> Any:
     """JSON, without NaN and infinities; raises ValueError."""
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except _NotFinite as error:
+        raise ValueError(f"{error} is no finite number") from None
     except (ValueError, RecursionError):
         raise ValueError("not complete JSON") from None
     level = [value]
@@ -209,6 +211,10 @@ def _decoded(hint: Any, value: Any, where: str) -> Any:
     return value if right[hint](value) else _wrong(where)
 
 
+class _NotFinite(ValueError):
+    pass
+
+
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -226,7 +232,7 @@ def _below(where: str, name: str) -> str:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)
+    raise _NotFinite(constant)
 
 
 def _finite(text: str) -> float:

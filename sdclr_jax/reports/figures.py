@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 
+from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import curves
 from sdclr_jax.reports.groups import Group
-from sdclr_jax.reports.runs import SCORES, Run, metric, plain
+from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.svg import INK, colour, dash, draw_line, drawing, finish
 from sdclr_jax.reports.tables import title
 
@@ -98,11 +99,9 @@ def accuracy(groups: list[Group], protocol: str, name: str) -> str:
         return ""
     with drawing(height=330) as axes:
         _draw_bands(axes, runs)
-        bars = len(runs[0].results["data"]["class_names"]) * len(measured) <= MOST_BARS
+        bars = len(runs[0].results.data.class_names) * len(measured) <= MOST_BARS
         for place, (member, found) in enumerate(measured.items()):
-            values = 100 * np.array(
-                [np.take(run.protocols[protocol]["per_class"], _order(run)) for run in found], float
-            )
+            values = 100 * np.array([np.take(run.protocols[protocol].per_class, _order(run)) for run in found], float)
             mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1) if len(found) > 1 else None
             if bars:
                 _draw_bars(axes, member, mean, sd, place, len(measured))
@@ -131,7 +130,7 @@ def over_training(groups: list[Group], measure: str, name: str) -> str:
     """Scores of `knn` or `probe` while the runs were trained: a panel each for All, the groups of classes and Std, a
     line for each group of runs with a band of one standard deviation. Empty where no run was scored on its way."""
     panels = {}
-    for score in SCORES:
+    for score in SUMMARY:
         lines = [(member, found) for member in groups if (found := curves.of(member, f"{measure}/{score}"))]
         means = [(member, curves.thinned(curves.mean(found))) for member, found in lines]
         # Where a group of classes is empty all its values are null.
@@ -162,8 +161,8 @@ def over_training(groups: list[Group], measure: str, name: str) -> str:
 
 def subject(groups: list[Group], protocol: str) -> str:
     """What is drawn of a protocol: `accuracy by class`, or `average precision by attribute`."""
-    records = (run.protocols[protocol] for member in groups for run in member.runs if protocol in run.protocols)
-    return "accuracy by class" if metric(next(records)) == "accuracy" else "average precision by attribute"
+    scores = (run.protocols[protocol] for member in groups for run in member.runs if protocol in run.protocols)
+    return "accuracy by class" if next(scores).metric == "accuracy" else "average precision by attribute"
 
 
 def density(groups: list[Group], name: str) -> str:
@@ -205,26 +204,26 @@ def masks(run: Run) -> list[dict[str, float]]:
 
 
 def _order(run: Run) -> np.ndarray:
-    return np.argsort(-np.array(run.results["data"]["train_counts"]), kind="stable")
+    return np.argsort(-np.array(run.results.data.train_counts), kind="stable")
 
 
 def _class_ticks(runs: list[Run]) -> tuple[list[int], list[str]]:
     """Places and texts: the class and its training images, or its rank where splits rank the classes differently."""
-    data = runs[0].results["data"]
+    data = runs[0].results.data
     order = _order(runs[0])
     places = range(len(order)) if len(order) <= NAMED_CLASSES else np.linspace(0, len(order) - 1, 9).astype(int)
-    named = len({tuple(np.take(run.results["data"]["class_names"], _order(run))) for run in runs}) == 1
+    named = len({tuple(np.take(run.results.data.class_names, _order(run))) for run in runs}) == 1
     texts = []
     for place in places:
-        text = data["class_names"][order[place]] if named else f"rank {place + 1}"
+        text = data.class_names[order[place]] if named else f"rank {place + 1}"
         text = text if len(text) <= 16 else text[:15] + "…"
-        texts.append(f"{text} ({data['train_counts'][order[place]]})")
+        texts.append(f"{text} ({data.train_counts[order[place]]})")
     return list(places), texts
 
 
 def _draw_bands(axes, runs: list[Run]) -> None:
     """Many, medium and few as backgrounds, where all runs agree on them."""
-    by_rank = {tuple(np.take(run.results["data"]["groups"], _order(run))) for run in runs}
+    by_rank = {tuple(np.take(run.results.data.groups, _order(run))) for run in runs}
     if len(by_rank) != 1:
         return
     left = -0.5

@@ -20,14 +20,14 @@ def rare(groups: list[Group], found: Found, name: str) -> str:
 
     Empty where no run has both exemplars and few-shot classes.
     """
-    lines = _means(groups, found, lambda point: point.shares.get("few", {}).get("share"))
+    lines = _means(groups, found, lambda point: point.shares["few"].share if "few" in point.shares else None)
     if not lines:
         return ""
     # Of one data set all runs have as many images of few-shot classes, and so one interval.
     null = next(exemplars.checkpoints for exemplars in found.values() if "few" in exemplars.checkpoints[0].shares)
     epochs = [min(line.epochs[0] for _, line in lines), max(line.epochs[-1] for _, line in lines)]
     with drawing(height=280) as axes:
-        low, expected, high = (100 * null[0].shares["few"][key] for key in ("low", "expected", "high"))
+        low, expected, high = (100 * getattr(null[0].shares["few"], key) for key in ("low", "expected", "high"))
         room = (epochs[1] - epochs[0]) / 50 or 1
         around = [epochs[0] - room, epochs[1] + room]
         axes.fill_between(around, low, high, color=INK, alpha=0.12, linewidth=0)
@@ -49,10 +49,7 @@ def drift(groups: list[Group], found: Found, name: str) -> str:
     """
     panels = {}
     for since in DRIFT:
-        jaccard, chance = (
-            _means(groups, found, lambda point, since=since, key=key: (getattr(point, since) or {}).get(key), least=2)
-            for key in ("jaccard", "chance")
-        )
+        jaccard, chance = (_means(groups, found, _drift(since, key), least=2) for key in ("jaccard", "chance"))
         if jaccard:
             panels[since] = jaccard, chance
     if not panels:
@@ -68,6 +65,10 @@ def drift(groups: list[Group], found: Found, name: str) -> str:
         axes.set_xlabel("epoch")
         names = " and ".join(member.label for member, _ in panels["since_first"][0])
         return finish(axes, name, f"Line chart: weights that two masks share, of those that either keeps, of {names}.")
+
+
+def _drift(since: str, key: str) -> Callable[[Checkpoint], float | None]:
+    return lambda point: getattr(getattr(point, since), key, None)
 
 
 def _means(

@@ -15,6 +15,8 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from sdclr_jax.records import Summary
+from sdclr_jax.records.exemplars import Interval
 from sdclr_jax.reports import templates
 from sdclr_jax.reports.runs import plain
 from sdclr_jax.reports.svg import INK, colour, dash, drawing, finish, swatch
@@ -55,54 +57,53 @@ def chosen(order: np.ndarray, others: Sequence[np.ndarray], count: int) -> np.nd
     return order[np.isin(order, wanted)]
 
 
-def render(summary: dict, images: list[dict], neighbours: list[list[int]], thumbnails: np.ndarray) -> str:
+def render(summary: Summary, images: list[dict], neighbours: list[list[int]], thumbnails: np.ndarray) -> str:
     """The page of a run's last checkpoint.
 
     Args:
-        summary: what summary.json holds.
+        summary: what is known of the run.
         images: rows of exemplars.csv as dicts. The first of them get a tile, the others are their neighbours only.
         neighbours: of each image with a tile, indices into `images`.
         thumbnails: uint8 [len(images), side, side, 3].
     """
-    of_rates = summary["checkpoints"][-1]["rates"][0]["scores"]
+    of_rates = summary.last.rates[0].scores
     names = [name for name in images[0] if name in OTHERS or name.rpartition("_")[0] in of_rates]
-    ranked, data = summary["ranked_by"], summary["data"]
-    rate = _ranked(summary["checkpoints"][-1], ranked["rate"])
-    shares = rate["scores"][ranked["score"]]["shares"]
-    groups = {name: words for name, words in GROUPS.items() if name in shares[0]["groups"]}
-    classes = [plain(name) for name in data["class_names"]]
+    ranked, data = summary.ranked_by, summary.data
+    shares = summary.last.at(ranked.rate).scores[ranked.score].shares
+    groups = {name: words for name, words in GROUPS.items() if name in shares[0].groups}
+    classes = [plain(name) for name in data.class_names]
     script = (Path(__file__).parent / "gallery.js").read_text(encoding="utf-8")
     environment = templates.environment()
     environment.filters |= {"percent": percent, "swatch": lambda index: Markup(swatch(index))}
     figure, legend = _figure(summary)
     return environment.get_template("gallery.html.jinja").render(
-        title=plain(f"What {summary['run']['method']} (seed {summary['run']['seed']}) forgets of {data['name']}"),
+        title=plain(f"What {summary.run.method} (seed {summary.run.seed}) forgets of {data.name}"),
         ranked=ranked,
-        percent=f"{100 * ranked['rate']:g}",
-        total=data["images"],
-        against=AGAINST[summary["settings"]["against"]],
-        settings=f"Mean over the plain image and {2 * summary['settings']['pairs_of_views']} augmented views of it.",
+        percent=f"{100 * ranked.rate:g}",
+        total=data.images,
+        against=AGAINST[summary.settings.against],
+        settings=f"Mean over the plain image and {2 * summary.settings.pairs_of_views} augmented views of it.",
         sentences=sentences(summary),
         shares=shares if groups else [],
         groups=groups,
-        confidence=summary["confidence"],
+        confidence=summary.confidence,
         figure=Markup(figure),
         legend=legend,
         classes=classes,
-        group_names=[name for name in ("many", "medium", "few") if name in data["class_groups"]],
+        group_names=[name for name in ("many", "medium", "few") if name in data.class_groups],
         scores=[_title(name) for name in names],
-        ranking=names.index(f"{ranked['score']}_{ranked['rate']:g}"),
-        shown_words=_shown(len(neighbours), data["images"], [name for name in names if name in OTHERS]),
+        ranking=names.index(f"{ranked.score}_{ranked.rate:g}"),
+        shown_words=_shown(len(neighbours), data.images, [name for name in names if name in OTHERS]),
         columns=COLUMNS,
         pixelated=thumbnails.shape[1] <= LOSSLESS,
         sheets=[Markup(sheet) for sheet in _sheets(thumbnails)],
         data=_json(
             {
-                "total": data["images"],
+                "total": data.images,
                 "shown": len(neighbours),
                 "scores": [_title(name) for name in names],
                 "classes": classes,
-                "groups": data["class_groups"],
+                "groups": data.class_groups,
                 "columns": COLUMNS,
                 "sheet": SHEET,
                 "images": [
@@ -117,39 +118,34 @@ def render(summary: dict, images: list[dict], neighbours: list[list[int]], thumb
     )
 
 
-def sentences(summary: dict) -> list[str]:
+def sentences(summary: Summary) -> list[str]:
     """What a run's last checkpoint says of rare classes: one sentence for each way of measuring, at the ranking rate.
 
     Nothing without classes.
     """
-    last = summary["checkpoints"][-1]
-    rate = _ranked(last, summary["ranked_by"]["rate"])
+    rate = summary.last.at(summary.ranked_by.rate)
     found = []
     for name in ("features", "projections"):
-        part = rate["scores"][name]["shares"][-1]
-        if share := part["groups"].get("rarer_half"):
-            by_class = share["by_class"]
+        part = rate.scores[name].shares[-1]
+        if share := part.groups.get("rarer_half"):
+            by_class = share.by_class
             found.append(
-                f"Of the {part['images']} images whose {name} change most at step {last['step']}, "
-                f"{percent(share['share'])} are of the rarer half of the classes, which holds "
-                f"{percent(share['expected'])} of all images; images drawn at random give {_chance(share)}. On average "
-                f"{percent(by_class['share'])} of such a class are among them; as many classes drawn at random give "
+                f"Of the {part.images} images whose {name} change most at step {summary.last.step}, "
+                f"{percent(share.share)} are of the rarer half of the classes, which holds "
+                f"{percent(share.expected)} of all images; images drawn at random give {_chance(share)}. On average "
+                f"{percent(by_class.share)} of such a class are among them; as many classes drawn at random give "
                 f"{_chance(by_class)}."
             )
     return found
 
 
-def _chance(share: dict) -> str:
-    inside = share["low"] <= share["share"] <= share["high"]
-    return f"{percent(share['low'])} to {percent(share['high'])}: {'within' if inside else 'beyond'} chance"
+def _chance(share: Interval) -> str:
+    inside = share.low <= share.share <= share.high
+    return f"{percent(share.low)} to {percent(share.high)}: {'within' if inside else 'beyond'} chance"
 
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _ranked(checkpoint: dict, rate: float) -> dict:
-    return next(found for found in checkpoint["rates"] if found["rate"] == rate)
 
 
 def _title(name: str) -> str:
@@ -188,28 +184,27 @@ def _sheets(thumbnails: np.ndarray) -> list[str]:
     return sheets
 
 
-def _figure(summary: dict) -> tuple[str, list[tuple[int, str]]]:
+def _figure(summary: Summary) -> tuple[str, list[tuple[int, str]]]:
     """The rarer half's share of the most forgotten tenth by epoch, and the legend; empty for a single checkpoint."""
-    checkpoints = summary["checkpoints"]
+    checkpoints = summary.checkpoints
     found = {
         name: [
-            _ranked(point, summary["ranked_by"]["rate"])["scores"][name]["shares"][-1]["groups"].get("rarer_half")
-            for point in checkpoints
+            point.at(summary.ranked_by.rate).scores[name].shares[-1].groups.get("rarer_half") for point in checkpoints
         ]
         for name in ("features", "projections")
     }
     if len(checkpoints) < 2 or None in found["features"]:
         return "", []
-    epochs = [point["epoch"] for point in checkpoints]
+    epochs = [point.epoch for point in checkpoints]
     with drawing(height=280) as axes:
         null = found["features"]
         axes.fill_between(
-            epochs, *([100 * p[key] for p in null] for key in ("low", "high")), color=INK, alpha=0.12, lw=0
+            epochs, *([100 * getattr(p, key) for p in null] for key in ("low", "high")), color=INK, alpha=0.12, lw=0
         )
-        axes.plot(epochs, [100 * p["expected"] for p in null], color=INK, linewidth=0.8)
+        axes.plot(epochs, [100 * p.expected for p in null], color=INK, linewidth=0.8)
         for i, points in enumerate(found.values()):
             look = {"color": colour(i), "linestyle": dash(i), "marker": "os"[i], "markersize": 5}
-            axes.plot(epochs, [100 * p["share"] for p in points], **look, linewidth=2)
+            axes.plot(epochs, [100 * p.share for p in points], **look, linewidth=2)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("epoch")
         axes.set_ylabel("rarer half, %")

@@ -103,8 +103,8 @@ def confounds(groups: list[Group]) -> dict[str, dict[str, object]]:
 
 
 def _data(run: Run) -> tuple:
-    data = run.results["data"]
-    return data["name"], data["subset"], data["group_rule"], tuple(sorted(data["train_counts"], reverse=True))
+    data = run.results.data
+    return data.name, data.subset, data.group_rule, tuple(sorted(data.train_counts, reverse=True))
 
 
 def _labels(members: list[list[Run]]) -> list[str]:

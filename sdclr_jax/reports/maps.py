@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from sdclr_jax.reports.extras import Embedding
-from sdclr_jax.reports.runs import GROUPS, Run
+from sdclr_jax.records import GROUPS, Embedding
+from sdclr_jax.reports.runs import Run
 from sdclr_jax.reports.svg import COLOURS, SVG, WIDTH
 
 MARGIN = 14  # units of the picture
@@ -39,18 +39,18 @@ class Mark:
 
 def by_class(run: Run) -> list[Mark]:
     """A mark for each class, the most frequent first; of more classes than can be told apart, a shade for each part."""
-    data = run.results["data"]
-    order = np.argsort(-np.array(data["train_counts"]), kind="stable").tolist()
+    data = run.results.data
+    order = np.argsort(-np.array(data.train_counts), kind="stable").tolist()
     if len(order) <= NAMED:
         return [
-            Mark(data["class_names"][c], f"var(--g{rank % COLOURS})", rank // COLOURS, (c,))
+            Mark(data.class_names[c], f"var(--g{rank % COLOURS})", rank // COLOURS, (c,))
             for rank, c in enumerate(order)
         ]
     parts = [part.tolist() for part in np.array_split(order, SHADES)]
     marks = []
     for place, part in enumerate(parts):
         share = round(100 * place / (SHADES - 1))
-        counts = [data["train_counts"][c] for c in (part[0], part[-1])]
+        counts = [data.train_counts[c] for c in (part[0], part[-1])]
         marks.append(
             Mark(f"{counts[0]} to {counts[1]}", f"color-mix(in oklab, var(--g1) {share}%, var(--g0))", 0, tuple(part))
         )
@@ -59,7 +59,7 @@ def by_class(run: Run) -> list[Mark]:
 
 def by_group(run: Run) -> list[Mark]:
     """A mark for the classes that are many, medium and few."""
-    groups = run.results["data"]["groups"]
+    groups = run.results.data.groups
     return [
         Mark(name, f"var(--g{GROUP_COLOURS[name]})", 0, tuple(c for c, group in enumerate(groups) if group == name))
         for name in GROUPS

@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import extras, figures, forgetting, maps, tables, templates, words
 from sdclr_jax.reports.groups import Group, by_data, flatten, group, shown
-from sdclr_jax.reports.runs import SCORES, Run, metric, plain
+from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.svg import swatch
 
 RULES = {  # by which classes are many, medium or few
@@ -75,19 +76,19 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         note=[plain(" ".join(part.split())) for part in re.split(r"\n\s*\n", note) if part.strip()],
         summary=words.summary(runs),
         notes=words.notes(runs),
-        scores=SCORES,
+        scores=SUMMARY,
         levels=levels,
         differences=tables.differences(runs),
         sections=list(filter(None, [_pictures(groups), _maps(groups), _exemplars(groups, folder)])),
         of_paper=any(row.of_paper for row in levels),
-        rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results["data"]["group_rule"] for run in runs})],
-        attributes=any(metric(record) != "accuracy" for run in runs for record in run.protocols.values()),
+        rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results.data.group_rule for run in runs})],
+        attributes=any(score.metric != "accuracy" for run in runs for score in run.protocols.values()),
         groups=groups,
         facts=[
             ("Settings", _facts([(run, flatten(run.config)) for run in runs])),
             ("Settings of the evaluation", _facts([(run, _protocol_settings(run)) for run in runs])),
             ("Versions", _facts([(run, run.versions) for run in runs])),
-            ("SHA-256 of the example lists", _facts([(run, run.results["data"]["lists"]) for run in runs])),
+            ("SHA-256 of the example lists", _facts([(run, run.results.data.lists) for run in runs])),
         ],
     )
 
@@ -114,8 +115,8 @@ def _maps(groups: list[Group]) -> Section | None:
             else ""
         )
         caption = (
-            f"{embedding.method} of the features of test images{some}; {run.name}. Near images have like features; "
-            "sizes of clumps and distances between them mean little."
+            f"{plain(embedding.method)} of the features of test images{some}; {run.name}. Near images have like "
+            "features; sizes of clumps and distances between them mean little."
         )
         for by, marks in (("class", maps.by_class(run)), ("many, medium and few", maps.by_group(run))):
             shades = any(len(mark.classes) > 1 for mark in marks)
@@ -249,4 +250,4 @@ def _facts(fields: list[tuple[Run, dict]]) -> list[Fact]:
 
 
 def _protocol_settings(run: Run) -> dict[str, object]:
-    return flatten({name: protocol["settings"] for name, protocol in run.protocols.items()})
+    return flatten({name: score.settings | score.found for name, score in run.protocols.items()})

@@ -123,9 +123,9 @@ class Match(NamedTuple):
 
 def data_set(member: Group) -> DataSet | None:
     """The paper's data set that a group was pretrained on, by its name, its subset and the size of its long tail."""
-    data = member.runs[0].results["data"]
-    found = DATA_SETS.get(data["name"])
-    same = found and data["subset"] == "long_tail" and sum(data["train_counts"]) == found.images
+    data = member.runs[0].results.data
+    found = DATA_SETS.get(data.name)
+    same = found and data.subset == "long_tail" and sum(data.train_counts) == found.images
     return found if same else None
 
 
@@ -165,7 +165,7 @@ def notes(part: list[Group]) -> list[str]:
 
 def _other_images(part: list[Group]) -> list[str]:
     """Names of the runs whose data were not made from what was published."""
-    return [run.name for member in part for run in member.runs if _differs(run.results["data"].get("provenance") or {})]
+    return [run.name for member in part for run in member.runs if _differs(run.results.data.provenance or {})]
 
 
 def _differs(provenance: dict) -> bool:
@@ -189,7 +189,7 @@ def _differences(found: DataSet, part: list[Group]) -> list[str]:
         compare(found.recipe_of.get(method, {}), flatten(run.config), f"{plain(method)}: ")
         for protocol, expected in found.probe.items():
             if protocol in run.protocols:
-                compare(expected, run.protocols[protocol]["settings"], f"{protocol}: ")
+                compare(expected, run.protocols[protocol].settings, f"{protocol}: ")
     return [f"{name} {paper} ({' and '.join(ours)} here)" for (name, paper), ours in differing.items()]
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from scipy import stats
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
+from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import published
 from sdclr_jax.reports.groups import Group, by_data, group
-from sdclr_jax.reports.runs import SCORES, Run, metric, plain
+from sdclr_jax.reports.runs import Run, plain
 
 CONFIDENCE = 0.95  # of the intervals of differences
 LOWER_IS_BETTER = {"std"}
@@ -105,7 +106,7 @@ def compare(runs: list[Run]) -> list[Row]:
         for part in by_data(groups):
             for member in part:
                 if n := sum(protocol in run.protocols for run in member.runs):
-                    cells = {score: _score_cell(member, groups, protocol, score) for score in SCORES}
+                    cells = {score: _score_cell(member, groups, protocol, score) for score in SUMMARY}
                     rows.append(Row(member.data_name, protocol, member.label, member.on, member.index, n, cells))
             for match in published.matches(part, protocol):
                 rows.append(_of_paper(match.method, match, protocol, match.scores))
@@ -122,7 +123,7 @@ def differences(runs: list[Run]) -> list[Row]:
     for protocol in protocols(groups):
         for part in by_data(groups):
             for first, second in combinations(part, 2):
-                cells = {score: difference(second, first, protocol, score) for score in SCORES}
+                cells = {score: difference(second, first, protocol, score) for score in SUMMARY}
                 if n := cells["all"].n:
                     label = f"{second.label} − {first.label}"
                     rows.append(Row(second.data_name, protocol, label, second.on, second.index, n, cells))
@@ -137,7 +138,7 @@ def differences(runs: list[Run]) -> list[Row]:
 
 def _of_paper(label: str, match: published.Match, protocol: str, scores: published.Scores) -> Row:
     # With the paper's own decimals: 75.55 rounded to one would be a figure that nobody printed.
-    cells = {s: Cell(match.splits, *scores[s], decimals=2) if s in scores else Cell(0) for s in SCORES}
+    cells = {s: Cell(match.splits, *scores[s], decimals=2) if s in scores else Cell(0) for s in SUMMARY}
     mark = "paper, other images" if match.other_images else "paper"
     label = f"{plain(label)} ({mark})"
     member = match.group
@@ -205,7 +206,7 @@ def markdown(text: str) -> str:
 def to_latex(rows: list[Row], sign: bool = False) -> str:
     """The rows as a LaTeX tabular that needs the package booktabs; bold marks what stands out."""
     header, body = _cells(rows, sign, latex, lambda text: f"\\textbf{{{text}}}")
-    lines = [f"\\begin{{tabular}}{{llr{'l' * len(SCORES)}}}", "\\toprule", _latex_row(header), "\\midrule"]
+    lines = [f"\\begin{{tabular}}{{llr{'l' * len(SUMMARY)}}}", "\\toprule", _latex_row(header), "\\midrule"]
     for place, cells in enumerate(body):
         if place and rows[place].protocol != rows[place - 1].protocol:
             lines.append("\\addlinespace")
@@ -225,7 +226,7 @@ def _latex_row(cells: list[str]) -> str:
 
 
 def _tabulate(header: list[str], body: list[list[str]], style: str) -> str:
-    align = ("left", "left", "right", *["left"] * len(SCORES))
+    align = ("left", "left", "right", *["left"] * len(SUMMARY))
     return tabulate(body, header, style, disable_numparse=True, colalign=align if body else None)
 
 
@@ -235,11 +236,11 @@ def _cells(
     """Header and body of a table; what stands out is marked after it was escaped."""
     body = []
     for row in rows:
-        cells = [row.cells[score] for score in SCORES]
+        cells = [row.cells[score] for score in SUMMARY]
         texts = [escaped(cell.text(sign)) for cell in cells]
         texts = [marked(text) if cell.stands_out else text for text, cell in zip(texts, cells, strict=True)]
         body.append([escaped(plain(row.protocol)), escaped(row.label + row.on), str(row.n), *texts])
-    return ["protocol", "runs of", "n", *(score.capitalize() for score in SCORES)], body
+    return ["protocol", "runs of", "n", *(score.capitalize() for score in SUMMARY)], body
 
 
 def to_csv(runs: list[Run]) -> str:
@@ -249,12 +250,12 @@ def to_csv(runs: list[Run]) -> str:
     writer.writerow(("run", "group", "method", "seed", "split", "data", "subset", "protocol", "score", "value"))
     for member in group(runs):
         for run in member.runs:
-            data = run.results["data"]
-            facts = (run.name, member.label, run.method, run.seed, run.split, plain(data["name"]))
+            data = run.results.data
+            facts = (run.name, member.label, run.method, run.seed, run.split, plain(data.name))
             for protocol, record in run.protocols.items():
-                for score in (*SCORES, f"validation_{metric(record)}"):
+                for score in (*SUMMARY, f"validation_{record.metric}"):
                     value = run.score(protocol, score)
-                    writer.writerow((*facts, plain(data["subset"]), plain(protocol), score, value))
+                    writer.writerow((*facts, plain(data.subset), plain(protocol), score, value))
     return text.getvalue()
 
 
@@ -281,10 +282,10 @@ def classes_to_csv(runs: list[Run]) -> str:
     writer.writerow(("run", "group", "protocol", "rank", "class", "class_group", "train_images", "value"))
     for member in group(runs):
         for run in member.runs:
-            data = run.results["data"]
-            order = np.argsort(-np.array(data["train_counts"]), kind="stable")
+            data = run.results.data
+            order = np.argsort(-np.array(data.train_counts), kind="stable")
             for protocol, record in run.protocols.items():
                 for rank, c in enumerate(order, start=1):
-                    facts = rank, data["class_names"][c], data["groups"][c], data["train_counts"][c]
-                    writer.writerow((run.name, member.label, plain(protocol), *facts, record["per_class"][c]))
+                    facts = rank, data.class_names[c], data.groups[c], data.train_counts[c]
+                    writer.writerow((run.name, member.label, plain(protocol), *facts, record.per_class[c]))
     return text.getvalue()

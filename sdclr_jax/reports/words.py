@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 
+from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import published
 from sdclr_jax.reports.groups import Group, by_data, confounds, group, settings, shown
-from sdclr_jax.reports.runs import SCORES, Run, plain
+from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.tables import Cell, difference, leads, level, protocols, title
-
-# Entries of a protocol's settings that the fit finds, which differ between runs of one setting.
-FITTED = {"best_epoch", "seconds", "l2", "loss", "gradient_norm", "iterations", "all_of_draws"}
 
 
 def summary(runs: list[Run]) -> list[str]:
@@ -52,20 +50,20 @@ def notes(runs: list[Run]) -> list[str]:
                 )
     for part in parts:
         found += published.notes(part)
-    for data in (run.results["data"] for run in runs):
-        if warning := (data.get("provenance") or {}).get("warning"):
-            found.append(f"{plain(data['name'])} was {plain(warning)}.")
+    for data in (run.results.data for run in runs):
+        if warning := (data.provenance or {}).get("warning"):
+            found.append(f"{plain(data.name)} was {plain(warning)}.")
     for run in runs:
-        if run.trained_on not in (None, run.results["data"]["lists"].get("train")):
+        if run.trained_on not in (None, run.results.data.lists.get("train")):
             found.append(
-                f"The images that {run.name} was trained on are not those that {plain(run.results['data']['name'])} "
+                f"The images that {run.name} was trained on are not those that {plain(run.results.data.name)} "
                 "had when it was evaluated."
             )
     for run in runs:
         for warning in run.warnings:
             found.append(f"{run.name} gave a warning at epoch {warning['epoch']:.4g}: {warning['message']}.")
     for run in runs:
-        epoch, last = run.results["run"]["epoch"], run.config.get("epochs")
+        epoch, last = run.results.run.epoch, run.config.get("epochs")
         if isinstance(last, int | float) and epoch < last:
             found.append(f"{run.name} was evaluated at epoch {epoch:g} of {last:g}.")
     for part in parts:
@@ -81,8 +79,8 @@ def _unequal_evaluations(part: list[Group]) -> Iterator[str]:
     """A sentence for each protocol that runs on one data set were evaluated by with different settings."""
     runs = [run for member in part for run in member.runs]
     for name in protocols(part):
-        kept = [run.protocols[name]["settings"] for run in runs if name in run.protocols]
-        fields = sorted({field for one in kept for field in one} - FITTED)
+        kept = [run.protocols[name].settings for run in runs if name in run.protocols]
+        fields = sorted({field for one in kept for field in one})
         if unequal := [field for field in fields if len({shown(one.get(field)) for one in kept}) > 1]:
             yield (
                 f"{title(name)}{part[0].on} was run with different settings ({plain(', '.join(unequal))}): "
@@ -111,7 +109,7 @@ def _alone(member: Group, protocol: str) -> str:
 
 
 def _against(member: Group, other: Group, protocol: str) -> str:
-    cells = {score: difference(member, other, protocol, score) for score in SCORES}
+    cells = {score: difference(member, other, protocol, score) for score in SUMMARY}
     overall, n = f"{cells['all'].text(sign=True)} points on All", cells["all"].n
     if n == 0:
         return f"{member.label} and {other.label} have no two runs of one seed and split, so they are not compared."

@@ -57,13 +57,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._directory, self._read_only = directory.absolute(), read_only
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            enable_async_checkpointing=True,
-            create=not read_only,
-            read_only=read_only,
-        )
         with _quiet():
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                enable_async_checkpointing=True,
+                create=not read_only,
+                read_only=read_only,
+            )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def __exit__(self, *error: Any) -> None:

@@ -234,12 +234,12 @@ def test_images_without_labels(measured, tmp_path, monkeypatch):
     on_one_device(monkeypatch)
     written = []
     monkeypatch.setattr(exemplars, "_write", lambda folder, table, page: written.append((table, page)))
-    monkeypatch.setattr(exemplars.folder, "write_json", lambda path, content: written.append(content))
+    monkeypatch.setattr(exemplars.records, "write", lambda path, content: written.append(content))
     argv = ["exemplars", str(folder / "one"), f"--data_dir={folder / 'data'}", *QUICK]
     assert main.main([*argv, "--against=pruned"]) == 0
     (table, page), summary = written
     assert table.column_names[:4] == ["rank", "id", "path", "score"]
-    assert summary["checkpoints"][-1]["rates"][-1]["scores"]["features"]["shares"][-1]["groups"] == {}
+    assert summary.last.rates[-1].scores["features"].shares[-1].groups == {}
     assert 'name="only"' not in page
 
 

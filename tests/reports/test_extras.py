@@ -1,5 +1,6 @@
 """What pruning forgets and maps of features: read with care, drawn where they are, absent where not."""
 
+import copy
 import json
 import re
 from urllib.parse import unquote
@@ -21,18 +22,42 @@ def summary(shares=(0.2, 0.4), few=True):
     """What summary.json holds of checkpoints at epochs 1, 2, ..., of which the ranking rate is 0.9."""
     checkpoints = []
     for number, share in enumerate(shares, start=1):
-        part = {"share": share, "expected": 0.25, "low": 0.1, "high": 0.3, "by_class": {}}
+        part = {"share": share, "expected": 0.25, "low": 0.1, "high": 0.3}
+        part |= {"by_class": dict(part)}
         shown = [{"fraction": f, "images": 3, "groups": {"few": part} if few else {}} for f in (0.01, 0.05, 0.1)]
         mask = {
             "density": {},
             "since_first": {"jaccard": 1 / number, "chance": 0.05},
             "since_previous": {"jaccard": 0.9, "chance": 0.05} if number > 1 else None,
         }
-        other = {"rate": 0.5, "scores": {}, "mask": {}}
-        ranking = {"rate": 0.9, "scores": {"features": {"shares": shown}}, "mask": mask}
-        checkpoints.append({"step": 10 * number, "epoch": float(number), "rates": [other, ranking]})
-    ranked = {"score": "features", "rate": 0.9}
-    return {"format": 1, "confidence": 0.95, "ranked_by": ranked, "checkpoints": checkpoints}
+        scores = {"features": {"mean": 0.1, "shares": shown, "since_previous": None}}
+        rates = [{"rate": 0.5, "scores": {}, "mask": mask}, {"rate": 0.9, "scores": scores, "mask": mask}]
+        checkpoints.append({"step": 10 * number, "epoch": float(number), "rates": rates})
+    return copy.deepcopy(
+        {
+            "format": 1,
+            "run": {"method": "sdclr", "seed": 0},
+            "data": {
+                "name": "digits",
+                "subset": "long_tail",
+                "split": 0,
+                "images": 30,
+                "list": "0" * 64,
+                "class_names": [],
+                "class_groups": [],
+            },
+            "settings": {
+                "against": "recalibrated",
+                "rates": [0.5, 0.9],
+                "pairs_of_views": 4,
+                "batch_size": 64,
+                "calibration_batches": 50,
+            },
+            "confidence": 0.95,
+            "ranked_by": {"score": "features", "rate": 0.9},
+            "checkpoints": checkpoints,
+        }
+    )
 
 
 def with_exemplars(folder, content=None, gallery=True):
@@ -57,11 +82,11 @@ def test_what_is_read_of_exemplars(make_run):
     (run,) = runs.read([with_exemplars(make_run("a"))])
     found = extras.exemplars(run)
     assert (found.score, found.rate, found.confidence) == ("features", 0.9, 0.95)
-    assert [(point.step, point.epoch, point.shares["few"]["share"]) for point in found.checkpoints] == [
+    assert [(point.step, point.epoch, point.shares["few"].share) for point in found.checkpoints] == [
         (10, 1.0, 0.2), (20, 2.0, 0.4),
     ]  # fmt: skip
-    assert [point.since_first["jaccard"] for point in found.checkpoints] == [1, 0.5]
-    assert [point.since_previous and point.since_previous["jaccard"] for point in found.checkpoints] == [None, 0.9]
+    assert [point.since_first.jaccard for point in found.checkpoints] == [1, 0.5]
+    assert [point.since_previous and point.since_previous.jaccard for point in found.checkpoints] == [None, 0.9]
     assert found.gallery.name == "gallery.html"
 
 
@@ -136,18 +161,18 @@ AT = ("checkpoints", 1, "rates", 1)
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ([], "format"),
+        ([], "not an object of fields"),
         (change("format", value=2), "format 2"),
-        (change("ranked_by", "rate", value=0.7), "scores"),
-        (change("ranked_by", "score", value="projections"), r"scores\.projections"),
+        (change("ranked_by", "rate", value=0.7), r"checkpoints\.0\.rates"),
+        (change("ranked_by", "score", value="projections"), r"checkpoints\.0\.rates"),
         (change("checkpoints", value=[]), "checkpoints"),
-        (change("checkpoints", 0, "step", value=-1), "step"),
+        (change("checkpoints", 0, "step", value=-1), r"checkpoints\.step"),
         (change("checkpoints", 0, "epoch", value="1"), "epoch"),
-        (change(*AT, "scores", "features", "shares", value=[{"fraction": 0.5}]), "groups"),
+        (change(*AT, "scores", "features", "shares", value=[{"fraction": 0.5, "images": 1}]), "groups"),
         (change(*AT, "scores", "features", "shares", 2, "groups", "few", "share", value=1.5), r"groups\.few\.share"),
         (change(*AT, "scores", "features", "shares", 2, "groups", "few", "low", value=None), r"groups\.few\.low"),
         (change(*AT, "mask", "since_first", value={"jaccard": 1}), r"mask\.since_first\.chance"),
-        (change(*AT, "mask", "since_previous", value=3), r"mask\.since_previous\.jaccard"),
+        (change(*AT, "mask", "since_previous", value=3), r"mask\.since_previous"),
         (change("confidence", value="high"), "confidence"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdclr_jax import records
 from sdclr_jax.reports import gallery
 from tests.reports.chromium import Page, in_chromium
 
@@ -26,15 +27,27 @@ def summary(images=30, labelled=True, epochs=(1.0, 2.0)):
         groups = {"many": found, "few": found, "rarer_half": found} if labelled else {}
         return [{"fraction": f, "images": int(images * f) or 1, "groups": groups} for f in (0.01, 0.05, 0.1)]
 
-    return {
+    overlap = {"rank_correlation": None, "sets": []}
+    drift = {"jaccard": 0.9, "chance": 0.1}
+    found = {
+        "format": 1,
         "run": {"method": "sdclr", "seed": 3},
         "data": {
             "name": f"photos{HOSTILE}",
+            "subset": "long_tail",
+            "split": 0,
             "images": images,
+            "list": "0",
             "class_names": list(NAMES) if labelled else [],
             "class_groups": ["many", "few", "few"] if labelled else [],
         },
-        "settings": {"against": "recalibrated", "pairs_of_views": 2},
+        "settings": {
+            "against": "recalibrated",
+            "rates": [0.5, 0.9],
+            "pairs_of_views": 2,
+            "batch_size": 8,
+            "calibration_batches": 50,
+        },
         "confidence": 0.95,
         "ranked_by": {"score": "features", "rate": 0.9},
         "checkpoints": [
@@ -44,7 +57,15 @@ def summary(images=30, labelled=True, epochs=(1.0, 2.0)):
                 "rates": [
                     {
                         "rate": rate,
-                        "scores": {name: {"shares": part(0.6 if name == "features" else 0.2)} for name in SCORES},
+                        "scores": {
+                            name: {
+                                "mean": 0.5,
+                                "shares": part(0.6 if name == "features" else 0.2),
+                                "since_previous": overlap,
+                            }
+                            for name in SCORES
+                        },
+                        "mask": {"density": {"stem": 0.5}, "since_first": drift, "since_previous": drift},
                     }
                     for rate in (0.5, 0.9)
                 ],
@@ -52,6 +73,7 @@ def summary(images=30, labelled=True, epochs=(1.0, 2.0)):
             for epoch in epochs
         ],
     }
+    return records.decode(records.Summary, found)
 
 
 def rows(images=30, labelled=True):
