@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import pathlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -54,6 +55,8 @@ def exemplars(
     shardings = parallel.shardings()
     data = recipes.data(config, data_dir)
     examples = data.part(config.data.subset)
+    if changed := recipes.note_places(directory, config, data.about(config.data.subset)):
+        print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
     if neighbours >= len(examples.ids):
         raise UserError(
             f"--neighbours is {neighbours}: the run has {len(examples.ids)} images in all, so give at most "

@@ -40,7 +40,8 @@ def pretrain(
     """
     recipes.check(config)
     protocols.check_names(config)
-    folder.check(directory, config)
+    config = recipes.located(config)
+    folder.check(directory, config, recipes.identity)
     shardings = parallel.shardings(devices)
     data = recipes.data(config, data_dir)
     live = OnlineProbe(config, data, shardings) if config.evaluate.every else None
@@ -55,7 +56,7 @@ def pretrain(
     if not parallel.is_main():
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
     with folder.lock(directory):
-        folder.claim(directory, config, trained_on)
+        folder.claim(directory, config, trained_on, recipes.identity)
         return _train(config, directory, batches, live, like, view_shape, shardings, progress)
 
 

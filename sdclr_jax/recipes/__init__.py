@@ -3,6 +3,7 @@
 from sdclr_jax.recipes.checks import check, read
 from sdclr_jax.recipes.configs import fields, load, load_with_sources, override
 from sdclr_jax.recipes.examples import Data, data
+from sdclr_jax.recipes.identity import check_same_run, identity, located, note_places
 from sdclr_jax.recipes.images import (
     about_probe_view,
     batches,
@@ -23,13 +24,17 @@ __all__ = [
     "batches",
     "centre_crop",
     "check",
+    "check_same_run",
     "data",
     "fields",
+    "identity",
     "image_shape",
     "load",
     "load_with_sources",
+    "located",
     "method",
     "network",
+    "note_places",
     "override",
     "plain_view",
     "probe_crops",

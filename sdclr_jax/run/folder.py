@@ -1,6 +1,8 @@
 """A run's folder. Other programs may rely on its names:
 
 config.json      the resolved config, enough to run again
+changes.jsonl    one JSON object a line for each field of config.json that a later command changed: none of these
+                 changes what is learnt; no file where there was none
 versions.json    commit, libraries, devices
 data.json        how many images are trained on, and the SHA-256 of the list of them
 metrics.jsonl    one JSON object a line, every `log_every` steps
@@ -14,11 +16,12 @@ exemplars/       what `sdclr exemplars` found: the ranking, summary.json, and ga
 """
 
 import contextlib
+import datetime
 import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -58,14 +61,24 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def check(workdir: pathlib.Path, config: ConfigDict) -> None:
+def _fields(config: ConfigDict) -> dict[str, Any]:
+    """As they come back from config.json, by their full names."""
+    return _flat(_tuples(json.loads(config.to_json())))
+
+
+def check(
+    workdir: pathlib.Path, config: ConfigDict, identity: Callable[[ConfigDict], dict[str, Any]] = _fields
+) -> None:
     """See that a run of this config may start or go on in a folder; nothing is written.
+
+    Args:
+        identity: the fields of a config that make a run this run; the others may be what they like.
 
     Raises:
         UserError: the folder belongs to another run or to something else, or cannot be written.
     """
     if (workdir / "config.json").exists():
-        here, given = _flat(read_config(workdir).to_dict()), _flat(_tuples(json.loads(config.to_json())))
+        here, given = identity(read_config(workdir)), identity(ConfigDict(_tuples(json.loads(config.to_json()))))
         differing = [
             f"{field} ({here.get(field, 'absent')} there, {given.get(field, 'absent')} given)"
             for field in sorted(here.keys() | given.keys())
@@ -122,15 +135,37 @@ def about_other_data(workdir: pathlib.Path, data: dict[str, int | str]) -> str:
     return f"{workdir} was trained on {then}, where its data set now has {now}"
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict, data: dict[str, int | str]) -> None:
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Write config.json; where there is one, what it said before goes to changes.jsonl."""
+    path = workdir / "config.json"
+    if path.exists():
+        before, now = _fields(read_config(workdir)), _fields(config)
+        changed = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        lines = [
+            {"time": time, "field": name, "from": before.get(name), "to": now.get(name)} for name in sorted(changed)
+        ]
+        if not lines:
+            return
+        record = workdir / "changes.jsonl"
+        said = record.read_bytes() if record.exists() else b""
+        files.write(record, said + "".join(json.dumps(line) + "\n" for line in lines).encode())
+    write_json(path, json.loads(config.to_json()))
+
+
+def claim(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    data: dict[str, int | str],
+    identity: Callable[[ConfigDict], dict[str, Any]] = _fields,
+) -> None:
     """Write config.json, data.json and versions.json to a folder that is held by `lock`.
 
     Raises:
         UserError: as in `check`, which another process may have passed at the same time; or versions.json is damaged.
     """
-    check(workdir, config)
-    if not (workdir / "config.json").exists():
-        write_json(workdir / "config.json", json.loads(config.to_json()))
+    check(workdir, config, identity)
+    write_config(workdir, config)
     if not (workdir / "data.json").exists():
         write_json(workdir / "data.json", data)
     now, path = versions.current(), workdir / "versions.json"
