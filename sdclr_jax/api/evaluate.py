@@ -79,7 +79,7 @@ def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os
         )
     wanted = recipes.protocols(config, data)
     now = data.about(config.data.subset)
-    if changed := folder.about_other_data(directory, now):
+    if changed := recipes.note_places(directory, config, now):
         print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
     like = recipes.abstract_state(config, recipes.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like)

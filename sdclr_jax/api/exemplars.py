@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -118,6 +119,8 @@ def exemplars_of_run(
     shardings = parallel.shardings()
     data = recipes.data(config, data_dir)
     examples = data.part(config.data.subset)
+    if changed := recipes.note_places(directory, config, data.about(config.data.subset)):
+        print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
     if neighbours >= len(examples.ids):
         raise ArgumentError(
             "neighbours",

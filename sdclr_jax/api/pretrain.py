@@ -1,6 +1,7 @@
 """Train a method, or resume a run that was stopped."""
 
 import contextlib
+import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -13,11 +14,13 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sdclr_jax import parallel, pruning, recipes
+from sdclr_jax.api.load import Run, load
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.images import as_images
 from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.evaluation.online import OnlineProbe
+from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.records import names
 from sdclr_jax.run import folder, metrics
@@ -27,10 +30,43 @@ from sdclr_jax.run.stop import Stop
 from sdclr_jax.train import State, Step
 
 
+def pretrain(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    devices: list[jax.Device] | None = None,
+    progress: bool = False,
+) -> Run:
+    """Train a method to its last step; where `workdir` holds this run already, resume it.
+
+    Args:
+        config: as `sdclr_jax.config` gives it, or a ConfigDict of your own with the same fields.
+        workdir: the run's folder, which is made.
+        data_dir: folder of prepared data sets; None is $SDCLR_DATA or ~/.cache/sdclr_jax/data.
+        devices: those to train on; None is all of all processes.
+        progress: whether to draw a progress bar on the standard error.
+
+    Returns:
+        The run, as `sdclr_jax.load` opens it.
+
+    Raises:
+        UserError: bad input, before anything is written.
+        Diverged: something is no longer finite; the last good checkpoint stays.
+
+    Example:
+        config = sdclr_jax.config("digits_lt:sdclr", epochs=20)
+        run = sdclr_jax.pretrain(config, "runs/sdclr", progress=True)
+    """
+    directory = expanded(workdir)
+    train(config, directory, data_dir, devices=devices, progress=progress)
+    return load(directory)
+
+
 def train(
     config: ConfigDict,
     directory: pathlib.Path,
-    data_dir: str | None = None,
+    data_dir: str | os.PathLike | None = None,
     *,
     devices: list[jax.Device] | None = None,
     progress: bool = False,
@@ -43,7 +79,8 @@ def train(
     """
     recipes.check(config)
     recipes.check_protocols(config)
-    folder.check(directory, config)
+    config = recipes.located(config)
+    folder.check(directory, config, recipes.identity)
     shardings = parallel.shardings(devices)
     data = recipes.data(config, data_dir)
     online = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
@@ -59,7 +96,7 @@ def train(
         return _train(config, directory, batches, online, like, view_shape, shardings, progress)
     with folder.lock(directory):
         encoder = recipes.encoder_record(config, shape, encoded=not as_images(images).is_decoded)
-        folder.claim(directory, config, trained_on, encoder)
+        folder.claim(directory, config, trained_on, encoder, recipes.identity)
         return _train(config, directory, batches, online, like, view_shape, shardings, progress)
 
 

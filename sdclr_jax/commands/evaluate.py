@@ -11,7 +11,7 @@ from sdclr_jax.files import expanded
 from sdclr_jax.run import folder
 
 _PROTOCOLS = "\n".join(f"    {name:16s} {protocol.says}" for name, protocol in protocols.PROTOCOLS.items())
-USAGE = f"""sdclr evaluate DIR [DIR ...] [--config.evaluate.FIELD=VALUE ...]
+USAGE = f"""sdclr evaluate DIR [DIR ...] [--config.FIELD=VALUE ...]
 
 Probes the frozen dense encoder of each run on the test images and writes DIR/results.json: by protocol the score per
 class, All, Many / Medium / Few, and Std between those. Of images with attributes it writes the average precision of
@@ -22,6 +22,9 @@ each. What earlier evaluations of the same encoder on the same data found under 
 {_PROTOCOLS}
 
   --config.evaluate.FIELD=VALUE       overrides another setting, such as --config.evaluate.knn_k=50
+  --config.data.FIELD=VALUE           where the images are now, if they have moved: data.name=folder:PHOTOS, data.root,
+                                      data.manifest or data.lists; or data.workers. That they are the same images is
+                                      checked, and where they are is kept for the next command
   --data_dir=DIR                      prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
 
 Also DIR/embedding.json, a map of the test images' features (t-SNE) for reports: --config.evaluate.map_images=0 makes

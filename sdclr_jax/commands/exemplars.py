@@ -5,6 +5,7 @@ import pathlib
 
 from sdclr_jax import files, recipes, records
 from sdclr_jax.api import exemplars
+from sdclr_jax.commands import flags
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.reports import gallery
@@ -15,7 +16,8 @@ Prunes the network of each run, measures how much that changes what it makes of 
 checkpoint that was kept (--config.keep_every of pretrain); and at the last one how far each is from the images most
 like it, and how many of those have another label. Writes to DIR/exemplars: the images ranked by the change with all
 scores (exemplars.csv, exemplars.parquet); shares of classes among the most forgotten, with what chance gives, by
-checkpoint (summary.json); the images themselves (gallery.html). Nothing is trained and no checkpoint changed."""
+checkpoint (summary.json); the images themselves (gallery.html). Nothing is trained and no checkpoint changed.
+Images that have moved: --config.data.FIELD=VALUE, as of sdclr evaluate."""
 
 # Arguments of `exemplars.exemplars`, and the flags that they come from.
 FLAGS = {
@@ -35,6 +37,9 @@ def main(argv: list[str]) -> None:
     jobs = []
     for directory in options.dirs:
         config = recipes.read(directory)
+        identity = recipes.identity(config)
+        config = flags.overridden(config, options.overrides)
+        recipes.check_same_run(identity, config)
         recipes.check(config)
         recipes.check_against(config, options.against)
         folder.check_writable(directory)
@@ -81,7 +86,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
     add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
     add("--noprogress", action="store_true", help="no progress bars")
-    options = parser.parse_args(argv)
+    is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
+    options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
+    options.overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
     options.dirs = [files.expanded(path) for path in options.dirs]
     try:
         options.rates = tuple(float(rate) for rate in options.rates.split(","))

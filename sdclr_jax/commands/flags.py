@@ -29,7 +29,7 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
 
 
 def overridden(config: ConfigDict, argv: list[str]) -> ConfigDict:
-    """The config with fields overridden by `--config.FIELD=VALUE`."""
+    """The config, with fields overridden by `--config.FIELD=VALUE` in place."""
     values = flags.FlagValues()
     _parse(values, config, argv)
     return values.config
@@ -42,13 +42,12 @@ def fields(argv: list[str]) -> list[str]:
 
 
 def evaluate(argv: list[str], usage: str, config: ConfigDict) -> flags.FlagValues:
-    """The flags of `sdclr evaluate` for a run with this config, of which only `evaluate` may be overridden."""
+    """The flags of `sdclr evaluate` for a run with this config, whose fields may be overridden as far as they change
+    nothing of what was learnt."""
     show_help(argv, usage)
-    for arg in argv:
-        if arg.startswith("--config.") and not arg.startswith("--config.evaluate."):
-            raise UserError(f"{arg} would make it another run: evaluate can override config.evaluate only")
-    values = flags.FlagValues()
+    values, before = flags.FlagValues(), recipes.identity(config)
     _parse(values, config, argv)
+    recipes.check_same_run(before, values.config)
     return values
 
 

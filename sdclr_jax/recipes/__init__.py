@@ -18,6 +18,7 @@ from sdclr_jax.recipes.evaluation import (
     pruning_probe,
 )
 from sdclr_jax.recipes.examples import Data, data
+from sdclr_jax.recipes.identity import check_same_run, identity, located, note_places
 from sdclr_jax.recipes.images import (
     batches,
     centre_crop,
@@ -38,6 +39,7 @@ __all__ = [
     "choose_encoder",
     "check_against",
     "check_protocols",
+    "check_same_run",
     "data",
     "encoder",
     "encoder_record",
@@ -47,11 +49,14 @@ __all__ = [
     "frozen_encoder",
     "frozen_features",
     "groups",
+    "identity",
     "image_shape",
     "load",
     "load_with_sources",
+    "located",
     "method",
     "network",
+    "note_places",
     "override",
     "online_probe",
     "plain_view",

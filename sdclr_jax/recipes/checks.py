@@ -10,7 +10,7 @@ from sdclr_jax import branches
 from sdclr_jax.data import sources
 from sdclr_jax.errors import UserError
 from sdclr_jax.objectives import OBJECTIVES
-from sdclr_jax.recipes.configs import DECLARED, PER_VIEW, base, fields, free
+from sdclr_jax.recipes.configs import DECLARED, PER_VIEW, base, declared, fields, free
 from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import view_count
 from sdclr_jax.records import names
@@ -60,11 +60,9 @@ def _first_ones(names: list[str]) -> str:
 
 
 def _check(config: ConfigDict) -> None:
-    values, declared = fields(config), DECLARED
-    for group, kinds in base.KINDS.items():
-        declared = declared | {f"{group}.{name}": field for name, field in kinds.get(config[group].name, {}).items()}
-    for field, value in values.items():
-        _check_field(field, value, declared.get(field, base.Field(value, None)))
+    known = declared(config)
+    for name, value in fields(config).items():
+        _check_field(name, value, known.get(name, base.Field(value, None)))
     sources.check_name(config.data.name)
     encoder(config.model)  # which refuses fields and values that it does not have
     _check_objective(config)

@@ -57,6 +57,16 @@ DECLARED: Mapping[str, base.Field] = _flat(base.FIELDS)  # by full names, `prune
 PER_VIEW = tuple(name for name, field in base.VIEWS["simclr"].items() if field.per_view)
 
 
+def declared(config: ConfigDict) -> dict[str, base.Field]:
+    """What base.py declares of the fields that a config of these kinds has, by their full names."""
+    found = {name: field for name, field in DECLARED.items() if name.partition(".")[0] not in base.KINDS}
+    for group, kinds in base.KINDS.items():
+        kind = config.get(group, {}).get("name")
+        found |= {f"{group}.name": DECLARED[f"{group}.name"]} if kind else {}
+        found |= {f"{group}.{name}": field for name, field in kinds.get(kind, {}).items()}
+    return found
+
+
 def free(names: Iterable[str]) -> list[str]:
     """Those fields that change nothing of what is learnt."""
     return [name for name in names if name in base.FREE or name.partition(".")[0] in base.FREE]

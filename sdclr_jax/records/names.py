@@ -1,6 +1,7 @@
 """The files in a run's folder. Other programs may rely on these names."""
 
 CONFIG = "config.json"  # the resolved config, enough to run again
+CHANGES = "changes.jsonl"  # a line for each field of config.json that a later command changed; often no file
 VERSIONS = "versions.json"  # commit, libraries, devices
 DATA = "data.json"  # how many images are trained on, and the SHA-256 of the list of them
 ENCODER = "encoder.json"  # what turns images into features

@@ -1,16 +1,17 @@
 """A run's folder: what is in it, whose it is, and who trains there. The files' names stand in `records.names`."""
 
 import contextlib
+import datetime
 import fcntl
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sdclr_jax import records
+from sdclr_jax import files, records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import EncoderRecord, TrainedOn, names
 from sdclr_jax.run import versions
@@ -41,14 +42,24 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def check(workdir: pathlib.Path, config: ConfigDict) -> None:
+def _fields(config: ConfigDict) -> dict[str, Any]:
+    """As they come back from config.json, by their full names."""
+    return _flat(_tuples(json.loads(config.to_json())))
+
+
+def check(
+    workdir: pathlib.Path, config: ConfigDict, identity: Callable[[ConfigDict], dict[str, Any]] = _fields
+) -> None:
     """See that a run of this config may start or go on in a folder; nothing is written.
+
+    Args:
+        identity: the fields of a config that make a run this run; the others may be what they like.
 
     Raises:
         UserError: the folder belongs to another run or to something else, or cannot be written.
     """
     if (workdir / names.CONFIG).exists():
-        here, given = _flat(read_config(workdir).to_dict()), _flat(_tuples(json.loads(config.to_json())))
+        here, given = identity(read_config(workdir)), identity(ConfigDict(_tuples(json.loads(config.to_json()))))
         differing = [
             f"{field} ({here.get(field, 'absent')} there, {given.get(field, 'absent')} given)"
             for field in sorted(here.keys() | given.keys())
@@ -99,15 +110,39 @@ def about_other_data(workdir: pathlib.Path, data: TrainedOn) -> str:
     return f"{workdir} was trained on {then}, where its data set now has {now}"
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict, data: TrainedOn, encoder: EncoderRecord) -> None:
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Write config.json; where there is one, what it said before goes to changes.jsonl."""
+    path = workdir / names.CONFIG
+    if path.exists():
+        before, now = _fields(read_config(workdir)), _fields(config)
+        changed = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        lines = [
+            {"time": time, "field": name, "from": before.get(name), "to": now.get(name)} for name in sorted(changed)
+        ]
+        if not lines:
+            return
+        record = workdir / names.CHANGES
+        said = record.read_bytes() if record.exists() else b""
+        files.write(record, said + "".join(json.dumps(line) + "\n" for line in lines).encode())
+    records.write(path, json.loads(config.to_json()))
+
+
+def claim(
+    workdir: pathlib.Path,
+    config: ConfigDict,
+    data: TrainedOn,
+    encoder: EncoderRecord,
+    identity: Callable[[ConfigDict], dict[str, Any]] = _fields,
+) -> None:
     """Write config.json, data.json, encoder.json and versions.json to a folder that is held by `lock`.
 
     Raises:
         UserError: as in `check`, which another process may have passed at the same time; or versions.json is damaged.
     """
-    check(workdir, config)
-    contents = {names.CONFIG: json.loads(config.to_json()), names.DATA: data, names.ENCODER: encoder}
-    for name, content in contents.items():
+    check(workdir, config, identity)
+    write_config(workdir, config)
+    for name, content in {names.DATA: data, names.ENCODER: encoder}.items():
         if not (workdir / name).exists():
             records.write(workdir / name, content)
     now, path = versions.current(), workdir / names.VERSIONS

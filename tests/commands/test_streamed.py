@@ -106,6 +106,29 @@ def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, folder, tmp_
     assert lines(tmp_path / "run") == lines(whole)
 
 
+def test_photos_that_have_moved_are_found_and_that_is_remembered(finished, folder, tmp_path, monkeypatch, capsys):
+    directory = shutil.copytree(finished[0], tmp_path / "run")
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    fewer = shutil.copytree(folder, tmp_path / "fewer")
+    for path in (fewer / "train" / "a").iterdir():
+        path.unlink()
+    monkeypatch.chdir(tmp_path)
+    knn = ["evaluate", str(directory), "--config.evaluate.protocols=('knn',)", "--config.evaluate.map_images=0"]
+    assert main.main([*knn, "--config.data.name=folder:fewer", "--config.data.n_max=8"]) == 2
+    for command in (knn, ["exemplars", str(directory), "--noprogress"]):
+        assert main.main([*command, "--config.data.name=folder:fewer"]) == 2
+        assert "was trained on 17 images" in capsys.readouterr().err
+        assert main.main([*command, "--config.data.n_max=9"]) == 2
+        assert "--config.data.n_max=9 would make it another run" in capsys.readouterr().err
+    assert recipes.read(directory).data.name == f"folder:{folder}"
+    assert main.main([*knn, "--config.data.name=folder:moved", "--config.data.workers=0"]) == 0
+    assert recipes.read(directory).data.name == f"folder:{moved}"
+    assert recipes.read(directory).data.workers == 1
+    resumed = run(config("moved", "--config.log_every=3"), directory)
+    assert_same_bits(resumed, finished[1])
+    assert recipes.read(directory).log_every == 3
+
+
 def test_measuring_while_it_trains_changes_nothing(finished, folder, tmp_path):
     directory, state = finished
     assert_same_bits(run(config(folder, "--config.evaluate.every=1"), tmp_path / "run"), state)
