@@ -71,8 +71,8 @@ def _write_map(config: ConfigDict, probed: FrozenFeatures, directory: pathlib.Pa
     if not limit or probed.has_attributes:
         path.unlink(missing_ok=True)
         return
-    test, folder = probed.test, directory / "features"
-    folder.write_json(path, embedding.about(test.features, test.labels, config.seed, limit, folder))
+    test, kept = probed.test, directory / "features"
+    folder.write_json(path, embedding.about(test.features, test.labels, config.seed, limit, kept))
 
 
 def _others(path: pathlib.Path, results: dict) -> dict[str, dict]:
