@@ -1,4 +1,4 @@
-"""Pages link to files of the repository as `../configs/base.py`, which works on GitHub; here the site gets a copy of each.
+"""Pages link to files of the repository as `../configs/base.py`, which works on GitHub; the site gets a copy of each.
 
 Python files get the ending .txt, so that a browser shows them.
 """
