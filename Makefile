@@ -1,7 +1,7 @@
 # The README's commands. Each makes .venv with the locked versions first; needs only Python >= 3.11, pip and make.
 PYTHON ?= python3
 
-.PHONY: demo test lint lock
+.PHONY: demo test lint types docs lock
 
 demo: .venv/installed
 	.venv/bin/python experiments/digits_demo.py
@@ -13,6 +13,13 @@ lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
+types: .venv/installed
+	.venv/bin/python -m mypy
+
+# The site, into site/; `.venv/bin/python -m mkdocs serve` shows it while you write.
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
+
 .venv/installed: requirements.lock setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("sdclr_jax needs Python 3.11 or newer: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
@@ -23,4 +30,4 @@ lint: .venv/installed
 # One set of versions for all Pythons and systems, from the ranges in setup.cfg. `make lock` after changing them.
 lock:
 	.venv/bin/python -m pip install --quiet uv
-	.venv/bin/uv pip compile --universal --upgrade --no-header --no-annotate --python-version 3.11 --extra test setup.cfg -o requirements.lock
+	.venv/bin/uv pip compile --universal --upgrade --no-header --no-annotate --python-version 3.11 --extra test --extra docs setup.cfg -o requirements.lock
