@@ -1,142 +1,253 @@
-"""Every field of a run, once, with its default and what it means.
+"""Every field of a run, once: its default, the values it takes, and what it means.
 
 The defaults are the published recipe of SDCLR for CIFAR-10-LT (Jiang et al., ICML 2021). A data set's own file changes
 what differs there; `methods.py` holds what differs between methods. Override any field on the command line:
 
-    sdclr pretrain --config=configs/digits_lt.py:sdclr --config.prune.rate=0.7 --workdir=runs/sdclr-0.7
+    sdclr pretrain --config=digits_lt:sdclr --config.prune.rate=0.7 --workdir=runs/sdclr-0.7
 """
+
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, FieldReference
 
 
-def get_config() -> ConfigDict:
-    c = ConfigDict()
-    c.method = "simclr"  # the row of methods.py that this run uses; reports group runs by it
-    c.seed = 0  # of initialiser, order, views and random pruning; all randomness is a function of (seed, step)
-    c.epochs = 2000
-    c.batch_size = 512  # images a step, over all devices; each gives two views
-    c.log_every = 20  # steps between lines of metrics, the only host synchronisation
-    c.checkpoint_every = 100  # epochs between checkpoints; the last two are kept
-    c.keep_every = 0  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
-    c.collapse_every = 100  # steps between measurements of collapse, each a forward pass; 0 measures none
+class Field(NamedTuple):
+    """A field's default, and what is accepted instead: numbers by an interval, each where there are several; names, or
+    the table in the code that has them, as `module:TABLE`. None is any value of the default's type, or what the code
+    that reads it checks."""
 
+    default: Any
+    accepted: str | tuple[str, ...] | None
+    per_view: bool = False  # whether a tuple, a number for each view, is accepted too
+
+
+OBJECTIVES = {  # name of a file of sdclr_jax/objectives -> its settings
+    "nt_xent": {
+        "temperature": Field(0.2, "(0, inf)"),
+        "chunk": Field(0, "[0, inf)"),  # rows of the similarity matrix held at a time, for large batches; 0 is all
+    },
+    "info_nce": {
+        "temperature": Field(0.2, "(0, inf)"),
+        "queue": Field(65536, "[0, inf)"),  # earlier projections that are negatives
+    },
+    "byol": {"scale": Field(1.0, "(0, inf)")},  # factor on the loss
+    "simsiam": {},
+    "swav": {
+        "temperature": Field(0.1, "(0, inf)"),
+        "epsilon": Field(0.05, "(0, inf)"),
+        "iterations": Field(3, "[1, inf)"),  # of Sinkhorn
+        "queue": Field(0, "[0, inf)"),  # earlier projections that the codes are over, with those of the batch
+        "queue_start_epochs": Field(15, "[0, inf)"),
+    },
+    "barlow_twins": {
+        "redundancy": Field(0.0051, "[0, inf)"),
+        "scale": Field(0.024, "(0, inf)"),
+    },
+    "w_mse": {
+        "slice_size": Field(128, "[0, inf)"),  # rows whitened together; 0 is the whole batch
+        "repeats": Field(1, "[1, 100]"),  # cuts a step, compiled one after the other
+        "shrinkage": Field(0.0, "[0, 1]"),
+    },
+    "vicreg": {
+        "invariance": Field(25.0, "[0, inf)"),
+        "variance": Field(25.0, "[0, inf)"),
+        "covariance": Field(1.0, "[0, inf)"),
+    },
+}
+
+_RESNET = {
+    "stem": Field("cifar", "sdclr_jax.models:STEMS"),  # 'cifar': one 3x3 convolution; 'imagenet': 7x7 and max-pooling
+    "width": Field(64, "[1, inf)"),  # channels of the first stage
+    "dtype": Field("float32", ("float32", "bfloat16")),  # of the computation; weights and loss stay float32
+}
+# Encoder -> its settings. Other encoders of sdclr_jax/models have the fields and defaults of their own module, which
+# refuses what it does not accept: --config.model.name=vit_tiny brings them.
+MODELS = dict.fromkeys(("resnet8", "resnet10", "resnet18", "resnet34", "resnet50"), _RESNET)
+
+VIEWS = {  # name of a kind of views -> its settings
+    # A crop, a flip, colours, grey, blur: Chen et al., ICML 2020, Appendix A.
+    "simclr": {
+        "size": Field(32, "[1, inf)"),  # side of a view in pixels
+        "crop_scale": Field((0.1, 1.0), "(0, 1]"),  # share of the image's area
+        "small_size": Field(0, "[0, inf)"),  # side of the views from the third on (multi-crop); 0: as the others
+        "small_crop_scale": Field((0.05, 0.14), "(0, 1]"),  # and their share of the area
+        "crop_ratio": Field((0.75, 4 / 3), "(0, inf)"),  # width over height
+        "flip": Field(0.5, "[0, 1]"),  # probability
+        "jitter": Field((0.4, 0.4, 0.4, 0.1), "[0, inf)"),  # strength of brightness, contrast, saturation, hue
+        "jitter_probability": Field(0.8, "[0, 1]"),
+        "grey_probability": Field(0.2, "[0, 1]"),
+        "blur_probability": Field(0.0, "[0, 1]", per_view=True),
+        "solarize_probability": Field(0.0, "[0, 1]", per_view=True),  # of inverting values above a half
+        "blur_sigma": Field((0.1, 2.0), "(0, inf)"),  # pixels
+        "mean": Field((0.485, 0.456, 0.406), "(-inf, inf)"),  # subtracted from views in 0..1; ImageNet's, as published
+        "std": Field((0.229, 0.224, 0.225), "(0, inf)"),
+    },
+    # For tiny pictures on black, without a flip: a digit has a handedness.
+    "digits": {
+        "crop_scale": Field((0.5, 1.0), "(0, 1]"),  # share of the image's area
+        "rotation": Field(15.0, "[0, 180]"),  # degrees, either way
+        "shift": Field(1.0, "[0, inf)"),  # pixels, either way
+        "contrast": Field(0.4, "[0, 1]"),  # factor from 1 - contrast to 1 + contrast
+        "mean": Field((0.305,), "(-inf, inf)"),  # those of the digits of digits_lt.py
+        "std": Field((0.376,), "(0, inf)"),
+    },
+}
+
+# Groups whose fields depend on their `name`: naming another kind brings that kind's fields.
+KINDS = {"objective": OBJECTIVES, "model": MODELS, "views": VIEWS}
+
+LAST = "sdclr_jax.models:LAST"
+FIELDS = {
+    "method": Field("simclr", None),  # the row of methods.py that this run uses; reports group runs by it
+    # Of initialiser, order, views and random pruning; all randomness is a function of (seed, step).
+    "seed": Field(0, "[0, 4294967296)"),
+    "epochs": Field(2000, "[1, inf)"),
+    "batch_size": Field(512, "[2, inf)"),  # images a step, over all devices; each gives two views
+    "log_every": Field(20, "[1, inf)"),  # steps between lines of metrics, the only host synchronisation
+    "checkpoint_every": Field(100, "[1, inf)"),  # epochs between checkpoints; the last two are kept
+    "keep_every": Field(0, "[0, inf)"),  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
+    "collapse_every": Field(100, "[0, inf)"),  # steps between measurements of collapse, each a forward pass; 0: none
     # Who is compared with whom: pairs of (branch, view); the first learns from the second, or both from each other.
     # Branches are 'dense', 'sparse' and 'target'. As many views are made as the pairs name, from 0 on.
-    c.pairs = ((("dense", 0), ("dense", 1)),)
+    "pairs": Field(((("dense", 0), ("dense", 1)),), None),
+    "objective": {"name": Field("nt_xent", "sdclr_jax.objectives:OBJECTIVES"), **OBJECTIVES["nt_xent"]},
+    "prune": {  # read only where a pair names the sparse branch
+        "rate": Field(0.9, "[0, 1)"),  # share of all kernels of the encoder cut, by global magnitude
+        "random_rate": Field(0.0, "[0, 1)"),  # share of them cut at random, in addition
+        "every": Field(0, "[0, inf)"),  # steps between refreshes of the mask; 0 is every epoch
+        # 'private': each branch its own norms and statistics; 'shared': one set for both
+        "norms": Field("private", ("private", "shared")),
+    },
+    "model": {"name": Field("resnet18", "sdclr_jax.models:ENCODERS"), **MODELS["resnet18"]},
+    "projector": {
+        # The authors give SDCLR 3 and SimCLR 2: a confound, so all methods have 3 here. They are compiled one after the
+        # other: with a million of them the first step would never come.
+        "layers": Field(3, "[1, 100]"),
+        "hidden": Field(512, "[1, inf)"),
+        "out": Field(128, "[1, inf)"),
+        "hidden_norm": Field(True, None),  # a batch norm after each layer but the last
+        # After the last: 'norm', 'plain_norm' (no scale and bias), 'bias' (no norm) or 'nothing'.
+        "last": Field("norm", LAST),
+    },
+    "predictor": {  # on the projection, for the objectives that compare predictions
+        "layers": Field(0, "[0, 100]"),  # 0: no predictor
+        "hidden": Field(512, "[1, inf)"),
+        "last": Field("nothing", LAST),  # as of the projector
+    },
+    "prototypes": {
+        "count": Field(0, "[0, inf)"),  # 0: no prototypes
+        "frozen_epochs": Field(1, "[0, inf)"),  # they stay where they start
+    },
+    "target": {  # read only where a pair names the target branch
+        "momentum": Field(0.99, "[0, 1]"),  # share that the target keeps of itself in the first step
+        "final_momentum": Field(1.0, "[0, 1]"),  # and in the last; between the two along a half cosine
+    },
+    "optimizer": {
+        "name": Field("sgd", "sdclr_jax.optim:OPTIMIZERS"),
+        "learning_rate": Field(0.5, "(0, inf)"),
+        "momentum": Field(0.9, "[0, 1)"),  # of Adam: the first beta
+        "weight_decay": Field(1e-4, "[0, inf)"),
+        # Decay norms and biases too, as published; and, with 'lars', adapt their rate.
+        "decay_vectors": Field(True, None),
+        "trust_coefficient": Field(1e-3, "(0, inf)"),  # read by 'lars' alone
+        # Modules that keep learning_rate from first to last.
+        "constant_rate": Field((), ("encoder", "projector", "predictor", "prototypes")),
+        "warmup_epochs": Field(10, "[0, inf)"),  # linear, from 0
+        "final_learning_rate": Field(1e-6, "[0, inf)"),  # end of the cosine
+    },
+    "data": {
+        "name": Field("cifar10", None),  # or 'folder:/path/to/images', your own (sdclr_jax/data/sources/layouts.py)
+        # Folder of a large data set as its publisher packed it; '' is what tfds prepared in --data_dir.
+        "root": Field("", None),
+        "manifest": Field("", None),  # CSV file that says which images of 'folder:' count, their labels and splits
+        # What is pretrained on: 'long_tail', its 'balanced' twin, or all of 'probe_train'.
+        "subset": Field("long_tail", ("long_tail", "balanced", "probe_train")),
+        # Folder of published lists (sdclr_jax/data/subsets/lists.py); '' draws our own by the same rule.
+        "lists": Field("", None),
+        # N in the names of those lists; or the seed of class order, subsets and validation images.
+        "split": Field(0, "[0, inf)"),
+        # Of the long tail: 'exponential', 'pareto', or 'as_is', what the data set has.
+        "profile": Field("exponential", "sdclr_jax.data.subsets.profiles:PROFILES"),
+        # Power, and scale over n_max: ImageNet-LT's (sdclr_jax/data/subsets/profiles.py).
+        "pareto": Field((6.0, 0.43366), "(0, inf)"),
+        "n_max": Field(4500, "[1, inf)"),  # images of the most frequent class
+        "imbalance": Field(100.0, "[1, inf)"),  # n_max over the number of images of the rarest class
+        # The next two are read where lists are drawn; a published list has its own. At most a fifth of a class 'as_is'.
+        # Images a class kept for choosing the probe's epoch and regularisation.
+        "validation_per_class": Field(500, "[1, inf)"),
+        "few_shot_per_class": Field(50, "[1, inf)"),  # labelled images a class of the few-shot probe
+        # Many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20.
+        "groups": Field("thirds", "sdclr_jax.data.subsets.longtail:GROUP_RULES"),
+        # The next two are read where images are decoded as they are needed; small sets lie on the devices whole.
+        "workers": Field(-1, "[-1, inf)"),  # processes that decode; -1 is one a core, 0 decodes where it trains
+        "prefetch": Field(2, "[1, inf)"),  # batches made ahead
+    },
+    "views": {"name": Field("simclr", "sdclr_jax.recipes.images:VIEWS"), **VIEWS["simclr"]},
+    "evaluate": {
+        "protocols": Field(  # by name; `sdclr evaluate --help` lists them
+            ("linear_full", "linear_few_shot", "logistic", "knn"), "sdclr_jax.evaluation.protocols:PROTOCOLS"
+        ),
+        "batch_size": Field(256, "[1, inf)"),  # images a step when features are extracted
+        "sgd_learning_rate": Field(30.0, "(0, inf)"),  # of the published linear probe
+        "sgd_batch_size": Field(128, "[1, inf)"),
+        "augment": Field(True, None),  # whether the SGD probes train on new views in each epoch, or on fixed features
+        "padding": Field(4, "[0, inf)"),  # pixels around the probe's training images, from which a random crop is taken
+        "flip": Field(0.5, "[0, 1]"),  # probability for the probe's training images
+        # The next three are read where images have sizes of their own, in place of padding: the authors' ImageNet
+        # protocol (github.com/VITA-Group/SDCLR, train_imagenet.py: RandomResizedCrop(224) and flip; Resize(256),
+        # CenterCrop(224)).
+        "crop_scale": Field((0.08, 1.0), "(0, 1]"),  # share of the image's area in the probe's random crops
+        "resize": Field(256, "[1, inf)"),  # pixels of the shorter side of what is evaluated
+        "crop": Field(224, "[1, inf)"),  # side of its middle that is seen, and of the probe's random crops
+        "full_epochs": Field(30, "[1, inf)"),
+        "full_drops": Field((10, 20), "[1, inf)"),  # epochs after which the learning rate falls to a tenth
+        "few_shot_epochs": Field(100, "[1, inf)"),
+        "few_shot_drops": Field((40, 60), "[1, inf)"),
+        # Tried at once; validation chooses.
+        "logistic_l2": Field((1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), "(0, inf)"),
+        "knn_k": Field(200, "[1, inf)"),
+        "knn_temperature": Field(0.1, "(0, inf)"),
+        # Test images on the map of features that reports show (t-SNE), 4 or more; 0 makes no map.
+        "map_images": Field(2000, "[0, inf)"),
+        # The next four are of fine-tuning the whole encoder, as Chen et al., ICML 2020, appendix B.5, who have one rate
+        # for both and batches of 4096 images, more than 1 % of CIFAR-10.
+        "fine_tune_epochs": Field((60, 30), "[1, inf)"),  # on 1 % and on 10 % of the labels
+        "fine_tune_batch_size": Field(64, "[2, inf)"),
+        "fine_tune_learning_rate": Field(0.05, "[0, inf)"),  # for a batch of 256, in proportion to it
+        "fine_tune_head_learning_rate": Field(0.05, "(0, inf)"),  # the same, of the classifier on top
+        # The next two are of pretraining, which may measure by neighbours and a light probe, on validation images.
+        "every": Field(0, "[0, inf)"),  # epochs between measurements while pretraining; 0 makes none
+        "live_images": Field(5000, "[1, inf)"),  # labelled images they learn from, at most
+    },
+}
 
-    c.objective = ConfigDict()  # a file of sdclr_jax/objectives and its settings; methods.py has those of each
-    c.objective.name = "nt_xent"
-    c.objective.temperature = 0.2
+# Fields, or whole groups, that change nothing of what is learnt: a run is resumed and evaluated under other values of
+# them. All others are what makes a run this run.
+FREE = (
+    *("log_every", "checkpoint_every", "keep_every", "collapse_every", "evaluate"),
+    *("data.root", "data.manifest", "data.lists", "data.groups", "data.workers", "data.prefetch"),
+)
 
-    c.prune = ConfigDict()  # read only where a pair names the sparse branch
-    c.prune.rate = 0.9  # share of all convolution weights cut, by global magnitude
-    c.prune.random_rate = 0.0  # share of all convolution weights cut at random besides
-    c.prune.every = 0  # steps between refreshes of the mask; 0 is every epoch
-    c.prune.norms = "private"  # 'private': each branch its own norms and statistics; 'shared': one set for both
 
-    c.model = ConfigDict()
-    c.model.name = "resnet18"
-    c.model.stem = "cifar"  # 'cifar': one 3x3 convolution; 'imagenet': 7x7 at stride 2 and max-pooling
-    c.model.width = 64  # channels of the first stage
-    c.model.dtype = "float32"  # of the computation; 'bfloat16' on accelerators. Weights and loss stay float32
+def get_config() -> ConfigDict:
+    """The defaults."""
+    return ConfigDict(_defaults(FIELDS))
 
-    c.projector = ConfigDict()
-    c.projector.layers = 3  # the authors give SDCLR 3 and SimCLR 2: a confound, so all methods have 3 here
-    c.projector.hidden = 512
-    c.projector.out = 128
-    c.projector.hidden_norm = True  # a batch norm after each layer but the last
-    c.projector.last = "norm"  # after the last: 'norm', 'plain_norm' (no scale and bias), 'bias' (no norm) or 'nothing'
 
-    c.predictor = ConfigDict()  # on the projection, for the objectives that compare predictions
-    c.predictor.layers = 0  # 0: no predictor
-    c.predictor.hidden = 512
-    c.predictor.last = "nothing"  # as of the projector
+def lay(config: ConfigDict, fields: dict[str, Any]) -> None:
+    """Overwrite fields of `config` by those of a nested dictionary, in place."""
+    for name, value in fields.items():
+        if not isinstance(value, dict):
+            config[name] = value
+            continue
+        if name in KINDS and "name" in value:
+            config[name] = ConfigDict({"name": value["name"]} | _defaults(KINDS[name].get(value["name"], {})))
+        config.update({name: value})
 
-    c.prototypes = ConfigDict()
-    c.prototypes.count = 0  # 0: no prototypes
-    c.prototypes.frozen_epochs = 1  # they stay where they start
 
-    c.target = ConfigDict()  # read only where a pair names the target branch
-    c.target.momentum = 0.99  # share that the target keeps of itself in the first step
-    c.target.final_momentum = 1.0  # and in the last; between the two along a half cosine
+def _defaults(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: _default(field) if isinstance(field, Field) else _defaults(field) for name, field in fields.items()}
 
-    c.optimizer = ConfigDict()
-    c.optimizer.name = "sgd"  # or 'lars' or 'adam'
-    c.optimizer.learning_rate = 0.5
-    c.optimizer.momentum = 0.9  # of Adam: the first beta
-    c.optimizer.weight_decay = 1e-4
-    c.optimizer.decay_vectors = True  # decay norms and biases too, as published; and, with 'lars', adapt their rate
-    c.optimizer.trust_coefficient = 1e-3  # read by 'lars' alone
-    c.optimizer.constant_rate = ()  # modules that keep learning_rate from first to last, such as 'predictor'
-    c.optimizer.warmup_epochs = 10  # linear, from 0
-    c.optimizer.final_learning_rate = 1e-6  # end of the cosine
 
-    c.data = ConfigDict()
-    c.data.name = "cifar10"  # or 'folder:/path/to/images', your own (sdclr_jax/data/sources/layouts.py)
-    c.data.root = ""  # folder of a large data set as its publisher packed it; '' is what tfds prepared in --data_dir
-    c.data.manifest = ""  # CSV file that says which images of 'folder:' count, and their labels and splits
-    c.data.subset = "long_tail"  # what is pretrained on: 'long_tail', its 'balanced' twin, or all of 'probe_train'
-    c.data.lists = ""  # folder of published lists (sdclr_jax/data/subsets/lists.py); '' draws our own by the same rule
-    c.data.split = 0  # N in the names of those lists; or the seed of class order, subsets and validation images
-    c.data.profile = "exponential"  # of the long tail: 'exponential', 'pareto', or 'as_is', what the data set has
-    c.data.pareto = (6.0, 0.43366)  # power, and scale over n_max: ImageNet-LT's (sdclr_jax/data/subsets/profiles.py)
-    c.data.n_max = 4500  # images of the most frequent class
-    c.data.imbalance = 100.0  # n_max over the number of images of the rarest class
-    # The next two are read where lists are drawn; a published list has its own. At most a fifth of a class 'as_is'.
-    c.data.validation_per_class = 500  # images a class kept for choosing the probe's epoch and regularisation
-    c.data.few_shot_per_class = 50  # labelled images a class of the few-shot probe
-    c.data.groups = "thirds"  # many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20
-    # The next two are read where images are decoded as they are needed; small sets lie on the devices whole.
-    c.data.workers = -1  # processes that decode; -1 is one a core, 0 decodes in the process that trains
-    c.data.prefetch = 2  # batches made ahead
-
-    c.views = ConfigDict()  # a crop, a flip, colours, grey, blur: Chen et al., ICML 2020, Appendix A
-    c.views.name = "simclr"
-    c.views.size = 32  # side of a view in pixels
-    c.views.crop_scale = (0.1, 1.0)  # share of the image's area
-    c.views.small_size = 0  # side of the views from the third on (multi-crop); 0: as the others
-    c.views.small_crop_scale = (0.05, 0.14)  # and their share of the area
-    c.views.crop_ratio = (0.75, 4 / 3)  # width over height
-    c.views.flip = 0.5  # probability
-    c.views.jitter = (0.4, 0.4, 0.4, 0.1)  # strength of brightness, contrast, saturation, hue
-    c.views.jitter_probability = 0.8
-    c.views.grey_probability = 0.2
-    # The next two may be a tuple, a number for each view, as BYOL has it.
-    c.views.blur_probability = FieldReference(0.0, field_type=object)
-    c.views.solarize_probability = FieldReference(0.0, field_type=object)  # of turning values above a half about
-    c.views.blur_sigma = (0.1, 2.0)  # pixels
-    c.views.mean = (0.485, 0.456, 0.406)  # subtracted from views in 0..1; ImageNet's, as published
-    c.views.std = (0.229, 0.224, 0.225)
-
-    c.evaluate = ConfigDict()
-    # By name, of sdclr_jax/commands/protocols.py; `sdclr evaluate --help` lists them.
-    c.evaluate.protocols = ("linear_full", "linear_few_shot", "logistic", "knn")
-    c.evaluate.batch_size = 256  # images a step when features are extracted
-    c.evaluate.sgd_learning_rate = 30.0  # of the published linear probe
-    c.evaluate.sgd_batch_size = 128
-    c.evaluate.augment = True  # whether the SGD probes train on views made afresh, or on features made once
-    c.evaluate.padding = 4  # pixels around the probe's training images, from which a random crop is taken
-    c.evaluate.flip = 0.5  # probability for the probe's training images
-    # The next three are read where images have sizes of their own, in place of padding: the authors' ImageNet protocol
-    # (github.com/VITA-Group/SDCLR, train_imagenet.py: RandomResizedCrop(224) and flip; Resize(256), CenterCrop(224)).
-    c.evaluate.crop_scale = (0.08, 1.0)  # share of the image's area in the probe's random crops
-    c.evaluate.resize = 256  # pixels of the shorter side of what is evaluated
-    c.evaluate.crop = 224  # side of its middle that is seen, and of the probe's random crops
-    c.evaluate.full_epochs = 30
-    c.evaluate.full_drops = (10, 20)  # epochs after which the learning rate falls to a tenth
-    c.evaluate.few_shot_epochs = 100
-    c.evaluate.few_shot_drops = (40, 60)
-    c.evaluate.logistic_l2 = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # tried at once; validation chooses
-    c.evaluate.knn_k = 200
-    c.evaluate.knn_temperature = 0.1
-    c.evaluate.map_images = 2000  # test images on the map of features that reports show (t-SNE); 0 makes no map
-    # The next four are of fine-tuning the whole encoder, as Chen et al., ICML 2020, appendix B.5, who have one rate for
-    # both and batches of 4096 images, more than 1 % of CIFAR-10.
-    c.evaluate.fine_tune_epochs = (60, 30)  # on 1 % and on 10 % of the labels
-    c.evaluate.fine_tune_batch_size = 64
-    c.evaluate.fine_tune_learning_rate = 0.05  # for a batch of 256, in proportion to it
-    c.evaluate.fine_tune_head_learning_rate = 0.05  # the same, of the classifier on top
-    # The next two are of pretraining, which may measure by neighbours and a light probe, on validation images alone.
-    c.evaluate.every = 0  # epochs between measurements while pretraining; 0 makes none
-    c.evaluate.live_images = 5000  # labelled images they learn from, at most
-    return c
+def _default(field: Field) -> Any:
+    return FieldReference(field.default, field_type=object) if field.per_view else field.default

@@ -1,7 +1,7 @@
 """CelebA, whose 40 attributes are long-tailed: Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015.
 
 sdclr prepare celeba --root=CELEBA
-sdclr pretrain --config=configs/celeba.py:sdclr --config.data.root=CELEBA --workdir=runs/sdclr
+sdclr pretrain --config=celeba:sdclr --config.data.root=CELEBA --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
 CELEBA holds img_align_celeba, list_attr_celeba.txt and list_eval_partition.txt, as published; left empty, the data set
@@ -15,16 +15,22 @@ from ml_collections import ConfigDict
 
 from configs import methods, photos
 
+DATA_SET = methods.merged(
+    photos.FIELDS,
+    {
+        "epochs": 100,
+        "batch_size": 512,
+        "data": {
+            "name": "celeba",
+            "profile": "as_is",
+            "few_shot_per_class": 40,  # of 40 attributes: 1 % of the images
+            "groups": "thirds",  # the rarest attribute has thousands of images
+        },
+        "views": {"size": 128, "crop_scale": (0.2, 1.0)},  # an attribute can be a matter of a small part
+    },
+)
+RECIPE = methods.SMALL
+
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    c = photos.get_config(method, methods.SMALL, "resnet18")
-
-    c.epochs = 100
-    c.batch_size = 512
-    c.data.name = "celeba"
-    c.data.profile = "as_is"
-    c.data.few_shot_per_class = 40  # of 40 attributes: 1 % of the images
-    c.data.groups = "thirds"  # the rarest attribute has thousands of images
-    c.views.size = 128
-    c.views.crop_scale = (0.2, 1.0)  # an attribute can be a matter of a small part
-    return c
+    return methods.config(method, DATA_SET, RECIPE)

@@ -1,7 +1,7 @@
 """CIFAR-10-LT, the published recipe: Jiang et al., Self-Damaging Contrastive Learning, ICML 2021.
 
 sdclr prepare cifar10
-sdclr pretrain --config=configs/cifar10_lt.py:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
+sdclr pretrain --config=cifar10_lt:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
 Cost: not measured yet (ResNet-18, 2,000 epochs of 11,165 images). The paper's numbers, not ours and
@@ -10,17 +10,20 @@ taken from secondary sources, for its five splits: linear probe, All, 75.55 for 
 
 from ml_collections import ConfigDict
 
-from configs import base, methods
+from configs import methods
+
+DATA_SET = {
+    "data": {
+        "name": "cifar10",
+        "split": 1,  # the authors' lists are numbered 1 to 5
+        "n_max": 4500,
+        "imbalance": 100.0,
+        "validation_per_class": 500,
+        "few_shot_per_class": 45,  # 1 % of the images that are not for validation, as in the published lists
+    },
+}
+RECIPE = methods.SMALL
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    c = base.get_config()
-    methods.choose(c, method)
-
-    c.data.name = "cifar10"
-    c.data.split = 1  # the authors' lists are numbered 1 to 5
-    c.data.n_max = 4500
-    c.data.imbalance = 100.0
-    c.data.validation_per_class = 500
-    c.data.few_shot_per_class = 45  # 1 % of the images that are not for validation, as in the published lists
-    return c
+    return methods.config(method, DATA_SET, RECIPE)

@@ -1,7 +1,7 @@
 """Your own photos: a flat folder, or one directory a class, or a manifest (sdclr_jax/data/sources/layouts.py).
 
 sdclr prepare folder:PHOTOS
-sdclr pretrain --config=configs/folder.py:sdclr --config.data.name=folder:PHOTOS --workdir=runs/sdclr
+sdclr pretrain --config=folder:sdclr --config.data.name=folder:PHOTOS --workdir=runs/sdclr
 sdclr exemplars runs/sdclr
 sdclr evaluate runs/sdclr  # of photos with labels
 
@@ -15,18 +15,29 @@ from ml_collections import ConfigDict
 
 from configs import methods, photos
 
+_SHARE = 128 / 512  # our batch over the one that the recipes' rates are for: these are taken in proportion
+
+DATA_SET = methods.merged(
+    photos.FIELDS,
+    {
+        "epochs": 200,
+        "batch_size": 128,
+        "checkpoint_every": 10,
+        "optimizer": {"learning_rate": 0.5 * _SHARE},
+        "data": {"name": "folder:", "profile": "as_is", "validation_per_class": 50, "few_shot_per_class": 10},
+        "views": {"size": 128},
+        "evaluate": {"knn_k": 20},
+    },
+)
+RECIPE = methods.merged(
+    methods.SMALL,
+    {
+        row: {"optimizer": {"learning_rate": trained["optimizer"]["learning_rate"] * _SHARE}}
+        for row, trained in methods.SMALL.items()
+        if "optimizer" in trained
+    },
+)
+
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    c = photos.get_config(method, methods.SMALL, "resnet18")
-
-    c.epochs = 200
-    c.batch_size = 128
-    c.optimizer.learning_rate /= 4  # in proportion: the recipe's is for a batch of 512
-    c.checkpoint_every = 10
-    c.data.name = "folder:"
-    c.data.profile = "as_is"
-    c.data.validation_per_class = 50
-    c.data.few_shot_per_class = 10
-    c.views.size = 128
-    c.evaluate.knn_k = 20
-    return c
+    return methods.config(method, DATA_SET, RECIPE)

@@ -1,7 +1,7 @@
 """ImageNet-100-LT, the published recipe: Jiang et al., Self-Damaging Contrastive Learning, ICML 2021.
 
 sdclr prepare imagenet100 --root=IMAGENET
-sdclr pretrain --config=configs/imagenet100_lt.py:sdclr --config.data.root=IMAGENET --config.data.lists=LISTS \
+sdclr pretrain --config=imagenet100_lt:sdclr --config.data.root=IMAGENET --config.data.lists=LISTS \
     --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
@@ -18,18 +18,24 @@ sources: linear probe, All, 65.46 for SimCLR and 66.48 for SDCLR; on 1 % of the 
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from configs import methods, photos
+
+DATA_SET = methods.merged(
+    photos.FIELDS,
+    photos.RESNET50,
+    {
+        "data": {
+            "name": "imagenet100",
+            "profile": "pareto",
+            "n_max": 1280,
+            "imbalance": 256.0,  # the published list's rarest class has 6 images
+            "validation_per_class": 20,
+            "few_shot_per_class": 12,  # 1 %
+        },
+    },
+)
+RECIPE = methods.merged(methods.IMAGENET, {"moco": {"objective": {"queue": 8192}}})  # of 12,205 images
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    c = photos.get_config(method)
-    if c.objective.get("queue"):
-        c.objective.queue = 8192  # of 12,205 images
-
-    c.data.name = "imagenet100"
-    c.data.profile = "pareto"
-    c.data.n_max = 1280
-    c.data.imbalance = 256.0  # the published list's rarest class has 6 images
-    c.data.validation_per_class = 20
-    c.data.few_shot_per_class = 12  # 1 %
-    return c
+    return methods.config(method, DATA_SET, RECIPE)

@@ -1,7 +1,7 @@
 """ImageNet-LT: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019.
 
 sdclr prepare imagenet --root=IMAGENET
-sdclr pretrain --config=configs/imagenet_lt.py:sdclr --config.data.root=IMAGENET --config.data.lists=LISTS \
+sdclr pretrain --config=imagenet_lt:sdclr --config.data.root=IMAGENET --config.data.lists=LISTS \
     --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
@@ -17,16 +17,24 @@ Cost: not measured (ResNet-50, 500 epochs of 115,846 images).
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from configs import methods, photos
+
+DATA_SET = methods.merged(
+    photos.FIELDS,
+    photos.RESNET50,
+    {
+        "data": {
+            "name": "imagenet",
+            "profile": "pareto",
+            "n_max": 1280,
+            "imbalance": 256.0,
+            "validation_per_class": 20,
+            "few_shot_per_class": 12,  # about 1 %
+        },
+    },
+)
+RECIPE = methods.IMAGENET
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    c = photos.get_config(method)
-
-    c.data.name = "imagenet"
-    c.data.profile = "pareto"
-    c.data.n_max = 1280
-    c.data.imbalance = 256.0
-    c.data.validation_per_class = 20
-    c.data.few_shot_per_class = 12  # about 1 %
-    return c
+    return methods.config(method, DATA_SET, RECIPE)

@@ -2,7 +2,7 @@
 Detection Dataset, CVPR 2018.
 
 sdclr prepare inaturalist2018 --root=INAT
-sdclr pretrain --config=configs/inaturalist2018.py:sdclr --config.data.root=INAT --workdir=runs/sdclr
+sdclr pretrain --config=inaturalist2018:sdclr --config.data.root=INAT --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
 INAT holds train_val2018/SUPER/CLASS/*.jpg with train2018.json and val2018.json, as published; left empty, the data set
@@ -15,15 +15,18 @@ ImageNet: there is none for this data set.
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from configs import methods, photos
+
+DATA_SET = methods.merged(
+    photos.FIELDS,
+    photos.RESNET50,
+    {
+        "epochs": 100,
+        "data": {"name": "inaturalist2018", "profile": "as_is", "validation_per_class": 3, "few_shot_per_class": 5},
+    },
+)
+RECIPE = {row: {k: v for k, v in trained.items() if k != "epochs"} for row, trained in methods.IMAGENET.items()}
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    c = photos.get_config(method)
-
-    c.epochs = 100
-    c.data.name = "inaturalist2018"
-    c.data.profile = "as_is"
-    c.data.validation_per_class = 3
-    c.data.few_shot_per_class = 5
-    return c
+    return methods.config(method, DATA_SET, RECIPE)

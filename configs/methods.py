@@ -1,14 +1,18 @@
-"""The methods: what differs between them, as data. `file.py:NAME` picks one; its fields overwrite base.py's.
+"""The methods: what differs between them, as data, and the order in which a config is put together.
 
 A pair says which branch sees which view, and what is compared with what. Self-damage is a matter of pairs alone: the
 damaged methods are those of their row with the other pairs. Where gradient stops at the second side of a pair, the
 sparse branch stands on the first, which learns.
 
-`METHODS` holds what a method is, for every data set; `SMALL` and `IMAGENET` hold how it is trained. What has no line in
-a recipe is trained as base.py and the data set's file have it.
+`METHODS` holds what a method is, for every data set; `SMALL` and `IMAGENET` are recipes: how each is trained. What has
+no line in a recipe is trained as base.py and the data set's file say.
 """
 
+import difflib
+
 from ml_collections import ConfigDict
+
+from configs import base
 
 # Jiang et al., Self-Damaging Contrastive Learning, ICML 2021: damaged SimCLR has a name of its own.
 DAMAGED_NAMES = {"simclr": "sdclr"}
@@ -46,18 +50,18 @@ def first_or_all(pairs):
     return lambda views, damaged: pairs(views, damaged) if damaged else pairs(views, damaged)[:1]
 
 
-# name -> (its pairs, its fields)
+# name -> (its pairs, its fields); base.py has the settings of each objective
 ROWS = {
     # Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020.
     "simclr": (
         each_other,
-        {"objective": {"name": "nt_xent", "temperature": 0.2}},
+        {"objective": {"name": "nt_xent"}},
     ),
     # He et al., Momentum Contrast, CVPR 2020, with the head and temperature of v2 (Chen et al., arXiv:2003.04297).
     "moco": (
         first_or_all(other_views_by("target")),
         {
-            "objective": {"name": "info_nce", "temperature": 0.2, "queue": 65536},
+            "objective": {"name": "info_nce"},
             "projector": {"layers": 2, "hidden": 2048, "out": 128, "hidden_norm": False, "last": "bias"},
             "target": {"momentum": 0.999, "final_momentum": 0.999},
         },
@@ -86,14 +90,7 @@ ROWS = {
     "swav": (
         codes_of_first_two,
         {
-            "objective": {
-                "name": "swav",
-                "temperature": 0.1,
-                "epsilon": 0.05,
-                "iterations": 3,  # of Sinkhorn
-                "queue": 0,  # earlier projections that the codes are over besides the batch
-                "queue_start_epochs": 15,
-            },
+            "objective": {"name": "swav"},
             "projector": {"layers": 2, "hidden": 2048, "out": 128, "last": "bias"},
             "prototypes": {"count": 3000, "frozen_epochs": 1},
         },
@@ -102,7 +99,7 @@ ROWS = {
     "barlow_twins": (
         each_other,
         {
-            "objective": {"name": "barlow_twins", "redundancy": 0.0051, "scale": 0.024},
+            "objective": {"name": "barlow_twins"},
             "projector": {"layers": 3, "hidden": 8192, "out": 8192, "last": "nothing"},
         },
     ),
@@ -110,8 +107,7 @@ ROWS = {
     "w_mse": (
         each_other,
         {
-            # slice_size: rows whitened together, 0 is the whole batch; repeats: cuts a step
-            "objective": {"name": "w_mse", "slice_size": 128, "repeats": 1, "shrinkage": 0.0},
+            "objective": {"name": "w_mse"},
             "projector": {"layers": 2, "hidden": 1024, "out": 64, "last": "bias"},
         },
     ),
@@ -119,7 +115,7 @@ ROWS = {
     "vicreg": (
         each_other,
         {
-            "objective": {"name": "vicreg", "invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+            "objective": {"name": "vicreg"},
             "projector": {"layers": 3, "hidden": 8192, "out": 8192, "last": "nothing"},
         },
     ),
@@ -262,15 +258,40 @@ IMAGENET = {
 }
 
 
-def choose(config, name: str, recipe: dict = SMALL) -> None:
-    """Overwrite the fields of `config` that the method `name` sets, and those of its recipe, if it has one there."""
-    if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: known are {', '.join(METHODS)}")
-    config.method = name
-    row, damaged = METHODS[name]
+def config(method: str, data_set: dict, recipe: dict = SMALL) -> ConfigDict:
+    """The config of a method on a data set: `layers` over base.py's fields."""
+    c = base.get_config()
+    for fields in layers(method, data_set, recipe).values():
+        base.lay(c, fields)
+    return c
+
+
+def choose(config: ConfigDict, method: str, recipe: dict = SMALL) -> None:
+    """Overwrite the fields of `config` that a method and its line in a recipe set."""
+    for fields in layers(method, {}, recipe).values():
+        base.lay(config, fields)
+
+
+def layers(method: str, data_set: dict, recipe: dict) -> dict[str, dict]:
+    """What is laid over base.py's fields, in this order; the command line comes last."""
+    if method not in METHODS:
+        near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0)[0]
+        raise ValueError(f"unknown method {method!r}: the nearest is {near!r}, known are {', '.join(METHODS)}")
+    row, damaged = METHODS[method]
     pairs, fields = ROWS[row]
-    trained = recipe.get(row, {})
-    config.pairs = pairs(trained.get("number_of_views", 2), damaged)
-    config.objective = ConfigDict(fields["objective"])  # another objective has other fields
-    config.update(fields)
-    config.update({field: value for field, value in trained.items() if field != "number_of_views"})
+    trained = dict(recipe.get(row, {}))
+    views = trained.pop("number_of_views", 2)
+    return {
+        "data set": data_set,
+        "method": {"method": method, "pairs": pairs(views, damaged)} | fields,
+        "recipe": trained,
+    }
+
+
+def merged(*dictionaries: dict) -> dict:
+    """One nested dictionary of several; of a field that stands in more than one, the last value."""
+    one = {}
+    for fields in dictionaries:
+        for name, value in fields.items():
+            one[name] = merged(one.get(name, {}), value) if isinstance(value, dict) else value
+    return one

@@ -1,7 +1,7 @@
 """Places-LT: Liu et al., Large-Scale Long-Tailed Recognition in an Open World, CVPR 2019.
 
 sdclr prepare places365 --root=PLACES
-sdclr pretrain --config=configs/places_lt.py:sdclr --config.data.root=PLACES --config.data.lists=LISTS \
+sdclr pretrain --config=places_lt:sdclr --config.data.root=PLACES --config.data.lists=LISTS \
     --workdir=runs/sdclr
 sdclr evaluate runs/sdclr
 
@@ -15,21 +15,27 @@ this data set.
 
 from ml_collections import ConfigDict
 
-from configs import photos
+from configs import methods, photos
+
+DATA_SET = methods.merged(
+    photos.FIELDS,
+    photos.RESNET50,
+    {
+        "data": {
+            "name": "places365",
+            "profile": "pareto",
+            # Power 1.34 and 62,500 images: https://github.com/zhmiao/OpenLongTailRecognition-OLTR/issues/38. The scale
+            # is ours, fitted to that number.
+            "pareto": (1.34, 0.01512),
+            "n_max": 4980,
+            "imbalance": 996.0,
+            "validation_per_class": 20,
+            "few_shot_per_class": 10,
+        },
+    },
+)
+RECIPE = methods.merged(methods.IMAGENET, {"moco": {"objective": {"queue": 32768}}})  # of 62,500 images
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    c = photos.get_config(method)
-    if c.objective.get("queue"):
-        c.objective.queue = 32768  # of 62,500 images
-
-    c.data.name = "places365"
-    c.data.profile = "pareto"
-    # Power 1.34 and 62,500 images: https://github.com/zhmiao/OpenLongTailRecognition-OLTR/issues/38. The scale is ours,
-    # fitted to that number.
-    c.data.pareto = (1.34, 0.01512)
-    c.data.n_max = 4980
-    c.data.imbalance = 996.0
-    c.data.validation_per_class = 20
-    c.data.few_shot_per_class = 10
-    return c
+    return methods.config(method, DATA_SET, RECIPE)

@@ -24,20 +24,16 @@ from sdclr_jax import recipes, trees
 from sdclr_jax.run import versions
 
 
-def compiled(batch_size: int):
-    """The SDCLR step and the bare forward and backward, ResNet-18 on 32 x 32 images, with their arguments."""
+def lowered(batch_size: int):
+    """The SDCLR step and the bare forward and backward, ResNet-18 on 32 x 32 images, from shapes alone: the method, and
+    by name the programs before XLA compiles them."""
     config = base.get_config()
     methods.choose(config, "sdclr")
     config.batch_size = batch_size
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, 32, 32, 3), np.uint8)
     method = recipes.method(config, steps_per_epoch=1)
-    state = jax.jit(method.init)(np.uint32(0), jnp.zeros((1, 32, 32, 3)))
-    state = jax.jit(method.refresh)(state)
-    view = jnp.asarray(images, jnp.float32)
-    variables = {
-        "params": trees.combine(state.params["weights"], state.params["norms"]["dense"]),
-        "batch_stats": state.stats["dense"],
-    }
+    view = jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct(view.shape, jnp.uint8)
+    state = jax.eval_shape(method.init, jax.ShapeDtypeStruct((), jnp.uint32), view)
 
     def bare(params, stats, view):
         def loss(params):
@@ -48,15 +44,21 @@ def compiled(batch_size: int):
 
         return jax.grad(loss, has_aux=True)(params)
 
-    arguments = {"step": (state, images), "bare": (variables["params"], variables["batch_stats"], view)}
-    functions = {"step": method.step, "bare": bare}
-    return {name: (jax.jit(f).lower(*arguments[name]).compile(), arguments[name]) for name, f in functions.items()}
+    return method, {
+        "step": jax.jit(method.step).lower(state, images),
+        "bare": jax.jit(bare).lower(*network_of(state), view),
+    }
+
+
+def network_of(state):
+    """Parameters and statistics of the dense branch."""
+    return trees.combine(state.params["weights"], state.params["norms"]["dense"]), state.stats["dense"]
 
 
 def flops(batch_size: int) -> tuple[float, float]:
-    """Floating-point operations of the step and of the bare forward and backward."""
-    programs = compiled(batch_size)
-    return tuple(programs[name][0].cost_analysis()["flops"] for name in ("step", "bare"))
+    """Floating-point operations of the step and of the bare forward and backward, as they are handed to XLA."""
+    _, programs = lowered(batch_size)
+    return tuple(programs[name].cost_analysis()["flops"] for name in ("step", "bare"))
 
 
 def main() -> None:
@@ -64,15 +66,19 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    programs = compiled(options.batch_size)
-    step, bare = (programs[name][0].cost_analysis()["flops"] for name in ("step", "bare"))
+    method, programs = lowered(options.batch_size)
+    programs = {name: program.compile() for name, program in programs.items()}
+    step, bare = (programs[name].cost_analysis()["flops"] for name in ("step", "bare"))
     print(f"batch {options.batch_size}: step {step / 1e9:.2f} GFLOP, bare forward + backward {bare / 1e9:.2f} GFLOP")
     print(f"step / (2 forwards + 2 backwards): {step / (2 * bare):.4f} in operations")
+    images = np.random.default_rng(0).integers(0, 256, (options.batch_size, 32, 32, 3), np.uint8)
+    state = jax.jit(method.refresh)(jax.jit(method.init)(np.uint32(0), jnp.zeros((1, 32, 32, 3))))
+    arguments = {"step": (state, images), "bare": (*network_of(state), jnp.asarray(images, jnp.float32))}
     times = {"step": [], "bare": []}
     for _ in range(options.repeats + 1):  # the first is warm-up
-        for name, (program, arguments) in programs.items():
+        for name, program in programs.items():
             before = time.perf_counter()
-            jax.block_until_ready(program(*arguments))
+            jax.block_until_ready(program(*arguments[name]))
             times[name].append(time.perf_counter() - before)
     step_time, bare_time = (statistics.median(times[name][1:]) for name in ("step", "bare"))
     print(f"step / (2 forwards + 2 backwards): {step_time / (2 * bare_time):.3f} in time ({step_time:.2f} s a step)")

@@ -1,3 +1,37 @@
-"""Self-damaging contrastive learning, and two-branch self-supervised methods around it, in JAX and Flax."""
+"""Self-damaging contrastive learning, and two-branch self-supervised methods around it, in JAX and Flax.
+
+    import sdclr_jax
+
+    config = sdclr_jax.config("digits_lt:sdclr", epochs=20)
+    run = sdclr_jax.pretrain(config, "runs/sdclr")  # or sdclr_jax.load("runs/sdclr") of one that is there
+    features = run.encode(images)                   # uint8 [N, H, W, C], paths or PIL images -> float32 [N, D]
+    results = sdclr_jax.evaluate(run)
+
+Each function is imported when it is first used, so that `import sdclr_jax` takes no time.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdclr_jax.api.config import config
+    from sdclr_jax.api.evaluate import evaluate
+    from sdclr_jax.api.exemplars import exemplars
+    from sdclr_jax.api.load import Run, load
+    from sdclr_jax.api.pretrain import pretrain
+    from sdclr_jax.api.report import report
 
 __version__ = "0.1.0"
+__all__ = ["Run", "config", "evaluate", "exemplars", "load", "pretrain", "report"]
+
+_HOMES = {"Run": "load"}  # of the others the file has the function's own name
+
+
+def __getattr__(name: str):
+    if name not in __all__:
+        raise AttributeError(f"module 'sdclr_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sdclr_jax.api.{_HOMES.get(name, name)}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -7,9 +7,14 @@
 Gradients flow to whatever a branch reads; what the target reads is not learnt, so it receives none.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import flax.linen as nn
+
 from sdclr_jax import pruning, trees
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.trees import Tree
 
 
@@ -38,8 +43,26 @@ def choose(names: set[str], norms: str) -> dict[str, Branch]:
 
 
 def is_norm(name: str, leaf: object) -> bool:
-    """Whether a parameter belongs to a norm: its module is named `norm1`, `stem_norm`, ..."""
-    return "norm" in name.split("/")[-2]
+    """Whether a parameter belongs to a norm: its module is named `norm1`, `stem_norm`, `LayerNorm_0`, ..."""
+    return "norm" in name.split("/")[-2].lower()
+
+
+@contextlib.contextmanager
+def norms_have_names() -> Iterator[None]:
+    """Inside, a norm whose name does not say so is refused when its network is called: `is_norm` would miss it.
+
+    Raises:
+        ArgumentError: names the module.
+    """
+
+    def check(call, args, kwargs, context):
+        kind, name = type(context.module).__name__, context.module.name or ""
+        if kind.endswith("Norm") and "norm" not in name.lower():
+            raise ArgumentError("name", f"of a {kind} is {name!r}: it must contain 'norm', or the branches share it")
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(check):
+        yield
 
 
 def split(params: Tree, norm_sets: set[str]) -> Tree:

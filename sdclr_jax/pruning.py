@@ -1,26 +1,32 @@
-"""Pruning: one magnitude threshold over all convolution kernels (Jiang et al., ICML 2021, Section 3.2)."""
+"""Pruning: one magnitude threshold over all weights that can be pruned (Jiang et al., ICML 2021, Section 3.2)."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from sdclr_jax import trees
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.trees import Tree
 
-
-def is_prunable(name: str, leaf: jax.Array) -> bool:
-    """Convolution kernels, stem and shortcuts included; neither heads nor norms."""
-    return name.endswith("/kernel") and leaf.ndim == 4
+Prunable = Callable[[str, jax.Array], bool]  # (name, leaf) -> whether it can be pruned; `Network.prunable` is one
 
 
-def _prunable(weights: Tree) -> Tree:
-    return trees.partition(weights, is_prunable)[0]
+def _chosen(weights: Tree, prunable: Prunable) -> Tree:
+    chosen = trees.partition(weights, prunable)[0]
+    if not jax.tree.leaves(chosen):
+        raise ArgumentError("prunable", "chooses none of the weights: a sparse branch needs some that can be pruned")
+    return chosen
 
 
-def ones(weights: Tree) -> Tree:
-    """The mask that keeps everything: bool in the shape of every prunable leaf, None elsewhere."""
-    return jax.tree.map(lambda w: jnp.ones(w.shape, bool), _prunable(weights))
+def ones(weights: Tree, prunable: Prunable) -> Tree:
+    """The mask that keeps everything: bool in the shape of every prunable leaf, None elsewhere.
+
+    Raises:
+        ArgumentError: no leaf is prunable.
+    """
+    return jax.tree.map(lambda w: jnp.ones(w.shape, bool), _chosen(weights, prunable))
 
 
 def apply(mask: Tree, weights: Tree) -> Tree:
@@ -57,7 +63,9 @@ def _magnitude_bits(w: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(jnp.abs(w), jnp.dtype(f"uint{8 * w.dtype.itemsize}"))
 
 
-def magnitude_mask(weights: Tree, rate: float, *, random_rate: float = 0.0, key: jax.Array | None = None) -> Tree:
+def magnitude_mask(
+    weights: Tree, rate: float, *, prunable: Prunable, random_rate: float = 0.0, key: jax.Array | None = None
+) -> Tree:
     """The mask of the sparse branch, made from the weights as they are.
 
     Of all n prunable weights together the threshold is entry number ceil(rate * n) of the sorted |w|; what is not
@@ -65,16 +73,19 @@ def magnitude_mask(weights: Tree, rate: float, *, random_rate: float = 0.0, key:
     of expected size ceil(random_rate * n) goes too.
 
     Args:
-        weights: tree of arrays; `is_prunable` says which leaves are masked.
+        weights: tree of arrays.
         rate: share cut by magnitude, 0 <= rate < 1.
+        prunable: (name, leaf) -> whether a leaf is masked.
         random_rate: share cut at random besides, 0 <= random_rate < 1 - rate.
         key: for the random part; not read when `random_rate` is 0.
 
     Returns:
         Bool leaves where a weight can be pruned, None elsewhere.
+
+    Raises:
+        ArgumentError: no leaf is prunable.
     """
-    prunable = _prunable(weights)
-    leaves, treedef = jax.tree.flatten(prunable)
+    leaves, treedef = jax.tree.flatten(_chosen(weights, prunable))
     size = sum(leaf.size for leaf in leaves)
     cut = min(math.ceil(rate * size), size - 1)
     limit = threshold(leaves, cut)

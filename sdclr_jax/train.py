@@ -1,13 +1,12 @@
-"""Self-damaging contrastive learning: the state, its first value, one step, and the refresh of the mask.
+"""Self-damaging contrastive learning: the state, its first value, one step, the refresh of the mask, and the loop.
 
-All functions are pure. `images` are global arrays split over the devices, the state lies on each of them: batch norm
-and the loss are over the global batch, on any number of devices.
+All functions but the loop are pure. `images` are global arrays split over the devices, the state lies on each of them:
+batch norm and the loss are over the global batch, on any number of devices.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,7 +14,7 @@ from flax import struct
 
 from sdclr_jax import branches, pruning
 from sdclr_jax.branches import Branch
-from sdclr_jax.models import Outputs
+from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives import Objective
 from sdclr_jax.objectives.vectors import unit
 from sdclr_jax.optim import Optimizer
@@ -35,17 +34,30 @@ class State:
     key: jax.Array  # constant; a step's keys are folded from it
     params: Tree  # {"weights": tree, "norms": {set: tree}}
     stats: Tree  # {set: batch statistics}
-    mask: Tree  # bool leaves for convolution kernels, None elsewhere; None where no branch is sparse
+    mask: Tree  # bool leaves for the kernels that can be pruned, None elsewhere; None where no branch is sparse
     target: Tree  # moving average of the dense encoder and projector; None where no branch reads it
     opt_state: optax.OptState
-    memory: dict[str, Any]  # {side: what the objective remembers of it}, for the sides compared with
+    objective_state: dict[str, Any]  # {side: what the objective keeps of it}, for the sides compared with
+
+
+class Step(NamedTuple):
+    """A step that the loop has taken. The next one takes the memory of `state`: read from it first, or copy it."""
+
+    number: int  # of steps done
+    state: State
+    images: Any  # the batch of this step
+    scalars: Scalars  # on the devices: reading them waits for the step
 
 
 class Method:
-    """A method put together from its parts: `init`, `step` and `refresh` are the whole of training.
+    """A method put together from its parts: `init` and `train` are the whole of training.
+
+        state = jax.jit(method.init)(np.uint32(0), np.zeros((1, 8, 8, 1), np.float32))
+        for step in method.train(state, batches, until=100):
+            print(step.number, float(step.scalars["loss"]))
 
     Args:
-        network: Flax module, (views [B, H, W, C], train) -> Outputs.
+        network: (views [B, H, W, C], train) -> Outputs; `network.prunable` says what the mask covers.
         branches: name -> Branch, those that the pairs name.
         pairs: ((branch, view), (branch, view)): the first side learns from the second, or both from each other, as
             the objective has it; the loss is the mean over the pairs.
@@ -53,24 +65,27 @@ class Method:
             differ from view to view.
         objective: compares the outputs of a pair.
         optimizer: optax chain and schedule.
-        prune: (weights, key) -> mask.
+        prune: (weights, *, prunable, key) -> mask, with `prunable` of the network.
+        refresh_every: steps between two refreshes of the mask; the first is before the first step.
         target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
     """
 
     def __init__(
         self,
         *,
-        network: nn.Module,
+        network: Network,
         branches: dict[str, Branch],
         pairs: Pairs,
         make_views: Callable[[jax.Array, jax.Array], Views],
         objective: Objective,
         optimizer: Optimizer,
-        prune: Callable[[Tree, jax.Array], Tree],
+        prune: Callable[..., Tree],
+        refresh_every: int = 1,
         target_momentum: optax.Schedule | None = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
-        self.objective, self.optimizer, self.prune = objective, optimizer, prune
+        self.objective, self.optimizer = objective, optimizer
+        self.prune, self.refresh_every = prune, refresh_every
         self.target_momentum = target_momentum
         self.damaged = any(branch.masked for branch in branches.values())
         self.averaged = any(branch.averaged for branch in branches.values())
@@ -83,27 +98,49 @@ class Method:
             view: [1, h, w, C]; only its shape is read.
         """
         key = jax.random.key(seed)
-        outputs, variables = self.network.init_with_output(jax.random.fold_in(key, 0), view, train=True)
+        with branches.norms_have_names():
+            outputs, variables = self.network.init_with_output(jax.random.fold_in(key, 0), view, train=True)
         learnt = {branch.norms for branch in self.branches.values() if not branch.averaged} | {"dense"}
-        params, stats = branches.split(variables["params"], learnt), dict.fromkeys(learnt, variables["batch_stats"])
+        own_stats = variables.get("batch_stats", {})  # without batch norm there are none
+        params, stats = branches.split(variables["params"], learnt), dict.fromkeys(learnt, own_stats)
         compared_with = sorted({b for _, b in self.pairs})
         return State(
             step=jnp.int32(0),
             key=key,
             params=params,
-            stats=stats | ({"target": branches.backbone(variables["batch_stats"])} if self.averaged else {}),
-            mask=pruning.ones(params["weights"]) if self.damaged else None,
+            stats=stats | ({"target": branches.backbone(own_stats)} if self.averaged else {}),
+            mask=pruning.ones(params["weights"], self.network.prunable) if self.damaged else None,
             target=branches.backbone(variables["params"]) if self.averaged else None,
             opt_state=self.optimizer.transform.init(params),
-            memory={
+            objective_state={
                 _name(b): self.objective.init(jax.random.fold_in(jax.random.fold_in(key, 4), i), outputs)
                 for i, b in enumerate(compared_with)
             },
         )
 
+    def train(
+        self, state: State, batches: Iterator[Any], *, until: int, sharding: jax.sharding.Sharding | None = None
+    ) -> Iterator[Step]:
+        """Take the steps after the state's, up to number `until`, and yield each; refresh the mask when it is due.
+
+        Args:
+            state: its memory is reused.
+            batches: images of each step, beginning with the one after the state's.
+            until: number of the last step.
+            sharding: how the state lies on the devices; None is as it is.
+        """
+        step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, sharding))
+        refresh = jax.jit(self.refresh, donate_argnums=0, out_shardings=sharding)
+        for number, images in zip(range(int(state.step) + 1, until + 1), batches, strict=False):
+            if self.damaged and (number - 1) % self.refresh_every == 0:
+                state = refresh(state)
+            state, scalars = step(state, images)
+            yield Step(number, state, images, scalars)
+
     def refresh(self, state: State) -> State:
-        """Make the mask afresh from the weights."""
-        return state.replace(mask=self.prune(state.params["weights"], _key(state, 2)))
+        """Make the mask again from the weights as they are."""
+        mask = self.prune(state.params["weights"], prunable=self.network.prunable, key=_key(state, 2))
+        return state.replace(mask=mask)
 
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""
@@ -111,15 +148,17 @@ class Method:
 
     def diagnose(self, state: State, images: jax.Array) -> dict[Side, Outputs]:
         """What the step would compare on these images, in training mode; the state stays as it is."""
-        return self.encode(state.params, state, self.make_views(_key(state, 1), images))[0]
+        return self.forward(state.params, state, self.make_views(_key(state, 1), images))[0]
 
     def update(self, state: State, views: Views) -> tuple[State, Scalars]:
         """The step from its views on: every branch once, one gradient, one update."""
         key = _key(state, 3)
 
         def loss_of(params: Tree) -> tuple[jax.Array, tuple[dict[Side, Outputs], Tree]]:
-            outputs, stats = self.encode(params, state, views)
-            losses = [self.objective.loss(state.memory[_name(b)], outputs[a], outputs[b], key) for a, b in self.pairs]
+            outputs, stats = self.forward(params, state, views)
+            losses = [
+                self.objective.loss(state.objective_state[_name(b)], outputs[a], outputs[b], key) for a, b in self.pairs
+            ]
             return sum(losses) / len(losses), (outputs, stats)
 
         (loss, (outputs, stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -143,11 +182,13 @@ class Method:
             stats=stats,
             target=target,
             opt_state=opt_state,
-            memory={_name(b): self.objective.remember(state.memory[_name(b)], outputs[b]) for _, b in self.pairs},
+            objective_state={
+                _name(b): self.objective.update(state.objective_state[_name(b)], outputs[b]) for _, b in self.pairs
+            },
         )
         return state, scalars
 
-    def encode(self, params: Tree, state: State, views: Views) -> tuple[dict[Side, Outputs], Tree]:
+    def forward(self, params: Tree, state: State, views: Views) -> tuple[dict[Side, Outputs], Tree]:
         """Each branch once, on all the views of one size that it sees: {side: Outputs} and the new batch statistics.
 
         Batch norm is over all of these views together, as in SimCLR.
@@ -162,7 +203,7 @@ class Method:
                 batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
                 variables = branches.variables(branch, params, stats, state.mask, state.target)
                 out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
-                stats = {**stats, branch.norms: new["batch_stats"]}
+                stats = {**stats, branch.norms: new.get("batch_stats", {})}
                 outputs |= {(name, view): out.of_view(i, len(alike)) for i, view in enumerate(alike)}
         return outputs, stats
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
@@ -11,6 +12,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 
-import jax
+# Started in the background by a shell, this ignores Ctrl-C, and so would the processes to which tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import jax
+from jaxtyping import install_import_hook
+
+import tests.shapes  # noqa: F401  # the hook finds it there
+
+install_import_hook("sdclr_jax.objectives", "tests.shapes.checked")
 assert jax.device_count() == 8

@@ -1,73 +1,60 @@
 """A changed default is a change of every result, so it must be seen in review: the resolved config is kept as text.
 
-python -m tests.test_configs    # writes tests/golden/*.json afresh
+python -m tests.test_configs    # writes tests/golden/{configs,methods}.txt again
 """
 
-import json
+import doctest
+import functools
+import math
 import pathlib
+import pkgutil
 import re
+import sys
 
 import pytest
+from ml_collections import ConfigDict
 
-from configs import (
-    base,
-    celeba,
-    cifar10_lt,
-    cifar100_lt,
-    digits_lt,
-    folder,
-    imagenet100_lt,
-    imagenet_lt,
-    inaturalist2018,
-    methods,
-    places_lt,
-)
+from configs import base, cifar10_lt, digits_lt, imagenet100_lt, methods
 from sdclr_jax import recipes
+from sdclr_jax.api.config import config as api_config
 from sdclr_jax.errors import UserError
+from sdclr_jax.recipes import configs
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-CONFIGS = {
-    "base": base.get_config,
-    "cifar10_lt_sdclr": cifar10_lt.get_config,
-    "cifar100_lt_sdclr": cifar100_lt.get_config,
-    "imagenet100_lt_sdclr": imagenet100_lt.get_config,
-    "imagenet100_lt_simclr": lambda: imagenet100_lt.get_config("simclr"),
-    "imagenet_lt_sdclr": imagenet_lt.get_config,
-    "places_lt_sdclr": places_lt.get_config,
-    "inaturalist2018_sdclr": inaturalist2018.get_config,
-    "celeba_sdclr": celeba.get_config,
-    "folder_sdclr": folder.get_config,
-    "digits_lt_simclr": lambda: digits_lt.get_config("simclr"),
-    "digits_lt_sdclr": lambda: digits_lt.get_config("sdclr"),
-}
+CONFIGS = [f"{name}:{method}" for name in configs.NAMES for method in ("sdclr", "moco")]
 
 
-def text(config) -> str:
-    return json.dumps(json.loads(config.to_json()), indent=1) + "\n"
-
-
-def differences() -> str:
-    """What each method sets otherwise than base.py, in each recipe: a line a field."""
-    recipes = {
-        "small": methods.SMALL,
-        "imagenet": methods.IMAGENET,
-        "digits": digits_lt.RECIPE,
-    }
-    base_fields, lines = recipes.fields(base.get_config()), []
-    for recipe, table in recipes.items():
-        for method in methods.METHODS:
-            config = base.get_config()
-            methods.choose(config, method, table)
-            lines.append(f"{recipe} {method}")
-            fields = recipes.fields(config)
-            lines += [f"    {k} = {v!r}" for k, v in fields.items() if base_fields.get(k, None) != v]
-            lines += [f"    no {k}" for k in base_fields.keys() - fields.keys()]
+def text() -> str:
+    """base.py's fields, and what each data set changes: a line a field."""
+    lines = ["base"] + [f"    {k} = {v!r}" for k, v in recipes.fields(base.get_config()).items()]
+    for name in CONFIGS:
+        lines += [name, *changed(recipes.load(name))]
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_resolved_config(name):
-    assert text(CONFIGS[name]()) == (GOLDEN / f"config_{name}.json").read_text()
+def changed(config) -> list[str]:
+    before, after = (recipes.fields(c) for c in (base.get_config(), config))
+    lines = [f"    {k} = {v!r}" for k, v in after.items() if before.get(k, None) != v]
+    return lines + [f"    no {k}" for k in before if k not in after]
+
+
+def differences() -> str:
+    """What each method changes in base.py's fields, in each recipe: a line a field."""
+    tables, lines = {"small": methods.SMALL, "imagenet": methods.IMAGENET, "digits": digits_lt.RECIPE}, []
+    for recipe, table in tables.items():
+        for method in methods.METHODS:
+            lines += [f"{recipe} {method}", *changed(methods.config(method, {}, table))]
+    return "\n".join(lines) + "\n"
+
+
+def test_resolved_configs():
+    assert text() == (GOLDEN / "configs.txt").read_text()
+
+
+def test_each_kind_in_the_code_has_its_fields_declared():
+    """One added from outside need not: its fields have no bounds then."""
+    for group, kinds in base.KINDS.items():
+        assert kinds.keys() == pkgutil.resolve_name(configs.DECLARED[f"{group}.name"].accepted).keys(), group
 
 
 def test_the_published_recipe():
@@ -92,12 +79,9 @@ def test_what_the_methods_set():
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_passes_the_checks_and_its_head_is_no_confound(method, recipe):
     """The plain and the damaged method differ in their pairs and in nothing else."""
-    config = base.get_config()
-    methods.choose(config, method, recipe)
+    config, twin = (methods.config(name, {}, recipe) for name in (method, methods.METHODS[method][0]))
     recipes.check(config)
     assert config.method == method
-    twin = base.get_config()
-    methods.choose(twin, methods.METHODS[method][0], recipe)
     assert {k for k, v in recipes.fields(config).items() if recipes.fields(twin)[k] != v} <= {"method", "pairs"}
 
 
@@ -116,8 +100,7 @@ def test_byol_weighs_its_loss_as_the_sources_of_its_recipes():
     lightly's benchmark takes the mean of -cos."""
     for recipe, scale in ((methods.IMAGENET, 2.0), (methods.SMALL, 0.5)):
         for name in ("byol", "sd_byol"):
-            methods.choose(config := base.get_config(), name, recipe)
-            assert config.objective.scale == scale
+            assert methods.config(name, {}, recipe).objective.scale == scale
 
 
 def test_a_run_from_before_byol_had_a_scale_can_be_evaluated():
@@ -144,47 +127,113 @@ def test_a_row_changes_no_later_config():
 @pytest.mark.parametrize(
     ("name", "field", "value", "said"),
     [
-        ("moco", "objective.queue", -1, "objective.queue is -1: it must be at least 0"),
-        ("byol", "target.momentum", 1.5, "target.momentum is 1.5: it must be at least 0 and below 1"),
-        ("byol", "predictor.last", "tanh", "unknown predictor.last 'tanh': known are bias, norm"),
-        ("w_mse", "objective.shrinkage", 2.0, "objective.shrinkage is 2.0: it must be at least 0"),
-        ("swav", "objective.epsilon", 0.0, "objective.epsilon is 0.0: it must be above 0"),
-        ("swav", "prototypes.count", -1, "prototypes.count is -1: it must be at least 0"),
-        ("simsiam", "optimizer.constant_rate", ("predictr",), "constant_rate has 'predictr': the modules are"),
-        ("simclr", "optimizer.name", "lion", "unknown optimizer.name 'lion': known are adam, lars, sgd"),
-        ("simclr", "objective.name", "byol", "has objective.temperature: the fields of byol are scale"),
-        ("simclr", "objective.name", "info_nce", "lacks objective.queue: the fields of info_nce are temperature"),
-        ("simclr", "projector.layers", 10**9, "projector.layers is 1000000000: it must be at least 1 and below 101"),
-        ("w_mse", "objective.repeats", 10**9, "objective.repeats is 1000000000: it must be at least 1 and below 101"),
-        ("simclr", "optimizer.final_learning_rate", 0.2, "it must be at most optimizer.learning_rate, 0.1"),
-        ("simclr", "optimizer.weight_decay", 1e300, "optimizer.weight_decay is 1e+300: it must be finite"),
-        ("simclr", "views.mean", ("nan",), "views.mean is ('nan',): it must be numbers"),
-        ("simclr", "evaluate.logistic_l2", ("inf", 1), "evaluate.logistic_l2 is ('inf', 1): it must be numbers"),
-        ("simclr", "evaluate.full_drops", (10, -1), "full_drops is (10, -1): it must be whole numbers of epochs"),
-        ("simclr", "evaluate.few_shot_drops", (1.5,), "few_shot_drops is (1.5,): it must be whole numbers of epochs"),
-        ("simclr", "evaluate.fine_tune_epochs", (0, 3), "fine_tune_epochs is (0, 3): it must be whole numbers"),
-        ("simclr", "pairs", ((("target", 0), ("dense", 1)),), "its first side must learn, and the target does not"),
-        ("simclr", "pairs", ((("dense", 0), ("dense", 0)),), "its sides are the same"),
-        ("simclr", "pairs", ((("dense", 0), ("dense", 2)),), "must be 0, 1 and so on without gaps"),
-        ("simclr", "pairs", ((("dense", 0), ("thin", 1)),), "of the branches dense, sparse, target"),
-        ("simclr", "pairs", (0, 1), "it must be one or more pairs"),
+        ("moco", "objective.queue", -1, "at least 0"),
+        ("byol", "target.momentum", 1.5, "at least 0 and at most 1"),
+        ("byol", "predictor.last", "tanh", "known are"),
+        ("w_mse", "objective.shrinkage", 2.0, "at least 0"),
+        ("swav", "objective.epsilon", 0.0, "above 0"),
+        ("swav", "prototypes.count", -1, "at least 0"),
+        ("simsiam", "optimizer.constant_rate", ("predictr",), "known are encoder"),
+        ("simclr", "optimizer.name", "lion", "known are"),
+        ("simclr", "projector.layers", 10**9, "at least 1 and at most 100"),
+        ("simclr", "projector.layers", True, "at least 1"),
+        ("simclr", "seed", 2**32, "below 4294967296"),
+        ("w_mse", "objective.repeats", 10**9, "at most 100"),
+        ("simclr", "optimizer.final_learning_rate", 0.2, "at most optimizer.learning_rate, 0.1"),
+        ("simclr", "optimizer.weight_decay", 1e300, "finite"),
+        ("simclr", "views.mean", ("nan",), "numbers"),
+        ("simclr", "views.mean", 0.5, "numbers"),
+        ("simclr", "evaluate.logistic_l2", ("inf", 1), "numbers"),
+        ("simclr", "evaluate.logistic_l2", (), "at least one value"),
+        ("simclr", "evaluate.full_drops", (10, -1), "whole numbers, each at least 1"),
+        ("simclr", "evaluate.few_shot_drops", (1.5,), "whole numbers, each at least 1"),
+        ("simclr", "evaluate.fine_tune_epochs", (0, 3), "each at least 1"),
+        ("simclr", "evaluate.protocols", ("knn", "knm"), "known are linear_full"),
+        ("simclr", "data.n_max", 0, "at least 1"),
+        ("simclr", "views.rotation", 181.0, "at most 180"),
     ],
-)  # fmt: skip
-def test_a_bad_field_is_named(name, field, value, said):
-    config = digits_lt.get_config(name)
+)
+def test_a_value_out_of_bounds_is_refused_by_field_and_bound(name, field, value, said):
+    wrong = repr(value[-1]) if value and isinstance(value, tuple) else str(value)
+    with pytest.raises(UserError, match=rf"{re.escape(field)}.* .*{re.escape(wrong)}.*: .*{re.escape(said)}"):
+        recipes.check(with_field(digits_lt.get_config(name), field, value))
+
+
+def with_field(config, field, value):
+    """Whatever the field's type."""
     *parents, last = field.split(".")
-    place = config
-    for parent in parents:
-        place = place[parent]
+    place = functools.reduce(ConfigDict.__getitem__, parents, config)
     with place.ignore_type():
         place[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("objective.name", "byol", "has objective.temperature"),
+        ("objective.name", "info_nce", "lacks objective.queue"),
+        ("pairs", ((("target", 0), ("dense", 1)),), "first side must learn"),
+        ("pairs", ((("dense", 0), ("dense", 0)),), "sides are the same"),
+        ("pairs", ((("dense", 0), ("dense", 2)),), "0, 1 and so on"),
+        ("pairs", ((("dense", 0), ("thin", 1)),), "dense, sparse, target"),
+        ("pairs", (0, 1), "one or more pairs"),
+    ],
+)
+def test_a_choice_that_does_not_fit_is_refused(field, value, said):
     with pytest.raises(UserError, match=re.escape(said)):
-        recipes.check(config)
+        recipes.check(with_field(digits_lt.get_config("simclr"), field, value))
+
+
+def declared():
+    """Each field that base.py declares, and a config that has it."""
+    for name, field in configs.DECLARED.items():
+        if name.partition(".")[0] not in base.KINDS or name.endswith(".name"):
+            yield name, field, digits_lt.get_config("simclr")
+    for group, kinds in base.KINDS.items():
+        for kind, settings in kinds.items():
+            for name, field in settings.items():
+                config = digits_lt.get_config("simclr")
+                base.lay(config, {group: {"name": kind}})
+                yield f"{group}.{name}", field, config
+
+
+def test_every_number_has_bounds_and_what_lies_beyond_is_refused():
+    refused = 0
+    for name, field, config in declared():
+        several = isinstance(field.default, tuple)
+        first = next(iter(field.default), None) if several else field.default
+        if isinstance(first, bool) or not isinstance(first, int | float):
+            continue
+        assert name in recipes.fields(config)
+        low, high = field.accepted[1:-1].split(", ")
+        beyond = (float(low) - (field.accepted[0] == "["), float(high) + (field.accepted[-1] == "]"))
+        for value in (type(first)(v) for v in beyond if abs(v) < math.inf):
+            with pytest.raises(UserError, match=rf"^{re.escape(name)} is .*{re.escape(str(value))}"):
+                recipes.check(with_field(config.copy_and_resolve_references(), name, (value,) if several else value))
+            refused += 1
+    assert refused > 100
+
+
+def test_every_field_of_every_config_is_declared_with_the_names_or_bounds_it_takes():
+    for location in CONFIGS:
+        config = recipes.load(location)
+        for name, value in recipes.fields(config).items():
+            group, _, field = name.partition(".")
+            own = base.KINDS.get(group, {}).get(config.get(group).name, {}) if group in base.KINDS else {}
+            declared = own.get(field) or configs.DECLARED[name]
+            assert type(declared.default) is type(value) or declared.per_view, name
+            words = isinstance(value, bool | str) or name in ("pairs", "optimizer.constant_rate")
+            assert declared.accepted or words, name
+            if declared.accepted and ":" in declared.accepted:
+                assert declared.default in (known := pkgutil.resolve_name(declared.accepted)) or set(value) <= set(
+                    known
+                )
 
 
 def test_a_config_without_a_field_that_all_have_is_refused_by_its_name():
     for field in recipes.fields(base.get_config()):
-        if field.startswith(("objective.", "views.")) and not field.endswith((".name", ".mean", ".std")):
+        if field.partition(".")[0] in base.KINDS and not field.endswith((".name", ".mean", ".std")):
             continue
         config = base.get_config()
         *parents, last = field.split(".")
@@ -199,7 +248,7 @@ def test_a_config_without_a_field_that_all_have_is_refused_by_its_name():
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_passes_the_checks(name):
-    recipes.check(CONFIGS[name]())
+    recipes.check(recipes.load(name))
 
 
 def test_the_published_recipe_of_photos():
@@ -213,7 +262,40 @@ def test_the_published_recipe_of_photos():
     assert (c.data.n_max, c.data.groups) == (1280, "counts")
 
 
+def test_the_example_of_config():
+    assert doctest.testmod(sys.modules["sdclr_jax.api.config"]) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prune.rat": 0.7}, "there is no field prune.rat: the nearest is prune.rate"),
+        ({"prune": 0.7}, "there is no field prune: the nearest is prune.rate"),
+        ({"prune": {"rate": {"x": 1}}}, "there is no field prune.rate.x: the nearest is prune.rate"),
+        ({"epochs": 2.5}, "epochs is 2.5, float: it must be int"),
+        ({"epochs": True}, "epochs is True, bool: it must be int"),
+        ({"epochs": None}, "epochs is None, NoneType: it must be int"),
+        ({"prune.rate": "0.7"}, "prune.rate is '0.7', str: it must be float"),
+        ({"optimizer": {"decay_vectors": 1}}, "optimizer.decay_vectors is 1, int: it must be bool"),
+        ({"views.crop_scale": 0.3}, "views.crop_scale is 0.3, float: it must be tuple"),
+        ({"method": "byol"}, 'method only names the method: choose another as "NAME:METHOD"'),
+    ],
+)
+def test_config_is_strict(given, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        api_config("digits_lt:sdclr", given)
+
+
+def test_config_sets_fields():
+    pairs, nested = [[["dense", 0], ["sparse", 1]]], {"optimizer": {"learning_rate": 1}}
+    made = api_config("digits_lt:simclr", {"prune.rate": 0.7, "views": {"crop_scale": [0.2, 1]}}, pairs=pairs, **nested)
+    assert (made.prune.rate, made.views.crop_scale, made.pairs) == (0.7, (0.2, 1), ((("dense", 0), ("sparse", 1)),))
+    assert isinstance(made.optimizer.learning_rate, float)
+    assert api_config("digits_lt:simclr").prune.rate == 0.9
+    photos = api_config("folder:byol", {"views.blur_probability": [1.0, 0.1]})
+    assert photos.views.blur_probability == (1.0, 0.1)
+
+
 if __name__ == "__main__":
-    for name, make in CONFIGS.items():
-        (GOLDEN / f"config_{name}.json").write_text(text(make()))
+    (GOLDEN / "configs.txt").write_text(text())
     (GOLDEN / "methods.txt").write_text(differences())

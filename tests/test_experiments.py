@@ -8,9 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
+import jax
 import pytest
 
+from sdclr_jax import parallel
+from sdclr_jax.commands import main
+from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.run import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,18 +52,45 @@ def test_the_input_pipeline_is_measured(tmp_path, monkeypatch):
     assert all(x > 10 for x in memory["process_mb"] + memory["workers_mb"])
 
 
-def run(experiment: str, out: pathlib.Path, fields: list[str]) -> str:
-    """What an experiment of one seed prints."""
-    command = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"), f"--out={out}", "--seeds=1", *fields]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(out / "data")}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
+@pytest.fixture
+def run_here(monkeypatch, tmp_path):
+    """run_here(experiment, fields): one seed, whose commands this process runs itself, on one device; they start in
+    processes of their own in the tests of the demo."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
+    one = parallel.shardings(jax.devices()[:1])
+    monkeypatch.setattr(parallel, "shardings", lambda devices=None: one)
+    import jobs
+    import planted
+
+    chance_of = planted.chance_of
+    monkeypatch.setattr(planted, "chance_of", lambda *counts: chance_of(*counts, rankings=100))
+    monkeypatch.setattr(pruning_probe, "CALIBRATION", 2)
+
+    def command(argv, **settings):
+        assert argv[: len(jobs.SDCLR)] == jobs.SDCLR
+        assert main.main(argv[len(jobs.SDCLR) :]) == 0
+
+    def pretrain(runs, out):
+        for job in runs:
+            file = f"--config={ROOT / 'configs' / job.config}"
+            command([*jobs.SDCLR, "pretrain", file, f"--workdir={out / job.name}", *job.fields, "--noprogress"])
+        return [out / job.name for job in runs]
+
+    def run(name, fields):
+        experiment = planted if name == "planted" else load(name)
+        for module in (experiment, planted):
+            monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(run=command))
+        monkeypatch.setattr(jobs, "run", pretrain)
+        monkeypatch.setattr(sys, "argv", [name, f"--out={tmp_path}", "--seeds=1", *fields])
+        experiment.main()
+
+    return run
 
 
-def test_planted_images_are_ranked_against_chance_and_rivals(tmp_path):
+def test_planted_images_are_ranked_against_chance_and_rivals(run_here, tmp_path):
     fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
-    run("planted", tmp_path, fields)
+    run_here("planted", fields)
     kinds = [path.stem.rpartition("_")[2] for path in (tmp_path / "images-0").iterdir()]
     assert {kind: kinds.count(kind) for kind in kinds} == {"digit": 1761, "noise": 18, "photo": 18}
     with (tmp_path / "table.csv").open() as file:
@@ -72,9 +104,9 @@ def test_planted_images_are_ranked_against_chance_and_rivals(tmp_path):
     assert "| chance" in (tmp_path / "table.md").read_text()
 
 
-def test_wrong_labels_are_ranked_against_chance(tmp_path):
+def test_wrong_labels_are_ranked_against_chance(run_here, tmp_path):
     fields = ["--config.epochs=3", "--config.optimizer.warmup_epochs=1", "--config.model.width=4"]
-    run("mislabelled", tmp_path, fields)
+    run_here("mislabelled", fields)
     images = list((tmp_path / "images-0" / "train").glob("*/*.png"))
     assert sum(path.stem.rpartition("_")[2] != path.parent.name for path in images) == round(0.05 * len(images)) == 24
     with (tmp_path / "table.csv").open() as file:
@@ -110,9 +142,14 @@ def test_the_evaluation_is_timed_beside_scikit_learn_at_the_same_minimum(monkeyp
 
 def test_the_demo_runs_from_start_to_report(tmp_path):
     fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
-    fields += ["--config.evaluate.full_epochs=2", "--config.evaluate.few_shot_epochs=2", "--config.projector.hidden=8"]
+    fields += ["--config.evaluate.protocols=('linear_few_shot', 'knn')", "--config.evaluate.few_shot_epochs=2"]
+    fields += ["--config.evaluate.map_images=40", "--config.projector.hidden=8"]
+    command = [sys.executable, str(ROOT / "experiments" / "digits_demo.py"), f"--out={tmp_path}", "--seeds=1", *fields]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
     for _ in range(2):  # the second time it finds all runs done
-        assert "sdclr − simclr" in run("digits_demo", tmp_path, fields)
+        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+        assert ended.returncode == 0, ended.stderr
+        assert "sdclr − simclr" in ended.stdout
         page = (tmp_path / "report.html").read_text()
         assert "whether SDCLR is better than SimCLR" in page
     assert not list(tmp_path.glob("*/damaged_checkpoints"))
@@ -152,11 +189,10 @@ def test_ctrl_c_lets_the_runs_of_the_demo_save(tmp_path):
         [*command, *fields], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
     runs = [tmp_path / "simclr-0", tmp_path / "sdclr-0"]
-    deadline = time.monotonic() + 180
-    while not all(metrics.read(run / "metrics.jsonl") for run in runs) and time.monotonic() < deadline:
+    while not all(metrics.read(run / "metrics.jsonl") for run in runs) and demo.poll() is None:
         time.sleep(0.05)
     os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
-    _, errors = demo.communicate(timeout=120)
+    _, errors = demo.communicate(timeout=600)
     assert demo.returncode == 1
     assert "the same command goes on from here" in errors
     for run in runs:

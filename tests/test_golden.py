@@ -8,6 +8,7 @@ over a whole tensor, so one number depends on every entry.
 import json
 import pathlib
 import zlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import optax
 import pytest
 
 from sdclr_jax import branches, objectives, optim, pruning, trees
-from sdclr_jax.models import RESNETS, Head, Network
+from sdclr_jax.models import ENCODERS, Head, Network
 from sdclr_jax.train import Method
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "official_step_resnet18_cifar.json").read_text())
@@ -97,7 +98,7 @@ def published_method(dtype) -> Method:
         raise AssertionError("the figures start from given views")
 
     return Method(
-        network=Network(RESNETS["resnet18"](dtype=dtype), Head(3, 512, 128, dtype=dtype)),
+        network=Network(ENCODERS["resnet18"](dtype=dtype), Head(3, 512, 128, dtype=dtype)),
         branches=branches.choose({"dense", "sparse"}, "private"),
         pairs=PAIRS,
         make_views=no_views,
@@ -110,7 +111,7 @@ def published_method(dtype) -> Method:
             total_steps=10**9,
             final_learning_rate=1e-6,
         ),
-        prune=lambda weights, key: pruning.magnitude_mask(weights, 0.9),
+        prune=partial(pruning.magnitude_mask, rate=0.9),
     )
 
 
@@ -140,7 +141,7 @@ def published(request):
             key=jax.random.key(0),
             params=params,
             stats=stats,
-            mask=pruning.ones(params["weights"]),
+            mask=pruning.ones(params["weights"], method.network.prunable),
             opt_state=method.optimizer.transform.init(params),
         )
         state = jax.jit(method.refresh)(state)
@@ -149,7 +150,7 @@ def published(request):
         views = tuple(jnp.asarray((v - IMAGENET_MEAN) / IMAGENET_STD, dtype) for v in views)
 
         def everything(state, views):
-            outputs, _ = method.encode(state.params, state, views)
+            outputs, _ = method.forward(state.params, state, views)
             after, scalars = method.update(state, views)
             return outputs, after, scalars
 

@@ -10,6 +10,7 @@ import pytest
 from configs import base, digits_lt, methods
 from sdclr_jax import branches, parallel, recipes, trees
 from sdclr_jax.errors import UserError
+from sdclr_jax.models import Outputs
 from sdclr_jax.objectives.vectors import unit
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests import tiny
@@ -138,13 +139,13 @@ def test_the_queue_holds_the_last_keys_in_order(name):
     """A batch of 16 in a queue of 20: four of the batch before are left. Each side has its own queue."""
     states, _ = run(name)
     sides = sorted({b for _, b in tiny.row(name).pairs})
-    assert set(states[0].memory) == {f"target{view}" for _, view in sides}
+    assert set(states[0].objective_state) == {f"target{view}" for _, view in sides}
     outputs = jax.jit(tiny.row(name).diagnose)(states[1], tiny.images())
     for branch, view in sides:
-        before, after = (np.asarray(s.memory[f"{branch}{view}"]) for s in states[1:3])
+        before, after = (np.asarray(s.objective_state[f"{branch}{view}"]) for s in states[1:3])
         np.testing.assert_array_equal(after[:4], before[16:])
         np.testing.assert_allclose(after[4:], unit(outputs[branch, view].projection), atol=1e-5)
-        np.testing.assert_allclose(np.linalg.norm(states[0].memory[f"{branch}{view}"], axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(states[0].objective_state[f"{branch}{view}"], axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["swav", "sd_swav"])
@@ -187,15 +188,31 @@ def test_multi_crop_is_data_too():
 
     def all_of(seed):
         state = method.init(seed, views[0][:1])
-        return method.encode(state.params, state, views)[0], method.update(state, views)[1]["loss"], state
+        return method.forward(state.params, state, views)[0], method.update(state, views)[1]["loss"], state
 
     outputs, loss, state = jax.jit(all_of)(np.uint32(0))
     assert outputs.keys() == {("dense", 0), ("dense", 2), ("sparse", 1), ("sparse", 3)}
     assert len(method.pairs) == 2 * 3
     assert {b for _, b in method.pairs} == {("dense", 0), ("sparse", 1)}
     loss_of = method.objective.loss
-    expected = [float(loss_of(state.memory["dense0"], outputs[a], outputs[b], None)) for a, b in method.pairs]
+    expected = [float(loss_of(state.objective_state["dense0"], outputs[a], outputs[b], None)) for a, b in method.pairs]
     assert float(loss) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_nt_xent_in_chunks_is_a_field_and_the_same_loss():
+    """Value and gradient, of 2 x 16 rows, which 5 does not divide."""
+    rng = np.random.default_rng(0)
+    a, b = (Outputs(features=z, projection=z) for z in rng.standard_normal((2, 16, 4)).astype(np.float32))
+    found = []
+    for chunk in (0, 5):
+        methods.choose(config := base.get_config(), "sdclr")
+        config.objective.chunk = chunk
+        recipes.check(config)
+        loss = recipes.method(config, tiny.STEPS_PER_EPOCH).objective.loss
+        compiled = jax.jit(jax.value_and_grad(lambda a, b, loss=loss: loss(None, a, b, None), argnums=(0, 1)))
+        found.append(compiled(a, b))
+        assert ("while" in compiled.lower(a, b).as_text()) == (chunk > 0)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), *found)
 
 
 def test_w_mse_of_four_views_compares_all_six_pairs():
@@ -208,14 +225,19 @@ def test_w_mse_of_four_views_compares_all_six_pairs():
     ("name", "field", "value", "said"),
     [
         ("w_mse", "objective.slice_size", 5, "objective.slice_size is 5: it must divide the batch, 16"),
-        ("w_mse", "projector.out", 16, "has no inverse: make the batch larger than 16"),
+        ("w_mse", "projector.out", 16, "objective.shrinkage is 0.*has no inverse: make the batch larger than 16"),
         ("moco", "objective.queue", 100, "objective.queue is 100, and there are 100 images: make it smaller"),
         ("moco", "objective.queue", 0, "objective.queue is 0: info_nce has its negatives from there"),
         ("simclr", "epochs", 10**9, "epochs is 1000000000, of 6 steps each: it must be at most 357913941"),
         ("swav", "prototypes.frozen_epochs", 10**9, "prototypes.frozen_epochs is 1000000000, of 6 steps each"),
         ("swav", "objective.queue_start_epochs", 10**9, "objective.queue_start_epochs is 1000000000, of 6 steps"),
-        ("byol", "predictor.layers", 0, "no predictor: set predictor.layers"),
-        ("swav", "prototypes.count", 0, "network has none: set prototypes.count"),
+        (
+            "byol",
+            "predictor.layers",
+            0,
+            "predictor.layers is 0, so prediction is None",
+        ),
+        ("swav", "prototypes.count", 0, "prototypes.count is 0, so prototypes is None"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_step(name, field, value, said):

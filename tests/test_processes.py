@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from sdclr_jax import parallel, recipes, trees
-from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.api.pretrain import train
 from sdclr_jax.run import metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines
@@ -43,11 +43,11 @@ def test_two_processes_train_what_one_trains(tmp_path):
         )
         for i in range(2)
     ]  # fmt: skip
-    outputs = [p.communicate(timeout=240)[0] for p in processes]
+    outputs = [p.communicate(timeout=600)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
 
     two = jax.devices()[:2]
-    expected = pretrain(config("sdclr", every), tmp_path / "one", str(tmp_path / "data"), devices=two)
+    expected = train(config("sdclr", every), tmp_path / "one", str(tmp_path / "data"), devices=two)
     shardings = parallel.shardings(two)
     images = recipes.data(config(), str(tmp_path / "data")).part("long_tail").images
     with Checkpoints(tmp_path / "two" / "checkpoints") as checkpoints:

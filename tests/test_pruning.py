@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdclr_jax import parallel, pruning, trees
+from sdclr_jax.errors import ArgumentError
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -16,7 +19,10 @@ WEIGHTS = {
     },
     "projector": {"linear1": {"kernel": jnp.ones((5, 3)), "bias": jnp.zeros(3)}},
 }
-magnitude_mask = jax.jit(pruning.magnitude_mask, static_argnames=("rate", "random_rate"))
+magnitude_mask = jax.jit(
+    partial(pruning.magnitude_mask, prunable=lambda name, leaf: name.endswith("kernel") and "projector" not in name),
+    static_argnames=("rate", "random_rate"),
+)
 
 
 def sorted_threshold(rate):
@@ -94,6 +100,12 @@ def test_mask_is_the_same_on_sharded_weights():
     expected = magnitude_mask({"c": {"kernel": jnp.asarray(kernel)}}, 0.7)["c"]["kernel"]
     sharded = {"c": {"kernel": jax.device_put(kernel, parallel.shardings().batch)}}
     np.testing.assert_array_equal(magnitude_mask(sharded, 0.7)["c"]["kernel"], expected)
+
+
+def test_a_mask_that_would_cover_nothing_is_refused():
+    for make in (pruning.ones, partial(pruning.magnitude_mask, rate=0.5)):
+        with pytest.raises(ArgumentError, match="^prunable chooses none of the weights"):
+            make(WEIGHTS, prunable=lambda name, leaf: False)
 
 
 def test_density_by_layer():

@@ -1,5 +1,8 @@
 """The step: what the branches share, what is private, where gradients go, and that devices do not matter."""
 
+import copy
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +33,7 @@ def stepped():
 def test_an_all_ones_mask_makes_the_branches_identical():
     method, state = tiny.method(), tiny.state()
     same = views()[0]
-    outputs, stats = jax.jit(method.encode)(state.params, state, (same, same))
+    outputs, stats = jax.jit(method.forward)(state.params, state, (same, same))
     np.testing.assert_array_equal(outputs["dense", 0].projection, outputs["sparse", 1].projection)
     np.testing.assert_array_equal(outputs["dense", 0].features, outputs["sparse", 1].features)
     jax.tree.map(np.testing.assert_array_equal, stats["dense"], stats["sparse"])
@@ -39,7 +42,7 @@ def test_an_all_ones_mask_makes_the_branches_identical():
 def test_a_real_mask_makes_them_differ(stepped):
     method, state = tiny.method(), stepped[0]
     same = views()[0]
-    outputs, _ = jax.jit(method.encode)(state.params, state, (same, same))
+    outputs, _ = jax.jit(method.forward)(state.params, state, (same, same))
     assert largest_difference(outputs["dense", 0].projection, outputs["sparse", 1].projection) > 0.1
 
 
@@ -48,8 +51,8 @@ def test_pruned_entries_receive_the_dense_gradient_only(stepped):
     method, state = tiny.method(), stepped[0]
 
     def loss(dense_weights, sparse_weights):
-        outputs, _ = method.encode({**state.params, "weights": dense_weights}, state, views())
-        damaged, _ = method.encode({**state.params, "weights": sparse_weights}, state, views())
+        outputs, _ = method.forward({**state.params, "weights": dense_weights}, state, views())
+        damaged, _ = method.forward({**state.params, "weights": sparse_weights}, state, views())
         return method.objective.loss(None, outputs["dense", 0], damaged["sparse", 1], None)
 
     weights = state.params["weights"]
@@ -69,7 +72,7 @@ def test_pruned_entries_receive_the_dense_gradient_only(stepped):
 def step_loss(method):
     def loss(params, state):
         made = method.make_views(jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step), tiny.images())
-        outputs, _ = method.encode(params, state, made)
+        outputs, _ = method.forward(params, state, made)
         return method.objective.loss(None, outputs["dense", 0], outputs["sparse", 1], None)
 
     return loss
@@ -91,8 +94,8 @@ def test_shared_statistics_see_both_branches():
     """With one set of norms the dense forward updates the statistics first, then the sparse one."""
     shared, private = tiny.method(norms="shared"), tiny.method()
     a, b = tiny.state(norms="shared"), tiny.state()
-    _, seen = jax.jit(shared.encode)(a.params, a, views())
-    _, apart = jax.jit(private.encode)(b.params, b, views())
+    _, seen = jax.jit(shared.forward)(a.params, a, views())
+    _, apart = jax.jit(private.forward)(b.params, b, views())
     for name, x in trees.named(seen["dense"]).items():
         start = 1.0 if name.endswith("var") else 0.0
         first, second = (np.asarray(trees.named(apart[k])[name]) for k in ("dense", "sparse"))
@@ -106,7 +109,7 @@ def test_simclr_is_one_forward_on_both_views():
     assert state.mask is None
     assert state.stats.keys() == {"dense"}
     v = views()
-    outputs, stats = jax.jit(method.encode)(state.params, state, v)
+    outputs, stats = jax.jit(method.forward)(state.params, state, v)
     variables = {
         "params": trees.combine(state.params["weights"], state.params["norms"]["dense"]),
         "batch_stats": state.stats["dense"],
@@ -119,7 +122,7 @@ def test_simclr_is_one_forward_on_both_views():
 
 def test_several_pairs_share_the_forward_and_average_the_loss():
     method, state = tiny.method("both_ways"), tiny.state("both_ways")
-    outputs, _ = jax.jit(method.encode)(state.params, state, views())
+    outputs, _ = jax.jit(method.forward)(state.params, state, views())
     assert outputs.keys() == {("dense", 0), ("dense", 1), ("sparse", 0), ("sparse", 1)}
     _, scalars = jax.jit(method.update)(state, views())
     pairs = [method.objective.loss(None, outputs[a], outputs[b], None) for a, b in method.pairs]
@@ -187,7 +190,7 @@ def test_the_mask_follows_the_weights(stepped):
     for _ in range(5):
         state, _ = step(state, tiny.images())
     fresh = refresh(state)
-    expected = pruning.magnitude_mask(state.params["weights"], 0.5)
+    expected = pruning.magnitude_mask(state.params["weights"], 0.5, prunable=tiny.method().network.prunable)
     jax.tree.map(np.testing.assert_array_equal, fresh.mask, expected)
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (fresh.mask, stepped[0].mask)), strict=True))
 
@@ -211,3 +214,37 @@ def test_scalars(stepped):
     }  # fmt: skip
     assert float(scalars["learning_rate"]) == pytest.approx(0.1)
     assert 0 < float(scalars["projection_std/sparse"]) <= 1 / np.sqrt(4) + 1e-6
+
+
+def test_the_loop_refreshes_the_mask_when_it_is_due_wherever_it_starts():
+    """Masks are made before steps 0, 3, 6 of the weights of that moment, by a loop from 0 or from the middle."""
+    _, step, refresh = tiny.functions()
+    state, expected = tiny.state(), []
+    for number in range(7):
+        if number % 3 == 0:
+            state = refresh(state)
+        state, _ = step(state, tiny.images())
+        expected.append(jax.device_get(state))
+    method = copy.copy(tiny.method())
+    method.refresh_every = 3
+
+    def loop(state, until):
+        for taken in method.train(state, itertools.repeat(tiny.images()), until=until):
+            assert int(taken.state.step) == taken.number
+            yield jax.device_get(taken.state)  # the next step takes its memory
+
+    whole = list(loop(tiny.state(), 7))
+    assert [int(s.step) for s in whole] == [1, 2, 3, 4, 5, 6, 7]
+    jax.tree.map(np.testing.assert_array_equal, _numbers(whole[-1]), _numbers(expected[-1]))
+    kept = [np.concatenate([m.ravel() for m in jax.tree.leaves(s.mask)]) for s in whole]
+    assert [bool((a != b).any()) for a, b in itertools.pairwise(kept)] == [False, False, True, False, False, True]
+
+    middle = jax.device_put(whole[3])  # one step after a refresh: the mask it holds goes on
+    resumed = list(loop(middle, 7))
+    assert [int(s.step) for s in resumed] == [5, 6, 7]
+    jax.tree.map(np.testing.assert_array_equal, _numbers(resumed[-1]), _numbers(whole[-1]))
+    assert list(loop(jax.device_put(whole[-1]), 7)) == []
+
+
+def _numbers(state):
+    return state.replace(key=jax.random.key_data(state.key))

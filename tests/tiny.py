@@ -1,6 +1,6 @@
 """A method small enough to compile in a second, shared by the tests."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def method(pairs: str = "sdclr", norms: str = "private", rate: float = 0.5, dtyp
         optimizer=optim.sgd(
             learning_rate=0.1, momentum=0.9, weight_decay=1e-4, warmup_steps=0, total_steps=100, final_learning_rate=0
         ),
-        prune=lambda weights, key: pruning.magnitude_mask(weights, rate),
+        prune=partial(pruning.magnitude_mask, rate=rate),
     )
 
 

@@ -1,6 +1,6 @@
 """Probe the frozen dense encoder of a run, and write results.json."""
 
-import json
+import dataclasses
 import os
 import pathlib
 import sys
@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, recipes, trees
+from sdclr_jax import parallel, recipes, records, trees
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import collapse, embedding, frozen
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures
 from sdclr_jax.evaluation.protocols import PROTOCOLS, measure
 from sdclr_jax.files import expanded
+from sdclr_jax.records import Results, Score, names, results
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.train import State
@@ -30,7 +31,7 @@ def evaluate(
     protocols: Sequence[str] | None = None,
     data_dir: str | os.PathLike | None = None,
     settings: Mapping[str, Any] | None = None,
-) -> dict:
+) -> Results:
     """Score the frozen dense encoder of a run's newest checkpoint, and write the run's results.json.
 
     Args:
@@ -46,23 +47,20 @@ def evaluate(
         UserError: no run there, an unknown protocol or field, and as `evaluate_run`.
 
     >>> results = evaluate("runs/sdclr", protocols=["knn"], settings={"knn_k": 20})  # doctest: +SKIP
-    >>> results["protocols"]["knn"]["all"]  # doctest: +SKIP
+    >>> results.protocols["knn"].all  # doctest: +SKIP
     0.9
     """
     directory = expanded(getattr(run, "path", run))
     config = recipes.read(directory)
     changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})
-    try:
-        config.evaluate.update({k: tuple(v) if isinstance(v, list) else v for k, v in changed.items()})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"settings: {error.args[0]}") from error
+    recipes.override(config, {"evaluate": changed})
     recipes.check(config)
     folder.check_writable(directory)
     return evaluate_run(config, directory, data_dir)
 
 
-def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.PathLike | None = None) -> dict:
-    """Run `evaluate.protocols` on a run's newest checkpoint; writes and returns what results.json holds.
+def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.PathLike | None = None) -> Results:
+    """Run `evaluate.protocols` on a run's newest checkpoint; writes results.json and returns what it holds.
 
     Raises:
         UserError: no run or no checkpoint there, images without labels, or the encoder is not what it was before the
@@ -72,7 +70,7 @@ def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os
     data = recipes.data(config, data_dir)
     if not data.train.class_names:
         raise UserError(
-            f"{config.data.name} has no labels, so there is nothing to probe: {directory / 'metrics.jsonl'} tells "
+            f"{config.data.name} has no labels, so there is nothing to probe: {directory / names.METRICS} tells "
             "whether the features have collapsed, and scores take a run on images with labels, which pretraining "
             "does not read"
         )
@@ -84,88 +82,87 @@ def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os
     step, variables = _dense(directory, like)
     before = int(checksum(variables))
     of_encoder = frozen.encoder_variables(variables)
-    features = recipes.frozen_features(config, of_encoder, data, shardings, directory / "features")
+    features = recipes.frozen_features(config, of_encoder, data, shardings, directory / names.FEATURES)
     groups, measured = recipes.groups(config, data), {}
     for name, protocol in wanted.items():
         with renamed(recipes.protocol_arguments(name)):
             measured[name] = measure(protocol, features.splits(protocol.train), groups)
     # Both what was used and what lies on disk must be the encoder that was there before.
-    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
         dropped = step not in checkpoints.steps  # by the run, which goes on
         again = variables if dropped else frozen.dense(checkpoints.restore(like=like, step=step))
     if not int(checksum(variables)) == int(checksum(again)) == before:
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
-    epoch = (folder.trained_on(directory) or now)["images"] // config.batch_size
-    results = {
-        "format": 1,
-        "run": {"method": config.method, "seed": config.seed, "step": step, "epoch": step / epoch},
-        "data": about(config, data),
-        "features": _about_features(features.test.features),
-        "encoder_checksum": before,
-        "protocols": measured,
-    }
-    measured |= _others(directory / "results.json", results)
-    in_order = {name: measured[name] for name in PROTOCOLS if name in measured}
-    results["protocols"] = in_order | measured  # those that this process does not know come last
-    folder.write_json(directory / "results.json", results)
+    epoch = (folder.trained_on(directory) or now).images // config.batch_size
+    found = Results(
+        run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=step / epoch),
+        data=about(config, data),
+        features=_about_features(features.test.features),
+        encoder_checksum=before,
+        protocols={name: records.decode(Score, score, name) for name, score in measured.items()},
+    )
+    found = _with_others(found, directory / names.RESULTS)
+    records.write(directory / names.RESULTS, found)
     _write_map(config, features, directory)
-    return results
+    return found
 
 
 def _write_map(config: ConfigDict, features: FrozenFeatures, directory: pathlib.Path) -> None:
     """The map of the test images, in place of that of an earlier evaluation; none where an image has no one class."""
-    path, limit, test = directory / "embedding.json", config.evaluate.map_images, features.test
+    path, limit, test = directory / names.EMBEDDING, config.evaluate.map_images, features.test
     if not limit or test.targets.has_attributes:
         path.unlink(missing_ok=True)
         return
     with renamed({"features": "the features of the test images"}):
-        found = embedding.about(test.features, test.labels, config.seed, limit, directory / "features")
-    folder.write_json(path, found)
+        found = embedding.about(test.features, test.labels, config.seed, limit, directory / names.FEATURES)
+    records.write(path, found)
 
 
-def _others(path: pathlib.Path, results: dict) -> dict[str, dict]:
-    """What results.json says already of other protocols; nothing where it is of another encoder or other data."""
+def _with_others(found: Results, path: pathlib.Path) -> Results:
+    """What is found, with what results.json says already of other protocols, where it is of this encoder and data."""
     try:
-        before = json.loads(path.read_text())
-        same = all(before.get(field) == results[field] for field in results if field not in ("protocols", "features"))
-        others = {name: p for name, p in before["protocols"].items() if name not in results["protocols"]}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # none there, or not one of ours
-        return {}
+        before = records.read(Results, path)
+    except (FileNotFoundError, UserError):  # none there, or not one of ours
+        return found
+    others = {name: score for name, score in before.protocols.items() if name not in found.protocols}
+    same = all(getattr(before, field) == getattr(found, field) for field in ("run", "data", "encoder_checksum"))
     if others and not same:
         print(f"{path}  note: {', '.join(others)} went, being of another encoder or other data", file=sys.stderr)
-    return others if same else {}
+    every = found.protocols | (others if same else {})
+    ordered = {name: every[name] for name in PROTOCOLS if name in every}
+    return dataclasses.replace(found, protocols=ordered | every)  # those that this process does not know come last
 
 
 def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:
     """Step and dense variables of a run's newest checkpoint."""
-    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+    with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
         state = checkpoints.restore(like=like)
     if state is None:
         raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
     return int(state.step), frozen.dense(state)
 
 
-def about(config: ConfigDict, data: recipes.Data) -> dict:
+def about(config: ConfigDict, data: recipes.Data) -> results.Data:
     """What results.json says of the data: classes, groups, and what names the archive and every list."""
     counts = data.subsets.train_counts
     parts = {"train": config.data.subset} | {part: part for part in ("probe_train", "few_shot", "validation")}
-    return {
-        "name": config.data.name,
-        "subset": config.data.subset,
-        "split": config.data.split,
-        "provenance": data.provenance,
-        "class_names": list(data.train.class_names),
-        "train_counts": [int(n) for n in counts],
-        "group_rule": config.data.groups,
-        "groups": list(recipes.groups(config, data)),
-        "lists": {name: longtail.list_hash(data.part(part).ids) for name, part in parts.items()}
+    return results.Data(
+        name=config.data.name,
+        subset=config.data.subset,
+        split=config.data.split,
+        provenance=data.provenance,
+        class_names=tuple(data.train.class_names),
+        train_counts=tuple(int(n) for n in counts),
+        group_rule=config.data.groups,
+        groups=recipes.groups(config, data),
+        lists={name: longtail.list_hash(data.part(part).ids) for name, part in parts.items()}
         | {"test": longtail.list_hash(data.test.ids)},
-    }
+    )
 
 
-def _about_features(found: np.ndarray) -> dict:
+def _about_features(found: np.ndarray) -> results.Features:
     """What results.json says of features [N, D] of test images: how many directions they use (RankMe)."""
     # As many as the paper takes (Garrido et al., ICML 2023), spread over all of them, which may lie class by class.
     some = found[:: -(-len(found) // 25_600)]
     rank = float(jax.jit(collapse.effective_rank)(some))
-    return {"images": len(some), "dimensions": found.shape[1], "effective_rank": rank}
+    return results.Features(images=len(some), dimensions=found.shape[1], effective_rank=rank)

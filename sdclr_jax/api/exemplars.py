@@ -14,13 +14,14 @@ import pyarrow.csv
 import pyarrow.parquet
 from ml_collections import ConfigDict
 
-from sdclr_jax import files, parallel, recipes
+from sdclr_jax import files, parallel, recipes, records
 from sdclr_jax.data import batches, thumbnails
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, knn, pruning_probe
+from sdclr_jax.records import names
 from sdclr_jax.reports import gallery
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -126,7 +127,10 @@ def exemplars_of_run(
     epoch = len(examples.ids) // config.batch_size
     first = before = last = None
     checkpoints = []
-    with Checkpoints(directory / "checkpoints", read_only=True) as kept, _pixels(config, examples, shardings) as pixels:
+    with (
+        Checkpoints(directory / names.CHECKPOINTS, read_only=True) as kept,
+        _pixels(config, examples, shardings) as pixels,
+    ):
         if not kept.steps:
             raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
         settings = {"rates": rates, "pairs": pairs_of_views, "against": against}
@@ -182,8 +186,8 @@ def exemplars_of_run(
         neighbours=[[place[image] for image in row] for row in near.tolist()],
         thumbnails=thumbnails.make(examples.images, pictured),
     )
-    _write(directory / "exemplars", table, page)
-    folder.write_json(directory / "exemplars" / "summary.json", summary)
+    _write(directory / names.EXEMPLARS, table, page)
+    records.write(directory / names.SUMMARY, summary)
     return ranking, summary
 
 
@@ -218,7 +222,7 @@ def _by_group(train_counts: np.ndarray, class_groups: tuple[str, ...]) -> dict[s
     """The classes that are many, medium, few, and the rarer half of all; nothing without classes."""
     if not class_groups:
         return {}
-    by_group = {name: [c for c, group in enumerate(class_groups) if group == name] for name in longtail.GROUPS}
+    by_group = {name: [c for c, group in enumerate(class_groups) if group == name] for name in records.GROUPS}
     rarest = np.argsort(-np.asarray(train_counts), kind="stable")[-(len(train_counts) // 2) :]
     return by_group | {"rarer_half": rarest.tolist()}
 

@@ -42,11 +42,10 @@ def main(argv: list[str]) -> None:
         jobs.append((directory, args.config, args.data_dir))
     for directory, config, data_dir in jobs:
         results = evaluate.evaluate_run(config, directory, data_dir)
-        if warning := (results["data"]["provenance"] or {}).get("warning"):
+        if warning := (results.data.provenance or {}).get("warning"):
             print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
-        for name in (name for name in results["protocols"] if name in config.evaluate.protocols):
-            scored = results["protocols"][name]
-            groups = "  ".join(f"{k} {_percent(scored[k])}" for k in ("all", "many", "medium", "few", "std"))
+        for name in (name for name in results.protocols if name in config.evaluate.protocols):
+            groups = "  ".join(f"{k} {_percent(share)}" for k, share in results.protocols[name].summary.items())
             print(f"{directory}  {name:16s} {groups}", flush=True)
 
 

@@ -3,7 +3,7 @@
 import argparse
 import pathlib
 
-from sdclr_jax import files, recipes
+from sdclr_jax import files, recipes, records
 from sdclr_jax.api import exemplars
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import pruning_probe
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
             f"Wrote {written}: open gallery.html there; exemplars.csv has all {trained_on} training images", flush=True
         )
     if len(jobs) > 1:
-        folder.write_json(options.overlap, exemplars.overlap(rankings))
+        records.write(options.overlap, exemplars.overlap(rankings))
         print(f"Wrote {options.overlap}")
 
 

@@ -1,7 +1,6 @@
-"""Command lines: `--config=FILE.py:METHOD` and `--config.FIELD=VALUE` by ml_collections, errors as one sentence."""
+"""Command lines: `--config=NAME:METHOD` and `--config.FIELD=VALUE` by ml_collections, errors as one sentence."""
 
 import difflib
-import pathlib
 import sys
 
 from absl import flags
@@ -17,18 +16,29 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     # ml_collections wants the file before the fields that override it.
     argv = sorted(argv, key=lambda arg: not arg.startswith("--config="))
     if not argv or not argv[0].startswith("--config="):
-        raise UserError("--config is missing: give it as --config=FILE.py:METHOD, such as configs/digits_lt.py:sdclr")
+        raise UserError("--config is missing: give it as --config=NAME:METHOD, such as digits_lt:sdclr")
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_bool("progress", True, "", flag_values=values)
-    if any(arg.startswith("--config.method") for arg in argv):
-        raise UserError("--config.method only names the method: choose another as --config=FILE.py:METHOD")
-    config = _load(argv[0].removeprefix("--config="))
+    config = recipes.load(argv[0].removeprefix("--config="))
     _parse(values, config, argv[1:])
     if not values.workdir:
         raise UserError("--workdir is missing: give the run's folder, such as --workdir=runs/sdclr")
     return values
+
+
+def overridden(config: ConfigDict, argv: list[str]) -> ConfigDict:
+    """The config with fields overridden by `--config.FIELD=VALUE`."""
+    values = flags.FlagValues()
+    _parse(values, config, argv)
+    return values.config
+
+
+def fields(argv: list[str]) -> list[str]:
+    """The fields that `--config.FIELD=VALUE` and `--noconfig.FIELD` name."""
+    names = (arg.partition("=")[0].removeprefix("--").removeprefix("no") for arg in argv)
+    return [name.removeprefix("config.") for name in names if name.startswith("config.")]
 
 
 def evaluate(argv: list[str], usage: str, config: ConfigDict) -> flags.FlagValues:
@@ -48,31 +58,14 @@ def show_help(argv: list[str], usage: str) -> None:
         sys.exit(0)
 
 
-def _load(location: str) -> ConfigDict:
-    """The config of FILE.py:METHOD. The folder above the file's, and the clone this package stands in, go on the import
-    path, so that a config may say `from configs import base`, wherever it lies and the command is called."""
-    path = location.partition(":")[0]
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"--config: there is no file {path}")
-    for root in (pathlib.Path(path).absolute().parent.parent, pathlib.Path(__file__).parents[2]):
-        if str(root) not in sys.path:
-            sys.path.append(str(root))
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["sdclr", f"--config={location}"])
-        values(["sdclr", f"--config={location}"])
-        if not isinstance(values.config, ConfigDict):
-            raise TypeError("get_config must return a ConfigDict")
-        return values.config
-    except Exception as error:  # whatever a user's file may raise
-        # ml_collections hands on the traceback of the file as text; its last line says what was wrong.
-        reason = _first_line(error) if len(str(error).splitlines()) < 2 else str(error).strip().splitlines()[-1]
-        raise UserError(f"--config={location}: {reason.removeprefix('ValueError: ')}") from error
-
-
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
     """Parse into `values`, with `config` as the flag of that name and a `data_dir`."""
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
+    if "method" in fields(argv):
+        raise UserError("--config.method only names the method: choose another as --config=NAME:METHOD")
+    for arg in argv:  # first, since another encoder has other fields
+        if arg.startswith("--config.model.name="):
+            recipes.choose_encoder(config, arg.partition("=")[2])
     known = [f"config.{field}" for field in recipes.fields(config)] + list(values)
     for arg in argv:
         name = arg.partition("=")[0].removeprefix("--")

@@ -14,6 +14,7 @@ from sdclr_jax.errors import ArgumentError, Diverged, UserError
 
 USAGE = """usage: sdclr COMMAND ...
 
+  config      print the fields of a config, and where each value comes from
   prepare     get a data set ready: check it, and convert it once
   pretrain    train a method on unlabelled images, or go on with a stopped run
   evaluate    probe the frozen encoder of a run
@@ -21,7 +22,7 @@ USAGE = """usage: sdclr COMMAND ...
   report      compare runs: a table, and a page with pictures
 
 sdclr COMMAND --help says more."""
-COMMANDS = ("prepare", "pretrain", "evaluate", "exemplars", "report")
+COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,12 +5,13 @@ from sdclr_jax.api import pretrain
 from sdclr_jax.commands import flags
 from sdclr_jax.files import expanded
 
-USAGE = """sdclr pretrain --config=FILE.py[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
+USAGE = """sdclr pretrain --config=NAME[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
 
 Pretrains and writes everything about the run to DIR. The same command again goes on where the run stopped: Ctrl-C or
 SIGTERM lets it save first.
 
-  --config=FILE.py:METHOD   such as configs/digits_lt.py:sdclr; its fields, with comments, are in configs/base.py
+  --config=NAME:METHOD      such as digits_lt:sdclr; `sdclr config digits_lt:sdclr` prints its fields
+  --config=FILE.py:METHOD   a config file of your own
   --config.FIELD=VALUE      overrides a field, such as --config.prune.rate=0.7
   --workdir=DIR             the run's folder
   --data_dir=DIR            prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
@@ -22,4 +23,4 @@ def main(argv: list[str]) -> None:
     args = flags.pretrain(argv, USAGE)
     if args.distributed:
         parallel.initialize()
-    pretrain.pretrain(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)
+    pretrain.train(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)

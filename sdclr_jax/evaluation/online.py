@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sdclr_jax import parallel
+from sdclr_jax import parallel, records
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
-from sdclr_jax.evaluation import scores
 from sdclr_jax.evaluation.frozen import FrozenEncoder, dense, encoder_variables
 from sdclr_jax.evaluation.frozen_features import Labelled, Splits
 from sdclr_jax.evaluation.protocols import Protocol
@@ -56,7 +55,7 @@ class OnlineProbe:
 
     def _scores(self, splits: Splits) -> Iterator[tuple[str, float | None]]:
         for name, protocol in self._protocols.items():
-            for group, value in scores.summary(protocol.measure(splits).per_class, self._groups).items():
+            for group, value in records.summary(protocol.measure(splits).per_class, self._groups).items():
                 yield f"{name}/{group}", value
 
     @cached_property

@@ -1,9 +1,9 @@
 """How much pruning changes what a trained network makes of each image: the scores behind `sdclr exemplars`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ from sdclr_jax.branches import variables as branch_variables
 from sdclr_jax.data import batches
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.models import Outputs
+from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives.nt_xent import nt_xent_per_image
 from sdclr_jax.objectives.vectors import cosines
 from sdclr_jax.parallel import Shardings
@@ -51,7 +51,7 @@ class PruningProbe:
     Views and batches are a function of the seed: the same for every state and rate.
 
     Args:
-        network: Flax module, (views [B, h, w, C], train) -> Outputs.
+        network: (views [B, h, w, C], train) -> Outputs; its `prunable` says what is cut.
         branches: name -> Branch, those of the method.
         plain_view: uint8 images [B, H, W, C] -> float views, nothing random.
         make_views: (key, images) -> two augmented views or more, of which the first two are a pair.
@@ -72,7 +72,7 @@ class PruningProbe:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         branches: Mapping[str, Branch],
         *,
         plain_view: Callable[[jax.Array], jax.Array],
@@ -137,7 +137,7 @@ class PruningProbe:
         self._outputs, self._compare = jax.jit(outputs), jax.jit(compare)
         self._batch_statistics = jax.jit(batch_statistics)
         self._plain, self._views = jax.jit(plain_view), jax.jit(make_views)
-        self._mask = jax.jit(pruning.magnitude_mask, static_argnums=1)
+        self._mask = jax.jit(partial(pruning.magnitude_mask, prunable=network.prunable), static_argnums=1)
         self._variables = jax.jit(branch_variables, static_argnums=0)
 
     def measure(self, state: Any) -> Measured:

@@ -1,14 +1,28 @@
-"""Networks: an encoder and the heads on it, plain Flax modules."""
+"""Networks: an encoder and the heads on it, plain Flax modules. They know nothing of branches and masks."""
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 
+from sdclr_jax.models.encoder import Encoder
 from sdclr_jax.models.heads import LAST, Head, Prototypes
-from sdclr_jax.models.resnet import RESNETS, STEMS
+from sdclr_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from sdclr_jax.models.vit import ViT
 
-__all__ = ["LAST", "RESNETS", "STEMS", "Head", "Network", "Outputs", "Prototypes"]
+__all__ = ["ENCODERS", "LAST", "Encoder", "Head", "Network", "Outputs", "Prototypes"]
+
+# name -> from the other fields of the config's `model` to an `Encoder`. What a row gives by name, a config can change.
+ENCODERS = {
+    "resnet8": partial(ResNet, (1, 1, 1), BasicBlock),  # for images of 8 to 32 pixels
+    "resnet10": partial(ResNet, (1, 1, 1, 1), BasicBlock),
+    "resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock),
+    "resnet34": partial(ResNet, (3, 4, 6, 3), BasicBlock),
+    "resnet50": partial(ResNet, (3, 4, 6, 3), Bottleneck),
+    "vit_tiny": partial(ViT, width=192, depth=12, heads=3),
+    "vit_small": partial(ViT, width=384, depth=12, heads=6),
+}
 
 
 class Outputs(NamedTuple):
@@ -31,7 +45,7 @@ class Outputs(NamedTuple):
 class Network(nn.Module):
     """An encoder and its heads: views [B, H, W, C] -> Outputs."""
 
-    encoder: nn.Module
+    encoder: Encoder
     projector: nn.Module
     predictor: nn.Module | None = None
     prototypes: nn.Module | None = None
@@ -46,3 +60,9 @@ class Network(nn.Module):
     def encode(self, views: jax.Array, train: bool = False) -> jax.Array:
         """Features [B, D]; with running statistics, for evaluation, where not in training mode."""
         return self.encoder(views, train)
+
+    @nn.nowrap
+    def prunable(self, name: str, leaf: jax.Array) -> bool:
+        """Whether a mask covers a parameter, by its name (`encoder/stem/kernel`): as the encoder says; never a head."""
+        module, _, rest = name.partition("/")
+        return module == "encoder" and self.encoder.prunable(rest, leaf)

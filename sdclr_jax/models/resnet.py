@@ -1,8 +1,7 @@
 """Residual networks (He et al., CVPR 2016), as SDCLR trains them.
 
 Padding, initialiser and bias are explicit, so that weights from PyTorch fit. The initialiser is part of the method:
-one magnitude threshold over all layers compares their scales. A norm is a module whose name contains `norm`: that is
-how the branches tell which parameters are private. The network knows nothing of branches and pruning.
+one magnitude threshold over all layers compares their scales.
 """
 
 from collections.abc import Sequence
@@ -12,6 +11,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from sdclr_jax.errors import ArgumentError
+from sdclr_jax.models.encoder import Encoder, check_at_least
+
+STEMS = ("cifar", "imagenet")
 
 # Kaiming normal with fan-out, as in the authors' code: std = sqrt(2 / (kernel area * output channels)).
 kaiming = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -86,7 +90,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """[B, H, W, C] floats -> features [B, width * 2 ** (stages - 1) * expansion], averaged over space.
 
     `stem` is 'cifar' (one 3x3 convolution) or 'imagenet' (7x7 at stride 2, then 3x3 max-pooling at stride 2).
@@ -97,6 +101,21 @@ class ResNet(nn.Module):
     stem: str = "cifar"
     width: int = 64
     dtype: Any = jnp.float32
+
+    def __post_init__(self):
+        if self.stem not in STEMS:
+            raise ArgumentError("stem", f"is {self.stem!r}: known are {', '.join(STEMS)}")
+        check_at_least(1, width=self.width)
+        super().__post_init__()
+
+    @nn.nowrap
+    def check_view(self, height: int, width: int) -> None:
+        if self.stem == "imagenet" and min(height, width) < 64:
+            places = f"{-(-height // 4)} x {-(-width // 4)}"
+            raise ArgumentError(
+                "stem",
+                f"is 'imagenet', which leaves views of {height} x {width} with {places} places: take 'cifar'",
+            )
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -111,13 +130,3 @@ class ResNet(nn.Module):
                 block_stride = 2 if i > 0 and j == 0 else 1
                 x = self.block(self.width * 2**i, block_stride, self.dtype, name=f"stage{i + 1}_block{j + 1}")(x, train)
         return x.mean(axis=(1, 2))
-
-
-RESNETS = {
-    "resnet8": partial(ResNet, (1, 1, 1), BasicBlock),  # for images of 8 to 32 pixels
-    "resnet10": partial(ResNet, (1, 1, 1, 1), BasicBlock),
-    "resnet18": partial(ResNet, (2, 2, 2, 2), BasicBlock),
-    "resnet34": partial(ResNet, (3, 4, 6, 3), BasicBlock),
-    "resnet50": partial(ResNet, (3, 4, 6, 3), Bottleneck),
-}
-STEMS = ("cifar", "imagenet")

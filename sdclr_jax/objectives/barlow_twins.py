@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives.base import Objective, stateless
 from sdclr_jax.objectives.vectors import centred, check_alike, matmul
 
 
-def barlow_twins(z_a: jax.Array, z_b: jax.Array, redundancy: float = 0.0051) -> jax.Array:
+def barlow_twins(
+    z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], redundancy: float = 0.0051
+) -> Float[Array, ""]:
     """Distance of the two views' cross-correlation matrix C from the identity, unscaled.
 
         C[i, j] = mean over the batch of  s(z_a)[:, i] s(z_b)[:, j]
@@ -17,9 +20,9 @@ def barlow_twins(z_a: jax.Array, z_b: jax.Array, redundancy: float = 0.0051) -> 
     1e-5 added to it. `z_a` and `z_b` are [N, D]; row i of both is the same image.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike, or N is 1: a single row is its own mean.
     """
-    check_alike(z_a=z_a, z_b=z_b)
+    check_alike(rows=2, z_a=z_a, z_b=z_b)
     correlation = matmul(_standardised(z_a).T, _standardised(z_b)) / len(z_a)
     diagonal = jnp.eye(len(correlation), dtype=bool)
     return jnp.sum(jnp.where(diagonal, (1 - correlation) ** 2, redundancy * correlation**2))

@@ -5,37 +5,37 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.models import Outputs
 
 
 class Objective(NamedTuple):
-    """How side `a` of a pair learns from side `b`, and what is remembered of `b`, such as a queue.
+    """How side `a` of a pair learns from side `b`, and the state that it keeps of `b`, such as a queue.
 
-    init: (key, b) -> memory, before the first step; of `b` only the shapes are read, less the batch.
-    loss: (memory, a, b, key) -> float32 scalar, the mean over the batch. `a` and `b` are the `Outputs` of the two
+    init: (key, b) -> state, before the first step; only the shapes of `b` are read, and not its batch size.
+    loss: (state, a, b, key) -> float32 scalar, the mean over the batch. `a` and `b` are the `Outputs` of the two
         sides on the whole global batch; `key` is the same for all pairs of a step.
-    remember: (memory, b) -> memory, once a step, after the losses.
+    update: (state, b) -> state, once a step, after the losses.
 
-    Every side that others are compared with has a memory of its own.
+    Every side that others are compared with has a state of its own.
     """
 
     init: Callable[[jax.Array, Outputs], Any]
     loss: Callable[[Any, Outputs, Outputs, jax.Array], jax.Array]
-    remember: Callable[[Any, Outputs], Any]
+    update: Callable[[Any, Outputs], Any]
 
 
 def stateless(loss: Callable[[Outputs, Outputs], jax.Array]) -> Objective:
-    """An objective that remembers nothing and draws nothing."""
-    return Objective(lambda key, b: None, lambda memory, a, b, key: loss(a, b), lambda memory, b: memory)
+    """An objective that keeps no state and draws no random numbers."""
+    return Objective(lambda key, b: None, lambda state, a, b, key: loss(a, b), lambda state, b: state)
 
 
 def prediction(a: Outputs) -> jax.Array:
     """What the predictor made.
 
     Raises:
-        UserError: the network has none.
+        ArgumentError: the network has none.
     """
     if a.prediction is None:
-        raise UserError("the objective compares predictions, and the network has no predictor: set predictor.layers")
+        raise ArgumentError("prediction", "is None: the objective compares predictions, so it needs a predictor")
     return a.prediction

@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives.base import Objective, prediction, stateless
 from sdclr_jax.objectives.vectors import check_alike, cosines
 
 
-def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def byol(prediction: Float[ArrayLike, "N D"], target: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Squared distance of online prediction q and target projection z' at unit length, mean over the batch.
 
         loss = mean || q / |q| - z' / |z'| ||^2 = mean 2 - 2 cos(q, z')
@@ -15,7 +16,7 @@ def byol(prediction: jax.Array, target: jax.Array) -> jax.Array:
     One of the paper's two directions; the other has the views exchanged. Both are [N, D]; no gradient to `target`.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike.
     """
     check_alike(prediction=prediction, target=target)
     return jnp.mean(2 - 2 * cosines(prediction, jax.lax.stop_gradient(target)))

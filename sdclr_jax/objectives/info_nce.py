@@ -3,14 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.queue import push
 from sdclr_jax.objectives.vectors import check_alike, cosines, matmul, unit
 
 
-def info_nce(query: jax.Array, key: jax.Array, queue: jax.Array, temperature: float) -> jax.Array:
+def info_nce(
+    query: Float[ArrayLike, "N D"], key: Float[ArrayLike, "N D"], queue: Float[ArrayLike, "K D"], temperature: float
+) -> Float[Array, ""]:
     """Cross-entropy of picking a query's own key out of the queue, mean over the queries.
 
     With q, k+ and the K entries k of the queue at unit length:
@@ -27,11 +30,11 @@ def info_nce(query: jax.Array, key: jax.Array, queue: jax.Array, temperature: fl
         A scalar, float32 at least whatever the type of the embeddings.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike, or the queue's entries have not D numbers.
+        ArgumentError: the shapes are not [N, D] and alike, or the queue's entries have not D numbers.
     """
     check_alike(query=query, key=key)
     if np.ndim(queue) != 2 or np.shape(queue)[1] != np.shape(key)[1]:
-        raise UserError(f"queue is {list(np.shape(queue))}: it must be [K, {np.shape(key)[1]}], an entry a row")
+        raise ArgumentError("queue", f"is {list(np.shape(queue))}: it must be [K, {np.shape(key)[1]}], an entry a row")
     key, queue = jax.lax.stop_gradient((key, queue))
     positives = cosines(query, key)[:, None]
     logits = jnp.concatenate([positives, matmul(unit(query), unit(queue).T)], axis=1) / temperature
@@ -41,19 +44,19 @@ def info_nce(query: jax.Array, key: jax.Array, queue: jax.Array, temperature: fl
 def objective(temperature: float, queue: int) -> Objective:
     """InfoNCE of a side's projections with the other's, against the last `queue` of these; random directions at first.
 
-    MoCo shuffles the batch over the devices for the keys, lest the statistics of a device's few images tell which
-    belong together; batch norm over the global batch has no such groups.
+    MoCo shuffles the batch over the devices for the keys, since the statistics of a device's few images would tell
+    which belong together; batch norm over the global batch has no such groups.
 
     Raises:
-        UserError: the queue is empty, so there is nothing to tell a key from.
+        ArgumentError: the queue is empty, so there is nothing to tell a key from.
     """
     if queue < 1:
-        raise UserError(f"objective.queue is {queue}: info_nce has its negatives from there, so it must be at least 1")
+        raise ArgumentError("queue", f"is {queue}: info_nce has its negatives from there, so it must be at least 1")
 
     def init(key, b):
         return unit(jax.random.normal(key, (queue, b.projection.shape[-1])))
 
-    def loss(memory, a, b, key):
-        return info_nce(a.projection, b.projection, memory, temperature)
+    def loss(state, a, b, key):
+        return info_nce(a.projection, b.projection, state, temperature)
 
-    return Objective(init, loss, remember=lambda memory, b: push(memory, b.projection))
+    return Objective(init, loss, update=lambda state, b: push(state, b.projection))

@@ -4,12 +4,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives.base import Objective, stateless
 from sdclr_jax.objectives.vectors import check_alike, matmul, unit
 
 
-def nt_xent(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
+def nt_xent(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], temperature: float) -> Float[Array, ""]:
     """Normalised, temperature-scaled cross-entropy over all 2N - 2 negatives, mean over the 2N anchors.
 
     With u the 2N embeddings at unit length, and j(i) the other view of i:
@@ -24,12 +25,14 @@ def nt_xent(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
         A scalar, float32 at least whatever the type of the embeddings.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike.
     """
     return jnp.mean(nt_xent_per_image(z_a, z_b, temperature))
 
 
-def nt_xent_per_image(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax.Array:
+def nt_xent_per_image(
+    z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], temperature: float
+) -> Float[Array, " N"]:
     """The loss of each image, [N]: the mean over its two anchors, whose mean over the images is `nt_xent`."""
     check_alike(z_a=z_a, z_b=z_b)
     a, b = unit(z_a), unit(z_b)
@@ -38,7 +41,9 @@ def nt_xent_per_image(z_a: jax.Array, z_b: jax.Array, temperature: float) -> jax
     return jnp.mean(log_sums.reshape(2, -1), axis=0) - jnp.sum(a * b, axis=1) / temperature
 
 
-def nt_xent_chunked(z_a: jax.Array, z_b: jax.Array, temperature: float, chunk: int = 1024) -> jax.Array:
+def nt_xent_chunked(
+    z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], temperature: float, chunk: int = 1024
+) -> Float[Array, ""]:
     """`nt_xent` that holds `chunk` of the 2N rows of the similarity matrix at a time, for large batches.
 
     The backward pass computes each block again instead of remembering it. `chunk` need not divide 2N.
@@ -70,6 +75,7 @@ def _log_sums(rows: jax.Array, anchors: jax.Array, u: jax.Array, temperature: fl
     return jax.nn.logsumexp(jnp.where(own, -jnp.inf, logits), axis=1)
 
 
-def objective(temperature: float) -> Objective:
-    """NT-Xent on the projections."""
-    return stateless(lambda a, b: nt_xent(a.projection, b.projection, temperature))
+def objective(temperature: float, chunk: int = 0) -> Objective:
+    """NT-Xent on the projections, with `chunk` rows of the similarity matrix at a time; 0 is the whole matrix."""
+    loss = partial(nt_xent_chunked, chunk=chunk) if chunk else nt_xent
+    return stateless(lambda a, b: loss(a.projection, b.projection, temperature))

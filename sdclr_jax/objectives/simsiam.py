@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives.base import Objective, prediction, stateless
 from sdclr_jax.objectives.vectors import check_alike, cosines
 
 
-def simsiam(prediction: jax.Array, projection: jax.Array) -> jax.Array:
+def simsiam(prediction: Float[ArrayLike, "N D"], projection: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Negative cosine of prediction p and the other view's projection z, mean over the batch: -1 where they agree.
 
         loss = mean -cos(p, stop_gradient(z))
@@ -15,7 +16,7 @@ def simsiam(prediction: jax.Array, projection: jax.Array) -> jax.Array:
     One of the paper's two directions; the other has the views exchanged. Both are [N, D].
 
     Raises:
-        UserError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike.
     """
     check_alike(prediction=prediction, projection=projection)
     return -jnp.mean(cosines(prediction, jax.lax.stop_gradient(projection)))

@@ -2,14 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.queue import push
 from sdclr_jax.objectives.vectors import at_least_float32, check_alike, matmul, unit
 
 
-def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> jax.Array:
+def sinkhorn(scores: Float[ArrayLike, "N K"], epsilon: float = 0.05, iterations: int = 3) -> Float[Array, "N K"]:
     """Soft assignment of samples to prototypes in which each prototype gets about the same share of the batch.
 
     Starts from exp(scores / epsilon); each iteration first divides every prototype by its sum over the batch, then
@@ -25,9 +26,11 @@ def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> j
         Codes [N, K], float32 at least; those of a sample sum to 1.
 
     Raises:
-        UserError: the scores are not [N, K].
+        ArgumentError: the scores are not [N, K], or there is no iteration.
     """
     check_alike(scores=scores)
+    if iterations < 1:
+        raise ArgumentError("iterations", f"is {iterations}: it must be at least 1")
 
     def divide(_, logs):
         return jax.nn.log_softmax(jax.nn.log_softmax(logs, axis=0), axis=1)
@@ -37,8 +40,12 @@ def sinkhorn(scores: jax.Array, epsilon: float = 0.05, iterations: int = 3) -> j
 
 
 def swav(
-    scores_a: jax.Array, scores_b: jax.Array, temperature: float = 0.1, epsilon: float = 0.05, iterations: int = 3
-) -> jax.Array:
+    scores_a: Float[ArrayLike, "N K"],
+    scores_b: Float[ArrayLike, "N K"],
+    temperature: float = 0.1,
+    epsilon: float = 0.05,
+    iterations: int = 3,
+) -> Float[Array, ""]:
     """Cross-entropy of each view's prototype probabilities with the other view's codes, mean of both and the batch.
 
     With p = softmax(scores / T) and q = sinkhorn(scores), a constant to the gradient:
@@ -55,7 +62,7 @@ def swav(
         A scalar, float32 at least whatever the type of the scores.
 
     Raises:
-        UserError: the shapes are not [N, K] and alike.
+        ArgumentError: the shapes are not [N, K] and alike, or there is no iteration.
     """
     check_alike(scores_a=scores_a, scores_b=scores_b)
 
@@ -65,7 +72,9 @@ def swav(
     return (predict(scores_a, scores_b) + predict(scores_b, scores_a)) / 2
 
 
-def cross_entropy(scores: jax.Array, codes: jax.Array, temperature: float) -> jax.Array:
+def cross_entropy(
+    scores: Float[ArrayLike, "N K"], codes: Float[ArrayLike, "N K"], temperature: float
+) -> Float[Array, ""]:
     """Of softmax(scores / T) with the codes, both [N, K], mean over the batch (Eq. 2)."""
     log_probabilities = jax.nn.log_softmax(at_least_float32(scores) / temperature, axis=1)
     return -jnp.mean(jnp.sum(codes * log_probabilities, axis=1))
@@ -82,31 +91,31 @@ def objective(temperature: float, epsilon: float, iterations: int, queue: int, q
     def init(key, b):
         return {"queue": jnp.zeros((queue, b.projection.shape[-1])), "steps": jnp.int32(0)} if queue else None
 
-    def codes_of(memory, b):
+    def codes_of(state, b):
         scores = jax.lax.stop_gradient(_scores(b.projection, b.prototypes))
         if not queue:
             return sinkhorn(scores, epsilon, iterations)
-        earlier = jax.lax.stop_gradient(_scores(memory["queue"], b.prototypes))
-        recent = memory["steps"] - queue_start_steps >= -(-queue // len(scores))
+        earlier = jax.lax.stop_gradient(_scores(state["queue"], b.prototypes))
+        recent = state["steps"] - queue_start_steps >= -(-queue // len(scores))
         return jnp.where(
             recent,
             sinkhorn(jnp.concatenate([earlier, scores]), epsilon, iterations)[queue:],
             sinkhorn(scores, epsilon, iterations),
         )
 
-    def loss(memory, a, b, key):
-        return cross_entropy(_scores(a.projection, a.prototypes), codes_of(memory, b), temperature)
+    def loss(state, a, b, key):
+        return cross_entropy(_scores(a.projection, a.prototypes), codes_of(state, b), temperature)
 
-    def remember(memory, b):
-        return {"queue": push(memory["queue"], b.projection), "steps": memory["steps"] + 1} if queue else memory
+    def update(state, b):
+        return {"queue": push(state["queue"], b.projection), "steps": state["steps"] + 1} if queue else state
 
-    return Objective(init, loss, remember)
+    return Objective(init, loss, update)
 
 
 def _scores(projection: jax.Array, prototypes: jax.Array | None) -> jax.Array:
     """Cosines of [N, P] with prototypes [P, K] of unit length: [N, K]."""
     if prototypes is None:
-        raise UserError("the objective swav needs prototypes, and the network has none: set prototypes.count")
+        raise ArgumentError("prototypes", "is None: swav compares images by their prototypes, so it needs 2 or more")
     if prototypes.shape[1] < 2:
-        raise UserError("all images have the same code of one prototype: set prototypes.count to 2 or more")
+        raise ArgumentError("prototypes", f"is {list(prototypes.shape)}: all images have the same code of one alone")
     return matmul(unit(projection), at_least_float32(prototypes))

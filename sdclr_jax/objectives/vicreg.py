@@ -2,14 +2,19 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives import vectors
 from sdclr_jax.objectives.base import Objective, stateless
 
 
 def vicreg(
-    z_a: jax.Array, z_b: jax.Array, invariance: float = 25.0, variance: float = 25.0, covariance: float = 1.0
-) -> jax.Array:
+    z_a: Float[ArrayLike, "N D"],
+    z_b: Float[ArrayLike, "N D"],
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+) -> Float[Array, ""]:
     """Views alike (invariance), every dimension spread out (variance), no two dimensions alike (covariance).
 
     With C the covariance over N - 1 of a view's N embeddings of D numbers:
@@ -30,9 +35,9 @@ def vicreg(
         A scalar, float32 at least whatever the type of the embeddings.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike, or N is 1.
+        ArgumentError: the shapes are not [N, D] and alike, or N is 1.
     """
-    vectors.check_alike(z_a=z_a, z_b=z_b)
+    vectors.check_alike(rows=2, z_a=z_a, z_b=z_b)
     difference = vectors.at_least_float32(z_a) - vectors.at_least_float32(z_b)
     covariances = [vectors.covariance(z) for z in (z_a, z_b)]
     spread = sum(_variance_term(c) for c in covariances) / 2

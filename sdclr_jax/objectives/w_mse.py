@@ -2,13 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.vectors import centred, check_alike, cosines, covariance
 
 
-def whiten(z: jax.Array, shrinkage: float = 0.0) -> jax.Array:
+def whiten(z: Float[ArrayLike, "N D"], shrinkage: float = 0.0) -> Float[Array, "N D"]:
     """Embeddings with the batch mean 0 and, without shrinkage, the unbiased batch covariance I.
 
     With S the covariance over N - 1, and L the Cholesky factor of (1 - shrinkage) S + shrinkage I = L L^T:
@@ -24,15 +25,16 @@ def whiten(z: jax.Array, shrinkage: float = 0.0) -> jax.Array:
         the same, the directions without variance stay without.
 
     Raises:
-        UserError: `z` is not [N, D], or N is not larger than D and `shrinkage` 0.
+        ArgumentError: `z` is not [N, D] of 2 rows or more, or N is not larger than D and `shrinkage` 0.
     """
-    check_alike(z=z)
+    check_alike(rows=2, z=z)
     z = centred(z)
     rows, dimensions = z.shape
     if rows <= dimensions and shrinkage == 0:
-        raise UserError(
-            f"The covariance of {rows} embeddings of {dimensions} numbers has no inverse: make the batch larger than "
-            f"{dimensions}, the projection smaller than {rows}, or shrinkage more than 0, such as 0.01."
+        raise ArgumentError(
+            "shrinkage",
+            f"is 0, and the covariance of {rows} embeddings of {dimensions} numbers has no inverse: make the batch "
+            f"larger than {dimensions}, the projection smaller than {rows}, or the shrinkage more than 0, such as 0.01",
         )
     shrunk = (1 - shrinkage) * covariance(z) + shrinkage * jnp.eye(dimensions, dtype=z.dtype)
     # Of a singular S Cholesky gives NaN: only then a diagonal as large as rounding makes S uncertain anyway.
@@ -42,7 +44,7 @@ def whiten(z: jax.Array, shrinkage: float = 0.0) -> jax.Array:
     return jax.scipy.linalg.solve_triangular(factor, z.T, lower=True).T
 
 
-def wmse(z_a: jax.Array, z_b: jax.Array, shrinkage: float = 0.0) -> jax.Array:
+def wmse(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], shrinkage: float = 0.0) -> Float[Array, ""]:
     """Squared distance of the two views, each whitened over the batch and then at unit length, mean over the batch.
 
         loss = mean || v_a / |v_a| - v_b / |v_b| ||^2 = mean 2 - 2 cos(v_a, v_b),   v = whiten(z)
@@ -55,15 +57,20 @@ def wmse(z_a: jax.Array, z_b: jax.Array, shrinkage: float = 0.0) -> jax.Array:
         A scalar, float32 at least whatever the type of the embeddings.
 
     Raises:
-        UserError: the shapes are not [N, D] and alike, or see `whiten`.
+        ArgumentError: the shapes are not [N, D] and alike, or see `whiten`.
     """
     check_alike(z_a=z_a, z_b=z_b)
     return jnp.mean(2 - 2 * cosines(whiten(z_a, shrinkage), whiten(z_b, shrinkage)))
 
 
 def wmse_sliced(
-    z_a: jax.Array, z_b: jax.Array, key: jax.Array, slice_size: int, repeats: int = 1, shrinkage: float = 0.0
-) -> jax.Array:
+    z_a: Float[ArrayLike, "N D"],
+    z_b: Float[ArrayLike, "N D"],
+    key: PRNGKeyArray,
+    slice_size: int,
+    repeats: int = 1,
+    shrinkage: float = 0.0,
+) -> Float[Array, ""]:
     """`wmse` with the batch cut at random into slices that are whitened each by itself, mean over slices and repeats.
 
     The expectation over smaller batches steadies the gradient (section 3.2). Both views are cut alike; another cut is
@@ -76,11 +83,11 @@ def wmse_sliced(
         repeats: 1 or more.
 
     Raises:
-        UserError: `slice_size` does not divide the batch; and as for `wmse`.
+        ArgumentError: `slice_size` does not divide the batch; and as for `wmse`.
     """
     check_alike(z_a=z_a, z_b=z_b)
     if len(z_a) % slice_size:
-        raise UserError(f"objective.slice_size is {slice_size}: it must divide the batch, {len(z_a)}")
+        raise ArgumentError("slice_size", f"is {slice_size}: it must divide the batch, {len(z_a)}")
 
     def slices(z, order):
         return z[order].reshape(-1, slice_size, z.shape[1])
@@ -93,8 +100,8 @@ def wmse_sliced(
 def objective(slice_size: int, repeats: int, shrinkage: float) -> Objective:
     """W-MSE on the projections, whitened in slices of `slice_size`; 0 is the whole batch."""
 
-    def loss(memory, a, b, key):
+    def loss(state, a, b, key):
         size = slice_size or len(a.projection)
         return wmse_sliced(a.projection, b.projection, key, size, repeats, shrinkage)
 
-    return Objective(init=lambda key, b: None, loss=loss, remember=lambda memory, b: memory)
+    return Objective(init=lambda key, b: None, loss=loss, update=lambda state, b: state)

@@ -1,6 +1,8 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
-from sdclr_jax.recipes.checks import check, fields, read
+from sdclr_jax.recipes.checks import check, read
+from sdclr_jax.recipes.configs import fields, load, load_with_sources, override
+from sdclr_jax.recipes.encoders import choose_encoder, encoder, encoder_record, encoder_record_of_config, encoder_shapes
 from sdclr_jax.recipes.evaluation import (
     check_against,
     check_protocols,
@@ -35,15 +37,23 @@ __all__ = [
     "check",
     "check_against",
     "check_protocols",
+    "choose_encoder",
     "data",
+    "encoder",
+    "encoder_record",
+    "encoder_record_of_config",
+    "encoder_shapes",
     "fields",
     "frozen_encoder",
     "frozen_features",
     "groups",
     "image_shape",
+    "load",
+    "load_with_sources",
     "method",
     "network",
     "online_probe",
+    "override",
     "plain_view",
     "probe_batch_size",
     "probe_crops",

@@ -8,7 +8,9 @@ from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import as_images
 from sdclr_jax.data.subsets import labelled_lists, lists, longtail
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.recipes.encoders import encoder, names_of_fields
+from sdclr_jax.records import TrainedOn
 
 
 class Data(NamedTuple):
@@ -23,10 +25,10 @@ class Data(NamedTuple):
         """The examples of a subset of `train`."""
         return self.train.take(getattr(self.subsets, subset))
 
-    def about(self, subset: str) -> dict[str, int | str]:
-        """What tells a subset of `train` from another: its `images`, a number, and the `sha256` of their list."""
+    def about(self, subset: str) -> TrainedOn:
+        """What tells a subset of `train` from another."""
         ids = self.train.ids[getattr(self.subsets, subset)]
-        return {"images": len(ids), "sha256": longtail.list_hash(ids)}
+        return TrainedOn(images=len(ids), sha256=longtail.list_hash(ids))
 
 
 def data(config: ConfigDict, data_dir: str | None) -> Data:
@@ -34,7 +36,7 @@ def data(config: ConfigDict, data_dir: str | None) -> Data:
 
     Raises:
         UserError: unknown data set; lists that are not of it; a profile that the data set cannot fill; a subset that it
-            does not have; a stem too coarse for its images.
+            does not have; images of a size that the encoder makes nothing of.
     """
     c = config.data
     if c.profile != "as_is":  # before anything is read or prepared; the same call that `draw` makes below
@@ -46,7 +48,7 @@ def data(config: ConfigDict, data_dir: str | None) -> Data:
     source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, seed=c.split)
     train, test = source.load("train"), source.load("test")
     provenance = source.provenance()
-    _check_stem(config, train)
+    _check_view(config, train)
     draw = {
         "n_max": c.n_max,
         "imbalance": c.imbalance,
@@ -68,19 +70,19 @@ def data(config: ConfigDict, data_dir: str | None) -> Data:
     return found
 
 
-def _check_stem(config: ConfigDict, train: Examples) -> None:
+def _check_view(config: ConfigDict, train: Examples) -> None:
     encoded = not as_images(train.images).is_decoded
     if encoded and "size" not in config.views:
         raise UserError(
             f"views.name {config.views.name!r} leaves images as large as they are, and those of {config.data.name} are "
             "of many sizes: take a views.name with a views.size, such as 'simclr'"
         )
-    side = config.views.get("size", 0 if encoded else train.images.shape[1])
-    if config.model.stem == "imagenet" and side < 64:
-        raise UserError(
-            f"model.stem is 'imagenet', which leaves {side} x {side} images of {config.data.name} with {-(-side // 4)} "
-            f"x {-(-side // 4)} places after the stem: set model.stem to 'cifar'"
-        )
+    sides = () if encoded else train.images.shape[1:3]
+    trained_on = (config.views.size,) * 2 if "size" in config.views else sides
+    evaluated_on = sides or (config.evaluate.crop,) * 2
+    with renamed(names_of_fields(config.model)):
+        for height, width in (trained_on, evaluated_on):
+            encoder(config.model).check_view(height, width)
 
 
 def _check_subsets(config: ConfigDict, found: Data) -> None:

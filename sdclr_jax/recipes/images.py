@@ -13,10 +13,9 @@ from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.recipes.configs import PER_VIEW
 
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
-
-PER_VIEW = ("blur_probability", "solarize_probability")  # fields of the views that may be a tuple, one a view
 
 
 def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Streamed:

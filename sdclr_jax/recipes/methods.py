@@ -1,5 +1,7 @@
 """The method of a config, and the shapes of its state."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,14 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import branches, optim, pruning
 from sdclr_jax.data.images import Encoded, as_images
-from sdclr_jax.errors import UserError
-from sdclr_jax.models import RESNETS, Head, Network, Prototypes
-from sdclr_jax.objectives import OBJECTIVES
+from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.models import Head, Network, Prototypes
+from sdclr_jax.objectives import OBJECTIVES, Objective
 from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.parallel import Shardings
-from sdclr_jax.recipes.checks import fields, objective_fields
+from sdclr_jax.recipes.checks import objective_fields
+from sdclr_jax.recipes.configs import fields
+from sdclr_jax.recipes.encoders import encoder, names_of_fields
 from sdclr_jax.recipes.images import image_shape, view_groups, view_shape, views
 from sdclr_jax.train import Method, State
 
@@ -20,10 +24,9 @@ from sdclr_jax.train import Method, State
 def network(config: ConfigDict) -> Network:
     """The encoder and its heads."""
     dtype = jnp.dtype(config.model.dtype)
-    encoder = RESNETS[config.model.name](stem=config.model.stem, width=config.model.width, dtype=dtype)
     projector, predictor, prototypes = config.projector, config.predictor, config.prototypes
     return Network(
-        encoder,
+        encoder(config.model),
         Head(
             projector.layers,
             projector.hidden,
@@ -61,24 +64,46 @@ def method(config: ConfigDict, steps_per_epoch: int) -> Method:
         branches=branches.choose(names, config.prune.norms),
         pairs=config.pairs,
         make_views=views(config),
-        objective=OBJECTIVES[config.objective.name](**objective_fields(config, steps_per_epoch)),
+        objective=objective(config, steps_per_epoch),
         optimizer=optimizer,
-        prune=lambda weights, key: pruning.magnitude_mask(
-            weights, config.prune.rate, random_rate=config.prune.random_rate, key=key
-        ),
+        prune=partial(pruning.magnitude_mask, rate=config.prune.rate, random_rate=config.prune.random_rate),
+        refresh_every=config.prune.every or steps_per_epoch,
         target_momentum=optim.target_momentum(
             start=config.target.momentum, end=config.target.final_momentum, total_steps=total_steps
         ),
     )
 
 
+def objective(config: ConfigDict, steps_per_epoch: int) -> Objective:
+    """How two sides of a pair are compared.
+
+    Raises:
+        UserError: names the field that the objective does not accept.
+    """
+    with renamed(_names_of_fields(config)):
+        return OBJECTIVES[config.objective.name](**objective_fields(config, steps_per_epoch))
+
+
+def _names_of_fields(config: ConfigDict) -> dict[str, str]:
+    """What a config calls the arguments of its encoder and its objective."""
+    return (
+        names_of_fields(config.model)
+        | {field.replace("_epochs", "_steps"): f"objective.{field}" for field in config.objective}
+        | {
+            "prediction": f"predictor.layers is {config.predictor.layers}, so prediction",
+            "prototypes": f"prototypes.count is {config.prototypes.count}, so prototypes",
+        }
+    )
+
+
 def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> State:
     """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes."""
-    shapes = jax.eval_shape(
-        method(config, steps_per_epoch=1).init,
-        jax.ShapeDtypeStruct((), jnp.uint32),
-        jax.ShapeDtypeStruct(view_shape(config, image_shape), jnp.float32),
-    )
+    with renamed(names_of_fields(config.model)):
+        shapes = jax.eval_shape(
+            method(config, steps_per_epoch=1).init,
+            jax.ShapeDtypeStruct((), jnp.uint32),
+            jax.ShapeDtypeStruct(view_shape(config, image_shape), jnp.float32),
+        )
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
 
 
@@ -109,7 +134,8 @@ def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> 
             for _, count, fields in view_groups(config)
         )
     try:
-        jax.eval_shape(method(config, steps_per_epoch).step, state, batch)
+        with renamed(_names_of_fields(config)):
+            jax.eval_shape(method(config, steps_per_epoch).step, state, batch)
     except UserError:
         raise
     except (TypeError, ValueError) as error:

@@ -1,17 +1,4 @@
-"""A run's folder. Other programs may rely on its names:
-
-config.json      the resolved config, enough to run again
-versions.json    commit, libraries, devices
-data.json        how many images are trained on, and the SHA-256 of the list of them
-metrics.jsonl    one JSON object a line, every `log_every` steps
-warnings.jsonl   one JSON object a line for each cause of a warning; no file where there was none
-tensorboard/     the same as event files
-checkpoints/     a folder a step
-results.json     what `sdclr evaluate` found
-embedding.json   a map of the test images' features, from the same command
-features/        of the labelled images, kept for the next evaluation
-exemplars/       what `sdclr exemplars` found: the ranking, summary.json, and gallery.html
-"""
+"""A run's folder: what is in it, whose it is, and who trains there. The files' names stand in `records.names`."""
 
 import contextlib
 import fcntl
@@ -23,14 +10,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sdclr_jax import files
+from sdclr_jax import records
 from sdclr_jax.errors import UserError
+from sdclr_jax.records import EncoderRecord, TrainedOn, names
 from sdclr_jax.run import versions
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Write whole or not at all. Raises UserError where it cannot be written."""
-    files.write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -39,12 +22,12 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     Raises:
         UserError: no run there, or a damaged config.json.
     """
-    path = workdir / "config.json"
+    path = workdir / names.CONFIG
     try:
-        fields = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
+        fields = records.load(path)
+    except FileNotFoundError:
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of an sdclr pretrain") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): put it back from a copy") from error
     if not isinstance(fields, dict):
         raise UserError(f"{path} is not an object of fields: put it back from a copy")
@@ -64,7 +47,7 @@ def check(workdir: pathlib.Path, config: ConfigDict) -> None:
     Raises:
         UserError: the folder belongs to another run or to something else, or cannot be written.
     """
-    if (workdir / "config.json").exists():
+    if (workdir / names.CONFIG).exists():
         here, given = _flat(read_config(workdir).to_dict()), _flat(_tuples(json.loads(config.to_json())))
         differing = [
             f"{field} ({here.get(field, 'absent')} there, {given.get(field, 'absent')} given)"
@@ -95,51 +78,45 @@ def check_writable(workdir: pathlib.Path) -> None:
         raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")
 
 
-def trained_on(workdir: pathlib.Path) -> dict[str, int | str] | None:
-    """What a run was trained on: `images`, a number, and the `sha256` of their list; None where that is not known.
+def trained_on(workdir: pathlib.Path) -> TrainedOn | None:
+    """What a run was trained on; None where that is not known.
 
     Raises:
         UserError: a damaged data.json.
     """
-    path = workdir / "data.json"
     try:
-        data = json.loads(path.read_text())
-        return {"images": int(data["images"]), "sha256": str(data["sha256"])}
-    except (FileNotFoundError, NotADirectoryError):
+        return records.read(TrainedOn, workdir / names.DATA)
+    except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise UserError(f"{path} cannot be read ({error}): put it back from a copy, or delete it") from error
 
 
-def about_other_data(workdir: pathlib.Path, data: dict[str, int | str]) -> str:
+def about_other_data(workdir: pathlib.Path, data: TrainedOn) -> str:
     """In words how what a run was trained on differs from `data`, and nothing where it does not or is not known."""
     trained = trained_on(workdir) or data
     if trained == data:
         return ""
-    then, now = (
-        f"{found['images']} images (SHA-256 of their list {found['sha256'][:8]}…)" for found in (trained, data)
-    )
+    then, now = (f"{found.images} images (SHA-256 of their list {found.sha256[:8]}…)" for found in (trained, data))
     return f"{workdir} was trained on {then}, where its data set now has {now}"
 
 
-def claim(workdir: pathlib.Path, config: ConfigDict, data: dict[str, int | str]) -> None:
-    """Write config.json, data.json and versions.json to a folder that is held by `lock`.
+def claim(workdir: pathlib.Path, config: ConfigDict, data: TrainedOn, encoder: EncoderRecord) -> None:
+    """Write config.json, data.json, encoder.json and versions.json to a folder that is held by `lock`.
 
     Raises:
         UserError: as in `check`, which another process may have passed at the same time; or versions.json is damaged.
     """
     check(workdir, config)
-    if not (workdir / "config.json").exists():
-        write_json(workdir / "config.json", json.loads(config.to_json()))
-    if not (workdir / "data.json").exists():
-        write_json(workdir / "data.json", data)
-    now, path = versions.current(), workdir / "versions.json"
+    contents = {names.CONFIG: json.loads(config.to_json()), names.DATA: data, names.ENCODER: encoder}
+    for name, content in contents.items():
+        if not (workdir / name).exists():
+            records.write(workdir / name, content)
+    now, path = versions.current(), workdir / names.VERSIONS
     # What a run was started with stays; what a later start has otherwise stands beside it.
     try:
-        first = json.loads(path.read_text()) if path.exists() else now
+        first = records.load(path) if path.exists() else now
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error}): put it back from a copy, or delete it") from error
-    write_json(path, first | {f"resumed_{k}": v for k, v in now.items() if first.get(k) != v})
+    records.write(path, first | {f"resumed_{k}": v for k, v in now.items() if first.get(k) != v})
 
 
 @contextlib.contextmanager
@@ -151,7 +128,7 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / ".lock").open("w")
+        file = (workdir / names.LOCK).open("w")
     except OSError as error:
         raise UserError(f"{workdir} cannot be written: {error}") from error
     with file:

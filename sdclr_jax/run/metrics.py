@@ -10,21 +10,22 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from sdclr_jax import files
+from sdclr_jax import files, records
 from sdclr_jax.errors import UserError
+from sdclr_jax.records import names
 
 
 class Metrics:
     """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`; later lines are dropped."""
 
     def __init__(self, workdir: pathlib.Path, step: int):
-        self._path, self._warnings = workdir / "metrics.jsonl", workdir / "warnings.jsonl"
+        self._path, self._warnings = workdir / names.METRICS, workdir / names.WARNINGS
         kept = _cut(self._path, read(self._path), step)
-        warned = _cut(self._warnings, _read(self._warnings, ("step", "cause")), step)
+        warned = _cut(self._warnings, records.lines(self._warnings, ("step", "cause")), step)
         self._warned = {line["cause"] for line in warned}
-        (workdir / "tensorboard").mkdir(exist_ok=True)
+        (workdir / names.TENSORBOARD).mkdir(exist_ok=True)
         # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and whoever writes then waits for good.
-        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        self._events = EventsWriter(str(workdir / names.TENSORBOARD / "events"))
         start = SessionLog(status=SessionLog.START)  # what was written of this step and later ones is void
         self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
@@ -42,7 +43,7 @@ class Metrics:
             self._events.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
             self._events.flush()
         except OSError as error:
-            raise _unwritable(self._path.parent / "tensorboard", error) from error
+            raise _unwritable(self._path.parent / names.TENSORBOARD, error) from error
 
     def warn(self, line: dict[str, int | float], cause: str, message: str) -> bool:
         """Write down a warning that a line of metrics gives rise to; False if the run has been warned of that cause."""
@@ -74,29 +75,12 @@ def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, less a last one cut short by a crash; none where there is no file.
+    """The lines of a metrics.jsonl, less a last one that a crash has cut short; none where there is no file.
 
     Raises:
         UserError: another line is damaged.
     """
-    return _read(path, ("step", "seconds"))
-
-
-def _read(path: pathlib.Path, needed: tuple[str, ...]) -> list[dict[str, Any]]:
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    read = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            read.append(json.loads(line))
-            for field in needed:
-                read[-1][field]
-        except (ValueError, TypeError, LookupError) as error:
-            if number < len(lines):
-                raise UserError(
-                    f"line {number} of {path} is damaged ({error}): mend or delete that line, or put the file back"
-                ) from error
-            read = read[: number - 1]
-    return read
+    return records.lines(path, ("step", "seconds"))
 
 
 def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:

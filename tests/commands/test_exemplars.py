@@ -15,7 +15,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from sdclr_jax import parallel, recipes
 from sdclr_jax.api import exemplars
-from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data import sources, thumbnails
 from sdclr_jax.data.images import Files
@@ -38,7 +38,7 @@ def measured(tmp_path_factory):
     """Two runs whose long tails share some images, measured together: their folder, and what was there before."""
     folder = tmp_path_factory.mktemp("runs")
     data_dir = folder / "data"
-    pretrain(config("sdclr", "--config.keep_every=1"), folder / "zero", str(data_dir), devices=jax.devices()[:1])
+    train(config("sdclr", "--config.keep_every=1"), folder / "zero", str(data_dir), devices=jax.devices()[:1])
     shutil.copytree(folder / "zero", folder / "one")  # the same weights, held against other images
     fields = json.loads((folder / "one" / "config.json").read_text())
     fields["data"]["split"] = 1
@@ -295,7 +295,7 @@ def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch, capsys):
         "--config.batch_size=8", "--config.model.name=resnet8", "--config.views.size=16", "--config.data.workers=0",
         "--config.evaluate.resize=20", "--config.evaluate.crop=16",
     )  # fmt: skip
-    pretrain(flags.pretrain(list(fields), "").config, tmp_path / "run", str(tmp_path), devices=jax.devices()[:1])
+    train(flags.pretrain(list(fields), "").config, tmp_path / "run", str(tmp_path), devices=jax.devices()[:1])
     monkeypatch.setattr(pruning_probe, "CALIBRATION", 2)
     on_one_device(monkeypatch)
     assert main.main(["exemplars", str(tmp_path / "run"), f"--data_dir={tmp_path}", *QUICK]) == 0

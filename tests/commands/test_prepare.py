@@ -72,7 +72,7 @@ def test_from_the_archive_to_a_run(tmp_path, capsys):
     images = archives.original("cifar10", content, "train")[0]
     chosen = np.sort(np.load(tmp_path / "split1_D_i.npy"))
     assert np.array_equal(data.part("long_tail").images, images[chosen])
-    about = evaluate.about(config, data)
+    about = evaluate.about(config, data).to_json()
     assert about["provenance"]["sha256"] == checksum and not about["provenance"]["published"]
     assert about["train_counts"] == counts
     for name, file in (("train", "split1_D_i"), ("validation", "valIdxList"), ("few_shot", "split1_S_b")):
@@ -182,7 +182,7 @@ def test_photos_in_the_config(tmp_path, method):
     config = flags.pretrain([*argv, f"--config.data.name=folder:{tmp_path / 'photos'}"], "").config
     recipes.check(config)
     data = recipes.data(config, str(tmp_path / "data"))
-    about = evaluate.about(config, data)
+    about = evaluate.about(config, data).to_json()
     assert about["class_names"] == ["cat", "dog", "newt"] and about["groups"] == ["medium", "few", "few"]
     assert about["train_counts"] == [20, 7, 3] and len(data.subsets.validation) == 4 + 1
     assert about["provenance"]["images"] == 43 and len(data.test.ids) == 6 + 1 + 1
@@ -226,10 +226,12 @@ def test_what_is_stopped_keeps_what_it_has_looked_at(tmp_path, number):
     put(tmp_path / "photos", [f"{i:04}.png" for i in range(600)])
     program = (
         "import os, signal, sys, time; from sdclr_jax.commands import main; from sdclr_jax.data.sources import index\n"
-        "look = index._look\n"
+        "look, entry, kept = index._look, index.Entry, []\n"
+        "index.Entry = lambda *given: kept.append(1) or entry(*given)\n"
         "def slow(root, paths):\n"
         "    if '0599.png' in paths:\n"
-        "        time.sleep(1)\n"
+        "        while len(kept) < 256:\n"
+        "            time.sleep(0.01)\n"
         f"        os.kill(os.getpid(), {int(number)})\n"
         "        time.sleep(1)\n"
         "    return look(root, paths)\n"

@@ -5,10 +5,9 @@ import itertools
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
-import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ import pytest
 
 from sdclr_jax import pruning, trees
 from sdclr_jax.api import pretrain as pretrain_command
-from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data.batches import Resident
 from sdclr_jax.errors import Diverged, UserError
@@ -51,7 +50,7 @@ def config(method="sdclr", *more):
 
 
 def run(config, directory, data_dir):
-    return pretrain(config, directory, data_dir, devices=jax.devices()[:1])
+    return train(config, directory, data_dir, devices=jax.devices()[:1])
 
 
 @contextlib.contextmanager
@@ -189,24 +188,37 @@ def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):
     log.close()
 
 
+STOPPED_AT_THE_EIGHTH_BATCH = """
+import os, signal, sys
+from sdclr_jax.commands import main
+from sdclr_jax.data.batches import Resident
+from_step = Resident.from_step
+
+def stopped(self, step):
+    for number, batch in enumerate(from_step(self, step)):
+        if number == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+
+Resident.from_step = stopped
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
 def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path):
     """A real process is told to stop in mid-epoch, and a second one ends where an uninterrupted run does."""
     whole, _ = finished
     directory = tmp_path / "stopped"
-    command = [sys.executable, "-m", "sdclr_jax.commands.main", "pretrain"]
-    options = arguments(directory, data_dir, "sdclr", "--noprogress")
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not metrics.read(directory / "metrics.jsonl") and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    options = ["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
+    how = {"capture_output": True, "text": True, "env": environment, "cwd": tmp_path}
+    first = subprocess.run([sys.executable, "-c", STOPPED_AT_THE_EIGHTH_BATCH, *options], **how)
     stopped = metrics.read(directory / "metrics.jsonl")[-1]["step"]
-    if stopped < 15:  # it may have been at the last line already
-        assert process.returncode == 1
-        assert f"stopped at step {stopped} of 15; the same command goes on from there" in errors
-    second = subprocess.run([*command, *options], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert 5 < stopped < 10
+    assert first.returncode == 1
+    assert f"stopped at step {stopped} of 15; the same command goes on from there" in first.stderr
+    command = [sys.executable, "-m", "sdclr_jax.commands.main"]
+    second = subprocess.run([*command, *options], **how)
     assert second.returncode == 0, second.stderr
     assert lines(directory) == lines(whole)
 
@@ -314,7 +326,7 @@ BAD = {
     "no l2": (["--config.evaluate.logistic_l2=()"], "evaluate.logistic_l2 is ()"),
     "words for numbers": (["--config.views.std=(nan,)"], "it must be numbers"),
     "protocol": (["--config.evaluate.protocols=('knm',)"], "unknown evaluate.protocols 'knm': known are linear_full"),
-    "method": (["--config.method=simclr"], "choose another as --config=FILE.py:METHOD"),
+    "method": (["--config.method=simclr"], "choose another as --config=NAME:METHOD"),
 }  # fmt: skip
 
 
@@ -333,13 +345,18 @@ def test_bad_input_is_refused_before_anything_is_written(name, data_dir, tmp_pat
 @pytest.mark.parametrize(
     ("location", "sentence"),
     [
-        ("configs/digits_lt.py:simsalabim", "unknown method 'simsalabim': known are simclr, "),
-        ("configs/nowhere.py", "there is no file"),
-        ("tests/golden", "there is no file"),
+        ("digits_lt:simsalabim", "unknown method 'simsalabim': the nearest is 'simsiam', known are simclr, "),
+        (f"{ROOT}/configs/digits_lt.py:sdcl", "unknown method 'sdcl': the nearest is 'sdclr'"),
+        ("digit_lt:sdclr", "there is no config 'digit_lt': the nearest is 'digits_lt', known are celeba, "),
+        ("base:sdclr", "there is no config 'base'"),
+        ("", "there is no config ''"),
+        (f"{ROOT}/configs/nowhere.py", "there is no file"),
+        ("mine/digits_lt.py", "there is no file mine/digits_lt.py; --config=digits_lt is the one of this package"),
+        (f"{ROOT}/tests/golden", "there is no file"),
     ],
 )
 def test_bad_config_files(location, sentence, tmp_path, capsys):
-    status = main.main(["pretrain", f"--config={ROOT / location}", f"--workdir={tmp_path / 'run'}"])
+    status = main.main(["pretrain", f"--config={location}", f"--workdir={tmp_path / 'run'}"])
     assert status == 2
     assert sentence in capsys.readouterr().err
 
@@ -364,10 +381,45 @@ def test_broken_config_files(text, sentence, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_config_of_ones_own_may_lie_anywhere(tmp_path):
+def load(location):
+    return flags.pretrain([f"--config={location}", "--workdir=x"], "").config.to_dict()
+
+
+def test_a_config_is_found_by_name_and_by_file(tmp_path):
     (tmp_path / "mine.py").write_text((ROOT / "configs" / "digits_lt.py").read_text())
-    made = flags.pretrain([f"--config={tmp_path / 'mine.py'}:sdclr", "--workdir=x"], "").config
-    assert made.to_dict() == flags.pretrain(arguments("x", "x")[:1] + ["--workdir=x"], "").config.to_dict()
+    by_name = load("digits_lt:simclr")
+    assert by_name["method"] == "simclr"
+    assert by_name == load(f"{ROOT}/configs/digits_lt.py:simclr") == load(f"{tmp_path}/mine.py:simclr")
+    assert load("digits_lt") == load("digits_lt:sdclr")
+
+
+def test_a_foreign_package_named_configs_stays_as_it_is(tmp_path, monkeypatch):
+    """On the path or imported already; the config imports early and late."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("raise RuntimeError('the foreign package')")
+    (tmp_path / "mine.py").write_text(
+        "from configs import base\n\ndef get_config():\n    from configs import photos\n    return base.get_config()\n"
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] == "configs"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = list(sys.path)
+    assert load(tmp_path / "mine.py")["method"] == "simclr"
+    assert "configs" not in sys.modules
+    foreign = types.ModuleType("configs")
+    monkeypatch.setitem(sys.modules, "configs", foreign)
+    load(tmp_path / "mine.py")
+    assert sys.modules["configs"] is foreign
+    assert not [name for name in sys.modules if name.startswith("configs.")]
+    assert sys.path == path
+
+
+def test_a_config_in_a_folder_named_configs_may_import_its_neighbours(tmp_path):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "ours.py").write_text("SEED = 5")
+    text = "from configs import base, ours\ndef get_config():\n    c = base.get_config()\n    c.seed = ours.SEED\n"
+    (tmp_path / "configs" / "mine.py").write_text(text + "    return c")
+    assert load(tmp_path / "configs" / "mine.py")["seed"] == 5
 
 
 def test_missing_flags(tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sdclr_jax import parallel, recipes
-from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data import batches
 from sdclr_jax.data.batches import Streamed
@@ -57,7 +57,7 @@ def config(folder, *more):
 
 
 def run(config, directory):
-    return pretrain(config, directory, devices=jax.devices()[:1])
+    return train(config, directory, devices=jax.devices()[:1])
 
 
 @pytest.fixture(scope="module", autouse=True)

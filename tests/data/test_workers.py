@@ -125,7 +125,7 @@ def test_long_answers_and_many_tasks_ahead_do_not_wait_for_each_other(files, mon
     monkeypatch.setattr("sdclr_jax.data.workers.Pipe", small_pipe)
     tasks = [Task(step, np.arange(40) % 3 + 2, np.arange(40)) for step in range(30)]
     with Croppers(Damaged(files, missing), (SMALL,), largest=40, workers=1, ahead=20) as croppers:
-        watch = threading.Timer(20, croppers.stop)  # they would wait for good
+        watch = threading.Timer(300, croppers.stop)  # they would wait for good
         watch.start()
         told = [len(unreadable) for _, unreadable in croppers.crops(tasks)]
         watch.cancel()
@@ -219,11 +219,11 @@ def test_workers_end_with_their_process_and_say_nothing(files, tmp_path, number)
         os.killpg(process.pid, number)  # as a terminal does: to all
     else:
         os.kill(process.pid, number)
-    _, errors = process.communicate(timeout=30)  # which waits for all that hold the pipe
+    _, errors = process.communicate(timeout=300)  # which waits for all that hold the pipe
     assert process.returncode == -number
     assert errors.count("Traceback") == (number == signal.SIGINT)  # this process's own
     assert "resource_tracker" not in errors
-    for _ in range(100):
+    for _ in range(2000):
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:

@@ -9,13 +9,13 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from sdclr_jax import parallel, recipes
-from sdclr_jax.api import pretrain as pretrain_command
-from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import protocols
 from sdclr_jax.evaluation.frozen import dense
 from sdclr_jax.evaluation.online import OnlineProbe
+from sdclr_jax.run import clock as clock_of_runs
 from sdclr_jax.run import metrics
 from sdclr_jax.train import Method
 from tests.commands.test_pretrain import arguments, assert_same_bits, config, lines, power_cut, run
@@ -132,9 +132,9 @@ def test_its_time_is_told_apart_and_the_bar_shows_it(measured, data_dir, tmp_pat
         return measure(self, state)
 
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + late[0])
-    monkeypatch.setattr(pretrain_command, "time", clock)
+    monkeypatch.setattr(clock_of_runs, "time", clock)
     monkeypatch.setattr(OnlineProbe, "measure", slow)
-    pretrain(config("sdclr", *EVERY), tmp_path / "slow", data_dir, devices=jax.devices()[:1], progress=True)
+    train(config("sdclr", *EVERY), tmp_path / "slow", data_dir, devices=jax.devices()[:1], progress=True)
     found = metrics.read(tmp_path / "slow" / "metrics.jsonl")
     assert [line["step"] for line in found if line.get("evaluation_seconds", 0) >= 1000] == [10, 15]
     assert found[-1]["seconds"] < 1000

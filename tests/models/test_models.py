@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sdclr_jax import branches, pruning, trees
-from sdclr_jax.models import RESNETS, Head, Network, Prototypes
+from sdclr_jax.models import ENCODERS, Head, Network, Prototypes
 
 
 def shapes_of(network, view):
@@ -24,7 +24,7 @@ def shapes_of(network, view):
     ],
 )
 def test_parameter_counts(name, stem, side, parameters):
-    encoder = RESNETS[name](stem=stem)
+    encoder = ENCODERS[name](stem=stem)
     variables = shapes_of(encoder, (1, side, side, 3))
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])) == parameters
 
@@ -32,7 +32,7 @@ def test_parameter_counts(name, stem, side, parameters):
 @pytest.mark.parametrize(("stem", "side", "last"), [("imagenet", 224, 7), ("cifar", 32, 4), ("imagenet", 225, 8)])
 def test_resolution(stem, side, last):
     """Symmetric padding as in PyTorch: floor((side + 2 * pad - kernel) / stride) + 1."""
-    encoder = RESNETS["resnet18"](stem=stem)
+    encoder = ENCODERS["resnet18"](stem=stem)
 
     def last_block(x):
         _, captured = encoder.init_with_output(
@@ -44,7 +44,7 @@ def test_resolution(stem, side, last):
 
 
 def test_features_and_projection_shapes():
-    network = Network(RESNETS["resnet50"](width=8), Head(3, 16, 6))
+    network = Network(ENCODERS["resnet50"](width=8), Head(3, 16, 6))
     variables = shapes_of(network, (1, 32, 32, 3))
     outputs, _ = jax.eval_shape(
         lambda v: network.apply(v, jnp.zeros((5, 32, 32, 3)), train=True, mutable=["batch_stats"]), variables
@@ -64,7 +64,7 @@ def test_projector_has_a_bias_first_and_a_norm_after_each(layers):
 
 @pytest.fixture(scope="module")
 def initial():
-    network = Network(RESNETS["resnet18"](), Head(3, 512, 128))
+    network = Network(ENCODERS["resnet18"](), Head(3, 512, 128))
     return jax.jit(lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True))()["params"]
 
 
@@ -87,7 +87,8 @@ def test_initialiser(initial):
 def test_density_at_step_0(initial):
     """One threshold compares the scales of layers: at 90 % the stem keeps half and the last stage a twentieth."""
     weights = branches.split(initial, {"dense"})["weights"]
-    density = pruning.density(jax.jit(lambda w: pruning.magnitude_mask(w, 0.9))(weights))
+    prunable = Network(ENCODERS["resnet18"](), Head(3, 512, 128)).prunable
+    density = pruning.density(jax.jit(lambda w: pruning.magnitude_mask(w, 0.9, prunable=prunable))(weights))
     assert float(density["encoder/stem"]) == pytest.approx(0.49, abs=0.03)
     assert float(density["encoder/stage4_block2/conv2"]) == pytest.approx(0.05, abs=0.01)
     assert float(density["all"]) == pytest.approx(0.1, abs=1e-6)
@@ -105,7 +106,7 @@ def test_norms_are_told_by_name(initial):
 
 
 def test_bfloat16_computes_in_half_and_keeps_float32_weights():
-    network = Network(RESNETS["resnet8"](width=4, dtype=jnp.bfloat16), Head(2, 8, 4, dtype=jnp.bfloat16))
+    network = Network(ENCODERS["resnet8"](width=4, dtype=jnp.bfloat16), Head(2, 8, 4, dtype=jnp.bfloat16))
     with jax.numpy_dtype_promotion("standard"):
         variables = shapes_of(network, (1, 8, 8, 1))
         outputs, _ = jax.eval_shape(
@@ -137,7 +138,7 @@ def test_heads_of_the_papers(settings, biases, norms):
 
 
 def test_predictor_and_prototypes():
-    network = Network(RESNETS["resnet8"](width=4), Head(2, 8, 6), Head(2, 3, 6, last="bias"), Prototypes(5))
+    network = Network(ENCODERS["resnet8"](width=4), Head(2, 8, 6), Head(2, 3, 6, last="bias"), Prototypes(5))
     init = jax.jit(lambda: network.init_with_output(jax.random.key(0), jnp.ones((4, 8, 8, 1)), train=True))
     outputs, variables = init()
     assert outputs.prediction.shape == outputs.projection.shape == (4, 6)

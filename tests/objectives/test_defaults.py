@@ -4,11 +4,12 @@ import inspect
 import re
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
 from sdclr_jax import objectives
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from tests.objectives.oracles import COMPILED, inputs
 
 byol, simsiam, barlow_twins, vicreg = (
@@ -97,6 +98,22 @@ OTHERS = {
 }
 
 
+@pytest.fixture
+def unchecked():
+    """What a user meets, for whom no tool checks the shapes in the signatures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
+
+
+def test_the_shapes_in_the_signatures_are_checked():
+    with pytest.raises(jaxtyping.TypeCheckError, match="N D"):
+        objectives.byol(A, B[:, 0])
+    with pytest.raises(jaxtyping.TypeCheckError, match="K D"):
+        objectives.info_nce(A, B, np.ones((4, 2), np.float32), 0.2)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", PAIRS)
 @pytest.mark.parametrize(
     "shapes", [((8, 3), (1, 3)), ((8, 3), (8, 1)), ((8, 3), (9, 3)), ((2, 8, 3),) * 2, ((8,),) * 2, ((0, 3),) * 2]
@@ -105,19 +122,27 @@ def test_shapes_that_do_not_fit_are_named_and_not_broadcast(name, shapes):
     first, second = PAIRS[name]
     arrays = {first: np.ones(shapes[0], np.float32), second: np.ones(shapes[1], np.float32)}
     said = f"{first} is {list(shapes[0])} and {second} is {list(shapes[1])}: they must both be [N, D], of one shape"
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(ArgumentError, match=re.escape(said)):
         getattr(objectives, name)(**arrays, **OTHERS.get(name, {}))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_other_arguments_that_do_not_fit_are_named():
-    with pytest.raises(UserError, match=r"queue is \[4, 2\]: it must be \[K, 3\]"):
+    with pytest.raises(ArgumentError, match=r"queue is \[4, 2\]: it must be \[K, 3\]"):
         objectives.info_nce(A, B, np.ones((4, 2), np.float32), 0.2)
-    with pytest.raises(UserError, match=r"z is \[8\]: it must be \[N, D\]"):
+    with pytest.raises(ArgumentError, match=r"z is \[8\]: it must be \[N, D\]"):
         objectives.whiten(A[:, 0])
-    with pytest.raises(UserError, match=r"scores is \[8\]: it must be \[N, D\]"):
+    with pytest.raises(ArgumentError, match=r"scores is \[8\]: it must be \[N, D\]"):
         objectives.sinkhorn(A[:, 0])
 
 
-def test_vicreg_of_one_row_is_refused():
-    with pytest.raises(UserError, match="batch of 1 has no covariance: give 2 rows or more"):
-        vicreg(A[:1], B[:1])
+@pytest.mark.parametrize("loss", [vicreg, barlow_twins, lambda a, b: objectives.whiten(a, shrinkage=0.1)])
+def test_one_row_that_would_give_a_number_without_meaning_is_refused(loss):
+    with pytest.raises(ArgumentError, match=r"^z\w* is \[1, 3\].* at least 2 rows"):
+        loss(A[:1], B[:1])
+
+
+def test_codes_of_no_iteration_are_refused():
+    for codes in (objectives.sinkhorn, lambda scores, iterations: objectives.swav(A, B, iterations=iterations)):
+        with pytest.raises(ArgumentError, match="^iterations is 0: it must be at least 1"):
+            codes(A, iterations=0)

@@ -1,11 +1,11 @@
-"""The objectives as the step uses them: what they read of the outputs, what they remember, what they refuse."""
+"""The objectives as the step uses them: what they read of the outputs, what state they keep, what they refuse."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.models import Outputs
 from sdclr_jax.objectives import OBJECTIVES, wmse_sliced
 from sdclr_jax.objectives.queue import push
@@ -77,7 +77,7 @@ def test_what_it_compares(name):
     memory = objective.init(KEY, B)
     expected = PAPERS[name](None if memory is None else np.float64(memory))
     assert float(objective.loss(memory, A, B, KEY)) == pytest.approx(expected, rel=1e-4)
-    after = objective.remember(memory, B)
+    after = objective.update(memory, B)
     assert jax.tree.structure(after) == jax.tree.structure(memory)
 
 
@@ -108,7 +108,7 @@ def test_swav_reads_its_queue_once_it_is_full():
         ]
         expected = one_way(scores(A), codes)
         assert float(objective.loss(memory, A, side, KEY)) == pytest.approx(expected, rel=1e-4), step
-        memory = objective.remember(memory, side)
+        memory = objective.update(memory, side)
         if step >= 1:
             rows.append(np.float64(side.projection))
 
@@ -150,18 +150,19 @@ def test_w_mse_cuts_both_views_alike_and_anew_for_each_repeat():
 @pytest.mark.parametrize(
     ("name", "settings", "side", "said"),
     [
-        ("byol", {}, {"prediction": None}, "no predictor: set predictor.layers"),
-        ("simsiam", {}, {"prediction": None}, "no predictor: set predictor.layers"),
-        ("swav", {}, {"prototypes": None}, "network has none: set prototypes.count"),
-        ("swav", {}, {"prototypes": PROTOTYPES[:, :1]}, "set prototypes.count to 2 or more"),
-        ("w_mse", {"slice_size": 3}, {}, "objective.slice_size is 3: it must divide the batch, 8"),
-        ("w_mse", {"slice_size": 2}, {}, "covariance of 2 embeddings of 3 numbers has no inverse"),
+        ("byol", {}, {"prediction": None}, "^prediction is None: .* it needs a predictor"),
+        ("simsiam", {}, {"prediction": None}, "^prediction is None: .* it needs a predictor"),
+        ("swav", {}, {"prototypes": None}, "^prototypes is None: .* it needs 2 or more"),
+        ("swav", {}, {"prototypes": PROTOTYPES[:, :1]}, r"^prototypes is \[3, 1\]: all images have the same code"),
+        ("swav", {"iterations": 0}, {}, "^iterations is 0: it must be at least 1"),
+        ("w_mse", {"slice_size": 3}, {}, "^slice_size is 3: it must divide the batch, 8"),
+        ("w_mse", {"slice_size": 2}, {}, "^shrinkage is 0, and the covariance of 2 embeddings of 3 numbers has no"),
     ],
 )
 def test_what_is_missing_is_named(name, settings, side, said):
     objective = OBJECTIVES[name](**SETTINGS[name] | settings)
     a = A._replace(**side)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(ArgumentError, match=said):
         objective.loss(objective.init(KEY, a), a, a, KEY)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -9,16 +10,27 @@ from ml_collections import ConfigDict
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 
+from sdclr_jax import records
 from sdclr_jax.errors import UserError
+from sdclr_jax.records import EncoderRecord, TrainedOn, View
 from sdclr_jax.run import folder, metrics, versions
 
-DATA = {"images": 3, "sha256": "0" * 64}
+DATA = TrainedOn(images=3, sha256="0" * 64)
+ENCODER = EncoderRecord(
+    model={"name": "resnet8"},
+    view=View(height=8, width=8, channels=1),
+    mean=(0.5,),
+    std=(0.25,),
+    resize=None,
+    crop=None,
+    features=32,
+)
 CONFIG = ConfigDict({"seed": 0, "pairs": ((("dense", 0), ("dense", 1)),), "prune": {"rate": 0.9}})
 
 
 def claim(directory, config=CONFIG, data=DATA):
     with folder.lock(directory):
-        folder.claim(directory, config, data)
+        folder.claim(directory, config, data, ENCODER)
 
 
 def test_a_config_comes_back_with_its_tuples(tmp_path):
@@ -147,13 +159,13 @@ def test_a_damaged_line_is_an_error_and_loses_nothing(tmp_path, damage):
 def test_other_images_are_noticed(tmp_path):
     assert folder.about_other_data(tmp_path, DATA) == ""  # nothing is known
     claim(tmp_path / "run")
-    claim(tmp_path / "run", data=DATA | {"images": 2})
+    claim(tmp_path / "run", data=dataclasses.replace(DATA, images=2))
     assert folder.trained_on(tmp_path / "run") == DATA
     assert folder.about_other_data(tmp_path / "run", DATA) == ""
-    said = folder.about_other_data(tmp_path / "run", {"images": 2, "sha256": "1" * 64})
+    said = folder.about_other_data(tmp_path / "run", TrainedOn(images=2, sha256="1" * 64))
     assert "was trained on 3 images (SHA-256 of their list 00000000…), where its data set now has 2 images" in said
     (tmp_path / "run" / "data.json").write_text("{}")
-    with pytest.raises(UserError, match=r"data.json cannot be read \('images'\): put it back"):
+    with pytest.raises(UserError, match=r"data.json cannot be used \(it lacks images\): put it back"):
         folder.about_other_data(tmp_path / "run", DATA)
 
 
@@ -202,10 +214,9 @@ def test_a_start_killed_before_its_first_file_can_be_repeated(tmp_path):
     claim(tmp_path / "run")
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "results.json"
-    folder.write_json(path, {"a": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        folder.write_json(path, {"a": float("nan")})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+def test_what_turns_images_into_features_is_written_once(tmp_path):
+    claim(tmp_path / "run")
+    assert records.read(EncoderRecord, tmp_path / "run" / "encoder.json") == ENCODER
+    (tmp_path / "run" / "encoder.json").unlink()  # as of a run of an older version, which then goes on
+    claim(tmp_path / "run")
+    assert records.read(EncoderRecord, tmp_path / "run" / "encoder.json") == ENCODER

@@ -56,6 +56,8 @@ DATASETS: dict[str, Callable[..., Source]] = {
     "celeba": CelebA,
 }
 NUM_CLASSES = {name: layout.classes for name, layout in CATALOGUES.items()}
+# Height, width and channels of those that are one array of images; all others are decoded as they are needed.
+SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
 _WITH_ROOT = {*CATALOGUES, "celeba"}
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from sdclr_jax.data.subsets.profiles import PARETO, class_counts
 from sdclr_jax.errors import UserError
+from sdclr_jax.records import GROUPS
 
-GROUPS = ("many", "medium", "few")
 GROUP_RULES = ("thirds", "counts")
 
 

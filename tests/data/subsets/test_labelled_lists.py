@@ -318,7 +318,7 @@ def test_a_run_on_100_of_1000_classes(tmp_path, monkeypatch):
     config.data.lists = str(lists)
     monkeypatch.setitem(sources.NUM_CLASSES, "imagenet100", 4)
     data = recipes.data(config, str(tmp_path))
-    about = evaluate.about(config, data)
+    about = evaluate.about(config, data).to_json()
     assert about["train_counts"] == [4, 1, 8, 2] and about["class_names"] == ["n01", "n02", "n04", "n05"]
     assert about["provenance"]["subsets"]["long_tail"] == "imageNet_100_LT_train.txt"
     assert about["provenance"]["subsets"]["few_shot"] == "drawn"

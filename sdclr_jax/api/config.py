@@ -1,0 +1,30 @@
+"""A config by name, with fields of one's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sdclr_jax import recipes
+
+
+def config(name: str, overrides: Mapping[str, Any] | None = None, **fields: Any) -> ConfigDict:
+    """The config "NAME:METHOD" of this package, or of a file "FILE.py:METHOD", with some fields changed.
+
+    Fields are given as keywords or as a mapping, in which names may be dotted. `configs/base.py` has every field with
+    its default, its bounds and what it means; `sdclr config NAME:METHOD` prints them.
+
+    >>> c = config("digits_lt:sdclr", {"prune.rate": 0.7}, epochs=2, optimizer={"warmup_epochs": 1})
+    >>> c.method, c.prune.rate, c.epochs, c.optimizer.warmup_epochs
+    ('sdclr', 0.7, 2, 1)
+    >>> config("digits_lt:sdclr", epoch=2)
+    Traceback (most recent call last):
+    sdclr_jax.errors.UserError: there is no field epoch: the nearest is epochs
+
+    Raises:
+        UserError: there is no such config, method or field; or a value of another type than the field's.
+    """
+    made = recipes.load(name)
+    for given in (overrides or {}, fields):
+        recipes.override(made, given)
+    return made

@@ -1,0 +1,208 @@
+"""A trained run in Python: its encoder, and features of images."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from sdclr_jax import files, parallel, recipes, records, trees
+from sdclr_jax.data import batches
+from sdclr_jax.data.crops import CentreCrop
+from sdclr_jax.data.pictures import Picture, Pictures
+from sdclr_jax.errors import UserError
+from sdclr_jax.evaluation.frozen import FrozenEncoder
+from sdclr_jax.records import EncoderRecord, names
+from sdclr_jax.run import folder
+from sdclr_jax.run.checkpoints import Checkpoints
+from sdclr_jax.trees import Tree
+
+Images = np.ndarray | Iterable[Picture]
+
+
+def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
+    """Open a run's folder; neither its data nor the state of its optimizer are read.
+
+    Args:
+        workdir: the --workdir of an `sdclr pretrain`, which may still be training.
+        step: that of a checkpoint; None takes the newest one.
+
+    Returns:
+        The run with the encoder of its dense branch in memory.
+
+    Raises:
+        UserError: no run there, no checkpoint, or a damaged file; or a newer version has written it.
+
+    >>> import sdclr_jax
+    >>> run = sdclr_jax.load("runs/sdclr")  # doctest: +SKIP
+    >>> features = run.encode(["cat.jpg", "dog.png"])  # doctest: +SKIP
+    """
+    path = files.expanded(workdir).absolute()
+    config = folder.read_config(path)
+    record = _encoder_record(path, config)
+    with Checkpoints(path / names.CHECKPOINTS, read_only=True) as checkpoints:
+        found = checkpoints.encoder(step)
+    if found is None:
+        raise UserError(f"{path} has no checkpoint yet: let sdclr pretrain reach its first one")
+    step, variables = found
+    _check_fit(path, record, variables)
+    return Run(path, config, step, record, variables)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A trained run, as `load` opens it.
+
+    Attributes:
+        path: the run's folder, absolute.
+        config: the config it was trained with.
+        step: that of the checkpoint, in steps of training.
+        encoder: what turns images into features, but for the weights: architecture, size of an image, mean and std.
+        variables: the encoder's weights, {"params": tree, "batch_stats": tree} of NumPy arrays.
+    """
+
+    path: pathlib.Path
+    config: ConfigDict
+    step: int
+    encoder: EncoderRecord
+    variables: Tree
+    _compiled: dict = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        view, config = self.encoder.view, self.config
+        return (
+            f"<Run {self.path}: {config.get('method', '?')} on {config.get('data', {}).get('name', '?')}, step "
+            f"{self.step}, {self.encoder.model['name']}, images of {view.height} x {view.width} x {view.channels} -> "
+            f"{self.encoder.features} features>"
+        )
+
+    def encode(
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        workers: int = 0,
+        progress: bool = False,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> np.ndarray:
+        """Features of images, as `sdclr evaluate` makes them.
+
+        A run on images of many sizes (`encoder.crop` is a number) takes images of any size and sees the middle of each,
+        resized as `encoder.resize` and `encoder.crop` say. A run on images of one size takes an array of images of that
+        size as they are; of files, PIL images and arrays in a list it sees the largest square in the middle, in grey if
+        the run is on grey images, resized to that size with Pillow's bicubic filter.
+
+        Args:
+            images: uint8 [N, H, W, C]; or a list of paths, of PIL images, or of uint8 arrays [H, W, C] of any sizes.
+            batch_size: images a step; None takes the config's evaluate.batch_size. It is made larger where the devices
+                cannot share it.
+            workers: processes that decode; 0 decodes in this one, -1 is one a core.
+            progress: whether to draw a bar on the standard error.
+            devices: None takes all of this process.
+
+        Returns:
+            float32 [N, D], in order; D is `encoder.features`.
+
+        Raises:
+            ValueError: another type, dtype, shape or number of channels.
+            UserError: a ValueError as well; a file cannot be read, or is no image.
+
+        >>> run.encode(["cat.jpg", "dog.png"]).shape  # doctest: +SKIP
+        (2, 512)
+        """
+        images = self._checked(images)
+        if not len(images):
+            return np.empty((0, self.encoder.features), np.float32)
+        batch_size = self.config.evaluate.batch_size if batch_size is None else batch_size
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+        devices = tuple(jax.local_devices() if devices is None else devices)
+        if isinstance(images, Pictures) and not self.encoder.crop:
+            made = batches.in_order(images, self._crop, batch_size, workers)
+            images = np.concatenate([batch[..., : self.encoder.view.channels] for batch in made])
+        settings = batch_size, workers, devices
+        if settings not in self._compiled:
+            self._compiled[settings] = FrozenEncoder(
+                recipes.encoder(self.encoder.model),
+                mean=self.encoder.mean,
+                std=self.encoder.std,
+                crop=self._crop,
+                batch_size=batch_size,
+                workers=workers,
+                shardings=parallel.shardings(list(devices)),
+            )
+        return self._compiled[settings].features(self.variables, images, progress=progress)
+
+    @property
+    def _crop(self) -> CentreCrop:
+        """What is seen of an image that may have any size."""
+        side = self.encoder.view.height
+        return CentreCrop(size=self.encoder.crop or side, resize=self.encoder.resize or side)
+
+    def _checked(self, images: Images) -> np.ndarray | Pictures:
+        view = self.encoder.view
+        if isinstance(images, jax.Array):
+            images = np.asarray(images)
+        if isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":
+            _check_array(images, "images", ("N",), view.channels)
+            if self.encoder.crop:
+                return Pictures(list(images))
+            if images.shape[1:] != (view.height, view.width, view.channels):
+                raise ValueError(
+                    f"images have shape {images.shape}: this run takes [N, {view.height}, {view.width}, "
+                    f"{view.channels}]; arrays of other sizes in a list are resized"
+                )
+            return images
+        if isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
+            raise ValueError(f"images is a {type(images).__name__}: give a list, of one image too")
+        images = list(images)
+        for i, image in enumerate(images):
+            if isinstance(image, np.ndarray):
+                _check_array(image, f"images[{i}]", (), view.channels)
+            elif not isinstance(image, str | os.PathLike | Image.Image):
+                raise ValueError(
+                    f"images[{i}] is a {type(image).__name__}: give paths, PIL images or uint8 arrays [H, W, C]"
+                )
+        if images and not self.encoder.crop and view.height != view.width:
+            raise ValueError(
+                f"this run's images are not square: give them as uint8 [N, {view.height}, {view.width}, C]"
+            )
+        return Pictures(images, grey=view.channels == 1)
+
+
+def _check_array(array: np.ndarray, name: str, before: tuple[str, ...], channels: int) -> None:
+    if array.dtype != np.uint8:
+        raise ValueError(f"{name} has dtype {array.dtype}: give uint8, 0 to 255")
+    if array.ndim != len(before) + 3 or array.shape[-1] != channels or (array.size == 0 and array.shape[0] != 0):
+        raise ValueError(f"{name} has shape {array.shape}: give [{', '.join((*before, 'H', 'W', str(channels)))}]")
+
+
+def _encoder_record(path: pathlib.Path, config: ConfigDict) -> EncoderRecord:
+    """encoder.json, or for a run of an older version, which has none, what its config says."""
+    try:
+        return records.read(EncoderRecord, path / names.ENCODER)
+    except FileNotFoundError:
+        pass
+    try:
+        return recipes.encoder_record_of_config(config)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} has no {names.ENCODER}, and its {names.CONFIG} does not say what the encoder is ({error}): put "
+            "one of them back from a copy"
+        ) from error
+
+
+def _check_fit(path: pathlib.Path, record: EncoderRecord, variables: Tree) -> None:
+    expected = jax.tree.map(lambda leaf: leaf.shape, recipes.encoder_shapes(record))
+    found = jax.tree.map(lambda leaf: leaf.shape, variables)
+    if expected != found:
+        expected, found = trees.named(expected), trees.named(found)
+        differing = next(name for name in expected | found if expected.get(name) != found.get(name))
+        raise UserError(
+            f"{path}: the encoder of the checkpoint is not that of {names.ENCODER} or {names.CONFIG} ({differing} "
+            "differs): put them back from a copy"
+        )

@@ -1,0 +1,58 @@
+"""Compare evaluated runs: tables and a page with pictures."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sdclr_jax import files
+from sdclr_jax.errors import ArgumentError
+from sdclr_jax.reports import curves, page, runs, tables, words
+
+
+class Report(NamedTuple):
+    """What `report` found: `text`, tables and sentences for a terminal; `paths` of the files it wrote."""
+
+    text: str
+    paths: tuple[pathlib.Path, ...]
+
+
+def report(
+    dirs: str | os.PathLike | Sequence[str | os.PathLike], output: str | os.PathLike = "report.html", *, note: str = ""
+) -> Report:
+    """Compare evaluated runs, and write the page with its tables beside it as .csv, .md and .tex.
+
+    Args:
+        dirs: folders of runs, or folders of such folders.
+        output: the page, `NAME.html`.
+        note: a note to the reader, shown on the page.
+
+    Raises:
+        ArgumentError: `output` is no .html file.
+        UserError: a folder without an evaluated run, or files that cannot be used.
+
+    Example:
+        found = sdclr_jax.report(["runs/simclr", "runs/sdclr"], "report.html")
+        print(found.text)
+    """
+    output = pathlib.Path(output)
+    if output.suffix != ".html":
+        raise ArgumentError("output", f"is {output}: it must end in .html; the tables go beside it as .csv, .md, .tex")
+    found = runs.read([dirs] if isinstance(dirs, str | os.PathLike) else list(dirs))
+    levels, differences = tables.compare(found), tables.differences(found)
+    contents = {
+        output: page.render(found, note, output.parent),
+        output.with_suffix(".md"): "\n".join([tables.to_markdown(levels), tables.to_markdown(differences, sign=True)]),
+        output.with_suffix(".tex"): "\n".join([tables.to_latex(levels), tables.to_latex(differences, sign=True)]),
+        output.with_suffix(".csv"): tables.to_csv(found),
+        output.with_name(f"{output.stem}_means.csv"): tables.means_to_csv(levels, differences),
+        output.with_name(f"{output.stem}_classes.csv"): tables.classes_to_csv(found),
+        output.with_name(f"{output.stem}_curves.csv"): curves.to_csv(found),
+    }
+    with contextlib.ExitStack() as stack:  # each is complete before any takes its place
+        for path, text in contents.items():
+            stack.enter_context(files.replacing(path)).write_bytes(text.encode())
+    shown = [tables.to_text(levels), *([tables.to_text(differences, sign=True)] if differences else [])]
+    sentences = [*words.summary(found), *(f"Note: {note}" for note in words.notes(found))]
+    return Report("\n\n".join([*shown, "\n".join(sentences)]), tuple(contents))

@@ -1,0 +1,37 @@
+"""`sdclr config`: print a resolved config, and where each value comes from."""
+
+import json
+
+from sdclr_jax import recipes
+from sdclr_jax.commands import flags
+from sdclr_jax.errors import UserError
+
+USAGE = """sdclr config NAME[:METHOD] [--config.FIELD=VALUE ...] [--json]
+
+Prints each field of a config with its value and where that comes from. What comes later overrides what comes before:
+base (configs/base.py), data set (the config's own file), method and recipe (configs/methods.py, or the config's own
+file), command line. A value that a file's own code sets stands under the file's name.
+
+  NAME[:METHOD]         such as digits_lt:sdclr, or FILE.py:METHOD, as --config of `sdclr pretrain`
+  --config.FIELD=VALUE  overrides a field
+  --json                one object: {FIELD: {"value": ..., "source": ...}}"""
+
+
+def main(argv: list[str]) -> None:
+    flags.show_help(argv, USAGE)
+    names, options = ([arg for arg in argv if arg.startswith("-") == option] for option in (False, True))
+    if len(names) != 1:
+        raise UserError("give one config, as in: sdclr config digits_lt:sdclr")
+    config, sources = recipes.load_with_sources(names[0])
+    overrides = [option for option in options if option != "--json"]
+    config = flags.overridden(config, overrides)
+    recipes.check(config)
+    sources |= dict.fromkeys(flags.fields(overrides), "command line")
+    fields = {name: {"value": value, "source": sources[name]} for name, value in recipes.fields(config).items()}
+    if "--json" in options:
+        print(json.dumps(fields, indent=1))
+        return
+    lines = {f"{name} = {field['value']!r}": field["source"] for name, field in fields.items()}
+    width = min(max(map(len, lines)), 72)
+    for line, source in lines.items():
+        print(f"{line:{width}s}  # {source}")

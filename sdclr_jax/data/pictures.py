@@ -1,0 +1,63 @@
+"""Pictures that a caller has at hand, as encoded images: one way through decoding, resizing and cropping for all."""
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from sdclr_jax.data import images
+from sdclr_jax.data.images import BadImage, Encoded
+from sdclr_jax.errors import UserError
+
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+class Pictures(Encoded):
+    """Files by their paths, PIL images, and arrays, of any size.
+
+    The bytes of a file are its own; those of the others are BMP, which keeps every pixel.
+
+    Args:
+        pictures: paths, PIL images of any mode, and uint8 arrays [H, W, 1] or [H, W, 3].
+        grey: whether the bytes shall be those of a grey image.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], grey: bool = False):
+        self._pictures, self._grey = pictures, grey
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, rows: np.ndarray) -> "Pictures":
+        return Pictures([self._pictures[row] for row in rows], self._grey)
+
+    def read(self, row: int) -> bytes:
+        picture = self._pictures[row]
+        if isinstance(picture, str | os.PathLike):
+            try:
+                with open(picture, "rb") as file:
+                    data = file.read()
+                opened = images.opened(data)
+            except (OSError, BadImage) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise UserError(f"{self.name(row)} cannot be read ({reason}): give paths of images") from error
+            if not self._grey:
+                return data
+            picture = opened
+        if isinstance(picture, np.ndarray):
+            picture = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+        try:
+            shown = images.rgb(picture.copy())  # the copy, as it is turned upright in place
+        except BadImage:
+            raise
+        except Exception as error:  # of a file that is opened late, Pillow's readers raise a type of their own
+            raise BadImage(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        file = io.BytesIO()
+        (shown.convert("L") if self._grey else shown).save(file, "bmp")
+        return file.getvalue()
+
+    def name(self, row: int) -> str:
+        picture = self._pictures[row]
+        return os.fspath(picture) if isinstance(picture, str | os.PathLike) else f"image {row}"

@@ -1,0 +1,169 @@
+"""Where configs come from: those of this package by name, and files of a user's own."""
+
+import contextlib
+import difflib
+import importlib
+import importlib.machinery
+import importlib.util
+import pathlib
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.recipes.encoders import choose_encoder
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+# Within the package where it is installed (setup.py), beside it in a clone.
+FOLDER = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
+_PARTS = {"__init__", "base", "methods", "photos"}  # what the configs are made of
+NAMES = tuple(sorted({path.stem for path in FOLDER.glob("*.py")} - _PARTS))
+
+
+@contextlib.contextmanager
+def importable(beside: pathlib.Path = FOLDER) -> Iterator[None]:
+    """Inside, `configs` is that of this package, whatever else on the path or in memory has this name; after the files
+    of the folder `beside`, where that is called configs too."""
+    before = _without_configs()
+    package = sys.modules["configs"] = types.ModuleType("configs")
+    package.__path__ = list(dict.fromkeys(str(folder) for folder in (beside, FOLDER) if folder.name == "configs"))
+    try:
+        yield
+    finally:
+        _without_configs()
+        sys.modules.update(before)
+
+
+def _without_configs() -> dict[str, types.ModuleType]:
+    """Take the modules of any package `configs` out of memory, and return them."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "configs"}
+
+
+with importable():
+    base = importlib.import_module("configs.base")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+DECLARED: Mapping[str, base.Field] = _flat(base.FIELDS)  # by full names, `prune.rate`
+PER_VIEW = tuple(name for name, field in base.VIEWS["simclr"].items() if field.per_view)
+
+
+def free(names: Iterable[str]) -> list[str]:
+    """Those fields that change nothing of what is learnt."""
+    return [name for name in names if name in base.FREE or name.partition(".")[0] in base.FREE]
+
+
+def load(location: str) -> ConfigDict:
+    """The config of "NAME:METHOD", one of `NAMES`, or of "FILE.py:METHOD", whose `get_config(METHOD)` returns it.
+
+    A file may say `from configs import base, methods`, wherever it lies.
+
+    Raises:
+        UserError: no such config or method; or the file raises something.
+    """
+    return load_with_sources(location)[0]
+
+
+def load_with_sources(location: str) -> tuple[ConfigDict, dict[str, str]]:
+    """As `load`; and where the value of each field comes from: base, data set, method, recipe, the encoder's own
+    default, or the file's own code, under the file's name."""
+    name, _, method = location.partition(":")
+    path = _path(name)
+    try:
+        with importable(path.parent):
+            file = _execute(path)
+            config = file.get_config(*[method] if method else [])
+            if not isinstance(config, ConfigDict):
+                raise TypeError("get_config must return a ConfigDict")
+            laid, sources = _laid(file, config)
+            given = fields(config)
+            choose_encoder(config, config.model.name)
+    except Exception as error:  # a user's file may raise anything
+        raise UserError(f"--config={location}: {_first_line(error)}") from error
+    return config, {
+        field: "encoder" if field not in given else sources[field] if laid.get(field) == value else path.name
+        for field, value in fields(config).items()
+    }
+
+
+def _laid(file: types.ModuleType, config: ConfigDict) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields that the layers of a config file give, and which layer each value comes from."""
+    laid, layers, sources = base.get_config(), {}, {}
+    if hasattr(file, "DATA_SET") and hasattr(file, "RECIPE"):
+        layers = importlib.import_module("configs.methods").layers(config.method, file.DATA_SET, file.RECIPE)
+    for layer, values in layers.items():
+        base.lay(laid, values)
+        sources |= dict.fromkeys(_flat(values), layer)
+    return fields(laid), dict.fromkeys(fields(laid), "base") | sources
+
+
+def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config by their full names, `prune.rate`."""
+    named = {}
+    for name, value in config.items():
+        named |= fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
+    return named
+
+
+def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Set fields of a config, given by nested or dotted names.
+
+    Raises:
+        UserError: there is no such field; or a value of another type than the field's.
+    """
+    flat = _flat(values)
+    choose_encoder(config, flat.get("model.name", config.model.name))  # first, since another one has other fields
+    known = fields(config)
+    for name, value in flat.items():
+        if name == "method":
+            raise UserError('method only names the method: choose another as "NAME:METHOD"')
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise UserError(f"there is no field {name}: the nearest is {near}")
+        try:
+            if value is None or isinstance(value, bool) != isinstance(known[name], bool):
+                raise TypeError
+            config.update_from_flattened_dict({name: _tuples(value)})
+        except TypeError:
+            kind = type(known[name]).__name__
+            raise UserError(f"{name} is {value!r}, {type(value).__name__}: it must be {kind}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _path(name: str) -> pathlib.Path:
+    path = pathlib.Path(name)
+    if path.suffix == ".py" or len(path.parts) > 1:
+        if not path.is_file():
+            also = f"; --config={path.stem} is the one of this package" if path.stem in NAMES else ""
+            raise UserError(f"--config: there is no file {path}{also}")
+        return path.absolute()
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
+        raise UserError(f"--config: there is no config {name!r}: the nearest is {near!r}, known are {', '.join(NAMES)}")
+    return FOLDER / f"{name}.py"
+
+
+def _execute(path: pathlib.Path) -> types.ModuleType:
+    """The module of a file, where `importable` cleans up after it."""
+    name = "configs.__main__"
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    module = sys.modules[name] = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return (str(message) or type(error).__name__).splitlines()[0]

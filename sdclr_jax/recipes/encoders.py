@@ -1,0 +1,103 @@
+"""The encoder of a config: `config.model` holds its name and the fields that its row of `models.ENCODERS` has."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sdclr_jax.data import sources
+from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.models import ENCODERS, Encoder
+from sdclr_jax.records import EncoderRecord, View
+from sdclr_jax.trees import Tree
+
+
+def choose_encoder(config: ConfigDict, name: str) -> None:
+    """Make `config.model` that of the encoder `name`, with all of its fields.
+
+    The fields of the encoder that the config has already stay as they are; those that are not there get their defaults.
+    With another encoder, a field that both have with the same default keeps its value (`stem`, from one ResNet to
+    another); all others get their defaults (`width`, from a ResNet to a ViT), and those of the old one go.
+    """
+    old = config.get("model", {}).get("name")
+    if not {old, name} <= ENCODERS.keys():
+        return  # `check` says so
+    defaults, kept = encoder_fields(name), dict(config.model)
+    if name != old:
+        before = encoder_fields(old)
+        kept = {field: x for field, x in kept.items() if field in defaults and before.get(field) == defaults[field]}
+    with config.unlocked():
+        config.model = ConfigDict({"name": name} | defaults | kept | {"name": name})
+
+
+def encoder_fields(name: str) -> dict[str, object]:
+    """The fields of an encoder with their defaults, as a config writes them."""
+    parameters = inspect.signature(ENCODERS[name]).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.name not in ("parent", "name")}  # those two are Flax's own
+    return defaults | {"dtype": jnp.dtype(defaults["dtype"]).name}
+
+
+def encoder(model: Mapping[str, Any]) -> Encoder:
+    """The encoder that a config's `model` names: (views [B, H, W, C], train) -> features [B, D].
+
+    Raises:
+        UserError: names the field that it does not have, or whose value it does not accept.
+    """
+    name, known = model["name"], encoder_fields(model["name"])
+    if foreign := sorted(model.keys() - known.keys() - {"name"}):
+        raise UserError(
+            f"the config has model.{foreign[0]}, which {name} does not have: its fields are {', '.join(known)}; in a "
+            f"config file write c.model = ConfigDict({{'name': {name!r}}}), with those that you change"
+        )
+    fields = {field: value for field, value in model.items() if field != "name"}
+    with renamed(names_of_fields(model)):
+        return ENCODERS[name](**fields | {"dtype": jnp.dtype(model["dtype"])})
+
+
+def names_of_fields(model: Mapping[str, Any]) -> dict[str, str]:
+    """What a config calls the arguments of its encoder, for `errors.renamed`."""
+    fields = encoder_fields(model["name"])
+    return {field: f"model.{field}" for field in fields} | {"prunable": f"{model['name']}.prunable"}
+
+
+def encoder_record(config: ConfigDict, image_shape: tuple[int, ...], *, encoded: bool) -> EncoderRecord:
+    """What encoder.json says of a run on images [N, H, W, C].
+
+    Args:
+        config: the run's.
+        image_shape: as `recipes.image_shape` gives it.
+        encoded: whether the images are decoded when they are needed, so that the evaluation sees their middle.
+    """
+    crop = config.evaluate.crop
+    height, width, channels = (crop, crop, 3) if encoded else image_shape[1:]
+    return EncoderRecord(
+        model=config.model.to_dict(),
+        view=View(height=height, width=width, channels=channels),
+        mean=tuple(map(float, config.views.mean)),
+        std=tuple(map(float, config.views.std)),
+        resize=config.evaluate.resize if encoded else None,
+        crop=crop if encoded else None,
+        features=_abstract(config.model, (height, width, channels))[0].shape[1],
+    )
+
+
+def encoder_record_of_config(config: ConfigDict) -> EncoderRecord:
+    """The same for a run of version 0.1, which wrote no encoder.json; the name of its data set says what it was on."""
+    shape = sources.SHAPES.get(config.data.name)
+    return encoder_record(config, (0, *(shape or ())), encoded=shape is None)
+
+
+def encoder_shapes(record: EncoderRecord) -> Tree:
+    """Shapes and types of the variables of the encoder that a record describes."""
+    return _abstract(record.model, (record.view.height, record.view.width, record.view.channels))[1]
+
+
+def _abstract(model: Mapping[str, Any], view: tuple[int, int, int]) -> tuple[jax.ShapeDtypeStruct, Tree]:
+    """Features [1, D] and variables of an encoder on one view."""
+    return jax.eval_shape(
+        lambda views: encoder(model).init_with_output(jax.random.key(0), views, train=False),
+        jax.ShapeDtypeStruct((1, *view), jnp.float32),
+    )

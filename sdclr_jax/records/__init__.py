@@ -1,0 +1,35 @@
+"""What is written in a run's folder and read again: each file once, with one writer and one reader.
+
+>>> from sdclr_jax import records
+>>> results = records.read(records.Results, pathlib.Path("runs/sdclr/results.json"))  # doctest: +SKIP
+>>> results.protocols["knn"].few  # doctest: +SKIP
+"""
+
+from sdclr_jax.records import names
+from sdclr_jax.records.encoder import EncoderRecord, View
+from sdclr_jax.records.exemplars import Summary
+from sdclr_jax.records.folder import Embedding, TrainedOn
+from sdclr_jax.records.groups import GROUPS, SUMMARY, summary
+from sdclr_jax.records.metrics import lines
+from sdclr_jax.records.record import about, decode, load, read, write
+from sdclr_jax.records.results import Results, Score
+
+__all__ = [
+    "GROUPS",
+    "SUMMARY",
+    "EncoderRecord",
+    "Embedding",
+    "Results",
+    "Score",
+    "Summary",
+    "TrainedOn",
+    "View",
+    "about",
+    "decode",
+    "lines",
+    "load",
+    "names",
+    "read",
+    "summary",
+    "write",
+]

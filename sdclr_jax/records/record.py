@@ -1,0 +1,234 @@
+"""JSON files as dataclasses: one writer, and one reader that says in a sentence what is damaged.
+
+A record is a frozen dataclass. The types of its fields are what the reader accepts, and `about(kind)` gives their
+descriptions; see `says`. Fields that the reader does not know are passed over, so files may gain fields.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sdclr_jax import files
+from sdclr_jax.errors import UserError
+
+T = TypeVar("T", bound="Record")
+
+Count = Annotated[int, lambda value: value >= 0]
+Share = Annotated[float, lambda value: 0 <= value <= 1]
+Object = dict[str, Any]
+
+_DEEPEST = 64  # levels of objects and lists; what a run writes has ten
+_LARGEST = 1.7e308  # a whole number in JSON may be too large for a float
+
+
+def says(text: str, **options: Any) -> Any:
+    """A field of a record with its description; `options` as of `dataclasses.field`."""
+    return dataclasses.field(metadata={"says": text}, **options)
+
+
+class Record:
+    """A JSON file, or an object in one.
+
+    FORMAT: of a file that has a field `format`; the reader refuses another.
+    REMEDY: the end of the sentence on a damaged file; {folder} is the run's.
+    """
+
+    FORMAT: ClassVar[int]
+    REMEDY: ClassVar[str] = "put it back from a copy"
+
+    @classmethod
+    def read_fields(cls, value: dict[str, Any], where: str) -> dict[str, Any]:
+        """The arguments of the record, from a JSON object that stands at `where`; raises ValueError."""
+        hints = get_type_hints(cls, include_extras=True)
+        found = {}
+        for field in dataclasses.fields(cls):
+            place = _below(where, field.name)
+            if field.name in value:
+                found[field.name] = _decoded(hints[field.name], value[field.name], place)
+            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                raise ValueError(f"it lacks {place}")
+        return found
+
+    def check(self, where: str) -> None:
+        """Raise ValueError where fields that are right for themselves contradict each other."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {field.name: to_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def read(kind: type[T], path: pathlib.Path, *, folder: pathlib.Path | None = None) -> T:
+    """The record in a file.
+
+    Args:
+        kind: a class of records.
+        path: the file.
+        folder: the run's, for the sentence on a damaged file; the file's own where it is None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it is damaged, or of a newer format: names the first field that is missing or wrong, and the remedy.
+    """
+    try:
+        return decode(kind, load(path))
+    except ValueError as error:
+        remedy = kind.REMEDY.format(folder=path.parent if folder is None else folder)
+        raise UserError(f"{path} cannot be used ({error}): {remedy}") from error
+
+
+def write(path: pathlib.Path, content: Any) -> None:
+    """Write a record, or anything that JSON holds, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+        ValueError: a number is not finite.
+    """
+    files.write(path, (json.dumps(to_json(content), indent=1, allow_nan=False) + "\n").encode())
+
+
+def load(path: pathlib.Path) -> Any:
+    """What a JSON file holds, without NaN and infinities.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: says in a few words why it cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except UnicodeDecodeError:
+        raise ValueError("not text in UTF-8") from None
+    except OSError as error:
+        raise ValueError(error.strerror) from None
+    return parse(text)
+
+
+def parse(text: str) -> Any:
+    """JSON, without NaN and infinities; raises ValueError."""
+    try:
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        raise ValueError("not complete JSON") from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        if not (level := [item for each in level for item in _items(each)]):
+            return value
+    raise ValueError(f"nested deeper than {_DEEPEST} levels")
+
+
+def _items(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def decode(kind: type[T], value: Any, where: str = "") -> T:
+    """The record that a JSON object holds.
+
+    Args:
+        kind: a class of records.
+        value: what JSON gave.
+        where: its place in the file, 'data.lists', for what is said of it.
+
+    Raises:
+        ValueError: names the first field that is missing or wrong.
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is not what it should be" if where else "not an object of fields")
+    if not where and (known := getattr(kind, "FORMAT", None)) is not None:
+        if "format" not in value:
+            raise ValueError("it lacks format")
+        if not _is_whole(value["format"]):
+            _wrong("format")
+        if value["format"] != known:
+            raise ValueError(f"format {value['format']} is not the format {known} that this version reads")
+    record = kind(**kind.read_fields(value, where))
+    record.check(where)
+    return record
+
+
+def to_json(value: Any) -> Any:
+    """What JSON holds of a record, or of anything that has records in it."""
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: to_json(item) for key, item in value.items()}
+    return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def about(kind: type[Record], prefix: str = "") -> dict[str, str]:
+    """Description of each field of a record and of the records in it, by its full name, such as
+    `data.lists` and `protocols.NAME.all`."""
+    found = {}
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        name = _below(prefix, field.name)
+        found[name] = field.metadata.get("says", "")
+        for inner, below in _inner(hints[field.name]):
+            found |= about(inner, name + below)
+    return found
+
+
+def _inner(hint: Any) -> list[tuple[type[Record], str]]:
+    """Records in a type, and what stands between the field's name and theirs."""
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return [(hint, "")]
+    below = {dict: ".NAME", tuple: "[]"}.get(get_origin(hint), "")
+    return [(kind, below + deeper) for part in get_args(hint) for kind, deeper in _inner(part)]
+
+
+def _decoded(hint: Any, value: Any, where: str) -> Any:
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Annotated:
+        kind, right = parts
+        found = _decoded(kind, value, where)
+        return found if right(found) else _wrong(where)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in parts:
+            return None
+        (kind,) = (part for part in parts if part is not NoneType)
+        return _decoded(kind, value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            _wrong(where)
+        return tuple(_decoded(parts[0], item, where) for item in value)
+    if origin is dict:
+        if not isinstance(value, dict):
+            _wrong(where)
+        return {key: _decoded(parts[1], item, _below(where, key)) for key, item in value.items()}
+    if issubclass(hint, Record):
+        return decode(hint, value, where)
+    right = {str: lambda x: isinstance(x, str), int: _is_whole, float: _is_number, bool: lambda x: isinstance(x, bool)}
+    return value if right[hint](value) else _wrong(where)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and -_LARGEST < value < _LARGEST
+
+
+def _wrong(where: str) -> NoReturn:
+    raise ValueError(f"{where} is not what it should be")
+
+
+def _below(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)

@@ -1,0 +1,40 @@
+"""How fast a run trains, and how long it waits for data."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import jax
+
+
+class Clock:
+    """Images a second since the last line (the first one counts compilation), seconds of training in all, and
+    seconds spent waiting for data since the last line; seconds of pauses, which are no training, where there were any.
+    """
+
+    def __init__(self, batch_size: int, step: int, seconds: float):
+        self._batch_size, self._step, self._seconds = batch_size, step, seconds
+        self._since, self._wait, self._pause = time.perf_counter(), 0.0, 0.0
+
+    def timed(self, batches: Iterator[jax.Array]) -> Iterator[jax.Array]:
+        """The batches, with the time that each took to come counted as waiting."""
+        while True:
+            before = time.perf_counter()
+            batch = next(batches)
+            self._wait += time.perf_counter() - before
+            yield batch
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self._pause += time.perf_counter() - before
+
+    def read(self, step: int) -> dict[str, float]:
+        """The fields of a line of metrics at this step."""
+        now = time.perf_counter()
+        elapsed, wait, pause, steps = now - self._since - self._pause, self._wait, self._pause, step - self._step
+        self._since, self._step, self._wait, self._pause = now, step, 0.0, 0.0
+        self._seconds += elapsed
+        read = {"images_per_second": steps * self._batch_size / elapsed, "seconds": self._seconds}
+        return read | {"data_wait_seconds": wait} | ({"evaluation_seconds": pause} if pause else {})

@@ -1,0 +1,70 @@
+"""`sdclr config`: the resolved recipe, and where each value comes from."""
+
+import json
+
+import pytest
+
+from sdclr_jax import recipes
+from sdclr_jax.commands import main
+
+LAYERED = """
+from configs import methods
+
+DATA_SET = {"epochs": 30, "batch_size": 8, "projector": {"hidden": 5}, "optimizer": {"weight_decay": 0.1}}
+RECIPE = {"byol": {"batch_size": 16, "predictor": {"hidden": 9}, "optimizer": {"weight_decay": 0.2, "momentum": 0.5}}}
+
+
+def get_config(method="byol"):
+    c = methods.config(method, DATA_SET, RECIPE)
+    c.seed = 7
+    return c
+"""
+
+
+def printed(capsys, *argv):
+    assert main.main(["config", *map(str, argv), "--json"]) == 0
+    return {name: (field["value"], field["source"]) for name, field in json.loads(capsys.readouterr().out).items()}
+
+
+def test_each_layer_overrides_those_before_it(tmp_path, capsys):
+    """One field each that only base, the data set, the method, the recipe, the file and the command line set last."""
+    (tmp_path / "mine.py").write_text(LAYERED)
+    overrides = ("--config.optimizer.momentum=0.8", "--noconfig.optimizer.decay_vectors")
+    fields = printed(capsys, tmp_path / "mine.py", *overrides)
+    assert fields["prune.rate"] == (0.9, "base")
+    assert fields["epochs"] == (30, "data set")
+    assert fields["projector.hidden"] == (4096, "method")  # over the data set's 5
+    assert fields["batch_size"] == (16, "recipe")
+    assert fields["predictor.hidden"] == (9, "recipe")  # over the method's 4096
+    assert fields["optimizer.weight_decay"] == (0.2, "recipe")  # over the data set's 0.1
+    assert fields["seed"] == (7, "mine.py")
+    assert fields["optimizer.momentum"] == (0.8, "command line")
+    assert fields["optimizer.decay_vectors"] == (False, "command line")
+    assert fields["objective.scale"] == (2.0, "method")
+
+
+def test_a_line_a_field(capsys):
+    assert main.main(["config", "digits_lt:sdclr", "--config.prune.rate=0.7"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(recipes.fields(recipes.load("digits_lt:sdclr")))
+    found = {line.split(" = ")[0]: line.split(" = ", 1)[1].rsplit("  # ", 1) for line in lines}
+    value, source = found["prune.rate"]
+    assert (value.strip(), source) == ("0.7", "command line")
+    value, source = found["pairs"]
+    assert (value.strip(), source) == ("((('dense', 0), ('sparse', 1)),)", "method")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "give one config"),
+        (["digits_lt", "cifar10_lt"], "give one config"),
+        (["digit_lt"], "the nearest is 'digits_lt'"),
+        (["digits_lt", "--config.prune.rat=1"], "nearest is --config.prune.rate"),
+        (["digits_lt", "--config.prune.rate=3"], "prune.rate is 3.0"),
+        (["digits_lt", "--config.method=byol"], "choose another"),
+    ],
+)
+def test_bad_input(argv, said, capsys):
+    assert main.main(["config", *argv]) == 2
+    assert said in capsys.readouterr().err

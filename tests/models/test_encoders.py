@@ -1,0 +1,241 @@
+"""The contract of every encoder in the table, and of one that the package does not know: a row is all that it takes."""
+
+from functools import cache
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import base, methods
+from sdclr_jax import branches, parallel, recipes, trees
+from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.models import ENCODERS, Encoder, Head, Network
+from sdclr_jax.run.checkpoints import Checkpoints
+from tests import tiny
+
+
+class Outside(Encoder):
+    """Has no convolution, no batch norm, and norms that Flax has named."""
+
+    width: int = 16
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Dense(self.width, dtype=self.dtype)(x.astype(self.dtype).reshape(len(x), -1))
+        return nn.gelu(nn.LayerNorm(dtype=self.dtype)(x))
+
+
+ROWS = list(ENCODERS)
+# One of each family is trained; `features` is the width of what it makes.
+TINY = {
+    "resnet8": ({"width": 2}, {}),
+    "vit_tiny": ({"patch": 4, "width": 8, "depth": 1, "heads": 2}, {}),
+    "outside": ({"width": 8}, {"hidden_norm": False, "last": "bias"}),
+}
+FEATURES = {"resnet8": 8, "vit_tiny": 8, "outside": 8}
+ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+each = pytest.mark.parametrize("name", TINY)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def row_from_outside():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, "outside", Outside)
+        yield
+
+
+@cache
+def method(name, row):
+    """As `recipes` puts it together from a config, on 8 x 8 images, without decay."""
+    config = base.get_config()
+    methods.choose(config, row, tiny.RECIPE)
+    recipes.choose_encoder(config, name)
+    model, projector = TINY[name]
+    config.model.update(model)
+    config.projector.update(projector)
+    config.epochs, config.prune.rate = 10, 0.5
+    config.optimizer.warmup_epochs, config.optimizer.weight_decay = 0, 0.0
+    recipes.check(config)
+    built = recipes.method(config, tiny.STEPS_PER_EPOCH)
+    built.make_views = tiny.two_flips
+    return built
+
+
+@cache
+def step(name, row):
+    m = method(name, row)
+    return jax.jit(lambda state, images: m.step(m.refresh(state) if m.damaged else state, images))
+
+
+@cache
+def run(name, row="sdclr"):
+    """The states before the first step and after each of two, and the losses."""
+    states, losses = [jax.device_put(jax.jit(method(name, row).init)(np.uint32(0), jnp.zeros((1, 8, 8, 1))), ONE)], []
+    for _ in range(2):
+        state, scalars = step(name, row)(states[-1], tiny.images())
+        states.append(state)
+        losses.append(float(scalars["loss"]))
+    return states, losses
+
+
+def named(state):
+    return trees.named(state.replace(key=None))
+
+
+@pytest.mark.parametrize("row", ["simclr", "sdclr"])
+@each
+def test_it_trains_plain_and_damaged(name, row):
+    states, losses = run(name, row)
+    assert np.isfinite(losses).all()
+    for before, after in zip(states[:-1], states[1:], strict=True):
+        moved = trees.named(after.params["weights"]["encoder"])
+        for leaf, x in trees.named(before.params["weights"]["encoder"]).items():
+            assert np.isfinite(moved[leaf]).all(), leaf
+            assert (x != moved[leaf]).any(), leaf
+
+
+@each
+def test_it_resumes_to_the_bit(name, tmp_path):
+    states, _ = run(name)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, states[1])
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=ONE), states[1])
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        state, _ = step(name, "sdclr")(checkpoints.restore(like=like), tiny.images())
+    found, expected = named(state), named(states[2])
+    assert found.keys() == expected.keys()
+    for leaf, x in expected.items():
+        np.testing.assert_array_equal(found[leaf], x, err_msg=leaf)
+
+
+@each
+def test_one_and_eight_devices_agree(name):
+    """Another compilation rounds otherwise; a mean over a device's share would be off by far more."""
+    states, losses = run(name)
+    shardings = parallel.shardings()
+    images = jax.device_put(tiny.images(), shardings.batch)
+    state, scalars = step(name, "sdclr")(jax.device_put(states[1], shardings.replicated), images)
+    assert float(scalars["loss"]) == pytest.approx(losses[1], rel=1e-4)
+    for leaf, x in named(state).items():
+        expected = np.asarray(named(states[2])[leaf])
+        np.testing.assert_allclose(x, expected, rtol=0, atol=1e-3 * np.abs(expected).max() + 1e-4, err_msg=leaf)
+
+
+@each
+def test_each_branch_has_norms_of_its_own_and_they_learn(name):
+    """A scale that receives no gradient stays at 1, since nothing decays."""
+    states, _ = run(name)
+    dense, sparse = (trees.named(states[1].params["norms"][branch]["encoder"]) for branch in ("dense", "sparse"))
+    scales = [leaf for leaf in dense if leaf.endswith("scale")]
+    assert scales
+    for leaf in scales:
+        assert (dense[leaf] != 1).all(), leaf
+        assert (sparse[leaf] != 1).all(), leaf
+        assert (dense[leaf] != sparse[leaf]).any(), leaf
+
+
+@each
+def test_it_evaluates(name):
+    states, _ = run(name)
+    variables = branches.variables(branches.BRANCHES["dense"], states[2].params, states[2].stats, mask=None)
+    views = tiny.two_flips(None, tiny.images(3))[0]
+    features = jax.jit(lambda v: method(name, "sdclr").network.apply(v, views, train=False, method="encode"))(variables)
+    assert features.shape == (3, FEATURES[name])
+    assert np.isfinite(features).all()
+    assert np.std(features, axis=0).max() > 1e-3
+
+
+def test_a_network_without_batch_norm_has_no_statistics():
+    assert run("outside")[0][2].stats == {"dense": {}, "sparse": {}}
+
+
+@pytest.mark.parametrize("name", [*ROWS, "outside"])
+def test_the_mask_covers_more_than_half_of_the_kernels(name):
+    network = Network(ENCODERS[name](), Head(2, 8, 4))
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True))
+    kernels = {leaf: x for leaf, x in trees.named(variables["params"]).items() if x.ndim > 1}
+    covered = {leaf: x.size for leaf, x in kernels.items() if network.prunable(leaf, x)}
+    assert all(leaf.startswith("encoder/") for leaf in covered)
+    assert sum(covered.values()) > 0.5 * sum(x.size for leaf, x in kernels.items() if leaf.startswith("encoder/"))
+
+
+class Unprunable(Outside):
+    @staticmethod
+    def prunable(name, leaf):
+        return False
+
+
+class Misnamed(Outside):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.LayerNorm(name="ln")(x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        (Unprunable, "mine.prunable chooses none of the weights: a sparse branch needs some"),
+        (Misnamed, "name of a LayerNorm is 'ln': it must contain 'norm'"),
+    ],
+)
+def test_what_the_branches_could_not_use_is_refused(encoder, said, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "mine", encoder)
+    config = base.get_config()
+    recipes.choose_encoder(config, "mine")
+    methods.choose(config, "sdclr")
+    with pytest.raises((UserError, ArgumentError), match=f"^{said}"):
+        recipes.abstract_state(config, (16, 8, 8, 1), parallel.shardings())
+
+
+def test_a_switch_brings_the_fields_of_the_other_encoder():
+    """And keeps what both have: the stem of ResNets, the type of the computation."""
+    config = base.get_config()
+    config.model.update({"stem": "imagenet", "width": 32, "dtype": "bfloat16"})
+    config.lock()
+    recipes.choose_encoder(config, "resnet50")
+    assert config.model.to_dict() == {"name": "resnet50", "stem": "imagenet", "width": 32, "dtype": "bfloat16"}
+    recipes.choose_encoder(config, "vit_small")
+    vit = {"name": "vit_small", "patch": 16, "width": 384, "depth": 12, "heads": 6, "dtype": "bfloat16"}
+    assert config.model.to_dict() == vit
+    recipes.choose_encoder(config, "vit_small")
+    assert config.model.to_dict() == vit
+    assert config.is_locked
+    recipes.check(config)
+
+
+def test_a_config_file_names_what_it_changes():
+    config = base.get_config()
+    config.model = {"name": "vit_tiny", "patch": 4}
+    recipes.choose_encoder(config, "vit_tiny")
+    assert (config.model.patch, config.model.width, config.model.dtype) == (4, 192, "float32")
+    recipes.check(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"name": "vit_tiny", "stem": "cifar"}, "the config has model.stem, which vit_tiny does not have: its fields"),
+        ({"name": "vit_tiny", "heads": 5}, "model.heads is 5: it must divide the width, 192"),
+        ({"name": "vit_tiny", "patch": 0}, "model.patch is 0: it must be at least 1"),
+        ({"name": "resnet18", "width": 0}, "model.width is 0: it must be at least 1"),
+        ({"name": "resnet18", "stem": "large"}, "model.stem is 'large': known are cifar, imagenet"),
+        ({"name": "vgg"}, "unknown model.name 'vgg': known are outside, resnet10, "),
+    ],
+)  # fmt: skip
+def test_what_an_encoder_does_not_accept_is_named(model, said):
+    config = base.get_config()
+    config.model = {"dtype": "float32"} | model
+    with pytest.raises(UserError, match=f"^{said}"):
+        recipes.check(config)
+
+
+def test_views_that_no_whole_number_of_patches_covers_are_refused():
+    config = base.get_config()
+    recipes.choose_encoder(config, "vit_tiny")
+    config.views.size = 30
+    with pytest.raises(UserError, match=r"^model\.patch is 16: it must divide the sides of the views, 30 x 30"):
+        recipes.abstract_state(config, (16, 30, 30, 3), parallel.shardings())

@@ -1,0 +1,10 @@
+"""The shapes in the signatures of `sdclr_jax.objectives` are checked in every call that a test makes (conftest.py)."""
+
+from beartype import beartype
+
+
+def checked(function):
+    """Check the annotations of arrays alone: a setting may be an int, or a traced number."""
+    kept = {name: hint for name, hint in function.__annotations__.items() if "jaxtyping" in repr(hint)}
+    function.__annotations__ = kept
+    return beartype(function)
