@@ -47,23 +47,20 @@ def evaluate(
         UserError: no run there, an unknown protocol or field, and as `evaluate_run`.
 
     >>> results = evaluate("runs/sdclr", protocols=["knn"], settings={"knn_k": 20})  # doctest: +SKIP
-    >>> results.protocols["knn"].summary["all"]  # doctest: +SKIP
+    >>> results.protocols["knn"].all  # doctest: +SKIP
     0.9
     """
     directory = expanded(getattr(run, "path", run))
     config = recipes.read(directory)
     changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})
-    try:
-        config.evaluate.update({k: tuple(v) if isinstance(v, list) else v for k, v in changed.items()})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"settings: {error.args[0]}") from error
+    recipes.override(config, {"evaluate": changed})
     recipes.check(config)
     folder.check_writable(directory)
     return evaluate_run(config, directory, data_dir)
 
 
 def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.PathLike | None = None) -> Results:
-    """Run `evaluate.protocols` on a run's newest checkpoint; writes and returns what results.json holds.
+    """Run `evaluate.protocols` on a run's newest checkpoint; writes results.json and returns what it holds.
 
     Raises:
         UserError: no run or no checkpoint there, images without labels, or the encoder is not what it was before the

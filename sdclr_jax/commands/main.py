@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import absl.logging
 
-from sdclr_jax.errors import Diverged, UserError
+from sdclr_jax.errors import ArgumentError, Diverged, UserError
 
 USAGE = """usage: sdclr COMMAND ...
 
@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         with _sigterm_as_ctrl_c():
             importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
             sys.stdout.flush()
-    except (UserError, Diverged) as error:
+    except (UserError, ArgumentError, Diverged) as error:
         print(f"sdclr: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return 1 if isinstance(error, Diverged) else 2
     except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
         return 1

@@ -119,5 +119,8 @@ class FrozenFeatures:
         if not self.views.are_random:
             yield probe.cached(train.features)
             return
+        key = jax.random.key(self.views.seed)
         with self.views.images_of(train.examples.images, batch_size) as images_of:
-            yield lambda step, rows: self._encode_view(self.variables, self.views.key(step), images_of(step, rows))
+            yield lambda step, rows: self._encode_view(
+                self.variables, jax.random.fold_in(key, step), images_of(step, rows)
+            )

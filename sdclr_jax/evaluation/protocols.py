@@ -31,11 +31,12 @@ from sdclr_jax.evaluation.frozen_features import Labelled, Splits
 
 
 class Found(NamedTuple):
-    """What a protocol measured: a score a class, how it did on validation images, and what it chose by them."""
+    """What a protocol measured."""
 
     per_class: np.ndarray  # float64 [C], NaN where a class has no score
-    validation_score: float | None = None
-    chosen: dict[str, Any] = {}
+    validation_score: float | None = None  # of what was chosen by validation images
+    found: dict[str, Any] = {}  # what it chose by them or drew, and how its fit ended; fit for JSON
+    settings: dict[str, Any] = {}  # of `Protocol.settings`, those that follow from the images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +90,7 @@ class LinearSgd(Protocol):
         with splits.frozen.features_of_views(splits.train, self.batch_size) as features_of:
             return self._fit(splits, features_of, splits.frozen.views.settings())
 
-    def _fit(self, splits: Splits, features_of: Callable, chosen: dict[str, Any]) -> Found:
+    def _fit(self, splits: Splits, features_of: Callable, settings: dict[str, Any]) -> Found:
         fitted = probe.sgd(
             features_of,
             splits.train.labels,
@@ -102,8 +103,8 @@ class LinearSgd(Protocol):
             batch_size=self.batch_size,
             seed=splits.seed,
         )
-        found = _linear(splits.test, fitted.kernel, fitted.bias)
-        return Found(found, fitted.validation_accuracy, chosen | {"best_epoch": fitted.best_epoch})
+        per_class = _linear(splits.test, fitted.kernel, fitted.bias)
+        return Found(per_class, fitted.validation_accuracy, {"best_epoch": fitted.best_epoch}, settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,7 @@ class LinearAdam(Protocol):
             )
             per_class.append(_linear(splits.test, *weights))
         all_of_draws = [float(np.mean(scored)) for scored in per_class]
-        return Found(np.mean(per_class, axis=0), chosen={"images": len(drawn.labels), "all_of_draws": all_of_draws})
+        return Found(np.mean(per_class, axis=0), found={"images": len(drawn.labels), "all_of_draws": all_of_draws})
 
     def _draws(self, train: Labelled) -> list[Labelled]:
         if self.images_per_class is None:
@@ -223,8 +224,8 @@ class LinearSvm(Protocol):
         fitted = LinearSVC(C=self.C, loss=self.loss, max_iter=10_000, random_state=splits.seed)
         fitted.fit(np.asarray(features.unit(train.features)), train.labels)
         predictions = fitted.predict(np.asarray(features.unit(test.features)))
-        chosen = {"images": len(train.labels), "iterations": int(np.max(fitted.n_iter_))}
-        return Found(test.targets.per_class(predictions), chosen=chosen)
+        found = {"images": len(train.labels), "iterations": int(np.max(fitted.n_iter_))}
+        return Found(test.targets.per_class(predictions), found=found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,10 +262,10 @@ class FineTuning(Protocol):
                 **rates,
             )
         tuned = encoder.features(fitted.variables, splits.test.examples.images)
-        taken = {"images": len(train.labels), "list": longtail.list_hash(train.ids), "batch_size": batch_size}
-        chosen = taken | rates | frozen.views.settings() | {"best_epoch": fitted.best_epoch}
-        test = splits.test._replace(features=tuned)
-        return Found(_linear(test, fitted.kernel, fitted.bias), fitted.validation_accuracy, chosen)
+        per_class = _linear(splits.test._replace(features=tuned), fitted.kernel, fitted.bias)
+        found = {"images": len(train.labels), "best_epoch": fitted.best_epoch}
+        settings = {"list": longtail.list_hash(train.ids), "batch_size": batch_size} | rates | frozen.views.settings()
+        return Found(per_class, fitted.validation_accuracy, found, settings)
 
 
 def _linear(test: Labelled, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -357,7 +358,7 @@ def suited(
 
 
 def measure(protocol: Protocol, splits: Splits, groups: tuple[str, ...]) -> dict[str, Any]:
-    """What results.json says of a protocol: its settings, and scores by class and group.
+    """What results.json says of a protocol: its settings, what it found, and scores by class and group.
 
     `groups` says for each class whether it is 'many', 'medium' or 'few'.
     """
@@ -365,7 +366,8 @@ def measure(protocol: Protocol, splits: Splits, groups: tuple[str, ...]) -> dict
     about = {"train": protocol.train, "images": len(splits.train.labels)}
     return {
         "metric": metric,
-        "settings": about | protocol.settings() | found.chosen,
+        "settings": about | protocol.settings() | found.settings | found.found,
+        "found": list(found.found),
         "per_class": [None if np.isnan(x) else float(x) for x in found.per_class],
         **records.summary(found.per_class, groups),
         f"validation_{metric}": found.validation_score,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from sdclr_jax.branches import variables as branch_variables
 from sdclr_jax.data import batches
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.models import Outputs
+from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives.nt_xent import nt_xent_per_image
 from sdclr_jax.objectives.vectors import cosines
 from sdclr_jax.parallel import Shardings
@@ -52,7 +51,7 @@ class PruningProbe:
     Views and batches are a function of the seed: the same for every state and rate.
 
     Args:
-        network: Flax module, (views [B, h, w, C], train) -> Outputs.
+        network: (views [B, h, w, C], train) -> Outputs; its `prunable` says what is cut.
         branches: name -> Branch, those of the method.
         plain_view: uint8 images [B, H, W, C] -> float views, nothing random.
         make_views: (key, images) -> two augmented views or more, of which the first two are a pair.
@@ -73,7 +72,7 @@ class PruningProbe:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Network,
         branches: Mapping[str, Branch],
         *,
         plain_view: Callable[[jax.Array], jax.Array],

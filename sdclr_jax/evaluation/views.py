@@ -41,10 +41,6 @@ class ProbeViews:
         cut = {"crop_scale": list(self.crops.scale)} if self.crops else {"padding": self.padding}
         return cut | {"flip": self.flip}
 
-    def key(self, step: int) -> jax.Array:
-        """The key of a step's views."""
-        return jax.random.fold_in(jax.random.key(self.seed), step)
-
     def view(self, key: jax.Array, images: jax.Array) -> jax.Array:
         """Float views [B, h, w, C] of uint8 images [B, h, w, C], which are crops already where images are encoded."""
         padding = 0 if self.crops else self.padding
@@ -63,9 +59,10 @@ class ProbeViews:
         self, images: np.ndarray | Encoded, batch_size: int, shardings: Shardings
     ) -> Iterator[Callable[[int, np.ndarray], jax.Array]]:
         """(step, rows [batch_size]) -> views, the same on any number of devices."""
+        key = jax.random.key(self.seed)
         split = batch_size % shardings.batch.mesh.size == 0  # else every device has all of the batch
         view = jax.jit(
-            lambda step, images: self.view(self.key(step), images),
+            lambda step, images: self.view(jax.random.fold_in(key, step), images),
             out_shardings=shardings.batch if split else shardings.replicated,
         )
         with self.images_of(images, batch_size) as images_of:

@@ -125,7 +125,12 @@ def protocols(config: ConfigDict, data: Data) -> dict[str, Protocol]:
 def protocol_arguments(name: str) -> dict[str, str]:
     """The fields that a protocol's arguments come from, for `errors.renamed`."""
     named = {argument: f"evaluate.{field}" for argument, field in FIELDS.get(name, {}).items()}
-    return named | {"l2": "evaluate.logistic_l2", "validation_labels": "the labels of validation images"}
+    others = {
+        "l2": "evaluate.logistic_l2",
+        "labels": "the labels of test or validation images",
+        "validation_labels": "the labels of validation images",
+    }
+    return named | others
 
 
 def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> OnlineProbe:

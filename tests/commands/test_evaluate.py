@@ -13,7 +13,7 @@ import pytest
 from sklearn.manifold import TSNE
 from sklearn.metrics import average_precision_score
 
-from sdclr_jax import parallel, recipes, trees
+from sdclr_jax import parallel, recipes, records, trees
 from sdclr_jax.api import evaluate
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
@@ -221,29 +221,29 @@ def test_python_evaluates_by_names_and_settings_on_any_number_of_devices(evaluat
         again = evaluate.evaluate(
             SimpleNamespace(path=copy), protocols=names, settings=settings, data_dir=str(data_dir)
         )
-    assert list(again["protocols"]) == [*results["protocols"], "constant"]
-    found = again["protocols"]["constant"]
-    assert found["per_class"] == [float(c == 3) for c in range(10)]
-    assert found["all"] == pytest.approx(0.1)
-    assert found["settings"] == {"train": "few_shot", "images": 50, "guess": 3}
+    assert list(again.protocols) == [*results["protocols"], "constant"]
+    found = again.protocols["constant"]
+    assert found.per_class == tuple(float(c == 3) for c in range(10))
+    assert found.all == pytest.approx(0.1)
+    assert found.settings == {"train": "few_shot", "images": 50, "guess": 3}
     later = evaluate.evaluate(str(copy), protocols=("knn",), settings={"knn_k": 5}, data_dir=str(data_dir))
-    assert later["protocols"]["knn"]["settings"]["k"] == 5
-    assert later["protocols"]["constant"] == found
-    assert json.loads((copy / "results.json").read_text()) == later
+    assert later.protocols["knn"].settings["k"] == 5
+    assert later.protocols["constant"] == found
+    assert records.read(records.Results, copy / "results.json") == later
     before = (copy / "results.json").read_text()
     for protocol, setting, sentence in (
         (("constant",), {}, "unknown evaluate.protocols 'constant'"),
-        (None, {"knn_kk": 5}, "settings: .*knn_kk"),
-        (None, {"knn_k": "many"}, "settings: .*int"),
+        (None, {"knn_kk": 5}, "no field evaluate.knn_kk: the nearest is evaluate.knn_k"),
+        (None, {"knn_k": "many"}, "evaluate.knn_k is .many., str: it must be int"),
         (None, {"knn_k": 0}, "evaluate.knn_k is 0"),
     ):
         with pytest.raises(UserError, match=sentence):
             evaluate.evaluate(copy, protocols=protocol, settings=setting, data_dir=str(data_dir))
     assert (copy / "results.json").read_text() == before
     assert len(list((copy / "features").iterdir())) == 3  # two lists of images, and the map
-    assert again["encoder_checksum"] == results["encoder_checksum"]
+    assert again.encoder_checksum == results["encoder_checksum"]
     np.testing.assert_allclose(
-        again["protocols"]["logistic"]["per_class"], results["protocols"]["logistic"]["per_class"], atol=1.5 / 43
+        again.protocols["logistic"].per_class, results["protocols"]["logistic"]["per_class"], atol=1.5 / 43
     )
 
 

@@ -96,7 +96,7 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
         return np.where(np.arange(len(features)) < len(validated), validation.labels, -1)
 
     monkeypatch.setattr(finetuning, "fit", spy)
-    monkeypatch.setattr(finetuning, "probe", SimpleNamespace(predict=better_each_epoch))
+    monkeypatch.setattr(finetuning, "probe", SimpleNamespace(predict=better_each_epoch, linear=finetuning.probe.linear))
     before = {p: p.read_bytes() for p in (directory / "checkpoints").rglob("*") if p.is_file()}
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}", *fine_tune]) == 0
     assert all(p.read_bytes() == content for p, content in before.items())

@@ -89,6 +89,32 @@ def test_test_images_are_never_seen(measured, data_dir):
     assert online.measure(measured.state).keys() == MEASURES
 
 
+def test_any_protocol_can_score_while_a_run_trains(measured, data_dir):
+    """The interface is that of `sdclr evaluate`; validation images stand in the place of test images."""
+    c, data = config("sdclr", *EVERY), recipes.data(config(), str(data_dir))
+    seen = []
+
+    class Spy(type(protocols.PROTOCOLS["logistic"])):
+        def measure(self, splits):
+            seen.append(splits)
+            return super().measure(splits)
+
+    online = OnlineProbe(
+        recipes.frozen_encoder(c, parallel.shardings(jax.devices()[:1])),
+        data.part("few_shot"),
+        data.part("validation"),
+        groups=recipes.groups(c, data),
+        protocols={"mine": Spy(l2_tried=(1e-2,))},
+    )
+    found = online.measure(measured.state)
+    assert found.keys() == {f"mine/{group}" for group in ("all", "many", "medium", "few", "std")}
+    assert found["mine/all"] > 0.2  # chance is 0.1
+    (splits,) = seen
+    np.testing.assert_array_equal(splits.train.labels, data.part("few_shot").labels)
+    for scored in (splits.validation, splits.test):
+        np.testing.assert_array_equal(scored.labels, data.part("validation").labels)
+
+
 def test_a_stopped_run_measures_the_same(measured, data_dir, tmp_path, monkeypatch):
     with power_cut(monkeypatch, 12):
         run(config("sdclr", *EVERY), tmp_path / "cut", data_dir)
