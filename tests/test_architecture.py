@@ -12,6 +12,7 @@ FLOORS = {
     "trees": 0,
     "parallel": 0,
     "files": 0.5,
+    "records": 0.6,
     "run": 0.75,
     "models": 0,
     "objectives": 1,

@@ -184,9 +184,9 @@ def test_evaluation_works_on_any_number_of_devices(evaluated, data_dir, tmp_path
     copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
     again = evaluate.evaluate(folder.read_config(copy), copy, str(data_dir))
     assert len(list((copy / "features").iterdir())) == 3  # two lists of images, and the map
-    assert again["encoder_checksum"] == results["encoder_checksum"]
+    assert again.encoder_checksum == results["encoder_checksum"]
     np.testing.assert_allclose(
-        again["protocols"]["logistic"]["per_class"], results["protocols"]["logistic"]["per_class"], atol=1.5 / 43
+        again.protocols["logistic"].per_class, results["protocols"]["logistic"]["per_class"], atol=1.5 / 43
     )
 
 
