@@ -1,5 +1,6 @@
 """A trained run in Python: its encoder, and features of images."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -122,8 +123,8 @@ class Run:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
         devices = tuple(jax.local_devices() if devices is None else devices)
         if isinstance(images, Pictures) and not self.encoder.crop:
-            made = batches.in_order(images, self._crop, batch_size, workers)
-            images = np.concatenate([batch[..., : self.encoder.view.channels] for batch in made])
+            with contextlib.closing(batches.in_order(images, self._crop, batch_size, workers)) as seen:
+                images = np.concatenate([batch[..., : self.encoder.view.channels] for batch in seen])
         settings = batch_size, workers, devices
         if settings not in self._compiled:
             self._compiled[settings] = FrozenEncoder(

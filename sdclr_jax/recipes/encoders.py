@@ -85,7 +85,12 @@ def encoder_record(config: ConfigDict, image_shape: tuple[int, ...], *, encoded:
 
 
 def encoder_record_of_config(config: ConfigDict) -> EncoderRecord:
-    """The same for a run of version 0.1, which wrote no encoder.json; the name of its data set says what it was on."""
+    """The same for a run of version 0.1, which wrote no encoder.json; the name of its data set says what it was on.
+
+    Raises:
+        UserError: the data set is none that this version knows.
+    """
+    sources.check_name(config.data.name)
     shape = sources.SHAPES.get(config.data.name)
     return encoder_record(config, (0, *(shape or ())), encoded=shape is None)
 

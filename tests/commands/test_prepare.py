@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from configs import digits_lt
-from sdclr_jax import recipes
+from sdclr_jax import recipes, records
 from sdclr_jax.api import evaluate
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data.sources import cifar
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError
-from sdclr_jax.run import folder
 from tests import archives
 from tests.pictures import picture, put
 
@@ -82,7 +81,7 @@ def test_from_the_archive_to_a_run(tmp_path, capsys):
 
 def test_the_warning_is_seen_with_the_scores(tmp_path, capsys, monkeypatch):
     config = flags.pretrain([f"--config={ROOT / 'configs' / 'cifar10_lt.py'}", f"--workdir={tmp_path}"], "").config
-    folder.write_json(tmp_path / "config.json", config.to_dict())
+    records.write(tmp_path / "config.json", config.to_dict())
     results = {"data": {"provenance": {"published": False, "warning": "not the published one"}}, "protocols": {}}
     monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: results)
     assert main.main(["evaluate", str(tmp_path)]) == 0

@@ -95,7 +95,8 @@ def finished(tmp_path_factory, data_dir):
 def test_what_a_run_leaves_behind(finished):
     directory, state = finished
     assert {p.name for p in directory.iterdir()} == {
-        ".lock", "config.json", "data.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        ".lock", "config.json", "data.json", "encoder.json", "versions.json", "metrics.jsonl", "tensorboard",
+        "checkpoints",
     }  # fmt: skip
     lines = metrics.read(directory / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
