@@ -1,7 +1,6 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, fields, read
-from sdclr_jax.recipes.encoders import choose_encoder, encoder
 from sdclr_jax.recipes.examples import Data, data
 from sdclr_jax.recipes.images import (
     about_probe_view,
@@ -15,6 +14,7 @@ from sdclr_jax.recipes.images import (
     views,
 )
 from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
+from sdclr_jax.recipes.models import choose_encoder, encoder
 
 __all__ = [
     "about_probe_view",

@@ -12,8 +12,8 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.models import ENCODERS, LAST
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.optim import OPTIMIZERS
-from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import PER_VIEW, VIEWS, view_count
+from sdclr_jax.recipes.models import encoder
 from sdclr_jax.run import folder
 
 KNOWN = {
@@ -173,7 +173,7 @@ def _check(config: ConfigDict) -> None:
         if values[field] not in known:
             raise UserError(f"unknown {field} {values[field]!r}: known are {', '.join(sorted(known))}")
     sources.check_name(config.data.name)
-    encoder(config)  # which refuses fields and values that it does not have
+    encoder(config.model)  # which refuses fields and values that it does not have
     _check_objective(config)
     at_least, above, below = (
         {field: bound for field, bound in bounds.items() if field in values} for bounds in (AT_LEAST, ABOVE, BELOW)

@@ -9,7 +9,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.subsets import labelled_lists, lists, longtail
 from sdclr_jax.errors import UserError, renamed
-from sdclr_jax.recipes.encoders import encoder, names_of_fields
+from sdclr_jax.recipes.models import encoder, names_of_fields
 
 
 class Data(NamedTuple):
@@ -79,9 +79,9 @@ def _check_view(config: ConfigDict, train: Examples) -> None:
     sides = () if encoded else train.images.shape[1:3]
     trained_on = (config.views.size,) * 2 if "size" in config.views else sides
     evaluated_on = sides or (config.evaluate.crop,) * 2
-    with renamed(names_of_fields(config)):
+    with renamed(names_of_fields(config.model)):
         for height, width in (trained_on, evaluated_on):
-            encoder(config).check_view(height, width)
+            encoder(config.model).check_view(height, width)
 
 
 def _check_subsets(config: ConfigDict, found: Data) -> None:

@@ -15,8 +15,8 @@ from sdclr_jax.objectives import OBJECTIVES, Objective
 from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.checks import fields, objective_fields
-from sdclr_jax.recipes.encoders import encoder, names_of_fields
 from sdclr_jax.recipes.images import image_shape, view_groups, view_shape, views
+from sdclr_jax.recipes.models import encoder, names_of_fields
 from sdclr_jax.train import Method, State
 
 
@@ -25,7 +25,7 @@ def network(config: ConfigDict) -> Network:
     dtype = jnp.dtype(config.model.dtype)
     projector, predictor, prototypes = config.projector, config.predictor, config.prototypes
     return Network(
-        encoder(config),
+        encoder(config.model),
         Head(
             projector.layers,
             projector.hidden,
@@ -85,7 +85,7 @@ def objective(config: ConfigDict, steps_per_epoch: int) -> Objective:
 def _names_of_fields(config: ConfigDict) -> dict[str, str]:
     """What a config calls the arguments of its encoder and its objective."""
     return (
-        names_of_fields(config)
+        names_of_fields(config.model)
         | {field.replace("_epochs", "_steps"): f"objective.{field}" for field in config.objective}
         | {
             "prediction": f"predictor.layers is {config.predictor.layers}, so prediction",
@@ -96,7 +96,7 @@ def _names_of_fields(config: ConfigDict) -> dict[str, str]:
 
 def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> State:
     """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes."""
-    with renamed(names_of_fields(config)):
+    with renamed(names_of_fields(config.model)):
         shapes = jax.eval_shape(
             method(config, steps_per_epoch=1).init,
             jax.ShapeDtypeStruct((), jnp.uint32),
