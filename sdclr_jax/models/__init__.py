@@ -8,10 +8,10 @@ import jax
 
 from sdclr_jax.models.encoder import Encoder
 from sdclr_jax.models.heads import LAST, Head, Prototypes
-from sdclr_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from sdclr_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
 from sdclr_jax.models.vit import ViT
 
-__all__ = ["ENCODERS", "LAST", "Encoder", "Head", "Network", "Outputs", "Prototypes"]
+__all__ = ["ENCODERS", "LAST", "STEMS", "Encoder", "Head", "Network", "Outputs", "Prototypes"]
 
 # name -> from the other fields of the config's `model` to an `Encoder`. What a row gives by name, a config can change.
 ENCODERS = {

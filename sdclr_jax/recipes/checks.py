@@ -139,7 +139,7 @@ def _check_objective(config: ConfigDict) -> None:
     known = inspect.signature(OBJECTIVES[name]).parameters
     given = objective_fields(config, steps_per_epoch=1)
     needed = {field for field, parameter in known.items() if parameter.default is parameter.empty}
-    for field in sorted((given.keys() - known.keys()) | (needed - given.keys())):
+    for field in sorted(needed - given.keys()) + sorted(given.keys() - known.keys()):
         said = "lacks" if field in known else "has"
         raise UserError(
             f"the config {said} objective.{field.replace('_steps', '_epochs')}: the fields of {name} are "

@@ -33,7 +33,7 @@ def choose_encoder(config: ConfigDict, name: str) -> None:
         config.model = ConfigDict({"name": name} | defaults | kept | {"name": name})
 
 
-def encoder_fields(name: str) -> dict[str, object]:
+def encoder_fields(name: str) -> dict[str, Any]:
     """The fields of an encoder with their defaults, as a config writes them."""
     parameters = inspect.signature(ENCODERS[name]).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.name not in ("parent", "name")}  # those two are Flax's own
@@ -41,20 +41,25 @@ def encoder_fields(name: str) -> dict[str, object]:
 
 
 def encoder(model: Mapping[str, Any]) -> Encoder:
-    """The encoder that a config's `model` names: (views [B, H, W, C], train) -> features [B, D].
+    """The encoder of a config's `model`: its name, and its own fields, as far as they are not the defaults.
 
     Raises:
         UserError: names the field that it does not have, or whose value it does not accept.
     """
-    name, known = model["name"], encoder_fields(model["name"])
-    if foreign := sorted(model.keys() - known.keys() - {"name"}):
+    name, fields = model["name"], {field: value for field, value in model.items() if field != "name"}
+    if name not in ENCODERS:
+        raise UserError(
+            f"unknown model.name {name!r}: known are {', '.join(sorted(ENCODERS))}; add your own to "
+            "sdclr_jax.models.ENCODERS"
+        )
+    known = encoder_fields(name)
+    if foreign := sorted(fields.keys() - known.keys()):
         raise UserError(
             f"the config has model.{foreign[0]}, which {name} does not have: its fields are {', '.join(known)}; in a "
             f"config file write c.model = ConfigDict({{'name': {name!r}}}), with those that you change"
         )
-    fields = {field: value for field, value in model.items() if field != "name"}
     with renamed(names_of_fields(model)):
-        return ENCODERS[name](**fields | {"dtype": jnp.dtype(model["dtype"])})
+        return ENCODERS[name](**fields | {"dtype": jnp.dtype(fields.get("dtype", known["dtype"]))})
 
 
 def names_of_fields(model: Mapping[str, Any]) -> dict[str, str]:

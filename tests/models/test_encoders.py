@@ -233,6 +233,11 @@ def test_what_an_encoder_does_not_accept_is_named(model, said):
         recipes.check(config)
 
 
+def test_a_description_of_an_encoder_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"^unknown model\.name 'vgg': known are outside, .* add your own"):
+        recipes.encoder({"name": "vgg", "width": 3})
+
+
 def test_views_that_no_whole_number_of_patches_covers_are_refused():
     config = base.get_config()
     recipes.choose_encoder(config, "vit_tiny")
