@@ -194,7 +194,7 @@ class Centroids(protocols.Protocol):
         train, test = splits.train, splits.test
         centroids = (train.targets.one_hot().T @ train.features).astype(np.float32)
         predictions = test.targets.decide(unit(test.features) @ unit(centroids).T ** self.power)
-        return protocols.Found(test.targets.per_class(predictions), chosen={"norm": float(np.linalg.norm(centroids))})
+        return protocols.Found(test.targets.per_class(predictions), found={"norm": float(np.linalg.norm(centroids))})
 
 
 def test_a_protocol_from_outside_is_one_entry(splits, monkeypatch):
@@ -205,6 +205,7 @@ def test_a_protocol_from_outside_is_one_entry(splits, monkeypatch):
     means = np.stack([train.features[train.labels == c].mean(axis=0) for c in range(CLASSES)])
     expected = per_class(splits, (unit(test.features) @ unit(means).T).argmax(axis=1))
     assert record["per_class"] == pytest.approx(expected.tolist(), abs=1.5 / 50)
+    assert record["found"] == ["norm"]
     assert record["settings"] == {"train": "long_tail", "images": 242, "power": 1.0, "norm": record["settings"]["norm"]}
     assert record["validation_accuracy"] is None
     c = base.get_config()
