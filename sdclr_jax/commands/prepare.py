@@ -5,6 +5,7 @@ import sys
 
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.errors import renamed
 from sdclr_jax.files import expanded
 
 
@@ -36,10 +37,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--noprogress", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
     name = options.dataset
-    source = sources.source(name, options.data_dir, root=options.root, manifest=options.manifest)
     archive = expanded(options.archive) if options.archive else None
-    folder = source.prepare(archive, options.accept_checksum, not options.noprogress)
-    train, test = source.load("train"), source.load("test")
+    with renamed({"name": "DATASET", "root": "--root", "manifest": "--manifest"}):
+        source = sources.source(name, options.data_dir, root=options.root, manifest=options.manifest)
+        folder = source.prepare(archive, options.accept_checksum, not options.noprogress)
+        train, test = source.load("train"), source.load("test")
     made_from = source.provenance() or {}
     if "warning" in made_from:
         print(f"warning: {name} was {made_from['warning']}", file=sys.stderr)

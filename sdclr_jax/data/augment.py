@@ -5,7 +5,7 @@ these to the operations further down, which are deterministic. Nothing depends o
 lies, so a `jit` on a batch split over devices needs no communication and gives the values that one device gives.
 
 Operations work on float32 [B, h, w, C] in 0..1 and clip to that range, as Pillow does on bytes. Every view ends with
-(x - mean) / std, `mean` and `std` one number a channel, and raises UserError if a field is out of its range.
+(x - mean) / std, `mean` and `std` one number a channel, and raises ArgumentError if an argument is out of its range.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
 from sdclr_jax.data.crops import random_boxes
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,7 +55,7 @@ def simclr_view(
 
     Args:
         key: of the whole batch.
-        images: of three channels, or UserError.
+        images: of three channels.
         size: side of a view in pixels.
         crop_scale: share of the image's area in the crop, from and to.
         crop_ratio: width over height of the crop, from and to; uniform in its logarithm.
@@ -70,18 +70,19 @@ def simclr_view(
         cropped: whether the images are random crops already, of the size of a view.
     """
     batch, height, width, channels = images.shape
-    _check("views.name", "simclr", channels == 3, f"one for images of {channels} channels, such as 'digits'")
-    _check("views.size", size, size >= 1, "at least 1")
-    _check_range("views.crop_scale", crop_scale, 1)
-    _check_range("views.crop_ratio", crop_ratio, math.inf)
-    _check_range("views.blur_sigma", blur_sigma, math.inf)
+    if channels != 3:
+        raise ArgumentError("images", f"are of {channels} channels: these views are made of 3")
+    _check("size", size, size >= 1, "at least 1")
+    _check_range("crop_scale", crop_scale, 1)
+    _check_range("crop_ratio", crop_ratio, math.inf)
+    _check_range("blur_sigma", blur_sigma, math.inf)
     in_range = len(jitter) == 4 and min(jitter) >= 0 and jitter[_HUE] <= 0.5
-    _check("views.jitter", jitter, in_range, "four numbers of at least 0, the last at most 0.5")
+    _check("jitter", jitter, in_range, "four numbers of at least 0, the last at most 0.5")
     probabilities = {"flip": flip, "jitter_probability": jitter_probability, "grey_probability": grey_probability}
     for name, value in probabilities.items():
-        _check(f"views.{name}", value, 0 <= value <= 1, "between 0 and 1")
-    _check_probabilities("views.blur_probability", blur_probability, batch)
-    _check_probabilities("views.solarize_probability", solarize_probability, batch)
+        _check(name, value, 0 <= value <= 1, "between 0 and 1")
+    _check_probabilities("blur_probability", blur_probability, batch)
+    _check_probabilities("solarize_probability", solarize_probability, batch)
     u = jax.random.uniform(key, (batch, 35))
     for_crop, for_jitter, for_flip, for_grey, for_blur = jnp.split(u, (22, 31, 32, 33), axis=1)
     if cropped:
@@ -124,10 +125,10 @@ def digits_view(
         shift: pixels of the image, at most, either way, down and across; what comes in is black.
         contrast: the factor lies in 1 - contrast..1 + contrast, about the view's mean.
     """
-    _check_range("views.crop_scale", crop_scale, 1)
-    _check("views.rotation", rotation, 0 <= rotation <= 180, "between 0 and 180 degrees")
-    _check("views.shift", shift, shift >= 0, "at least 0 pixels")
-    _check("views.contrast", contrast, 0 <= contrast <= 1, "between 0 and 1")
+    _check_range("crop_scale", crop_scale, 1)
+    _check("rotation", rotation, 0 <= rotation <= 180, "between 0 and 180 degrees")
+    _check("shift", shift, shift >= 0, "at least 0 pixels")
+    _check("contrast", contrast, 0 <= contrast <= 1, "between 0 and 1")
     u = jax.random.uniform(key, (len(images), 7))
     side = jnp.sqrt(_between(u[:, :1], *crop_scale))  # [B, 1], share of the image's side
     room = (1 - side) / 2 * jnp.array([images.shape[1:3]], jnp.float32)  # [B, 2], pixels
@@ -146,8 +147,8 @@ def probe_view(
     `padding` is rows and columns of black on each side, `flip` a probability. Images uint8 [B, H, W, C] -> views
     float32 [B, H, W, C].
     """
-    _check("evaluate.padding", padding, padding >= 0, "at least 0")
-    _check("evaluate.flip", flip, 0 <= flip <= 1, "between 0 and 1")
+    _check("padding", padding, padding >= 0, "at least 0")
+    _check("flip", flip, 0 <= flip <= 1, "between 0 and 1")
     u = jax.random.uniform(key, (len(images), 3))
     corners = jnp.floor(u[:, :2] * (2 * padding + 1)).astype(jnp.int32) - padding
     x = shifted_crop(_unit(images), corners) if padding else _unit(images)
@@ -319,8 +320,8 @@ def _unit(images: jax.Array) -> jax.Array:
 
 def _normalise(x: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     rule = f"{x.shape[3]} numbers, one a channel"
-    _check("views.mean", mean, len(mean) == x.shape[3], rule)
-    _check("views.std", std, len(std) == x.shape[3] and min(std) > 0, rule + ", above 0")
+    _check("mean", mean, len(mean) == x.shape[3], rule)
+    _check("std", std, len(std) == x.shape[3] and min(std) > 0, rule + ", above 0")
     mean, std = (jnp.array(v, jnp.float32)[None, None, None] for v in (mean, std))
     return (x - mean) / std
 
@@ -343,18 +344,18 @@ def _index(size: int, axis: int) -> jax.Array:
     return jax.lax.broadcasted_iota(jnp.float32, tuple(size if i == axis else 1 for i in range(3)), axis)
 
 
-def _check(field: str, value, ok: bool, rule: str) -> None:
+def _check(argument: str, value, ok: bool, rule: str) -> None:
     if not ok:
-        raise UserError(f"{field} is {value!r}: it must be {rule}")
+        raise ArgumentError(argument, f"is {value!r}: it must be {rule}")
 
 
-def _check_range(field: str, value: tuple[float, float], high: float) -> None:
+def _check_range(argument: str, value: tuple[float, float], high: float) -> None:
     ok = len(value) == 2 and 0 < value[0] <= value[1] <= high
-    _check(field, value, ok, f"two numbers above 0 and at most {high}, the smaller one first")
+    _check(argument, value, ok, f"two numbers above 0 and at most {high}, the smaller one first")
 
 
-def _check_probabilities(field: str, value: float | tuple[float, ...], batch: int) -> None:
+def _check_probabilities(argument: str, value: float | tuple[float, ...], batch: int) -> None:
     numbers = value if isinstance(value, tuple) else (value,)
     ok = bool(numbers) and all(isinstance(x, int | float) and 0 <= x <= 1 for x in numbers)
     ok = ok and batch % len(numbers) == 0
-    _check(field, value, ok, "between 0 and 1, or a tuple of such numbers, one a view")
+    _check(argument, value, ok, "between 0 and 1, or a tuple of such numbers, one a view")

@@ -22,7 +22,7 @@ from sdclr_jax import parallel
 from sdclr_jax.data.crops import Crops, Unreadable
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.workers import Croppers, Task
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.parallel import Shardings
 
 LOG = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Resident:
         shardings: how arrays lie on the devices.
 
     Raises:
-        UserError: the batch is larger than the set, or cannot be split evenly over the devices.
+        ArgumentError: the batch is larger than the set, or cannot be split evenly over the devices.
     """
 
     def __init__(self, images: np.ndarray, batch_size: int, seed: int, shardings: Shardings):
@@ -88,7 +88,7 @@ class Streamed:
         prefetch: batches made ahead.
 
     Raises:
-        UserError: as in `Resident`.
+        ArgumentError: as in `Resident`.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ def on_demand(
 
 
 def processes(workers: int) -> int:
-    """The number of worker processes that `data.workers` asks for."""
+    """The number of worker processes that `workers` asks for."""
     if workers >= 0:
         return workers
     # A scheduler such as Slurm gives a process some of a machine's cores.
@@ -224,10 +224,11 @@ def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
 
 def _check_batch_size(batch_size: int, size: int, shardings: Shardings) -> None:
     if not 2 <= batch_size <= size:
-        raise UserError(
-            f"batch_size is {batch_size}, but the subset has {size} images: set batch_size to at least 2 "
-            f"and at most {size}, or take a larger subset with data.n_max, data.imbalance or data.subset"
+        raise ArgumentError(
+            "batch_size",
+            f"is {batch_size}, but there are {size} images: it must be at least 2 and at most {size}, or take more of "
+            "the data set",
         )
     devices = shardings.batch.mesh.size
     if batch_size % devices:
-        raise UserError(f"batch_size is {batch_size}, which {devices} devices cannot share: make it a multiple")
+        raise ArgumentError("batch_size", f"is {batch_size}, which {devices} devices cannot share: make it a multiple")

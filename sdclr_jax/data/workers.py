@@ -161,7 +161,8 @@ class _Worker:
         status = self._process.wait()
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         return UserError(
-            f"a process that decodes images {how}: if memory ran out, lower data.workers, data.prefetch or batch_size"
+            f"a process that decodes images {how}: "
+            "if memory ran out, take fewer workers, less prefetch or a smaller batch"
         )
 
     def stop(self) -> None:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import branches
 from sdclr_jax.data import sources
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.recipes.configs import DECLARED, PER_VIEW, base, declared, fields, free
 from sdclr_jax.recipes.encoders import encoder
@@ -63,7 +63,8 @@ def _check(config: ConfigDict) -> None:
     known = declared(config)
     for name, value in fields(config).items():
         _check_field(name, value, known.get(name, base.Field(value, None)))
-    sources.check_name(config.data.name)
+    with renamed({"name": "data.name"}):
+        sources.check_name(config.data.name)
     encoder(config.model)  # which refuses fields and values that it does not have
     _check_objective(config)
     if not config.prune.random_rate < 1 - config.prune.rate:

@@ -31,6 +31,21 @@ class Data(NamedTuple):
         return TrainedOn(images=len(ids), sha256=longtail.list_hash(ids))
 
 
+# What a config calls the arguments of functions of `sdclr_jax.data`.
+_FIELDS = {
+    "folder": "data.lists",
+    "files": "data.lists",
+    "seed": "data.split",
+    "rule": "data.groups",
+    **{
+        name: f"data.{name}"
+        for name in ("name", "root", "manifest", "profile", "pareto", "n_max", "imbalance")
+        + ("validation_per_class", "few_shot_per_class")
+    },
+}
+
+
+@renamed(_FIELDS)
 def data(config: ConfigDict, data_dir: str | None) -> Data:
     """Load the data set, and read its subsets from `data.lists`, or draw them where that is empty.
 

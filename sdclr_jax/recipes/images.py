@@ -12,12 +12,15 @@ from sdclr_jax.data import augment
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Encoded, as_images
+from sdclr_jax.errors import renamed
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.configs import PER_VIEW
 
+_NORMALISED = {"mean": "views.mean", "std": "views.std"}
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
 
 
+@renamed({"batch_size": "batch_size"})
 def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Streamed:
     """The batches of a run: taken from images on the devices, or decoded and cropped as they are needed.
 
@@ -58,10 +61,11 @@ def views(config: ConfigDict):
 
     def alike(key: jax.Array, images: jax.Array, count: int, fields: dict) -> tuple[jax.Array, ...]:
         # All views of an image in neighbouring rows: a batch split over devices is not moved between them.
-        if images.ndim == 5:
-            rows = view(key, images.reshape(-1, *images.shape[2:]), cropped=True, **fields)
-        else:
-            rows = view(key, jnp.repeat(images, count, axis=0), **fields)
+        with renamed({name: f"views.{name}" for name in fields}):
+            if images.ndim == 5:
+                rows = view(key, images.reshape(-1, *images.shape[2:]), cropped=True, **fields)
+            else:
+                rows = view(key, jnp.repeat(images, count, axis=0), **fields)
         rows = rows.reshape(len(images), count, *rows.shape[1:])
         return tuple(rows[:, i] for i in range(count))
 
@@ -96,7 +100,7 @@ def view_count(config: ConfigDict) -> int:
 
 def plain_view(config: ConfigDict):
     """uint8 images [B, H, W, C] -> float views, nothing random, for evaluation."""
-    return partial(augment.plain, mean=config.views.mean, std=config.views.std)
+    return renamed(_NORMALISED)(partial(augment.plain, mean=config.views.mean, std=config.views.std))
 
 
 def centre_crop(config: ConfigDict) -> CentreCrop:

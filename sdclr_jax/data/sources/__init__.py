@@ -15,7 +15,7 @@ from sdclr_jax.data.sources.catalogues import CATALOGUES, Catalogue
 from sdclr_jax.data.sources.celeba import CelebA
 from sdclr_jax.data.sources.folders import Folder
 from sdclr_jax.data.sources.small import Cifar, Digits
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.files import expanded
 
 FOLDER = "folder:"  # in front of the path of a person's own photos
@@ -62,10 +62,12 @@ _WITH_ROOT = {*CATALOGUES, "celeba"}
 
 
 def check_name(name: str) -> None:
-    """Refuse a `data.name` that is neither a key of `DATASETS` nor `folder:` with a path."""
+    """Refuse a name that is neither a key of `DATASETS` nor `folder:` with a path."""
     if name not in DATASETS and not name.startswith(FOLDER):
         known = ", ".join(sorted(DATASETS))
-        raise UserError(f"data.name {name!r} is not known; choose one of: {known}, or {FOLDER}/path/to/images.")
+        raise ArgumentError(
+            "name", f"is {name!r}, which is not known: choose one of {known}, or {FOLDER}/path/to/images"
+        )
 
 
 def source(
@@ -76,21 +78,21 @@ def source(
     Args:
         name: a key of `DATASETS`, or `folder:` and a path.
         data_dir: folder of all prepared data sets; `default_data_dir()` when None.
-        root: `data.root`, the folder of a data set that is used as its publisher packed it; '' for one that tfds has
+        root: the folder of a data set that is used as its publisher packed it; '' for one that tfds has
             prepared in `data_dir`.
-        manifest: `data.manifest`, a CSV file about the images of `folder:`; '' for none.
-        seed: `data.split`, of test images that have to be drawn.
+        manifest: a CSV file about the images of `folder:`; '' for none.
+        seed: of test images that have to be drawn.
 
     Raises:
-        UserError: unknown name, or an argument that this data set has no use for.
+        ArgumentError: unknown name, or an argument that this data set has no use for.
     """
     check_name(name)
     data_dir = default_data_dir() if data_dir is None else expanded(data_dir)
     is_folder = name.startswith(FOLDER)
     if root and name not in _WITH_ROOT:
-        raise UserError(f"data.root is {root!r}, which {name} does not use; leave it empty.")
+        raise ArgumentError("root", f"is {root!r}, which {name} does not use: leave it empty")
     if manifest and not is_folder:
-        raise UserError(f"data.manifest is {manifest!r}, but only data.name={FOLDER}/path reads one; leave it empty.")
+        raise ArgumentError("manifest", f"is {manifest!r}, but only {FOLDER}/path reads one: leave it empty")
     if is_folder:
         return Folder(name.removeprefix(FOLDER), data_dir, manifest=manifest, seed=seed)
     return DATASETS[name](data_dir=data_dir, **({"root": root} if name in _WITH_ROOT else {}))

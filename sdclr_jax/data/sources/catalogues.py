@@ -1,6 +1,6 @@
 """The large published data sets of one class an image, as their publishers pack them or as tfds has prepared them.
 
-From a folder, `data.root`, nothing is opened: the directories, or the publisher's lists, say which images there are.
+From a folder, `root`, nothing is opened: the directories, or the publisher's lists, say which images there are.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
 from sdclr_jax.data.sources import index, records
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded
 
 
@@ -78,13 +78,13 @@ class Catalogue:
         if not self._root:
             return records.read(self._prepared(), where.tfds)
         if not self._root.is_dir():
-            raise UserError(f"data.root is {self._root}, which is no folder; give the folder of {self._name}.")
+            raise ArgumentError("root", f"is {self._root}, which is no folder: give the folder of {self._name}")
         for directory in where.directories:
             if (self._root / directory).is_dir():
                 return _from_directories(self._root, directory)
         if where.list and (self._root / where.list).is_file():
             return _from_list(self._root, where, self._layout)
-        raise UserError(f"data.root is {self._root}, which holds no {split} images: {self._wanted(where)}.")
+        raise ArgumentError("root", f"is {self._root}, which holds no {split} images: {self._wanted(where)}")
 
     def provenance(self) -> dict[str, Any]:
         return {"root": str(self._root)} if self._root else {"tfds": str(self._prepared())}
@@ -92,9 +92,10 @@ class Catalogue:
     def _prepared(self) -> pathlib.Path:
         folder = records.find(self._data_dir, self._layout.tfds)
         if folder is None:
-            raise UserError(
-                f"{self._name} is not prepared: set data.root to its folder ({self._wanted(self._layout.train)}), or "
-                f"let tfds prepare {self._layout.tfds} in {self._data_dir} with file_format='array_record'."
+            raise ArgumentError(
+                "root",
+                f"is empty, and {self._name} is not prepared: give its folder ({self._wanted(self._layout.train)}), or "
+                f"let tfds prepare {self._layout.tfds} in {self._data_dir} with file_format='array_record'",
             )
         return folder
 
@@ -117,7 +118,9 @@ def _from_directories(root: pathlib.Path, directory: str) -> Examples:
             if index.is_image_name(entry.name)
         ]
     except OSError as error:
-        raise UserError(f"{error.filename} cannot be read ({error.strerror}); check data.root.") from error
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}); check the folder of the data set."
+        ) from error
     if not found:
         raise UserError(
             f"{folder} holds no directory of images a class; sort the images into one directory a class, as "

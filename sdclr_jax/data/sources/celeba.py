@@ -11,7 +11,7 @@ import numpy as np
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
 from sdclr_jax.data.sources import records
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded
 
 _IMAGES, _ATTRIBUTES, _PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
@@ -49,9 +49,10 @@ class CelebA:
     def _prepared(self) -> pathlib.Path:
         folder = records.find(self._data_dir, "celeb_a")
         if folder is None:
-            raise UserError(
-                f"celeba is not prepared: set data.root to a folder with {_IMAGES}, {_ATTRIBUTES} and {_PARTITION}, or "
-                f"let tfds prepare celeb_a in {self._data_dir} with file_format='array_record'."
+            raise ArgumentError(
+                "root",
+                f"is empty, and celeba is not prepared: give a folder with {_IMAGES}, {_ATTRIBUTES} and {_PARTITION}, "
+                f"or let tfds prepare celeb_a in {self._data_dir} with file_format='array_record'",
             )
         return folder
 
@@ -86,7 +87,7 @@ def _from_files(root: pathlib.Path, split: str) -> Examples:
         where = getattr(error, "filename", None) or f"{root / _ATTRIBUTES} or {_PARTITION}"
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{where} cannot be read ({reason}); data.root must be the folder with {_IMAGES}, {_ATTRIBUTES} and "
+            f"{where} cannot be read ({reason}); give the folder with {_IMAGES}, {_ATTRIBUTES} and "
             f"{_PARTITION}, as published."
         ) from error
     rows = np.flatnonzero((splits == "test") == (split == "test"))

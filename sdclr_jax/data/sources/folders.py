@@ -15,7 +15,7 @@ import numpy as np
 from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded, write_changed
 
 RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this
@@ -33,7 +33,7 @@ class Folder:
 
     def __init__(self, path: str, data_dir: pathlib.Path, *, manifest: str = "", seed: int = 0):
         if not path:
-            raise UserError("data.name is 'folder:' without a path; write data.name=folder:/path/to/images.")
+            raise ArgumentError("name", "is 'folder:' without a path: write folder:/path/to/images")
         self._root = pathlib.Path(os.path.abspath(expanded(path)))
         self._manifest = expanded(manifest) if manifest else None
         self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, for whoever waits
@@ -80,6 +80,10 @@ class Folder:
 
     @cached_property
     def _index(self) -> index.Index:
+        if not self._root.is_dir():
+            raise ArgumentError(
+                "name", f"is folder:{self._root}, where there is no folder: give the path of the images, as it is now"
+            )
         return index.refresh(self._root, self._known, self._progress)
 
     @cached_property

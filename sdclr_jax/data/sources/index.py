@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from sdclr_jax.data import images
 from sdclr_jax.data.sources.progress import bar
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.files import write, write_changed
 
 # What cameras, phones and the web write. Those that Pillow cannot read are named as skipped and not passed over.
@@ -98,10 +98,11 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
     A process that is stopped keeps what it has found; one that finds the disk full leaves the index that was there.
 
     Raises:
-        UserError: `root` is no folder, or `folder` cannot be written.
+        ArgumentError: `root` is no folder.
+        UserError: `folder` cannot be written.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is no folder; give the path of your images, as in data.name=folder:/path/to/images.")
+        raise ArgumentError("root", f"is {root}, where there is no folder: give the path of the images")
     files, skipped = scan(root)
     known = _read(folder / "index.json")
     entries = {path: known[path] for path, now in files.items() if path in known and known[path][:2] == now}

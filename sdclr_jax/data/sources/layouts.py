@@ -55,7 +55,7 @@ def from_directories(paths: list[str], root: pathlib.Path) -> Table:
         raise UserError(
             f"{root} has images both beside directories ({paths[flat.index(True)]!r}) and in them "
             f"({paths[flat.index(False)]!r}): move all into one directory a class, or all into one folder, or name "
-            "them in a data.manifest."
+            "them in a manifest."
         )
     return _labelled(paths, splits, [place[0] for place in places], f"{root} has the class directory")
 
@@ -77,10 +77,10 @@ def from_manifest(path: pathlib.Path, usable: Iterable[str], skipped: Iterable[s
             lines = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"data.manifest {path} cannot be read as CSV ({reason}); give a UTF-8 CSV file.") from error
+        raise UserError(f"the manifest {path} cannot be read as CSV ({reason}); give a UTF-8 CSV file.") from error
 
     def refuse(number: int, what: str) -> UserError:
-        return UserError(f"data.manifest {path}, line {number}, {what}.")
+        return UserError(f"the manifest {path}, line {number}, {what}.")
 
     if "path" not in columns or len(set(columns)) < len(columns) or "" in columns:
         raise refuse(1, f"has the columns {columns}: there must be one named path, and each must have its own name")
@@ -101,7 +101,7 @@ def from_manifest(path: pathlib.Path, usable: Iterable[str], skipped: Iterable[s
         found[name] = number, row
     names = sorted(name for name in found if name in usable)
     if not names:
-        raise UserError(f"data.manifest {path} names no usable image; list the images of the folder in it.")
+        raise UserError(f"the manifest {path} names no usable image; list the images of the folder in it.")
 
     splits = []
     for number, row in (found[name] for name in names):
@@ -115,7 +115,7 @@ def from_manifest(path: pathlib.Path, usable: Iterable[str], skipped: Iterable[s
             if not row["label"].strip():
                 raise refuse(number, "has no label: fill it in, or remove the column label")
         labels = [found[name][1]["label"].strip() for name in names]
-        return _labelled(names, splits, labels, f"data.manifest {path} has the class")
+        return _labelled(names, splits, labels, f"the manifest {path} has the class")
     attributes = [column for column in columns if column not in ("path", "split")]
     if not attributes:
         return Table(names, splits, np.full(len(names), -1, np.int32), ())

@@ -111,7 +111,7 @@ def _open(folder: pathlib.Path, split: str) -> _Opened:
     except NotImplementedError as error:  # tfds's default format
         raise UserError(
             f"The data set in {folder} is stored as {builder.info.file_format.value}, which only TensorFlow reads; "
-            "prepare it again with tfds and file_format='array_record', or use the original images with data.root."
+            "prepare it again with tfds and file_format='array_record', or use the original images from their folder."
         ) from error
     except Exception as error:  # a missing file, half a JSON text: tfds raises a different type for each
         raise UserError(f"The data set in {folder} is damaged; prepare it again with tfds.") from error

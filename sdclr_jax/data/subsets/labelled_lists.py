@@ -15,7 +15,7 @@ import numpy as np
 
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import lists, longtail
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded
 
 SUBSETS = ("long_tail", "balanced", "few_shot", "probe_train", "validation", "test")
@@ -52,7 +52,7 @@ _PUBLISHED = {
     },
     ("inaturalist2018", "as_is"): {"long_tail": "iNaturalist18_train.txt", "test": "iNaturalist18_val.txt"},
 }
-_REMEDY = "check that the list belongs to data.name and data.root, or get it again"
+_REMEDY = "check that the list belongs to this data set, or get it again"
 
 
 class Given(NamedTuple):
@@ -68,11 +68,11 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
     """The lists of a data set in a folder, by subset; nothing in them is read.
 
     Raises:
-        UserError: no such folder, no list in it, or two for one subset.
+        ArgumentError: no such folder, no list in it, or two for one subset.
     """
     folder = expanded(folder)
     if not folder.is_dir():
-        raise UserError(f"data.lists is {folder}, which is no folder; give the folder of the lists.")
+        raise ArgumentError("folder", f"is {folder}, which is no folder: give the folder of the lists")
     there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
     published = _PUBLISHED.get((name, profile), {})
     files = {}
@@ -80,13 +80,16 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
         names = dict.fromkeys((published.get(subset, f"{subset}.txt"), f"{subset}.txt"))
         found = [there[file.lower()] for file in names if file.lower() in there]
         if len(found) > 1:
-            raise UserError(f"data.lists is {folder}, which holds both {found[0].name} and {found[1].name}; keep one.")
+            raise ArgumentError(
+                "folder", f"is {folder}, which holds both {found[0].name} and {found[1].name}: keep one"
+            )
         if found:
             files[subset] = found[0]
     if not files:
-        raise UserError(
-            f"data.lists is {folder}, which holds no list of {name} with data.profile {profile!r}; put there any of "
-            f"{', '.join(published.get(subset, f'{subset}.txt') for subset in SUBSETS)}."
+        raise ArgumentError(
+            "folder",
+            f"is {folder}, which holds no list of {name} with the profile {profile!r}: put there any of "
+            f"{', '.join(published.get(subset, f'{subset}.txt') for subset in SUBSETS)}",
         )
     return files
 
@@ -115,7 +118,7 @@ def read(
         UserError: names the file, what is wrong with it, and the remedy.
     """
     if train.labels.ndim > 1 or not train.class_names:
-        raise UserError(f"data.lists is set, but the images of {name} have no classes: leave it empty.")
+        raise ArgumentError("files", f"are given, but the images of {name} have no classes: go without lists")
     rows, numbering = {}, _Numbering(train.class_names)
     for subset, path in files.items():
         examples = test if subset == "test" else train
@@ -277,7 +280,7 @@ def _validation(train: Examples, rows: dict[str, np.ndarray], per_class: int, se
     wanted = np.minimum(per_class, sizes // 5) if profile == "as_is" else np.full(len(sizes), per_class)
     left = np.bincount(train.labels[free], minlength=len(sizes))
     if not left.any():
-        raise UserError("data.lists leave no image for validation; put a list validation.txt there.")
+        raise ArgumentError("files", "leave no image for validation: add a list validation.txt")
     return longtail.first_of_classes(train.labels, free, np.minimum(wanted, left), seed)
 
 
@@ -289,6 +292,6 @@ def _check_long_tail(
     if profile != "as_is" and not (counts.max() == n_max and int(least) <= counts.min() <= 2 * least):
         raise UserError(
             f"{path} has {counts.max()} images of {train.class_names[np.argmax(counts)]} and {counts.min()} of "
-            f"{train.class_names[np.argmin(counts)]}, where data.n_max {n_max} and data.imbalance {imbalance:g} give "
-            f"{n_max} and {least:g}; check that the list belongs to data.name and those two fields to the list."
+            f"{train.class_names[np.argmin(counts)]}, where n_max {n_max} and imbalance {imbalance:g} give {n_max} and "
+            f"{least:g}; check that the list belongs to this data set and those two numbers to the list."
         )

@@ -17,7 +17,7 @@ import numpy as np
 
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded
 
 NAMES = {
@@ -28,7 +28,7 @@ NAMES = {
     "validation": "valIdxList",
 }
 DATASETS = ("digits", "cifar10", "cifar100")  # those whose lists are of this kind
-_REMEDY = "get the list again, or leave data.lists empty to draw lists by the paper's rule"
+_REMEDY = "get the list again, or go without lists, which are then drawn by the paper's rule"
 
 
 def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.Path]:
@@ -40,11 +40,11 @@ def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.
         split: N in the files' names.
 
     Raises:
-        UserError: no such folder, or a list is missing.
+        ArgumentError: no such folder, or a list is missing.
     """
     folder = expanded(folder)
     if not folder.is_dir():
-        raise UserError(f"data.lists is {folder}, which is no folder; give the folder of the lists.")
+        raise ArgumentError("folder", f"is {folder}, which is no folder: give the folder of the lists")
     prefix = "" if name == "cifar10" else f"{name}_"
     files = {}
     for subset, pattern in NAMES.items():
@@ -56,11 +56,12 @@ def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.
                 for path in folder.iterdir()
                 if (match := re.fullmatch(re.escape(prefix) + r"split(\d+)_D_i\.(npy|txt)", path.name))
             )
-            known = f" (data.split is {split}; there are long tails of the splits {splits})" if splits else ""
-            raise UserError(
-                f"data.lists is {folder}, which holds {'both' if there else 'neither'} {stem}.npy "
-                f"{'and' if there else 'nor'} {stem}.txt{known}; put one list for each of "
-                f"{', '.join(prefix + p.format('N') for p in NAMES.values())} there."
+            known = f" (split is {split}; there are long tails of the splits {splits})" if splits else ""
+            raise ArgumentError(
+                "folder",
+                f"is {folder}, which holds {'both' if there else 'neither'} {stem}.npy "
+                f"{'and' if there else 'nor'} {stem}.txt{known}: put one list for each of "
+                f"{', '.join(prefix + p.format('N') for p in NAMES.values())} there",
             )
         files[subset] = there[0]
     return files
@@ -118,7 +119,7 @@ def subsets(
         if strange := next((i for i in ids if i not in place), None):
             raise UserError(
                 f"{path} names {strange}, but {name} has {len(place)} training examples, {examples.ids[0]} to "
-                f"{examples.ids[-1]}; check that the list belongs to data.name, or {_REMEDY}."
+                f"{examples.ids[-1]}; check that the list belongs to this data set, or {_REMEDY}."
             )
         found[subset] = np.sort([place[i] for i in ids])
 
@@ -157,6 +158,6 @@ def _check_long_tail(path: pathlib.Path, counts: np.ndarray, name: str, n_max: i
         k = different[0]
         raise UserError(
             f"{path} has {found[k]} images of the class of {name} that is number {k} by frequency, from 0, where "
-            f"data.n_max {n_max} and data.imbalance {imbalance:g} give {expected[k]}; check that the list belongs to "
-            "data.name and those two fields to the list."
+            f"n_max {n_max} and imbalance {imbalance:g} give {expected[k]}; check that the list belongs to this data "
+            "set and those two numbers to the list."
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdclr_jax.data.subsets.profiles import PARETO, class_counts
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.records import GROUPS
 
 GROUP_RULES = ("thirds", "counts")
@@ -67,19 +67,19 @@ def draw(
         held_out: bool [N], the images for validation, in place of any drawn.
 
     Raises:
-        UserError: an argument out of range, or a class with too few images.
+        ArgumentError: an argument out of range, or a class with too few images.
     """
-    for field, value, least in (
-        ("data.validation_per_class", validation_per_class, 1),
-        ("data.few_shot_per_class", few_shot_per_class, 1),
-        ("data.split", seed, 0),
+    for argument, value, least in (
+        ("validation_per_class", validation_per_class, 1),
+        ("few_shot_per_class", few_shot_per_class, 1),
+        ("seed", seed, 0),
     ):
         if value < least:
-            raise UserError(f"{field} must be at least {least}, but is {value}.")
+            raise ArgumentError(argument, f"is {value}: it must be at least {least}")
     held_out = np.zeros(len(labels), bool) if held_out is None else held_out
     if profile != "as_is" and (labels.ndim > 1 or num_classes == 0):
         what = "attributes" if labels.ndim > 1 else "no labels"
-        raise UserError(f"data.profile is {profile!r}, but the images have {what}: set it to 'as_is'.")
+        raise ArgumentError("profile", f"is {profile!r}, but the images have {what}: set it to 'as_is'")
     if labels.ndim > 1:
         return _of_attributes(labels, validation_per_class, few_shot_per_class, seed, held_out)
     if num_classes == 0:
@@ -150,11 +150,12 @@ def _fitting(order: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> np.nda
 
 def _check_sizes(sizes: np.ndarray, keep: list[int], needs: np.ndarray, few_shot: int) -> None:
     for c, (size, validation) in enumerate(zip(sizes.tolist(), keep, strict=True)):
-        for field, need in (("data.n_max", needs[c]), ("data.few_shot_per_class", few_shot)):
+        for argument, need in (("n_max", needs[c]), ("few_shot_per_class", few_shot)):
             if need > size - validation:
-                raise UserError(
-                    f"Class {c} has {size} training images and needs {need + validation}, {validation} of them for "
-                    f"validation; lower {field} or data.validation_per_class."
+                raise ArgumentError(
+                    argument,
+                    f"is too large: class {c} has {size} training images and needs {need + validation}, {validation} "
+                    "of them for validation: lower it or validation_per_class",
                 )
 
 
@@ -218,7 +219,7 @@ def groups(counts: np.ndarray, rule: str) -> tuple[str, ...]:
         C names, by class label.
 
     Raises:
-        UserError: unknown rule.
+        ArgumentError: unknown rule.
     """
     counts = np.asarray(counts)
     if rule == "thirds":
@@ -228,7 +229,7 @@ def groups(counts: np.ndarray, rule: str) -> tuple[str, ...]:
     elif rule == "counts":
         names = np.select([counts > 100, counts >= 20], GROUPS[:2], GROUPS[2])
     else:
-        raise UserError(f"unknown data.groups {rule!r}: known are {', '.join(GROUP_RULES)}")
+        raise ArgumentError("rule", f"is {rule!r}: known are {', '.join(GROUP_RULES)}")
     return tuple(str(name) for name in names)
 
 

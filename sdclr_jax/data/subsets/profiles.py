@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError
 
 PROFILES = ("exponential", "pareto", "as_is")  # 'as_is': what the data set has, so nothing to compute
 PARETO = (6.0, 0.43366)  # power, and scale as a share of n_max: of ImageNet-LT
@@ -37,32 +37,33 @@ def class_counts(
         int64 [C], descending.
 
     Raises:
-        UserError: an argument out of range, or a class left without an image.
+        ArgumentError: an argument out of range, or a class left without an image.
     """
     if n_max < 1:
-        raise UserError(f"data.n_max must be at least 1 image, but is {n_max}.")
+        raise ArgumentError("n_max", f"is {n_max}: it must be at least 1 image")
     if not 1 <= imbalance < math.inf:
-        raise UserError(f"data.imbalance must be a number of at least 1, but is {imbalance}.")
+        raise ArgumentError("imbalance", f"is {imbalance}: it must be a number of at least 1")
     rank = np.arange(num_classes) / max(num_classes - 1, 1)
     if profile == "exponential":
         exact = n_max * float(imbalance) ** -rank
     elif profile == "pareto":
         exact = _pareto(rank, n_max, n_max / imbalance, pareto)
     else:
-        raise UserError(f"unknown data.profile {profile!r}: known are {', '.join(PROFILES)}.")
+        raise ArgumentError("profile", f"is {profile!r}: known are {', '.join(PROFILES)}")
     # Where the formula gives a whole number, floats may stay a hair below it: 100 * 32 ** -0.4 is 24.999999999999996.
     counts = np.floor(exact * (1 + 1e-12)).astype(np.int64)
     if counts[-1] < 1:
-        raise UserError(
-            f"data.imbalance {imbalance} with data.n_max {n_max} leaves class {np.argmin(counts > 0)} of "
-            f"{num_classes}, by frequency from 0, without an image; lower data.imbalance or raise data.n_max."
+        raise ArgumentError(
+            "imbalance",
+            f"is {imbalance}, which with n_max {n_max} leaves class {np.argmin(counts > 0)} of {num_classes}, by "
+            "frequency from 0, without an image: lower it or raise n_max",
         )
     return counts
 
 
 def _pareto(rank: np.ndarray, most: float, least: float, pareto: tuple[float, float]) -> np.ndarray:
     if len(pareto) != 2 or not all(0 < value < math.inf for value in pareto):
-        raise UserError(f"data.pareto must be a power and a scale, both above 0, but is {pareto}.")
+        raise ArgumentError("pareto", f"is {pareto}: it must be a power and a scale, both above 0")
     power, scale = pareto[0], pareto[1] * most
     top, bottom = ((1 + n / scale) ** -power for n in (most, least))
     return scale * ((top + rank * (bottom - top)) ** (-1 / power) - 1)
