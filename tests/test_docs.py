@@ -251,7 +251,7 @@ def names(page: str, heading: str) -> set[str]:
 
 
 # Files and fields that a small run without faults does not write.
-SELDOM = {"damaged_checkpoints/", "warnings.jsonl", "unreadable_images", "prototype_usage/BRANCH"}
+SELDOM = {"changes.jsonl", "damaged_checkpoints/", "warnings.jsonl", "unreadable_images", "prototype_usage/BRANCH"}
 LATER = {"encoder.json", "found"}  # TODO: when runs write it
 
 
