@@ -104,7 +104,7 @@ def test_digits_and_help(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["cifar11"], "data.name 'cifar11' is not known; choose one of: celeba, cifar10, cifar100, digits, im"),
+        (["cifar11"], "DATASET is 'cifar11', which is not known: choose one of celeba, cifar10, cifar100, digits, im"),
         (["cifar10", "--archive=/none"], "/none cannot be read as an archive (No such file or directory); give the"),
         (["digits", "--archive=x"], "leave out --archive"),
     ],
@@ -153,7 +153,7 @@ def test_large_data_sets_are_used_where_they_lie(tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'in'} holds imagenet: 3 train and 3 test images of 3 classes\n"
     for name in ("imagenet", "imagenet100", "places365", "inaturalist2018", "celeba"):
         assert main.main(["prepare", name, f"--data_dir={tmp_path / 'data'}"]) == 2
-        assert f"{name} is not prepared: set data.root to " in capsys.readouterr().err
+        assert f"--root is empty, and {name} is not prepared: give " in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -192,10 +192,13 @@ def test_photos_in_the_config(tmp_path, method):
             {"subset": "balanced"},
             "data.subset is 'balanced', which folder:.* does not have, since its smallest class is",
         ),
-        ({"profile": "exponential"}, "Class . has .* training images and needs"),
-        ({"profile": "zipf"}, "unknown data.profile 'zipf': known are as_is, exponential, pareto"),
+        ({"profile": "exponential"}, "data.n_max .* class . has .* training images and needs"),
+        ({"profile": "zipf"}, "unknown data.profile 'zipf': known are exponential, pareto, as_is"),
         ({"name": "folder:"}, "'folder:' without a path"),
-        ({"name": "folders:/x"}, "data.name 'folders:/x' is not known; choose one of: .* or folder:/path/to/images"),
+        (
+            {"name": "folders:/x"},
+            "data.name is 'folders:/x', which is not known: choose one of .* or folder:/path/to/images",
+        ),
     ):
         wrong = copy.deepcopy(config)
         wrong.data.update(changes)

@@ -17,7 +17,7 @@ from sdclr_jax.data import workers
 from sdclr_jax.data.batches import Resident, Streamed, in_order, on_demand, processes, rows
 from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
 from sdclr_jax.data.images import Files
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from tests.photos import jpeg, photo
 
 IMAGES = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
@@ -51,9 +51,9 @@ def test_resident_gives_those_rows_from_any_step(devices):
 
 def test_bad_batch_sizes():
     shardings = parallel.shardings()
-    with pytest.raises(UserError, match="batch_size is 64, but the subset has 50 images"):
+    with pytest.raises(ArgumentError, match="batch_size is 64, but there are 50 images"):
         Resident(IMAGES, 64, 0, shardings)
-    with pytest.raises(UserError, match="8 devices cannot share"):
+    with pytest.raises(ArgumentError, match="8 devices cannot share"):
         Resident(IMAGES, 12, 0, shardings)
 
 
@@ -216,9 +216,9 @@ def test_nothing_is_evaluated_in_place_of_what_is_lost(files):
 
 
 def test_bad_batch_sizes_of_streams(files):
-    with pytest.raises(UserError, match="batch_size is 24, but the subset has 20 images"):
+    with pytest.raises(ArgumentError, match="batch_size is 24, but there are 20 images"):
         streamed(files, batch_size=24)
-    with pytest.raises(UserError, match="8 devices cannot share"):
+    with pytest.raises(ArgumentError, match="8 devices cannot share"):
         streamed(files, batch_size=12)
 
 

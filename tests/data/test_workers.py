@@ -160,7 +160,7 @@ def test_a_killed_worker_is_one_sentence_and_nothing_is_left(files):
         made = croppers.crops(endless)
         next(made)
         os.kill(max(processes() - before), signal.SIGKILL)
-        with pytest.raises(UserError, match=r"was killed by SIGKILL: if memory ran out, lower data\.workers"):
+        with pytest.raises(UserError, match=r"was killed by SIGKILL: if memory ran out, take fewer workers"):
             deque(made, maxlen=0)
     assert processes() == before
     del made, croppers

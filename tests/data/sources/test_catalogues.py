@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from sdclr_jax.data import images, sources
 from sdclr_jax.data.sources import catalogues, records
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from tests.pictures import picture, put, tfds_set
 
 CLASSES = ("n01", "n02", "n03")
@@ -52,10 +52,10 @@ def test_a_directory_a_class(imagenet, tmp_path, name, monkeypatch):
 
 def test_a_folder_that_is_not_the_data_set(imagenet, tmp_path):
     def refused(message, split="train", root=imagenet):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises((ArgumentError, UserError), match=message):
             load("imagenet", tmp_path, split, root=str(root))
 
-    refused(r"data\.root is .*/none, which is no folder; give the folder of imagenet\.$", root=tmp_path / "none")
+    refused(r"root is .*/none, which is no folder: give the folder of imagenet$", root=tmp_path / "none")
     refused("holds no train images: put train/CLASS/IMAGE there", root=tmp_path)
     refused("Split 'val' is not in imagenet; choose one of: train, test", split="val")
     (imagenet / "train" / "n02x").mkdir()
@@ -107,7 +107,7 @@ def test_places_as_published(places, tmp_path):
 )  # fmt: skip
 def test_damaged_lists_of_places(places, tmp_path, file, text, message):
     (places / file).unlink() if text is None else (places / file).write_text(text)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises((ArgumentError, UserError), match=message):
         load("places365", tmp_path, root=str(places))
 
 
@@ -137,7 +137,9 @@ def test_inaturalist_as_published(inaturalist, tmp_path):
         with pytest.raises(UserError, match=rf"train2018\.json cannot be read as a list of images \({message}"):
             load("inaturalist2018", tmp_path, root=str(inaturalist))
     (inaturalist / "train2018.json").unlink()
-    with pytest.raises(UserError, match=r"holds no train images: put train2018\.json there, beside the images that it"):
+    with pytest.raises(
+        ArgumentError, match=r"holds no train images: put train2018\.json there, beside the images that it"
+    ):
         load("inaturalist2018", tmp_path, root=str(inaturalist))
 
 
@@ -230,10 +232,10 @@ def test_a_record_that_cannot_be_read(prepared, tmp_path):
 
 def test_not_prepared(tmp_path):
     message = (
-        r"^imagenet is not prepared: set data\.root to its folder \(put train/CLASS/IMAGE there\), or let tfds prepare "
-        rf"imagenet2012 in {tmp_path} with file_format='array_record'\.$"
+        r"^root is empty, and imagenet is not prepared: give its folder \(put train/CLASS/IMAGE there\), or let tfds "
+        rf"prepare imagenet2012 in {tmp_path} with file_format='array_record'$"
     )
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         load("imagenet", tmp_path)
     with pytest.raises(UserError, match="imagenet is used as it is; leave out --archive"):
         sources.source("imagenet", tmp_path).prepare(archive="x")
@@ -303,7 +305,7 @@ def test_celeba_as_published(celeba, tmp_path):
         (
             "list_attr_celeba.txt",
             lambda text: "",
-            "cannot be read .*data.root must be the folder with img_align_celeba",
+            "cannot be read .*give the folder with img_align_celeba",
         ),
         ("list_attr_celeba.txt", lambda text: text.replace(" 1", " 2", 1), "not one line of 3 attributes, -1 or 1"),
         ("list_attr_celeba.txt", lambda text: text[:-4], "cannot be read"),
@@ -325,7 +327,7 @@ def test_half_celeba(celeba, tmp_path):
     with pytest.raises(UserError, match=r"list_eval_partition\.txt cannot be read \(No such file or directory\)"):
         load("celeba", tmp_path, root=str(celeba))
     with pytest.raises(
-        UserError, match="celeba is not prepared: set data.root to a folder with img_align_celeba, list_"
+        ArgumentError, match="^root is empty, and celeba is not prepared: give a folder with img_align_celeba, list_"
     ):
         load("celeba", tmp_path)
 

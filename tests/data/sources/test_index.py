@@ -8,7 +8,7 @@ import pytest
 
 from sdclr_jax.data import images
 from sdclr_jax.data.sources import index
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from tests.pictures import picture, put
 
 
@@ -178,6 +178,6 @@ def test_a_process_that_is_stopped_keeps_what_it_has_found(root, tmp_path, monke
 def test_no_folder(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(UserError, match=rf"^{path} is no folder; give the path of your images, as in data\.name="):
+        with pytest.raises(ArgumentError, match=rf"^root is {path}, where there is no folder"):
             index.refresh(path, tmp_path / "known")
     assert not (tmp_path / "known").exists()

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from sdclr_jax.data import sources
 from sdclr_jax.data.sources import prepared
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 
 ROOT = pathlib.Path(sources.__file__).parents[3]
 FOLDER = pathlib.Path("sdclr_digits") / "1.0.0"
@@ -200,7 +200,8 @@ def test_the_remedy_for_damage_works(data_dir, copy):
 
 def test_unknown_names_list_the_known_ones(data_dir):
     with pytest.raises(
-        UserError, match=r"^data\.name 'digit' is not known; choose one of: celeba, .*, or folder:/path/to/images\.$"
+        ArgumentError,
+        match=r"^name is 'digit', which is not known: choose one of celeba, .*, or folder:/path/to/images$",
     ):
         sources.source("digit", data_dir).load("train")
     with pytest.raises(UserError, match=r"^Split 'validation' is not in .*; choose one of: train, test\.$"):

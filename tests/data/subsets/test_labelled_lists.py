@@ -9,7 +9,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
 from sdclr_jax.data.sources import catalogues
 from sdclr_jax.data.subsets import labelled_lists, longtail
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from tests.pictures import put
 
 CLASSES = tuple(f"n{c:02d}" for c in range(6))
@@ -138,7 +138,7 @@ def test_drawn_validation_keeps_off_all_that_is_trained_on(folder, splits):
     keep(folder, "long_tail", "probe_train")
     assert counts_of(read(folder, splits, validation_per_class=10), "validation") == [6] * 4  # what is left
     write(folder / LISTS["probe_train"][0], splits[0], pick(splits[0], 0, (40,) * 4))
-    with pytest.raises(UserError, match="data.lists leave no image for validation; put a list validation.txt there"):
+    with pytest.raises(ArgumentError, match="^files leave no image for validation: add a list validation.txt"):
         read(folder, splits)
 
 
@@ -238,9 +238,7 @@ def test_validation_images_must_not_be_trained_on(folder, splits, subset):
 
 @pytest.mark.parametrize("changes", [{"n_max": 21}, {"imbalance": 5.0}, {"imbalance": 20.0}, {"n_max": 19}])
 def test_a_long_tail_of_another_profile(folder, splits, changes):
-    with pytest.raises(
-        UserError, match=r"has 20 images of n04 and 3 of n02, where data\.n_max .* give .*; check that the"
-    ):
+    with pytest.raises(UserError, match=r"has 20 images of n04 and 3 of n02, where n_max .* give .*; check that the"):
         read(folder, splits, **changes)
 
 
@@ -267,15 +265,15 @@ def test_lists_of_ones_own(folder, splits):
 
 
 def test_what_find_refuses(folder, tmp_path):
-    with pytest.raises(UserError, match=r"data\.lists is /none, which is no folder"):
+    with pytest.raises(ArgumentError, match=r"^folder is /none, which is no folder"):
         labelled_lists.find("/none", "imagenet100", "pareto")
     with pytest.raises(
-        UserError, match=r"no list of imagenet with data\.profile 'exponential'; put there any of imageNet_LT_e"
+        ArgumentError, match=r"no list of imagenet with the profile 'exponential': put there any of imageNet_LT_e"
     ):
         labelled_lists.find(folder, "imagenet", "exponential")
     (folder / "few_shot.txt").touch()
     with pytest.raises(
-        UserError, match=r"holds both imageNet_100_sub_balance_train_0\.01\.txt and few_shot\.txt; keep one"
+        ArgumentError, match=r"holds both imageNet_100_sub_balance_train_0\.01\.txt and few_shot\.txt: keep one"
     ):
         labelled_lists.find(folder, "imagenet100", "pareto")
     (folder / "few_shot.txt").unlink()
@@ -291,7 +289,7 @@ def test_images_without_classes_have_no_lists(folder, splits):
         train._replace(labels=np.zeros((len(train.ids), 6), np.uint8)),
     ):
         with pytest.raises(
-            UserError, match="data.lists is set, but the images of imagenet100 have no classes: leave it"
+            ArgumentError, match="^files are given, but the images of imagenet100 have no classes: go without"
         ):
             read(folder, (other, test))
 
