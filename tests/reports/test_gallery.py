@@ -293,10 +293,10 @@ def test_unlabelled_images_can_be_looked_at(tmp_path):
 
 @in_chromium
 def test_ten_thousand_images_are_no_burden(tmp_path):
-    """Only the tiles near the window exist. The bounds on the processor's time are wide: a tenth of them is taken."""
+    """Only the tiles near the window exist. A twentieth of the bounds on the processor's time is taken."""
     (tmp_path / "gallery.html").write_text(page(images=10_000, shown=10_000))
     with Page(tmp_path / "gallery.html", tmp_path / "profile") as browser:
-        assert 0 < browser.processor_seconds() < 10
+        assert 0 < browser.processor_seconds() < 2
         assert browser.run(COUNT) == "10000 of 10000 images"
         assert browser.run("document.querySelectorAll('#rack .tile').length") < 500
         browser.run("select(0, true)")
@@ -311,7 +311,7 @@ def test_ten_thousand_images_are_no_burden(tmp_path):
         assert seen[-1] == 9999  # the one with the focus stays
         before = browser.processor_seconds()
         browser.run("filter()")
-        assert 0 < browser.processor_seconds() - before < 2
+        assert 0 < browser.processor_seconds() - before < 0.4
         assert browser.errors == []
 
 
