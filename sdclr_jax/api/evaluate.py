@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,10 +123,17 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
     """What is found, with what results.json says already of other protocols, where it is of this encoder and data."""
     try:
         before = records.read(Results, path)
-    except (FileNotFoundError, UserError):  # none there, or not one of ours
+    except FileNotFoundError:
+        return found
+    except UserError as error:  # kept aside: it may hold scores of hours
+        aside = path.with_name(f"{path.stem}.damaged.{time.time_ns()}{path.suffix}")
+        path.rename(aside)
+        print(f"{error}; it is kept as {aside.name}", file=sys.stderr)
         return found
     others = {name: score for name, score in before.protocols.items() if name not in found.protocols}
-    same = all(getattr(before, field) == getattr(found, field) for field in ("run", "data", "encoder_checksum"))
+    # A folder of images is the same data wherever it lies: the hashes of the lists say so.
+    data = (dataclasses.replace(each.data, name="", provenance=None) for each in (before, found))
+    same = before.run == found.run and before.encoder_checksum == found.encoder_checksum and next(data) == next(data)
     if others and not same:
         print(f"{path}  note: {', '.join(others)} went, being of another encoder or other data", file=sys.stderr)
     every = found.protocols | (others if same else {})
