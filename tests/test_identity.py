@@ -9,9 +9,14 @@ import pytest
 from sdclr_jax import recipes
 from sdclr_jax.errors import UserError
 from sdclr_jax.recipes import configs
+from sdclr_jax.records import EncoderRecord, TrainedOn, View
 from sdclr_jax.run import folder
 
-DATA = {"images": 3, "sha256": "0" * 64}
+DATA = TrainedOn(images=3, sha256="0" * 64)
+FEWER = TrainedOn(images=2, sha256="1" * 64)
+ENCODER = EncoderRecord(
+    model={"name": "resnet8"}, view=View(height=8, width=8, channels=3), mean=(0.0,), std=(1.0,), features=8
+)
 
 
 def config(**fields):
@@ -80,7 +85,7 @@ def test_places_are_written_down_so_that_they_are_found_from_any_folder(monkeypa
 
 def claimed(directory: pathlib.Path, **fields) -> pathlib.Path:
     with folder.lock(directory):
-        folder.claim(directory, recipes.located(config(**fields)), DATA, recipes.identity)
+        folder.claim(directory, recipes.located(config(**fields)), DATA, ENCODER, recipes.identity)
     return directory
 
 
@@ -107,9 +112,9 @@ def test_moved_images_are_taken_where_they_are_the_same_and_refused_where_not(tm
     run = claimed(tmp_path / "run", data__name="folder:/old")
     moved, before = config(data__name="folder:/new", evaluate__knn_k=7), (run / "config.json").read_text()
     with pytest.raises(UserError, match=r"trained on 3 images .* has 2 images .*data\.name=folder:/new"):
-        recipes.note_places(run, moved, DATA | {"images": 2})
+        recipes.note_places(run, moved, FEWER)
     assert (run / "config.json").read_text() == before
-    assert "now has 2 images" in recipes.note_places(run, config(data__name="folder:/old"), DATA | {"images": 2})
+    assert "now has 2 images" in recipes.note_places(run, config(data__name="folder:/old"), FEWER)
     assert recipes.note_places(run, moved, DATA) == ""
     kept = recipes.read(run)
     assert (kept.data.name, kept.evaluate.knn_k) == ("folder:/new", 20)  # what a measurement uses is its own

@@ -178,7 +178,7 @@ class Run:
 def _check_array(array: np.ndarray, name: str, before: tuple[str, ...], channels: int) -> None:
     if array.dtype != np.uint8:
         raise ValueError(f"{name} has dtype {array.dtype}: give uint8, 0 to 255")
-    if array.ndim != len(before) + 3 or array.shape[-1] != channels or (array.size == 0 and array.shape[0] != 0):
+    if array.ndim != len(before) + 3 or array.shape[-1] != channels or 0 in array.shape[-3:]:
         raise ValueError(f"{name} has shape {array.shape}: give [{', '.join((*before, 'H', 'W', str(channels)))}]")
 
 

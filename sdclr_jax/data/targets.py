@@ -1,13 +1,16 @@
 """What labels say of an image: one class, or any number of attributes. How each is learnt, predicted and scored."""
 
-import abc
+from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+import abc
+from typing import TYPE_CHECKING
+
 import numpy as np
-import optax
 
 from sdclr_jax.errors import ArgumentError
+
+if TYPE_CHECKING:  # worker processes import this file, and start in a tenth of the time without JAX
+    import jax
 
 
 class Targets(abc.ABC):
@@ -26,7 +29,7 @@ class Targets(abc.ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: np.ndarray) -> "Targets":
+    def take(self, rows: np.ndarray) -> Targets:
         """The targets of these rows, int [M]."""
         return type(self)(self.labels[rows], self.num_classes)
 
@@ -83,6 +86,9 @@ class Classes(Targets):
     @staticmethod
     def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Mean over the rows whose label is not -1: one-hot, such a row is zero and drops out."""
+        import jax
+        import jax.numpy as jnp
+
         targets = jax.nn.one_hot(labels, logits.shape[1])
         return -jnp.sum(targets * jax.nn.log_softmax(logits)) / jnp.sum(targets)
 
@@ -131,6 +137,9 @@ class Attributes(Targets):
     @staticmethod
     def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
         """Sum over the attributes of the mean over the rows."""
+        import jax.numpy as jnp
+        import optax
+
         targets = labels.astype(jnp.float32)
         return jnp.sum(jnp.mean(optax.sigmoid_binary_cross_entropy(logits, targets), axis=0))
 

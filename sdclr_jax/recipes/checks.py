@@ -39,7 +39,8 @@ def read(directory: pathlib.Path) -> ConfigDict:
     """
     config = folder.read_config(directory)
     for field in set(lacking(config)) & set(free(DECLARED)):
-        config.update_from_flattened_dict({field: DECLARED[field].default})
+        if field.partition(".")[0] in config or "." not in field:  # else it is no config at all, which is said below
+            config.update_from_flattened_dict({field: DECLARED[field].default})
     if missing := lacking(config):
         raise UserError(
             f"{directory / names.CONFIG} lacks {_first_ones(missing)}, as that of a run of an older version does: add "

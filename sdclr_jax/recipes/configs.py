@@ -96,7 +96,7 @@ def load_with_sources(location: str) -> tuple[ConfigDict, dict[str, str]]:
                 raise TypeError("get_config must return a ConfigDict")
             laid, sources = _laid(file, config)
             given = fields(config)
-            choose_encoder(config, config.model.name)
+            choose_encoder(config, config.get("model", {}).get("name"))
     except Exception as error:  # a user's file may raise anything
         raise UserError(f"--config={location}: {_first_line(error)}") from error
     return config, {

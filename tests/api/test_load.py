@@ -128,7 +128,8 @@ def test_of_larger_pictures_the_middle_is_seen_at_the_size_of_the_run(run):
 
 
 def test_a_run_on_small_colour_images_takes_them_and_larger_ones(tmp_path):
-    run = load(make(tmp_path / "run", test_pretrain.config(), (9, 8, 8, 3)))
+    colour = ("--config.views.mean=(0.3,0.4,0.5)", "--config.views.std=(0.2,0.3,0.4)")
+    run = load(make(tmp_path / "run", test_pretrain.config("sdclr", *colour), (9, 8, 8, 3)))
     small = photo(8, 8)
     expected = run.encode(np.asarray(small)[None])
     same(run.encode([small]), expected)

@@ -162,7 +162,7 @@ def test_logistic_regression_is_fitted_on_train_and_chosen_on_validation(evaluat
     ((given, named),) = seen
     for found, expected in zip(given, (*derived["probe_train"], *derived["validation"]), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert named == {"num_classes": 10, "l2": [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1]}
+    assert named == {"num_classes": 10, "l2": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)}
     fitted, protocol = logistic(*given, **named), evaluated[1]["protocols"]["logistic"]
     features, labels = derived["test"]
     predictions = probe.predict(features, fitted.kernel, fitted.bias)
@@ -500,18 +500,20 @@ def test_bad_input(evaluated, data_dir, capsys, argv, sentence):
 
 
 def test_a_run_without_a_checkpoint(data_dir, tmp_path, capsys):
-    folder.claim(tmp_path / "new", config(), {"images": 1, "sha256": "0"})
+    trained_on = records.TrainedOn(images=1, sha256="0" * 64)
+    encoder = recipes.encoder_record(config(), (1, 8, 8, 1), encoded=False)
+    folder.claim(tmp_path / "new", config(), trained_on, encoder)
     assert main.main(["evaluate", str(tmp_path / "new"), f"--data_dir={data_dir}"]) == 2
     assert "no checkpoint yet" in capsys.readouterr().err
 
 
 def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
     older = json.loads(config().to_json())
-    del older["evaluate"]["map_images"], older["method"]
+    del older["evaluate"]["map_images"], older["method"]  # the first changes nothing of what is learnt
     for content, sentence in (
         ([1], "is not an object"),
         ({"seed": 0}, "lacks batch_size, checkpoint_every, collapse_every, data.few_shot_per_class and "),
-        (older, f"{tmp_path / 'config.json'} lacks evaluate.map_images, method, as that of a run of an older version"),
+        (older, f"{tmp_path / 'config.json'} lacks method, as that of a run of an older version"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(content))
         for command in ("evaluate", "exemplars"):

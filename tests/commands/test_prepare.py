@@ -8,6 +8,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -82,12 +83,13 @@ def test_from_the_archive_to_a_run(tmp_path, capsys):
 def test_the_warning_is_seen_with_the_scores(tmp_path, capsys, monkeypatch):
     config = flags.pretrain([f"--config={ROOT / 'configs' / 'cifar10_lt.py'}", f"--workdir={tmp_path}"], "").config
     records.write(tmp_path / "config.json", config.to_dict())
-    results = {"data": {"provenance": {"published": False, "warning": "not the published one"}}, "protocols": {}}
-    monkeypatch.setattr(evaluate, "evaluate", lambda *arguments: results)
+    data = types.SimpleNamespace(provenance={"published": False, "warning": "not the published one"})
+    results = types.SimpleNamespace(data=data, protocols={})
+    monkeypatch.setattr(evaluate, "evaluate_run", lambda *arguments: results)
     assert main.main(["evaluate", str(tmp_path)]) == 0
     assert capsys.readouterr().err == f"{tmp_path}  warning: cifar10 was not the published one\n"
     for unmarked in ({"published": True}, None):
-        results["data"]["provenance"] = unmarked
+        data.provenance = unmarked
         assert main.main(["evaluate", str(tmp_path)]) == 0
         assert capsys.readouterr().err == ""
 

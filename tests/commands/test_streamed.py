@@ -231,8 +231,8 @@ BAD = {
     "scale": (["--config.evaluate.crop_scale=(0.5, 0.2)"], "evaluate.crop_scale is (0.5, 0.2): it must be two"),
     "blur": (["--config.views.blur_probability=(1.0, 2.0)"], "views.blur_probability is (1.0, 2.0): it must be"),
     "blurs": (["--config.views.blur_probability=(1.0, 0.1, 0.5)"], "is (1.0, 0.1, 0.5): it must be one number, or 2"),
-    "word": (["--config.views.solarize_probability='often'"], "views.solarize_probability is 'often': it must be"),
-    "stem": (["--config.model.stem=imagenet"], "model.stem is 'imagenet', which leaves 16 x 16 images"),
+    "word": (["--config.views.solarize_probability='often'"], "views.solarize_probability is often: it must be"),
+    "stem": (["--config.model.stem=imagenet"], "model.stem is 'imagenet', which leaves views of 16 x 16 with 4 x 4"),
 }  # fmt: skip
 
 

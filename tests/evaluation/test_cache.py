@@ -71,6 +71,6 @@ def test_digests_are_of_the_content(tmp_path):
     (tmp_path / "b").unlink()
     assert Files(tmp_path, np.array(["a", "b"])).digest() != before
     tree = {"w": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
-    assert trees.as_images(tree) == trees.as_images({name: leaf.copy() for name, leaf in tree.items()})
+    assert trees.digest(tree) == trees.digest({name: leaf.copy() for name, leaf in tree.items()})
     changed = [tree | {"w": tree["w"].T}, tree | {"w": tree["w"] * 2}, {"v": tree["w"], "b": tree["b"]}]
-    assert len({trees.as_images(other) for other in [tree, *changed]}) == 4
+    assert len({trees.digest(other) for other in [tree, *changed]}) == 4

@@ -100,8 +100,8 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
     before = {p: p.read_bytes() for p in (directory / "checkpoints").rglob("*") if p.is_file()}
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}", *fine_tune]) == 0
     assert all(p.read_bytes() == content for p, content in before.items())
-    results, network = json.loads((directory / "results.json").read_text()), recipes.network(c)
-    encode = jax.jit(lambda variables, views: network.apply(variables, views, method="encode"))
+    results, encoder = json.loads((directory / "results.json").read_text()), recipes.encoder(c.model)
+    encode = jax.jit(lambda variables, views: encoder.apply(variables, views, False))
 
     def plain(images):
         return (images.astype(np.float32) / 255 - np.float32(0.305)) / np.float32(0.376)
@@ -143,7 +143,7 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
         ("fine_tune_epochs=(60,)", "evaluate.fine_tune_epochs is (60,): it must be two numbers, each at least 1"),
         (
             "fine_tune_epochs=(60, 0)",
-            "evaluate.fine_tune_epochs is (60, 0): it must be whole numbers of epochs, each at",
+            "evaluate.fine_tune_epochs is (60, 0): it must be whole numbers, each at least 1",
         ),
         ("fine_tune_batch_size=1", "evaluate.fine_tune_batch_size is 1: it must be at least 2"),
         ("fine_tune_learning_rate=-0.1", "evaluate.fine_tune_learning_rate is -0.1: it must be at least 0"),

@@ -222,8 +222,8 @@ def test_a_config_file_names_what_it_changes():
         ({"name": "vit_tiny", "heads": 5}, "model.heads is 5: it must divide the width, 192"),
         ({"name": "vit_tiny", "patch": 0}, "model.patch is 0: it must be at least 1"),
         ({"name": "resnet18", "width": 0}, "model.width is 0: it must be at least 1"),
-        ({"name": "resnet18", "stem": "large"}, "model.stem is 'large': known are cifar, imagenet"),
-        ({"name": "vgg"}, "unknown model.name 'vgg': known are outside, resnet10, "),
+        ({"name": "resnet18", "stem": "large"}, "unknown model.stem 'large': known are cifar, imagenet"),
+        ({"name": "vgg"}, "unknown model.name 'vgg': known are resnet8, resnet10, "),
     ],
 )  # fmt: skip
 def test_what_an_encoder_does_not_accept_is_named(model, said):

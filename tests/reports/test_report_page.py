@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
+from sdclr_jax.errors import UserError
 from sdclr_jax.reports import page, runs, svg
 from tests.reports.conftest import protocol as scored
 
@@ -170,8 +171,11 @@ def test_run_without_metrics_or_with_losses_that_are_no_numbers(make_run):
     first, second = make_run("a"), make_run("b", seed=1)
     (first / "metrics.jsonl").unlink()
     assert "Training loss" not in page.render(runs.read([first]))
-    (second / "metrics.jsonl").write_text('{"step": 1, "loss": Infinity}\n{"step": 2, "loss": NaN}\n{"step": 3}\n')
+    (second / "metrics.jsonl").write_text('{"step": 1, "loss": null}\n{"step": 2, "loss": 1}\n{"step": 3}\n')
     assert "Training loss" in page.render(runs.read([first, second]))
+    (second / "metrics.jsonl").write_text('{"step": 1, "loss": Infinity}\n{"step": 2, "loss": NaN}\n{"step": 3}\n')
+    with pytest.raises(UserError, match="line 1 of .*metrics.jsonl is damaged .Infinity is no finite number"):
+        page.render(runs.read([second]))
 
 
 def test_run_in_progress_shortens_only_the_mean(make_run):

@@ -10,7 +10,7 @@ import pytest
 
 from sdclr_jax import parallel, recipes, records
 from sdclr_jax.api.load import load
-from sdclr_jax.api.pretrain import pretrain
+from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.data import sources
 from sdclr_jax.records import EncoderRecord, Results, Summary, View
@@ -62,7 +62,7 @@ def test_it_is_resumed(old, data_dir):
         start, end = (checkpoints.restore(like=like, step=step) for step in (10, 20))
     for step in (15, 20):
         shutil.rmtree(old / "checkpoints" / str(step))
-    resumed = pretrain(recipes.read(old), old, data_dir, devices=jax.devices()[:1])
+    resumed = train(recipes.read(old), old, data_dir, devices=jax.devices()[:1])
     assert int(resumed.step) == 20
     weights, expected, before = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves((state.params, state.stats))])

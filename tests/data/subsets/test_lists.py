@@ -127,7 +127,7 @@ def truncate(path):
     path.write_bytes(b"")
 
 
-REMEDY = r"get the list again, or leave data\.lists empty to draw lists by the paper's rule\.$"
+REMEDY = r"get the list again, or go without lists, which are then drawn by the paper's rule\.$"
 
 
 @pytest.mark.parametrize("subset", FILES)
