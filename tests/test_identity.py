@@ -15,7 +15,13 @@ from sdclr_jax.run import folder
 DATA = TrainedOn(images=3, sha256="0" * 64)
 FEWER = TrainedOn(images=2, sha256="1" * 64)
 ENCODER = EncoderRecord(
-    model={"name": "resnet8"}, view=View(height=8, width=8, channels=3), mean=(0.0,), std=(1.0,), features=8
+    model={"name": "resnet8"},
+    view=View(height=8, width=8, channels=3),
+    mean=(0.0,),
+    std=(1.0,),
+    resize=None,
+    crop=None,
+    features=8,
 )
 
 

@@ -1,6 +1,5 @@
 """A trained run in Python: its encoder, and features of images."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -12,7 +11,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from sdclr_jax import files, parallel, recipes, records, trees
-from sdclr_jax.data import batches
 from sdclr_jax.data.crops import CentreCrop
 from sdclr_jax.data.pictures import Picture, Pictures
 from sdclr_jax.errors import UserError
@@ -94,14 +92,14 @@ class Run:
 
         A run on images of many sizes (`encoder.crop` is a number) takes images of any size and sees the middle of each,
         resized as `encoder.resize` and `encoder.crop` say. A run on images of one size takes an array of images of that
-        size as they are; of files, PIL images and arrays in a list it sees the largest square in the middle, in grey if
+        size as they are; of files, PIL images and arrays in a list it sees the largest middle of that shape, in grey if
         the run is on grey images, resized to that size with Pillow's bicubic filter.
 
         Args:
             images: uint8 [N, H, W, C]; or a list of paths, of PIL images, or of uint8 arrays [H, W, C] of any sizes.
             batch_size: images a step; None takes the config's evaluate.batch_size. It is made larger where the devices
                 cannot share it.
-            workers: processes that decode; 0 decodes in this one, -1 is one a core.
+            workers: processes that decode, for a run on images of many sizes; 0 decodes in this one, -1 is one a core.
             progress: whether to draw a bar on the standard error.
             devices: None takes all of this process.
 
@@ -123,8 +121,7 @@ class Run:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
         devices = tuple(jax.local_devices() if devices is None else devices)
         if isinstance(images, Pictures) and not self.encoder.crop:
-            with contextlib.closing(batches.in_order(images, self._crop, batch_size, workers)) as seen:
-                images = np.concatenate([batch[..., : self.encoder.view.channels] for batch in seen])
+            images = images.fitted(self.encoder.view.height, self.encoder.view.width)
         settings = batch_size, workers, devices
         if settings not in self._compiled:
             self._compiled[settings] = FrozenEncoder(
@@ -168,10 +165,6 @@ class Run:
                 raise ValueError(
                     f"images[{i}] is a {type(image).__name__}: give paths, PIL images or uint8 arrays [H, W, C]"
                 )
-        if images and not self.encoder.crop and view.height != view.width:
-            raise ValueError(
-                f"this run's images are not square: give them as uint8 [N, {view.height}, {view.width}, C]"
-            )
         return Pictures(images, grey=view.channels == 1)
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sdclr_jax.data import images
 from sdclr_jax.data.images import BadImage, Encoded
@@ -57,6 +57,23 @@ class Pictures(Encoded):
         file = io.BytesIO()
         (shown.convert("L") if self._grey else shown).save(file, "bmp")
         return file.getvalue()
+
+    def fitted(self, height: int, width: int) -> np.ndarray:
+        """The largest middle of each that has this shape, resized to it: uint8 [N, height, width, 1 or 3].
+
+        Raises:
+            UserError: names the one that cannot be read.
+        """
+        channels = 1 if self._grey else 3
+        fitted = np.empty((len(self), height, width, channels), np.uint8)
+        for row in range(len(self)):
+            try:
+                picture = images.rgb(images.opened(self.read(row)))
+            except BadImage as error:
+                raise UserError(f"{self.name(row)} cannot be read ({error}): put another image in its place") from error
+            seen = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+            fitted[row] = np.asarray(seen)[..., :channels]
+        return fitted
 
     def name(self, row: int) -> str:
         picture = self._pictures[row]

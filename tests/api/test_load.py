@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sdclr_jax import parallel, recipes
 from sdclr_jax.api.load import load
@@ -136,6 +136,18 @@ def test_a_run_on_small_colour_images_takes_them_and_larger_ones(tmp_path):
     same(run.encode([photo(16, 16).resize((8, 8), Image.Resampling.BICUBIC)]), run.encode([photo(16, 16)]))
     with pytest.raises(ValueError, match=r"images have shape \(1, 16, 16, 3\): this run takes \[N, 8, 8, 3\]"):
         run.encode(np.asarray(photo(16, 16))[None])
+
+
+def test_a_run_on_images_that_are_not_square_takes_files_of_any_size(tmp_path):
+    colour = ("--config.views.mean=(0.3,0.4,0.5)", "--config.views.std=(0.2,0.3,0.4)")
+    run = load(make(tmp_path / "run", test_pretrain.config("sdclr", *colour), (9, 8, 12, 3)))
+    exact = photo(12, 8)
+    exact.save(tmp_path / "exact.png")
+    same(run.encode([tmp_path / "exact.png"]), run.encode(np.asarray(exact)[None]))
+    large = photo(24, 40, seed=1)  # taller: the middle is 24 x 16
+    seen = ImageOps.fit(large, (12, 8), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(seen, int) - np.asarray(large.crop((0, 12, 24, 28)).resize((12, 8)), int)).max() < 40
+    same(run.encode([large]), run.encode(np.asarray(seen)[None]))
 
 
 def test_files_are_seen_as_the_evaluation_sees_them(streamed, tmp_path):

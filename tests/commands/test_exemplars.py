@@ -166,7 +166,7 @@ def test_reports_read_it(measured):
     assert ranking["rate"] == found.rate
     few = ranking["scores"][found.score]["shares"][-1]["groups"]["few"]
     assert dataclasses.asdict(found.checkpoints[-1].shares["few"]) == few
-    assert found.checkpoints[-1].since_first == ranking["mask"]["since_first"]
+    assert dataclasses.asdict(found.checkpoints[-1].since_first) == ranking["mask"]["since_first"]
     assert found.checkpoints[0].since_previous is None
     assert found.gallery == folder / "zero" / "exemplars" / "gallery.html"
 
