@@ -23,3 +23,11 @@ import tests.shapes  # noqa: F401  # the hook finds it there
 
 install_import_hook("sdclr_jax.objectives", "tests.shapes.checked")
 assert jax.device_count() == 8
+
+# Those that take longest come first, so that no worker is left with them at the end.
+FIRST = ("test_experiments", "test_pretrain", "test_evaluate", "test_docs", "test_processes", "test_methods")
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(FIRST)))
