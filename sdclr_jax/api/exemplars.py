@@ -47,7 +47,7 @@ def exemplars(
     neighbours: int = 6,
     data_dir: str | os.PathLike | None = None,
     progress: bool = False,
-) -> dict:
+) -> records.Summary:
     """Find the images that pruning makes a run's network forget, and write the run's folder `exemplars`.
 
     Args:
@@ -67,7 +67,8 @@ def exemplars(
         UserError: no run there, and as `exemplars_of_run`.
         ArgumentError: an argument is out of its bounds.
 
-    >>> summary = exemplars("runs/sdclr", rates=[0.9])  # doctest: +SKIP
+    Example:
+        summary = sdclr_jax.exemplars("runs/sdclr", rates=[0.9])
     """
     directory = files.expanded(getattr(run, "path", run))
     settings = {

@@ -113,15 +113,15 @@ class Run:
         >>> run.encode(["cat.jpg", "dog.png"]).shape  # doctest: +SKIP
         (2, 512)
         """
-        images = self._checked(images)
-        if not len(images):
+        checked = self._checked(images)
+        if not len(checked):
             return np.empty((0, self.encoder.features), np.float32)
         batch_size = self.config.evaluate.batch_size if batch_size is None else batch_size
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
         devices = tuple(jax.local_devices() if devices is None else devices)
-        if isinstance(images, Pictures) and not self.encoder.crop:
-            images = images.fitted(self.encoder.view.height, self.encoder.view.width)
+        if isinstance(checked, Pictures) and not self.encoder.crop:
+            checked = checked.fitted(self.encoder.view.height, self.encoder.view.width)
         settings = batch_size, workers, devices
         if settings not in self._compiled:
             self._compiled[settings] = FrozenEncoder(
@@ -133,7 +133,7 @@ class Run:
                 workers=workers,
                 shardings=parallel.shardings(list(devices)),
             )
-        return self._compiled[settings].features(self.variables, images, progress=progress)
+        return self._compiled[settings].features(self.variables, checked, progress=progress)
 
     @property
     def _crop(self) -> CentreCrop:

@@ -39,7 +39,7 @@ def report(
     output = pathlib.Path(output)
     if output.suffix != ".html":
         raise ArgumentError("output", f"is {output}: it must end in .html; the tables go beside it as .csv, .md, .tex")
-    found = runs.read([dirs] if isinstance(dirs, str | os.PathLike) else list(dirs))
+    found = runs.read([dirs] if isinstance(dirs, str | os.PathLike) else dirs)
     levels, differences = tables.compare(found), tables.differences(found)
     contents = {
         output: page.render(found, note, output.parent),

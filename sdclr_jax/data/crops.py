@@ -7,7 +7,7 @@ that worker processes start quickly.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,7 +25,7 @@ _IN_A_ROW = 100  # unreadable images passed over before it is the folder, not an
 class RandomCrops(NamedTuple):
     """`count` crops of each image by torchvision's RandomResizedCrop, `size` pixels square."""
 
-    reads_outside = False  # what lies outside of a crop must not show at its borders
+    reads_outside: ClassVar[bool] = False  # what lies outside of a crop must not show at its borders
 
     count: int
     size: int
@@ -46,7 +46,7 @@ class CentreCrop(NamedTuple):
     As torchvision's Resize and CenterCrop, in one resampling of the part that is kept.
     """
 
-    reads_outside = True  # the pixels next to the crop are in the resized image, too
+    reads_outside: ClassVar[bool] = True  # the pixels next to the crop are in the resized image, too
 
     size: int
     resize: int

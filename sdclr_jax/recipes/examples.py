@@ -1,5 +1,6 @@
 """The data set of a config, and its subsets: who trains on what."""
 
+import os
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -46,7 +47,7 @@ _FIELDS = {
 
 
 @renamed(_FIELDS)
-def data(config: ConfigDict, data_dir: str | None) -> Data:
+def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
     """Load the data set, and read its subsets from `data.lists`, or draw them where that is empty.
 
     Raises:

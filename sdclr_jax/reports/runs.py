@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +63,7 @@ class Run:
         return found and getattr(found, "validation" if score.startswith("validation") else score)
 
 
-def read(dirs: list[str | Path]) -> list[Run]:
+def read(dirs: Iterable[str | os.PathLike]) -> list[Run]:
     """The runs of these folders, each once. A folder without config.json stands for its subfolders that have one."""
     folders = {}
     for folder in map(Path, dirs):
