@@ -7,7 +7,7 @@ that worker processes start quickly.
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,14 +25,17 @@ _IN_A_ROW = 100  # unreadable images passed over before it is the folder, not an
 class RandomCrops(NamedTuple):
     """`count` crops of each image by torchvision's RandomResizedCrop, `size` pixels square."""
 
-    reads_outside: ClassVar[bool] = False  # what lies outside of a crop must not show at its borders
-
     count: int
     size: int
     scale: tuple[float, float]  # share of the image's area, from and to
     ratio: tuple[float, float]  # width over height, from and to
     seed: int
     first: int = 0  # number of the first of these crops, where there are others of the image
+
+    @property
+    def reads_outside(self) -> bool:
+        """What lies outside of a crop must not show at its borders."""
+        return False
 
     def boxes(self, height: int, width: int, step: int, place: int) -> np.ndarray:
         """Float64 [count, 4] = top, left, height, width in whole pixels, for the image at a place of a step's batch."""
@@ -46,11 +49,14 @@ class CentreCrop(NamedTuple):
     As torchvision's Resize and CenterCrop, in one resampling of the part that is kept.
     """
 
-    reads_outside: ClassVar[bool] = True  # the pixels next to the crop are in the resized image, too
-
     size: int
     resize: int
     count: int = 1
+
+    @property
+    def reads_outside(self) -> bool:
+        """The pixels next to the crop are in the resized image, too."""
+        return True
 
     def boxes(self, height: int, width: int, step: int = 0, place: int = 0) -> np.ndarray:
         """Float64 [1, 4] = top, left, height, width in pixels of the image."""
