@@ -3,13 +3,11 @@
 python -m tests.test_configs    # writes tests/golden/{configs,methods}.txt again
 """
 
-import doctest
 import functools
 import math
 import pathlib
 import pkgutil
 import re
-import sys
 
 import pytest
 from ml_collections import ConfigDict
@@ -261,10 +259,6 @@ def test_the_published_recipe_of_photos():
     assert (c.optimizer.learning_rate, c.optimizer.weight_decay, c.evaluate.sgd_batch_size) == (0.5, 1e-4, 512)
     assert (c.views.size, c.views.crop_scale, c.views.blur_probability) == (224, (0.08, 1.0), 0.5)
     assert (c.data.n_max, c.data.groups) == (1280, "counts")
-
-
-def test_the_example_of_config():
-    assert doctest.testmod(sys.modules["sdclr_jax.api.config"]) == (0, 3)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ A page is read from top to bottom, and all pages share one folder:
 """
 
 import csv
+import doctest
+import importlib
 import json
 import os
 import pathlib
@@ -23,6 +25,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import jax
+import numpy as np
 import pytest
 
 import sdclr_jax
@@ -183,6 +186,13 @@ def test_what_a_page_tells_you_to_do_works(page, folder, capsys):
                     assert fnmatch((said.out + said.err).strip(), wanted), f"{command}\n{said.out}{said.err}"
         elif block.language == "python" and not any(map(not_run, block.text.splitlines())):
             exec(compile(block.text, page, "exec"), names)
+
+
+@pytest.mark.parametrize("name", sorted({"load", *sdclr_jax.__all__} - {"Run"}))
+def test_the_examples_of_the_door_are_true(name, folder):
+    names = {"sdclr_jax": sdclr_jax, "np": np}
+    found = doctest.testmod(importlib.import_module(f"sdclr_jax.api.{name}"), extraglobs=names)
+    assert found.attempted >= 2 and not found.failed
 
 
 def test_blocks_have_a_language_that_is_known_and_what_is_not_run_is_there():

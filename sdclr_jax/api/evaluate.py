@@ -47,9 +47,10 @@ def evaluate(
     Raises:
         UserError: no run there, an unknown protocol or field, and as `evaluate_run`.
 
-    >>> results = evaluate("runs/sdclr", protocols=["knn"], settings={"knn_k": 20})  # doctest: +SKIP
-    >>> results.protocols["knn"].all  # doctest: +SKIP
-    0.9
+    >>> results = sdclr_jax.evaluate("runs/sdclr", protocols=["knn"], settings={"knn_k": 20})
+    >>> knn = results.protocols["knn"]
+    >>> knn.settings["k"], 0 <= knn.all <= 1, len(knn.per_class)
+    (20, True, 10)
     """
     directory = expanded(getattr(run, "path", run))
     config = recipes.read(directory)

@@ -67,8 +67,9 @@ def exemplars(
         UserError: no run there, and as `exemplars_of_run`.
         ArgumentError: an argument is out of its bounds.
 
-    Example:
-        summary = sdclr_jax.exemplars("runs/sdclr", rates=[0.9])
+    >>> summary = sdclr_jax.exemplars("runs/sdclr", rates=[0.9], pairs_of_views=1)
+    >>> summary.data.images, summary.ranked_by.rate
+    (369, 0.9)
     """
     directory = files.expanded(getattr(run, "path", run))
     settings = {

@@ -36,9 +36,9 @@ def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
     Raises:
         UserError: no run there, no checkpoint, or a damaged file; or a newer version has written it.
 
-    >>> import sdclr_jax
-    >>> run = sdclr_jax.load("runs/sdclr")  # doctest: +SKIP
-    >>> features = run.encode(["cat.jpg", "dog.png"])  # doctest: +SKIP
+    >>> run = sdclr_jax.load("runs/sdclr")
+    >>> run.config.method, run.encoder.view.height
+    ('sdclr', 8)
     """
     path = files.expanded(workdir).absolute()
     config = folder.read_config(path)
@@ -110,8 +110,10 @@ class Run:
             ValueError: another type, dtype, shape or number of channels.
             UserError: a ValueError as well; a file cannot be read, or is no image.
 
-        >>> run.encode(["cat.jpg", "dog.png"]).shape  # doctest: +SKIP
-        (2, 512)
+        >>> run = sdclr_jax.load("runs/sdclr")
+        >>> features = run.encode(np.zeros((2, 8, 8, 1), np.uint8))  # or ["cat.jpg", "dog.png"]
+        >>> features.shape == (2, run.encoder.features)
+        True
         """
         checked = self._checked(images)
         if not len(checked):

@@ -54,9 +54,10 @@ def pretrain(
         UserError: bad input, before anything is written.
         Diverged: something is no longer finite; the last good checkpoint stays.
 
-    Example:
-        config = sdclr_jax.config("digits_lt:sdclr", epochs=20)
-        run = sdclr_jax.pretrain(config, "runs/sdclr", progress=True)
+    >>> config = sdclr_jax.config("digits_lt:sdclr", epochs=2)
+    >>> run = sdclr_jax.pretrain(config, "runs/example")
+    >>> run.step  # 369 images, 64 a step
+    10
     """
     directory = expanded(workdir)
     train(config, directory, data_dir, devices=devices, progress=progress)

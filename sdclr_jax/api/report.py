@@ -32,9 +32,9 @@ def report(
         ArgumentError: `output` is no .html file.
         UserError: a folder without an evaluated run, or files that cannot be used.
 
-    Example:
-        found = sdclr_jax.report(["runs/simclr", "runs/sdclr"], "report.html")
-        print(found.text)
+    >>> found = sdclr_jax.report(["runs/simclr", "runs/sdclr"], "report.html")
+    >>> [path.name for path in found.paths[:2]], "sdclr" in found.text
+    (['report.html', 'report.md'], True)
     """
     output = pathlib.Path(output)
     if output.suffix != ".html":

@@ -1,8 +1,7 @@
 """What is written in a run's folder and read again: each file once, with one writer and one reader.
 
->>> from sdclr_jax import records
->>> results = records.read(records.Results, pathlib.Path("runs/sdclr/results.json"))  # doctest: +SKIP
->>> results.protocols["knn"].few  # doctest: +SKIP
+results = records.read(records.Results, pathlib.Path("runs/sdclr/results.json"))
+results.protocols["knn"].few
 """
 
 from sdclr_jax.records import names
