@@ -7,7 +7,7 @@ demo: .venv/installed
 	.venv/bin/python experiments/digits_demo.py
 
 test: .venv/installed
-	.venv/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+	.venv/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	.venv/bin/ruff check .
