@@ -32,7 +32,8 @@ def free_port() -> int:
 
 
 def test_two_processes_train_what_one_trains(tmp_path):
-    fields = ("--config.epochs=2", "--config.evaluate.every=2")  # few steps: in each the processes wait for each other
+    # Few steps, since in each the processes wait for each other; and small ones, since rounding grows with them.
+    fields = ("--config.epochs=2", "--config.evaluate.every=2", "--config.optimizer.learning_rate=0.01")
     options = arguments(tmp_path / "two", tmp_path / "data", "sdclr", *fields, "--noprogress")
     port = str(free_port())
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
