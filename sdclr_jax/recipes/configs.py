@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sdclr_jax import records
 from sdclr_jax.errors import UserError
 from sdclr_jax.recipes.encoders import choose_encoder
 
@@ -46,14 +47,7 @@ with importable():
     base = importlib.import_module("configs.base")
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-DECLARED: Mapping[str, base.Field] = _flat(base.FIELDS)  # by full names, `prune.rate`
+DECLARED: Mapping[str, base.Field] = records.flat(base.FIELDS)  # by full names, `prune.rate`
 PER_VIEW = tuple(name for name, field in base.VIEWS["simclr"].items() if field.per_view)
 
 
@@ -112,7 +106,7 @@ def _laid(file: types.ModuleType, config: ConfigDict) -> tuple[dict[str, Any], d
         layers = importlib.import_module("configs.methods").layers(config.method, file.DATA_SET, file.RECIPE)
     for layer, values in layers.items():
         base.lay(laid, values)
-        sources |= dict.fromkeys(_flat(values), layer)
+        sources |= dict.fromkeys(records.flat(values), layer)
     return fields(laid), dict.fromkeys(fields(laid), "base") | sources
 
 
@@ -130,7 +124,7 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
     Raises:
         UserError: there is no such field; or a value of another type than the field's.
     """
-    flat = _flat(values)
+    flat = records.flat(values)
     choose_encoder(config, flat.get("model.name", config.model.name))  # first, since another one has other fields
     known = fields(config)
     for name, value in flat.items():

@@ -10,7 +10,7 @@ from sdclr_jax.records.exemplars import Summary
 from sdclr_jax.records.folder import Embedding, TrainedOn
 from sdclr_jax.records.groups import GROUPS, SUMMARY, summary
 from sdclr_jax.records.metrics import lines
-from sdclr_jax.records.record import Record, about, decode, load, read, write
+from sdclr_jax.records.record import Record, about, decode, flat, load, read, write
 from sdclr_jax.records.results import Results, Score
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "View",
     "about",
     "decode",
+    "flat",
     "lines",
     "load",
     "names",

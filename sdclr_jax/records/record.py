@@ -25,6 +25,18 @@ _DEEPEST = 64  # levels of objects and lists; what a run writes has ten
 _LARGEST = 1.7e308  # a whole number in JSON may be too large for a float
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one level of dotted names.
+
+    >>> flat({"prune": {"rate": 0.9}, "seed": 0})
+    {'prune.rate': 0.9, 'seed': 0}
+    """
+    named: dict[str, Any] = {}
+    for name, value in values.items():
+        named |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return named
+
+
 def says(text: str, **options: Any) -> Any:
     """A field of a record with its description; `options` as of `dataclasses.field`."""
     return dataclasses.field(metadata={"says": text}, **options)

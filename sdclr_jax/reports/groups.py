@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import PurePath
 
+from sdclr_jax import records
 from sdclr_jax.errors import UserError
 from sdclr_jax.reports.runs import Run, plain
 
@@ -68,19 +69,11 @@ def _data_name(run: Run) -> str:
 
 def settings(run: Run) -> dict[str, object]:
     """The configuration as one level of dotted names, without what repeats vary and what the run never reads."""
-    flat = flatten(run.config)
+    flat = records.flat(run.config)
     unread = {"seed", "data.split"}
     if not run.has_sparse_branch:
         unread |= {name for name in flat if name.startswith("prune.")}
     return {name: value for name, value in flat.items() if name not in unread}
-
-
-def flatten(config: dict, prefix: str = "") -> dict[str, object]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat = {}
-    for name, value in config.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def shown(value: object) -> str:

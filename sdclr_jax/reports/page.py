@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from sdclr_jax import records
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import extras, figures, forgetting, maps, tables, templates, words
-from sdclr_jax.reports.groups import Group, by_data, flatten, group, shown
+from sdclr_jax.reports.groups import Group, by_data, group, shown
 from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.svg import swatch
 
@@ -85,7 +86,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         attributes=any(score.metric != "accuracy" for run in runs for score in run.protocols.values()),
         groups=groups,
         facts=[
-            ("Settings", _facts([(run, flatten(run.config)) for run in runs])),
+            ("Settings", _facts([(run, records.flat(run.config)) for run in runs])),
             ("Settings of the evaluation", _facts([(run, _protocol_settings(run)) for run in runs])),
             ("Versions", _facts([(run, run.versions) for run in runs])),
             ("SHA-256 of the example lists", _facts([(run, run.results.data.lists) for run in runs])),
@@ -250,4 +251,4 @@ def _facts(fields: list[tuple[Run, dict]]) -> list[Fact]:
 
 
 def _protocol_settings(run: Run) -> dict[str, object]:
-    return flatten({name: score.settings | score.found for name, score in run.protocols.items()})
+    return records.flat({name: score.settings | score.found for name, score in run.protocols.items()})

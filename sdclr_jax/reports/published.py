@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sdclr_jax.reports.groups import Group, flatten, shown
+from sdclr_jax import records
+from sdclr_jax.reports.groups import Group, shown
 from sdclr_jax.reports.runs import plain
 
 PAPER = "Jiang et al., Self-Damaging Contrastive Learning, ICML 2021"
@@ -185,8 +186,8 @@ def _differences(found: DataSet, part: list[Group]) -> list[str]:
         method = run.config["method"]
         if not any(method == known for _, known in found.scores):
             continue
-        compare(found.recipe, flatten(run.config), "")
-        compare(found.recipe_of.get(method, {}), flatten(run.config), f"{plain(method)}: ")
+        compare(found.recipe, records.flat(run.config), "")
+        compare(found.recipe_of.get(method, {}), records.flat(run.config), f"{plain(method)}: ")
         for protocol, expected in found.probe.items():
             if protocol in run.protocols:
                 compare(expected, run.protocols[protocol].settings, f"{protocol}: ")

@@ -44,7 +44,7 @@ def _tuples(value: Any) -> Any:
 
 def _fields(config: ConfigDict) -> dict[str, Any]:
     """As they come back from config.json, by their full names."""
-    return _flat(_tuples(json.loads(config.to_json())))
+    return records.flat(_tuples(json.loads(config.to_json())))
 
 
 def check(
@@ -174,10 +174,3 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
                 f"another process is training in {workdir}: wait for it or give another --workdir"
             ) from None
         yield
-
-
-def _flat(fields: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in fields.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

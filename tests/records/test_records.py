@@ -1,6 +1,8 @@
 """Files of a run's folder: read, refused in a sentence, written, and the same read again."""
 
 import dataclasses
+import doctest
+import importlib
 import json
 import math
 import pathlib
@@ -189,3 +191,9 @@ def test_lines_are_read_up_to_one_that_is_being_written(tmp_path):
 def test_the_room_imports_no_jax():
     program = "import sys, sdclr_jax.records; assert not {'jax', 'scipy', 'orbax'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("module", ["record", "groups"])
+def test_the_examples_are_true(module):
+    found = doctest.testmod(importlib.import_module(f"sdclr_jax.records.{module}"))
+    assert found.attempted and not found.failed
