@@ -68,6 +68,7 @@ class Method:
         prune: (weights, *, prunable, key) -> mask, with `prunable` of the network.
         refresh_every: steps between two refreshes of the mask; the first is before the first step.
         target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
+        sharding: how the state lies on the devices; None leaves it to the arguments.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Method:
         prune: Callable[..., Tree],
         refresh_every: int = 1,
         target_momentum: optax.Schedule | None = None,
+        sharding: jax.sharding.Sharding | None = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
@@ -89,6 +91,9 @@ class Method:
         self.target_momentum = target_momentum
         self.damaged = any(branch.masked for branch in branches.values())
         self.averaged = any(branch.averaged for branch in branches.values())
+        # One object each, so that what is traced once is not traced again.
+        self.jitted_step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, sharding))
+        self._jitted_refresh = jax.jit(self.refresh, donate_argnums=0, out_shardings=sharding)
 
     def init(self, seed: jax.Array, view: jax.Array) -> State:
         """The state before the first step.
@@ -118,23 +123,18 @@ class Method:
             },
         )
 
-    def train(
-        self, state: State, batches: Iterator[Any], *, until: int, sharding: jax.sharding.Sharding | None = None
-    ) -> Iterator[Step]:
+    def train(self, state: State, batches: Iterator[Any], *, until: int) -> Iterator[Step]:
         """Take the steps after the state's, up to number `until`, and yield each; refresh the mask when it is due.
 
         Args:
             state: its memory is reused.
             batches: images of each step, beginning with the one after the state's.
             until: number of the last step.
-            sharding: how the state lies on the devices; None is as it is.
         """
-        step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, sharding))
-        refresh = jax.jit(self.refresh, donate_argnums=0, out_shardings=sharding)
         for number, images in zip(range(int(state.step) + 1, until + 1), batches, strict=False):
             if self.damaged and (number - 1) % self.refresh_every == 0:
-                state = refresh(state)
-            state, scalars = step(state, images)
+                state = self._jitted_refresh(state)
+            state, scalars = self.jitted_step(state, images)
             yield Step(number, state, images, scalars)
 
     def refresh(self, state: State) -> State:

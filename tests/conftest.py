@@ -1,5 +1,6 @@
 """Strict numerics on eight CPU devices; must run before JAX is imported."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -23,6 +24,8 @@ import tests.shapes  # noqa: F401  # the hook finds it there
 
 install_import_hook("sdclr_jax.objectives", "tests.shapes.checked")
 assert jax.device_count() == 8
+# Tracing makes millions of small objects that live on: to look through them often is a tenth of the time.
+gc.set_threshold(50_000, 20, 20)
 
 # Those that take longest come first, so that no worker is left with them at the end.
 FIRST = ("test_experiments", "test_pretrain", "test_evaluate", "test_docs", "test_processes", "test_methods")

@@ -249,5 +249,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(name, field, value, 
     (config[parent[0]] if parent else config)[last] = value
     recipes.check(config)
     with pytest.raises(UserError, match=said):
-        state = recipes.abstract_state(config, (100, 8, 8, 1), parallel.shardings())
-        recipes.try_step(config, state, np.zeros((100, 8, 8, 1), np.uint8))
+        shardings, images = parallel.shardings(), np.zeros((100, 8, 8, 1), np.uint8)
+        state = recipes.abstract_state(config, images.shape, shardings)
+        method = recipes.method(config, len(images) // 16, shardings.replicated)
+        recipes.try_step(config, method, state, images, shardings.batch)

@@ -93,8 +93,13 @@ def test_a_probability_for_each_view_is_one_for_each_view(field):
 def test_a_step_on_crops_of_two_sizes_is_traced():
     c = multi_crop()
     c.model.name, c.model.width = "resnet8", 2
-    like = recipes.abstract_state(c, recipes.image_shape(c, FILES), parallel.shardings(jax.devices()[:1]))
-    recipes.try_step(c, like, FILES)
+    shardings = parallel.shardings(jax.devices()[:1])
+    like = recipes.abstract_state(c, recipes.image_shape(c, FILES), shardings)
+
+    def try_step():
+        recipes.try_step(c, recipes.method(c, 1, shardings.replicated), like, FILES, shardings.batch)
+
+    try_step()
     c.views.mean = (0.1, 0.2)
     with pytest.raises(UserError, match=r"views\.mean"):
-        recipes.try_step(c, like, FILES)
+        try_step()

@@ -27,7 +27,7 @@ from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
 from sdclr_jax.run.stop import Stop
-from sdclr_jax.train import State, Step
+from sdclr_jax.train import Method, State, Step
 
 
 def pretrain(
@@ -90,15 +90,16 @@ def train(
         raise UserError(f"{changed}: put the images back, or give another --workdir")
     batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
     like = recipes.abstract_state(config, shape, shardings)
-    recipes.try_step(config, like, images)
+    method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
+    recipes.try_step(config, method, like, images, shardings.batch)
     parallel.barrier("checked")  # no process writes before all have looked
     view_shape = recipes.view_shape(config, shape)
     if not parallel.is_main():
-        return _train(config, directory, batches, online, like, view_shape, shardings, progress)
+        return _train(config, method, directory, batches, online, like, view_shape, shardings, progress)
     with folder.lock(directory):
         encoder = recipes.encoder_record(config, shape, encoded=not as_images(images).is_decoded)
         folder.claim(directory, config, trained_on, encoder, recipes.identity)
-        return _train(config, directory, batches, online, like, view_shape, shardings, progress)
+        return _train(config, method, directory, batches, online, like, view_shape, shardings, progress)
 
 
 class _Measurement(NamedTuple):
@@ -110,6 +111,7 @@ class _Measurement(NamedTuple):
 
 def _train(
     config: ConfigDict,
+    method: Method,
     directory: pathlib.Path,
     batches: Resident | Streamed,
     online: OnlineProbe | None,
@@ -121,7 +123,6 @@ def _train(
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
 
-    method = recipes.method(config, epoch)
     init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=_quick_compile(shardings))
     density = jax.jit(pruning.density)
     collapsed = jax.jit(
@@ -165,7 +166,7 @@ def _train(
                 _Measurement(config.collapse_every, measure_collapse),
                 _Measurement(config.evaluate.every * epoch, measure_online),
             )
-            for step in method.train(state, clock.timed(stream), until=total, sharding=shardings.replicated):
+            for step in method.train(state, clock.timed(stream), until=total):
                 number, state = step.number, step.state
                 window.append(step.scalars)
                 # What is due falls on lines of the log, so the means in a line do not depend on where a run stopped.

@@ -42,8 +42,8 @@ def network(config: ConfigDict) -> Network:
     )
 
 
-def method(config: ConfigDict, steps_per_epoch: int) -> Method:
-    """The method with its network, branches, views, objective and schedule."""
+def method(config: ConfigDict, steps_per_epoch: int, sharding: jax.sharding.Sharding | None = None) -> Method:
+    """The method with its network, branches, views, objective and schedule; `sharding` is of its state."""
     total_steps = config.epochs * steps_per_epoch
     c = config.optimizer
     optimizer = OPTIMIZERS[c.name](
@@ -71,6 +71,7 @@ def method(config: ConfigDict, steps_per_epoch: int) -> Method:
         target_momentum=optim.target_momentum(
             start=config.target.momentum, end=config.target.final_momentum, total_steps=total_steps
         ),
+        sharding=sharding,
     )
 
 
@@ -107,9 +108,18 @@ def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: 
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
 
 
-def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> None:
-    """Trace one step from an abstract state, without running it: what only shows then is refused before anything is
+def try_step(
+    config: ConfigDict, method: Method, state: State, images: np.ndarray | Encoded, sharding: jax.sharding.Sharding
+) -> None:
+    """Trace the step that `method.train` takes, without running it: what only shows then is refused before anything is
     written.
+
+    Args:
+        config: the run's.
+        method: the run's.
+        state: as `abstract_state` gives it.
+        images: what is trained on.
+        sharding: of a batch.
 
     Raises:
         UserError: the fields of the views, the model or the objective do not fit each other or the images.
@@ -127,15 +137,16 @@ def try_step(config: ConfigDict, state: State, images: np.ndarray | Encoded) -> 
             most = (2**31 - 1) // steps_per_epoch
             raise UserError(f"{field} is {epochs}, of {steps_per_epoch} steps each: it must be at most {most}")
     shape = image_shape(config, images)[1:]
-    batch = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
+    of_batch = partial(jax.ShapeDtypeStruct, dtype=jnp.uint8, sharding=sharding)
+    batch = of_batch((config.batch_size, *shape))
     if not as_images(images).is_decoded:
         batch = tuple(
-            jax.ShapeDtypeStruct((config.batch_size, count, fields["size"], fields["size"], 3), jnp.uint8)
+            of_batch((config.batch_size, count, fields["size"], fields["size"], 3))
             for _, count, fields in view_groups(config)
         )
     try:
         with renamed(_names_of_fields(config)):
-            jax.eval_shape(method(config, steps_per_epoch).step, state, batch)
+            method.jitted_step.eval_shape(state, batch)
     except UserError:
         raise
     except (TypeError, ValueError) as error:

@@ -12,16 +12,14 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from sdclr_jax import pruning, trees
+from sdclr_jax import parallel, recipes, trees
 from sdclr_jax.api import pretrain as pretrain_command
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data.batches import Resident
 from sdclr_jax.errors import Diverged, UserError
-from sdclr_jax.optim import OPTIMIZERS
 from sdclr_jax.recipes import methods
 from sdclr_jax.run import folder, metrics, versions
 
@@ -78,6 +76,22 @@ def assert_same_bits(a, b):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_trace():
+    """Runs of one config share its method, and so what is traced and compiled of it."""
+    made, method = {}, recipes.method
+
+    def shared(*given):
+        key = repr(given)
+        if key not in made:
+            made[key] = method(*given)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "method", shared)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +203,20 @@ def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):
     log.close()
 
 
-STOPPED_AT_THE_EIGHTH_BATCH = """
-import os, signal, sys
+# A process like this one, on one of its eight devices: threads share a sum as they do here.
+ON_ONE_DEVICE = """
+import sys
+import jax
+from sdclr_jax import parallel
 from sdclr_jax.commands import main
+one = parallel.shardings(jax.devices()[:1])
+parallel.shardings = lambda devices=None: one
+"""
+AS_IT_IS = f"""{ON_ONE_DEVICE}
+sys.exit(main.main(sys.argv[1:]))
+"""
+STOPPED_AT_THE_EIGHTH_BATCH = f"""{ON_ONE_DEVICE}
+import os, signal
 from sdclr_jax.data.batches import Resident
 from_step = Resident.from_step
 
@@ -206,24 +231,19 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(data_dir, tmp_path):
+def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path):
     """A real process is told to stop in mid-epoch, and a second one ends where an uninterrupted run does."""
-    directory, whole = tmp_path / "stopped", tmp_path / "whole"
+    directory = tmp_path / "stopped"
     options = ["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(ROOT)}
-    how = {"capture_output": True, "text": True, "env": environment, "cwd": tmp_path}
+    how = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "cwd": tmp_path}
     first = subprocess.run([sys.executable, "-c", STOPPED_AT_THE_EIGHTH_BATCH, *options], **how)
     stopped = metrics.read(directory / "metrics.jsonl")[-1]["step"]
     assert 5 < stopped < 10
     assert first.returncode == 1
     assert f"stopped at step {stopped} of 15; the same command goes on from there" in first.stderr
-    command = [sys.executable, "-m", "sdclr_jax.commands.main"]
-    second = subprocess.run([*command, *options], **how)
+    second = subprocess.run([sys.executable, "-c", AS_IT_IS, *options], **how)
     assert second.returncode == 0, second.stderr
-    # In a process like it: with another number of devices, threads may share the sums otherwise.
-    options = ["pretrain", *arguments(whole, data_dir, "sdclr", "--noprogress")]
-    assert subprocess.run([*command, *options], **how).returncode == 0
-    assert lines(directory) == lines(whole)
+    assert lines(directory) == lines(finished[0])
 
 
 def test_simclr_has_no_mask(data_dir, tmp_path):
@@ -232,25 +252,13 @@ def test_simclr_has_no_mask(data_dir, tmp_path):
     assert not any(k.startswith("density") for line in lines(tmp_path / "run") for k in line)
 
 
-def test_the_mask_is_made_afresh_every_so_many_steps(data_dir, tmp_path, monkeypatch):
-    made = []
-    prune = pruning.magnitude_mask
-
-    def noted(weights, rate, **more):
-        jax.debug.callback(lambda: made.append("mask"))
-        return prune(weights, rate, **more)
-
-    monkeypatch.setattr(pruning, "magnitude_mask", noted)
-    run(config("sdclr", "--config.epochs=2", "--config.prune.every=3"), tmp_path / "a", data_dir)
-    jax.effects_barrier()
-    assert len(made) == 4  # before steps 0, 3, 6, 9 of 10
-    made.clear()
-    run(config("sdclr", "--config.epochs=2"), tmp_path / "b", data_dir)
-    jax.effects_barrier()
-    assert len(made) == 2  # every epoch
+@pytest.mark.parametrize(("fields", "steps"), [((), 5), (("--config.prune.every=3",), 3)])
+def test_the_mask_is_made_afresh_every_epoch_or_every_so_many_steps(fields, steps):
+    """What the loop does then is tested in tests/test_train.py."""
+    assert recipes.method(config("sdclr", *fields), 5).refresh_every == steps
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypatch, capsys):
+def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypatch):
     views = methods.views
 
     def broken(config):
@@ -262,36 +270,31 @@ def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypat
 
         return made
 
-    run_config = config("sdclr", "--config.epochs=2")
-    run(run_config, tmp_path / "good", data_dir)
     monkeypatch.setattr(methods, "views", broken)
     with pytest.raises(Diverged, match=r"nan at step 1, in the sparse branch"):
-        run(run_config, tmp_path / "bad", data_dir)
+        run(config("sdclr", "--config.epochs=2"), tmp_path / "bad", data_dir)
     assert not list((tmp_path / "bad" / "checkpoints").glob("[0-9]*"))
     assert lines(tmp_path / "bad") == []
 
 
 def test_the_last_good_checkpoint_is_kept_when_training_explodes(finished, data_dir, tmp_path, monkeypatch):
-    sgd = OPTIMIZERS["sgd"]
+    method = recipes.method(config(), 5, parallel.shardings(jax.devices()[:1]).replicated)
+    step = method.jitted_step
 
-    def exploding(**settings):
-        usual = sgd(**settings)
+    def exploding(state, images):
+        if int(state.step) == explodes_at - 1:
+            state = state.replace(params=jax.tree.map(lambda x: x * 1e30, state.params))
+        return step(state, images)
 
-        def update(gradient, state, params):
-            updates, after = usual.transform.update(gradient, state, params)
-            factor = jnp.where(optax.tree.get(state, "count") >= explodes_at - 1, 1e30, 1.0)
-            return jax.tree.map(lambda u: u * factor, updates), after
-
-        return usual._replace(transform=optax.GradientTransformation(usual.transform.init, update))
-
+    exploding.eval_shape = step.eval_shape
     for explodes_at in (8, 10):  # in mid-epoch, and at a step that is checkpointed: the weights are past saving there
         directory = tmp_path / str(explodes_at)
-        monkeypatch.setitem(OPTIMIZERS, "sgd", exploding)
-        with pytest.raises(Diverged, match=rf"is (inf|nan) at step {explodes_at}"):
-            run(config(), directory, data_dir)
+        with monkeypatch.context() as patch:
+            patch.setattr(method, "jitted_step", exploding)
+            with pytest.raises(Diverged, match=rf"is (inf|nan) at step {explodes_at}"):
+                run(config(), directory, data_dir)
         assert [p.name for p in (directory / "checkpoints").glob("[0-9]*")] == ["5"]
         assert max(line["step"] for line in lines(directory)) < explodes_at
-        monkeypatch.setitem(OPTIMIZERS, "sgd", sgd)
     run(config(), directory, data_dir)  # mended, it goes on from step 5
     assert lines(directory) == lines(finished[0])
 
