@@ -18,6 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 import tests.shapes  # noqa: F401  # the hook finds it there
@@ -29,6 +30,24 @@ gc.set_threshold(50_000, 20, 20)
 
 # Those that take longest come first, so that no worker is left with them at the end.
 FIRST = ("test_experiments", "test_pretrain", "test_evaluate", "test_docs", "test_processes", "test_methods")
+
+
+@pytest.fixture(scope="module")
+def one_trace():
+    """Runs of one config share its method, and so what is traced and compiled of it."""
+    from sdclr_jax import recipes  # not before the hook
+
+    made, method = {}, recipes.method
+
+    def shared(*given):
+        key = repr(given)
+        if key not in made:
+            made[key] = method(*given)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "method", shared)
+        yield
 
 
 def pytest_collection_modifyitems(items):

@@ -113,6 +113,8 @@ def not_run(text: str) -> bool:
 
 def tiny(argv: list[str]) -> list[str]:
     """A command line of a small run: what the page gives comes later, and so it wins."""
+    if argv[0] == "exemplars":
+        return [argv[0], "--views=1", *argv[1:]]
     if argv[0] != "pretrain":
         return argv
     config = next(arg.removeprefix("--config=") for arg in argv if arg.startswith("--config="))

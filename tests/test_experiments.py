@@ -55,7 +55,7 @@ def test_the_input_pipeline_is_measured(tmp_path, monkeypatch):
 @pytest.fixture
 def run_here(monkeypatch, tmp_path):
     """run_here(experiment, fields): one seed, whose commands this process runs itself, on one device; they start in
-    processes of their own in the tests of the demo."""
+    processes of their own in the tests of the demo. Only every third digit is there."""
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
     one = parallel.shardings(jax.devices()[:1])
@@ -63,6 +63,8 @@ def run_here(monkeypatch, tmp_path):
     import jobs
     import planted
 
+    digits = planted.load_digits().images[::3]
+    monkeypatch.setattr(planted, "load_digits", lambda: types.SimpleNamespace(images=digits))
     chance_of = planted.chance_of
     monkeypatch.setattr(planted, "chance_of", lambda *counts: chance_of(*counts, rankings=100))
     monkeypatch.setattr(pruning_probe, "CALIBRATION", 2)
@@ -77,12 +79,14 @@ def run_here(monkeypatch, tmp_path):
         for job in runs:
             file = f"--config={ROOT / 'configs' / job.config}"
             command([*jobs.SDCLR, "pretrain", file, f"--workdir={out / job.name}", *job.fields, "--noprogress"])
+            if job.labels:
+                command([*jobs.SDCLR, "evaluate", str(out / job.name)])
         return [out / job.name for job in runs]
 
     def run(name, fields):
         experiment = planted if name == "planted" else load(name)
-        for module in (experiment, planted):
-            monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(run=command))
+        for module in (experiment, planted, jobs):
+            monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(run=command), raising=False)
         monkeypatch.setattr(jobs, "run", pretrain)
         monkeypatch.setattr(sys, "argv", [name, f"--out={tmp_path}", "--seeds=1", *fields])
         experiment.main()
@@ -96,15 +100,15 @@ def test_planted_images_are_ranked_against_chance_and_rivals(run_here, tmp_path)
     fields += ["--config.optimizer.learning_rate=1e-5"]
     run_here("planted", fields)
     kinds = [path.stem.rpartition("_")[2] for path in (tmp_path / "images-0").iterdir()]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"digit": 1761, "noise": 18, "photo": 18}
+    assert {kind: kinds.count(kind) for kind in kinds} == {"digit": 587, "noise": 6, "photo": 6}
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * (5 + 7)  # kinds of planted images; rankings of SimCLR and SDCLR
     assert all(0 < float(row["average_precision"]) <= 1 for row in rows)
     for row in rows:  # an untrained network already tells noise and digits apart by their neighbours
-        assert 0.005 < float(row["chance"]) < 0.03
+        assert 0.01 < float(row["chance"]) < 0.05
         if row["ranking"] == "rival: distance to neighbours":
-            assert float(row["average_precision"]) > 1.5 * float(row["chance_high"])
+            assert float(row["average_precision"]) > 2 * float(row["chance_high"])
     assert "| chance" in (tmp_path / "table.md").read_text()
 
 
@@ -144,18 +148,22 @@ def test_the_evaluation_is_timed_beside_scikit_learn_at_the_same_minimum(monkeyp
     assert "probe_sklearn" in speed.summary(result)
 
 
-def test_the_demo_runs_from_start_to_report(tmp_path):
+def test_the_demo_runs_from_start_to_report(run_here, tmp_path):
     fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
     fields += ["--config.evaluate.protocols=('linear_few_shot', 'knn')", "--config.evaluate.few_shot_epochs=2"]
     fields += ["--config.evaluate.map_images=40", "--config.projector.hidden=8"]
     command = [sys.executable, str(ROOT / "experiments" / "digits_demo.py"), f"--out={tmp_path}", "--seeds=1", *fields]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
-    for _ in range(2):  # the second time it finds all runs done
-        ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-        assert ended.returncode == 0, ended.stderr
-        assert "sdclr − simclr" in ended.stdout
-        page = (tmp_path / "report.html").read_text()
-        assert "whether SDCLR is better than SimCLR" in page
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    assert "sdclr − simclr" in ended.stdout
+    page = tmp_path / "report.html"
+    assert "whether SDCLR is better than SimCLR" in page.read_text()
+    written = {path: path.read_text() for path in tmp_path.glob("*/metrics.jsonl")}
+    page.unlink()
+    run_here("digits_demo", fields)  # the second time it finds all runs done
+    assert "whether SDCLR is better than SimCLR" in page.read_text()
+    assert {path: path.read_text() for path in tmp_path.glob("*/metrics.jsonl")} == written
     assert not list(tmp_path.glob("*/damaged_checkpoints"))
 
 

@@ -160,7 +160,7 @@ def published(request):
 
 def test_the_mask_keeps_exactly_the_published_counts(published):
     _, state, *_ = published
-    kept = {torch_name(k, "dense").removesuffix(".weight"): v for k, v in trees.named(state.mask).items()}
+    kept = {torch_name(k, "dense").removesuffix(".weight"): np.asarray(v) for k, v in trees.named(state.mask).items()}
     assert {k: [int(v.sum()), v.size] for k, v in kept.items()} == GOLDEN["mask"]["kept_per_layer"]
     assert sum(int(v.sum()) for v in kept.values()) == GOLDEN["mask"]["kept"] == 1_115_923
     assert sum(v.size for v in kept.values()) == GOLDEN["mask"]["total"] == 11_159_232

@@ -38,6 +38,9 @@ TINY = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("one_trace")
+
+
 def arguments(directory, data_dir, method="sdclr", *more):
     file = ROOT / "configs" / "digits_lt.py"
     return [f"--config={file}:{method}", f"--workdir={directory}", f"--data_dir={data_dir}", *TINY, *more]
@@ -76,22 +79,6 @@ def assert_same_bits(a, b):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_array_equal(x, y, err_msg=name)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_trace():
-    """Runs of one config share its method, and so what is traced and compiled of it."""
-    made, method = {}, recipes.method
-
-    def shared(*given):
-        key = repr(given)
-        if key not in made:
-            made[key] = method(*given)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "method", shared)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from sdclr_jax.run import metrics
 from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
 
+pytestmark = pytest.mark.usefixtures("one_trace")
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = (
     *TINY,

@@ -39,6 +39,7 @@ def state(directory, data_dir):
         return checkpoints.restore(like=recipes.abstract_state(c, shape, parallel.shardings()))
 
 
+@pytest.mark.usefixtures("one_trace")
 def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
     one = parallel.shardings(jax.devices()[:1])  # eight pretended ones on two cores are slow
     monkeypatch.setattr(parallel, "shardings", lambda devices=None: one)
