@@ -1,7 +1,10 @@
 """Every field of a run, once: its default, the values it takes, and what it means.
 
 The defaults are the published recipe of SDCLR for CIFAR-10-LT (Jiang et al., ICML 2021). A data set's own file changes
-what differs there; `methods.py` holds what differs between methods. Override any field on the command line:
+what differs there; `methods.py` holds what differs between methods.
+
+A run may be resumed with other values of the fields in `FREE` of sdclr_jax/records/config.py. Override any field on the
+command line:
 
     sdclr pretrain --config=digits_lt:sdclr --config.prune.rate=0.7 --workdir=runs/sdclr-0.7
 """
@@ -65,7 +68,7 @@ _RESNET = {
 MODELS = dict.fromkeys(("resnet8", "resnet10", "resnet18", "resnet34", "resnet50"), _RESNET)
 
 VIEWS = {  # name of a kind of views -> its settings
-    # A crop, a flip, colours, grey, blur: Chen et al., ICML 2020, Appendix A.
+    # A crop, a flip, colors, grayscale, blur: Chen et al., ICML 2020, Appendix A.
     "simclr": {
         "size": Field(32, "[1, inf)"),  # side of a view in pixels
         "crop_scale": Field((0.1, 1.0), "(0, 1]"),  # share of the image's area
@@ -75,7 +78,7 @@ VIEWS = {  # name of a kind of views -> its settings
         "flip": Field(0.5, "[0, 1]"),  # probability
         "jitter": Field((0.4, 0.4, 0.4, 0.1), "[0, inf)"),  # strength of brightness, contrast, saturation, hue
         "jitter_probability": Field(0.8, "[0, 1]"),
-        "grey_probability": Field(0.2, "[0, 1]"),
+        "grayscale_probability": Field(0.2, "[0, 1]"),
         "blur_probability": Field(0.0, "[0, 1]", per_view=True),
         "solarize_probability": Field(0.0, "[0, 1]", per_view=True),  # of inverting values above a half
         "blur_sigma": Field((0.1, 2.0), "(0, inf)"),  # pixels
@@ -164,8 +167,9 @@ FIELDS = {
         "subset": Field("long_tail", ("long_tail", "balanced", "probe_train")),
         # Folder of published lists (sdclr_jax/data/subsets/lists.py); '' draws our own by the same rule.
         "lists": Field("", None),
-        # N in the names of those lists; or the seed of class order, subsets and validation images.
-        "split": Field(0, "[0, inf)"),
+        "split": Field(0, "[0, inf)"),  # N in the names of those lists; 0 where none is read
+        # Of what is drawn: class order, subsets, validation images, a folder's test images.
+        "seed": Field(0, "[0, inf)"),
         # Of the long tail: 'exponential', 'pareto', or 'as_is', what the data set has.
         "profile": Field("exponential", "sdclr_jax.data.subsets.profiles:PROFILES"),
         # Power, and scale over n_max: ImageNet-LT's (sdclr_jax/data/subsets/profiles.py).
@@ -220,13 +224,6 @@ FIELDS = {
         "live_images": Field(5000, "[1, inf)"),  # labelled images they learn from, at most
     },
 }
-
-# Fields, or whole groups, that change nothing of what is learnt: a run is resumed and evaluated under other values of
-# them. All others are what makes a run this run.
-FREE = (
-    *("log_every", "checkpoint_every", "keep_every", "collapse_every", "evaluate"),
-    *("data.root", "data.manifest", "data.lists", "data.groups", "data.workers", "data.prefetch"),
-)
 
 
 def get_config() -> ConfigDict:

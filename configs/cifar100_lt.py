@@ -15,7 +15,7 @@ from configs import methods
 DATA_SET = {
     "data": {
         "name": "cifar100",
-        "split": 1,  # the authors' lists are numbered 1 to 5
+        "seed": 1,  # of the lists that are drawn where data.lists is empty; the published ones are data.split 1 to 5
         "n_max": 450,
         "imbalance": 100.0,
         # Leaves 45,000 images to the full probe; the published list has 40,000 of them.

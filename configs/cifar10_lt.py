@@ -15,7 +15,7 @@ from configs import methods
 DATA_SET = {
     "data": {
         "name": "cifar10",
-        "split": 1,  # the authors' lists are numbered 1 to 5
+        "seed": 1,  # of the lists that are drawn where data.lists is empty; the published ones are data.split 1 to 5
         "n_max": 4500,
         "imbalance": 100.0,
         "validation_per_class": 500,

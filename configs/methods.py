@@ -244,7 +244,7 @@ IMAGENET = {
         "objective": {"slice_size": 256, "repeats": 4},
         "projector": {"out": 128},
         "optimizer": {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6, "warmup_epochs": 3},
-        "views": _VIEWS | {"crop_scale": (0.2, 1.0), "grey_probability": 0.1, "blur_probability": 0.0},
+        "views": _VIEWS | {"crop_scale": (0.2, 1.0), "grayscale_probability": 0.1, "blur_probability": 0.0},
     },
     # facebookresearch/vicreg, README.md, main_vicreg.py and augmentations.py: 0.2 for every 256 images. The final rate
     # is the paper's (section 4.2); their code has a thousandth, 0.0016.

@@ -33,7 +33,7 @@ def main() -> None:
             jobs.Job(
                 f"{method}-{seed}",
                 f"digits_lt.py:{method}",
-                (f"--config.seed={seed}", f"--config.data.split={seed}", *fields),
+                (f"--config.seed={seed}", f"--config.data.seed={seed}", *fields),
             )
             for seed in range(options.seeds)
             for method in METHODS

@@ -42,7 +42,7 @@ def main() -> None:
     options, fields = parser.parse_known_args()
     began = time.perf_counter()
     runs = {f"{method}-{seed}": method for seed in range(options.seeds) for method in METHODS}
-    own = {name: (f"--config.seed={name[-1]}", f"--config.data.split={name[-1]}") for name in runs}
+    own = {name: (f"--config.seed={name[-1]}", f"--config.data.seed={name[-1]}") for name in runs}
     directories = jobs.run(
         [
             jobs.Job(name, f"digits_lt.py:{method}", ("--config.keep_every=50", *own[name], *fields))

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _job(name: str, label: str, seed: int, fields: list[str]) -> jobs.Job:
-    own = (f"--config.seed={seed}", f"--config.data.split={seed}", *fields)
+    own = (f"--config.seed={seed}", f"--config.data.seed={seed}", *fields)
     if label == "untrained":
         return jobs.Job(name, "digits_lt.py:simclr", (*own, *UNTRAINED))
     return jobs.Job(name, f"digits_lt.py:{label}", own)

@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _job(name: str, variant: str, seed: int, fields: list[str]) -> jobs.Job:
-    seeds = (f"--config.seed={seed}", f"--config.data.split={seed}")
+    seeds = (f"--config.seed={seed}", f"--config.data.seed={seed}")
     return jobs.Job(name, "digits_lt.py:vicreg", (*seeds, EVERY, *VARIANTS[variant], *fields))
 
 

@@ -165,7 +165,7 @@ def rows():
         yield
 
 
-@pytest.mark.usefixtures("rows")
+@pytest.mark.usefixtures("rows", "one_trace")
 @pytest.mark.parametrize("page", PAGES)
 def test_what_a_page_tells_you_to_do_works(page, folder, capsys):
     names = {}

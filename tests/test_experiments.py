@@ -94,11 +94,13 @@ def run_here(monkeypatch, tmp_path):
     return run
 
 
+# The rate is so small that the networks stay as they were drawn: where a run would go, rounding decides.
+UNTRAINED = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=4"]
+UNTRAINED += ["--config.optimizer.learning_rate=1e-5"]
+
+
 def test_planted_images_are_ranked_against_chance_and_rivals(run_here, tmp_path):
-    # The rate is so small that the networks stay as they were drawn: where a run would go, rounding decides.
-    fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=4"]
-    fields += ["--config.optimizer.learning_rate=1e-5"]
-    run_here("planted", fields)
+    run_here("planted", UNTRAINED)
     kinds = [path.stem.rpartition("_")[2] for path in (tmp_path / "images-0").iterdir()]
     assert {kind: kinds.count(kind) for kind in kinds} == {"digit": 587, "noise": 6, "photo": 6}
     with (tmp_path / "table.csv").open() as file:
@@ -113,8 +115,7 @@ def test_planted_images_are_ranked_against_chance_and_rivals(run_here, tmp_path)
 
 
 def test_wrong_labels_are_ranked_against_chance(run_here, tmp_path):
-    fields = ["--config.epochs=3", "--config.optimizer.warmup_epochs=1", "--config.model.width=4"]
-    run_here("mislabelled", fields)
+    run_here("mislabelled", UNTRAINED)
     images = list((tmp_path / "images-0" / "train").glob("*/*.png"))
     assert sum(path.stem.rpartition("_")[2] != path.parent.name for path in images) == round(0.05 * len(images)) == 24
     with (tmp_path / "table.csv").open() as file:
@@ -152,16 +153,17 @@ def test_the_demo_runs_from_start_to_report(run_here, tmp_path):
     fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
     fields += ["--config.evaluate.protocols=('linear_few_shot', 'knn')", "--config.evaluate.few_shot_epochs=2"]
     fields += ["--config.evaluate.map_images=40", "--config.projector.hidden=8"]
+    run_here("digits_demo", fields)
+    page = tmp_path / "report.html"
+    assert "whether SDCLR is better than SimCLR" in page.read_text()
+    written = {path: path.read_text() for path in tmp_path.glob("*/metrics.jsonl")}
+    page.unlink()
+    # The second time, in processes of their own, it finds all runs done.
     command = [sys.executable, str(ROOT / "experiments" / "digits_demo.py"), f"--out={tmp_path}", "--seeds=1", *fields]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert ended.returncode == 0, ended.stderr
     assert "sdclr − simclr" in ended.stdout
-    page = tmp_path / "report.html"
-    assert "whether SDCLR is better than SimCLR" in page.read_text()
-    written = {path: path.read_text() for path in tmp_path.glob("*/metrics.jsonl")}
-    page.unlink()
-    run_here("digits_demo", fields)  # the second time it finds all runs done
     assert "whether SDCLR is better than SimCLR" in page.read_text()
     assert {path: path.read_text() for path in tmp_path.glob("*/metrics.jsonl")} == written
     assert not list(tmp_path.glob("*/damaged_checkpoints"))

@@ -10,6 +10,7 @@ from sdclr_jax import recipes
 from sdclr_jax.errors import UserError
 from sdclr_jax.recipes import configs
 from sdclr_jax.records import EncoderRecord, TrainedOn, View
+from sdclr_jax.records.config import FREE
 from sdclr_jax.run import folder
 
 DATA = TrainedOn(images=3, sha256="0" * 64)
@@ -55,7 +56,7 @@ def test_every_field_is_identity_but_those_that_change_nothing_of_what_is_learnt
     assert {name for name in free if name.startswith("data.")} == {
         f"data.{name}" for name in ("root", "manifest", "lists", "groups", "workers", "prefetch")
     }
-    assert all(name in configs.DECLARED or name in configs.base.FIELDS for name in configs.base.FREE)
+    assert all(name in configs.DECLARED or name in configs.base.FIELDS for name in FREE)
 
 
 def test_a_folder_is_the_same_wherever_it_lies_and_another_data_set_is_another():

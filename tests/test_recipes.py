@@ -56,7 +56,7 @@ def test_crops_are_those_of_the_config(monkeypatch):
 
 def test_views_of_crops_are_those_crops_in_their_order():
     c = config()
-    c.views.flip = c.views.jitter_probability = c.views.grey_probability = 0.0
+    c.views.flip = c.views.jitter_probability = c.views.grayscale_probability = 0.0
     crops = np.random.default_rng(0).integers(0, 256, (4, 2, 12, 12, 3), np.uint8)
     views = jax.jit(recipes.views(c))(jax.random.key(0), (crops,))
     assert len(views) == 2
@@ -70,7 +70,7 @@ def test_views_of_crops_are_those_crops_in_their_order():
 
 def test_small_views_come_from_small_crops_and_have_their_own_probabilities():
     c = multi_crop()
-    c.views.flip = c.views.jitter_probability = c.views.grey_probability = 0.0
+    c.views.flip = c.views.jitter_probability = c.views.grayscale_probability = 0.0
     c.views.solarize_probability = (0.0, 1.0, 1.0)
     recipes.check(c)
     rng = np.random.default_rng(0)

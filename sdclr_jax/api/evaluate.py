@@ -159,6 +159,7 @@ def about(config: ConfigDict, data: recipes.Data) -> results.Data:
         name=config.data.name,
         subset=config.data.subset,
         split=config.data.split,
+        seed=config.data.seed,
         provenance=data.provenance,
         class_names=tuple(data.train.class_names),
         train_counts=tuple(int(n) for n in counts),

@@ -166,6 +166,7 @@ def exemplars_of_run(
             "name": config.data.name,
             "subset": config.data.subset,
             "split": config.data.split,
+            "seed": config.data.seed,
             "images": len(examples.ids),
             "list": longtail.list_hash(examples.ids),
             "class_names": list(examples.class_names) if class_groups else [],

@@ -36,7 +36,7 @@ def simclr_view(
     flip: float = 0.5,
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
     jitter_probability: float = 0.8,
-    grey_probability: float = 0.2,
+    grayscale_probability: float = 0.2,
     blur_probability: float | tuple[float, ...] = 0.0,
     blur_sigma: tuple[float, float] = (0.1, 2.0),
     solarize_probability: float | tuple[float, ...] = 0.0,
@@ -47,8 +47,8 @@ def simclr_view(
     """The views of SimCLR (Chen et al., ICML 2020, Appendix A), as torchvision makes them.
 
     A resized crop, a horizontal flip, brightness, contrast, saturation and hue in an order of their own for every
-    image, grey, a Gaussian blur, and the solarisation of BYOL (Grill et al., NeurIPS 2020, Appendix B). Images uint8
-    [B, H, W, 3] -> views float32 [B, size, size, 3].
+    image, grayscale, a Gaussian blur, and the solarisation of BYOL (Grill et al., NeurIPS 2020, Appendix B). Images
+    uint8 [B, H, W, 3] -> views float32 [B, size, size, 3].
 
     Where the views of an image lie in neighbouring rows, V of them, the probabilities of blur and solarisation may
     each be a tuple of V numbers, one a view.
@@ -63,7 +63,7 @@ def simclr_view(
         jitter: strength of brightness, contrast and saturation, whose factors lie in max(0, 1 - s)..1 + s, and of hue,
             whose shift lies in -s..s turns of the colour circle.
         jitter_probability: of changing an image's colours at all.
-        grey_probability: of leaving only brightness.
+        grayscale_probability: of leaving only brightness.
         blur_probability: where it is 0, no blur is compiled.
         blur_sigma: standard deviation of the blur in pixels, from and to.
         solarize_probability: of turning the brighter half of the values, x of 0.5 and more, into 1 - x.
@@ -78,20 +78,24 @@ def simclr_view(
     _check_range("blur_sigma", blur_sigma, math.inf)
     in_range = len(jitter) == 4 and min(jitter) >= 0 and jitter[_HUE] <= 0.5
     _check("jitter", jitter, in_range, "four numbers of at least 0, the last at most 0.5")
-    probabilities = {"flip": flip, "jitter_probability": jitter_probability, "grey_probability": grey_probability}
+    probabilities = {
+        "flip": flip,
+        "jitter_probability": jitter_probability,
+        "grayscale_probability": grayscale_probability,
+    }
     for name, value in probabilities.items():
         _check(name, value, 0 <= value <= 1, "between 0 and 1")
     _check_probabilities("blur_probability", blur_probability, batch)
     _check_probabilities("solarize_probability", solarize_probability, batch)
     u = jax.random.uniform(key, (batch, 35))
-    for_crop, for_jitter, for_flip, for_grey, for_blur = jnp.split(u, (22, 31, 32, 33), axis=1)
+    for_crop, for_jitter, for_flip, for_grayscale, for_blur = jnp.split(u, (22, 31, 32, 33), axis=1)
     if cropped:
         x = _unit(images)
     else:
         x = resized_crop(images, random_boxes(for_crop, height, width, crop_scale, crop_ratio), size)
     x = jnp.where(_per_image(for_flip[:, 0] < flip), x[:, :, ::-1], x)
     x = color_jitter(x, *random_jitter(for_jitter, jitter, jitter_probability))
-    x = jnp.where(_per_image(for_grey[:, 0] < grey_probability), luma(x), x)
+    x = jnp.where(_per_image(for_grayscale[:, 0] < grayscale_probability), luma(x), x)
     if np.any(blur_probability):
         sigma = _between(for_blur[:, 1], *blur_sigma)
         x = jnp.where(_per_image(for_blur[:, 0] < _per_row(blur_probability, batch)), gaussian_blur(x, sigma), x)

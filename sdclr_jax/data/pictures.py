@@ -21,17 +21,17 @@ class Pictures(Encoded):
 
     Args:
         pictures: paths, PIL images of any mode, and uint8 arrays [H, W, 1] or [H, W, 3].
-        grey: whether the bytes shall be those of a grey image.
+        grayscale: whether the bytes shall be those of a grayscale image.
     """
 
-    def __init__(self, pictures: Sequence[Picture], grey: bool = False):
-        self._pictures, self._grey = pictures, grey
+    def __init__(self, pictures: Sequence[Picture], grayscale: bool = False):
+        self._pictures, self._grayscale = pictures, grayscale
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, rows: np.ndarray) -> "Pictures":
-        return Pictures([self._pictures[row] for row in rows], self._grey)
+        return Pictures([self._pictures[row] for row in rows], self._grayscale)
 
     def read(self, row: int) -> bytes:
         picture = self._pictures[row]
@@ -43,7 +43,7 @@ class Pictures(Encoded):
             except (OSError, BadImage) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise UserError(f"{self.name(row)} cannot be read ({reason}): give paths of images") from error
-            if not self._grey:
+            if not self._grayscale:
                 return data
             picture = opened
         if isinstance(picture, np.ndarray):
@@ -55,7 +55,7 @@ class Pictures(Encoded):
         except Exception as error:  # of a file that is opened late, Pillow's readers raise a type of their own
             raise BadImage(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
         file = io.BytesIO()
-        (shown.convert("L") if self._grey else shown).save(file, "bmp")
+        (shown.convert("L") if self._grayscale else shown).save(file, "bmp")
         return file.getvalue()
 
     def fitted(self, height: int, width: int) -> np.ndarray:
@@ -64,7 +64,7 @@ class Pictures(Encoded):
         Raises:
             UserError: names the one that cannot be read.
         """
-        channels = 1 if self._grey else 3
+        channels = 1 if self._grayscale else 3
         fitted = np.empty((len(self), height, width, channels), np.uint8)
         for row in range(len(self)):
             try:

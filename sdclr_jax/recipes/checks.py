@@ -8,12 +8,14 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import branches
 from sdclr_jax.data import sources
+from sdclr_jax.data.subsets import lists
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.objectives import OBJECTIVES
-from sdclr_jax.recipes.configs import DECLARED, PER_VIEW, base, declared, fields, free
+from sdclr_jax.recipes.configs import DECLARED, PER_VIEW, base, declared, fields
 from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import view_count
 from sdclr_jax.records import names
+from sdclr_jax.records.config import free
 from sdclr_jax.run import folder
 
 LARGEST = 3.4e38  # in float32, which everything is computed in
@@ -68,6 +70,11 @@ def _check(config: ConfigDict) -> None:
         sources.check_name(config.data.name)
     encoder(config.model)  # which refuses fields and values that it does not have
     _check_objective(config)
+    if config.data.split and not (config.data.lists and config.data.name in lists.DATASETS):
+        why = f"the lists of {config.data.name} have no number" if config.data.lists else "data.lists is empty"
+        raise UserError(
+            f"data.split is {config.data.split}, but {why}: set it to 0; to draw other lists, change data.seed"
+        )
     if not config.prune.random_rate < 1 - config.prune.rate:
         raise UserError(f"prune.random_rate is {config.prune.random_rate}: it must be below 1 - prune.rate")
     if config.optimizer.warmup_epochs >= config.epochs:

@@ -8,7 +8,7 @@ import importlib.util
 import pathlib
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -59,11 +59,6 @@ def declared(config: ConfigDict) -> dict[str, base.Field]:
         found |= {f"{group}.name": DECLARED[f"{group}.name"]} if kind else {}
         found |= {f"{group}.{name}": field for name, field in kinds.get(kind, {}).items()}
     return found
-
-
-def free(names: Iterable[str]) -> list[str]:
-    """Those fields that change nothing of what is learnt."""
-    return [name for name in names if name in base.FREE or name.partition(".")[0] in base.FREE]
 
 
 def load(location: str) -> ConfigDict:

@@ -36,7 +36,8 @@ class Data(NamedTuple):
 _FIELDS = {
     "folder": "data.lists",
     "files": "data.lists",
-    "seed": "data.split",
+    "split": "data.split",
+    "seed": "data.seed",
     "rule": "data.groups",
     **{
         name: f"data.{name}"
@@ -61,7 +62,7 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
     files = None
     if c.lists:
         files = lists.find(c.lists, c.name, c.split) if numbered else labelled_lists.find(c.lists, c.name, c.profile)
-    source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, seed=c.split)
+    source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, seed=c.seed)
     train, test = source.load("train"), source.load("test")
     provenance = source.provenance()
     _check_view(config, train)
@@ -70,7 +71,7 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
         "imbalance": c.imbalance,
         "validation_per_class": c.validation_per_class,
         "few_shot_per_class": c.few_shot_per_class,
-        "seed": c.split,
+        "seed": c.seed,
         "profile": c.profile,
         "pareto": c.pareto,
     }

@@ -10,15 +10,16 @@ from sdclr_jax.data import sources
 from sdclr_jax.errors import UserError
 from sdclr_jax.files import expanded
 from sdclr_jax.recipes.checks import read
-from sdclr_jax.recipes.configs import declared, fields, free
+from sdclr_jax.recipes.configs import declared, fields
 from sdclr_jax.records import TrainedOn
+from sdclr_jax.records.config import free
 from sdclr_jax.run import folder
 
 PLACES = ("data.name", "data.root", "data.manifest", "data.lists")  # where the images are, and what is said of them
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
-    """The fields that change what is learnt, all but `base.FREE`, by their full names.
+    """The fields that change what is learnt, all but `records.config.FREE`, by their full names.
 
     A field that an older version did not have counts as its default. A folder of images is that folder wherever it
     lies: the hash of the list of its images, in data.json, says whether they are the same.

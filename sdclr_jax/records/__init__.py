@@ -4,7 +4,7 @@ results = records.read(records.Results, pathlib.Path("runs/sdclr/results.json"))
 results.protocols["knn"].few
 """
 
-from sdclr_jax.records import names
+from sdclr_jax.records import config, names
 from sdclr_jax.records.encoder import EncoderRecord, View
 from sdclr_jax.records.exemplars import Summary
 from sdclr_jax.records.folder import Embedding, TrainedOn
@@ -25,6 +25,7 @@ __all__ = [
     "TrainedOn",
     "View",
     "about",
+    "config",
     "decode",
     "flat",
     "lines",

@@ -1,8 +1,9 @@
 """exemplars/summary.json: what `sdclr exemplars` found."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from sdclr_jax.records import config
 from sdclr_jax.records.record import Count, Record, Share, says
 
 
@@ -111,11 +112,16 @@ class SummaryRun(Record):
 class SummaryData(Record):
     name: str = says("data set")
     subset: str = says("subset that the run trained on")
-    split: int = says("the config's data.split")
+    split: int = says("number of the published lists, data.split; 0 for none")
+    seed: int = says("seed of what was drawn, data.seed")
     images: Count = says("how many images that subset has")
     list: str = says("SHA-256 of their sorted ids")
     class_names: tuple[str, ...] = says("name of each class; empty where an image has not one class")
     class_groups: tuple[str, ...] = says("many, medium or few, for each class")
+
+    @classmethod
+    def read_fields(cls, value: dict[str, Any], where: str) -> dict[str, Any]:
+        return super().read_fields(config.with_seed(value), where)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

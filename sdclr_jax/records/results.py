@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Annotated, Any, ClassVar
 
+from sdclr_jax.records import config
 from sdclr_jax.records.groups import GROUPS, SUMMARY, summary
 from sdclr_jax.records.record import Count, Object, Record, Share, says
 
@@ -32,13 +33,18 @@ class Data(Record):
 
     name: str = says("data set")
     subset: str = says("subset that the run trained on")
-    split: int = says("the config's data.split")
+    split: int = says("number of the published lists, data.split; 0 for none")
+    seed: int = says("seed of what was drawn, data.seed")
     provenance: Object | None = says("what the data set was made from; null where that is not known", default=None)
     class_names: tuple[str, ...] = says("name of each class or attribute")
     train_counts: tuple[Count, ...] = says("images of each in the long tail")
     group_rule: str = says("by which rule classes are many, medium and few")
     groups: tuple[Group, ...] = says("many, medium or few, for each")
     lists: dict[str, str] = says("SHA-256 of the sorted ids of each list of images")
+
+    @classmethod
+    def read_fields(cls, value: dict[str, Any], where: str) -> dict[str, Any]:
+        return super().read_fields(config.with_seed(value), where)
 
     def check(self, where: str) -> None:
         classes = len(self.class_names)

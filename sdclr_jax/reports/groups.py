@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from sdclr_jax import records
 from sdclr_jax.errors import UserError
+from sdclr_jax.records.config import FOLDER, free
 from sdclr_jax.reports.runs import Run, plain
 
 
@@ -62,15 +63,18 @@ def by_data(groups: list[Group]) -> list[list[Group]]:
 
 def _data_name(run: Run) -> str:
     """Data set and subset; a folder of images by its own name, without the machine's layout."""
-    name, subset = _data(run)[:2]
-    kind, colon, path = name.partition(":")
-    return plain(f"{kind}{colon}{PurePath(path).name} ({subset})")
+    data = run.results.data
+    kind, colon, path = data.name.partition(":")
+    return plain(f"{kind}{colon}{PurePath(path).name} ({data.subset})")
 
 
 def settings(run: Run) -> dict[str, object]:
-    """The configuration as one level of dotted names, without what repeats vary and what the run never reads."""
+    """The configuration as one level of dotted names, without what repeats vary, what changes nothing of what
+    is learnt, and what the run never reads."""
     flat = records.flat(run.config)
-    unread = {"seed", "data.split"}
+    if flat.get("data.name", "").startswith(FOLDER):
+        flat["data.name"] = FOLDER  # wherever it lies; the lists of images say whether it is the same
+    unread = {"seed", "data.split", "data.seed"} | {name for name in free(flat) if not name.startswith("evaluate.")}
     if not run.has_sparse_branch:
         unread |= {name for name in flat if name.startswith("prune.")}
     return {name: value for name, value in flat.items() if name not in unread}
@@ -97,7 +101,8 @@ def confounds(groups: list[Group]) -> dict[str, dict[str, object]]:
 
 def _data(run: Run) -> tuple:
     data = run.results.data
-    return data.name, data.subset, data.group_rule, tuple(sorted(data.train_counts, reverse=True))
+    name = FOLDER if data.name.startswith(FOLDER) else data.name
+    return name, data.subset, data.group_rule, tuple(sorted(data.train_counts, reverse=True))
 
 
 def _labels(members: list[list[Run]]) -> list[str]:

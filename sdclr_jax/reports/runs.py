@@ -40,8 +40,9 @@ class Run:
         return self.config["seed"]
 
     @property
-    def split(self) -> int:
-        return self.config["data"]["split"]
+    def split(self) -> tuple[int, int]:
+        """Which lists of the data set: the number of published ones, and the seed of drawn ones."""
+        return self.config["data"]["split"], self.config["data"]["seed"]
 
     @cached_property
     def protocols(self) -> dict[str, Score]:
@@ -104,10 +105,10 @@ def _read_run(folder: Path) -> Run:
             f"{path} is missing: run `sdclr evaluate {folder}` first, or leave this folder out, as one of images "
             "without labels, which have no scores to compare (`sdclr exemplars` makes a page of those)"
         ) from None
-    measured = results.run.method, results.run.seed, results.data.split
-    if measured != (config["method"], config["seed"], config["data"]["split"]):
+    measured = results.run.method, results.run.seed, results.data.seed
+    if measured != (config["method"], config["seed"], config["data"]["seed"]):
         raise UserError(
-            f"{path} cannot be used (its method, seed or split is not that of {names.CONFIG}): "
+            f"{path} cannot be used (its method or a seed is not that of {names.CONFIG}): "
             f"{Results.REMEDY.format(folder=folder)}"
         )
     data = replace(results.data, class_names=tuple(map(plain, results.data.class_names)))
@@ -124,6 +125,7 @@ def _read_run(folder: Path) -> Run:
 @dataclass(frozen=True, kw_only=True)
 class _ConfigData(Record):
     split: int
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,7 @@ class _Config(Record):
 def _read_config(path: Path) -> dict:
     try:
         config = records.load(path)
+        config = records.config.of_today(config) if isinstance(config, dict) else config
         records.decode(_Config, config)
     except ValueError as error:
         raise UserError(f"{path} cannot be used ({error}): run `sdclr pretrain` again, or leave it out") from error

@@ -247,11 +247,13 @@ def to_csv(runs: list[Run]) -> str:
     """One line for each run, protocol and score, as shares from 0 to 1 at full precision."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("run", "group", "method", "seed", "split", "data", "subset", "protocol", "score", "value"))
+    writer.writerow(
+        ("run", "group", "method", "seed", "split", "data_seed", "data", "subset", "protocol", "score", "value")
+    )
     for member in group(runs):
         for run in member.runs:
             data = run.results.data
-            facts = (run.name, member.label, run.method, run.seed, run.split, plain(data.name))
+            facts = (run.name, member.label, run.method, run.seed, *run.split, plain(data.name))
             for protocol, record in run.protocols.items():
                 for score in (*SUMMARY, f"validation_{record.metric}"):
                     value = run.score(protocol, score)

@@ -32,7 +32,7 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         raise UserError(f"{path} cannot be read ({error}): put it back from a copy") from error
     if not isinstance(fields, dict):
         raise UserError(f"{path} is not an object of fields: put it back from a copy")
-    return ConfigDict(_tuples(fields))
+    return ConfigDict(_tuples(records.config.of_today(fields)))
 
 
 def _tuples(value: Any) -> Any:

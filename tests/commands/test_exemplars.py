@@ -42,7 +42,7 @@ def measured(tmp_path_factory):
     train(config("sdclr", "--config.keep_every=1"), folder / "zero", str(data_dir), devices=jax.devices()[:1])
     shutil.copytree(folder / "zero", folder / "one")  # the same weights, held against other images
     fields = json.loads((folder / "one" / "config.json").read_text())
-    fields["data"]["split"] = 1
+    fields["data"]["seed"] = 1
     (folder / "one" / "config.json").write_text(json.dumps(fields))
     before = files(folder)
     with pytest.MonkeyPatch.context() as patch:

@@ -234,7 +234,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
 
 
 def test_simclr_has_no_mask(data_dir, tmp_path):
-    state = run(config("simclr", "--config.epochs=2"), tmp_path / "run", data_dir)
+    short = ("--config.epochs=1", "--config.optimizer.warmup_epochs=0", "--config.collapse_every=0")
+    state = run(config("simclr", *short), tmp_path / "run", data_dir)
     assert state.mask is None
     assert not any(k.startswith("density") for line in lines(tmp_path / "run") for k in line)
 
@@ -301,6 +302,11 @@ BAD = {
     "objective": (["--config.objective.name=triplet"], "unknown objective.name 'triplet': known are barlow_twins"),
     "model": (["--config.model.name=vgg"], "unknown model.name 'vgg': known are resnet8, resnet10, "),
     "data set": (["--config.data.name=mnist"], "data.name is 'mnist', which is not known: choose one of celeba"),
+    "split": (["--config.data.split=3"], "data.split is 3, but data.lists is empty: set it to 0; to draw"),
+    "no such split": (
+        ["--config.data.name=celeba", "--config.data.lists=/x", "--config.data.split=3"],
+        "data.split is 3, but the lists of celeba have no number: set it to 0",
+    ),
     "subset": (["--config.data.subset=rare"], "unknown data.subset 'rare'"),
     "stem": (["--config.model.stem=imagenet"], "model.stem is 'imagenet', which leaves views of 8 x 8 with 2 x 2"),
     "warm-up": (["--config.optimizer.warmup_epochs=3"], "optimizer.warmup_epochs is 3: it must be below epochs, 3"),

@@ -18,7 +18,7 @@ from sdclr_jax.errors import ArgumentError
 
 GREY = {"mean": (0.3,), "std": (0.4,)}
 NEUTRAL = (1.0, 1.0, 1.0, 0.0)
-SIMCLR = {"size": 8, "grey_probability": 0.3, "blur_probability": 0.5, "blur_sigma": (0.3, 2.0)}
+SIMCLR = {"size": 8, "grayscale_probability": 0.3, "blur_probability": 0.5, "blur_sigma": (0.3, 2.0)}
 VIEWS = {  # name -> (view, shape of an image)
     "simclr": (partial(augment.simclr_view, **SIMCLR), (12, 12, 3)),
     "digits": (partial(augment.digits_view, **GREY), (8, 8, 1)),
@@ -343,7 +343,7 @@ def test_no_blur_is_traced_at_probability_zero(monkeypatch):
 
 
 def test_each_view_of_an_image_may_have_its_own_blur_and_solarisation():
-    images, still = noise(128, 8, 8, 3), {"flip": 0.0, "jitter_probability": 0.0, "grey_probability": 0.0}
+    images, still = noise(128, 8, 8, 3), {"flip": 0.0, "jitter_probability": 0.0, "grayscale_probability": 0.0}
     view = partial(augment.simclr_view, size=8, cropped=True, blur_sigma=(1.0, 1.0), **still)
     own = partial(view, blur_probability=(1.0, 0.0), solarize_probability=(0.0, 0.25))
     views = np.asarray(jax.jit(own)(jax.random.key(0), np.repeat(images, 2, axis=0))).reshape(128, 2, 8, 8, 3)
@@ -458,7 +458,7 @@ def test_views_are_a_function_of_the_key_on_any_number_of_devices(name):
         ("simclr", {"jitter": (-0.4, 0.4, 0.4, 0.1)}, r"jitter"),
         ("simclr", {"flip": 1.5}, r"flip is 1\.5: it must be between 0 and 1"),
         ("simclr", {"jitter_probability": -0.1}, r"jitter_probability"),
-        ("simclr", {"grey_probability": float("nan")}, r"grey_probability"),
+        ("simclr", {"grayscale_probability": float("nan")}, r"grayscale_probability"),
         ("simclr", {"blur_probability": 2}, r"blur_probability"),
         ("simclr", {"blur_probability": (0.5, 1.5)}, r"blur_probability is \(0\.5, 1\.5\)"),
         ("simclr", {"blur_probability": ()}, r"blur_probability is \(\)"),

@@ -53,7 +53,7 @@ def make_run(tmp_path):
             "objective": {"name": "nt_xent", "temperature": 0.2},
             "prune": {"rate": 0.9},
             "projector": {"layers": 3},
-            "data": {"name": "digits", "subset": "long_tail", "split": split},
+            "data": {"name": "digits", "subset": "long_tail", "split": 0, "seed": split},
         }
         for field, value in (config or {}).items():
             *parents, last = field.split(".")
@@ -68,7 +68,8 @@ def make_run(tmp_path):
             "data": {
                 "name": "digits",
                 "subset": "long_tail",
-                "split": split,
+                "split": 0,
+                "seed": split,
                 "class_names": list(CLASS_NAMES),
                 "train_counts": list(TRAIN_COUNTS),
                 "group_rule": "thirds",

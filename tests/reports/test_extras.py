@@ -41,6 +41,7 @@ def summary(shares=(0.2, 0.4), few=True):
                 "name": "digits",
                 "subset": "long_tail",
                 "split": 0,
+                "seed": 0,
                 "images": 30,
                 "list": "0" * 64,
                 "class_names": [],

@@ -36,6 +36,7 @@ def summary(images=30, labelled=True, epochs=(1.0, 2.0)):
             "name": f"photos{HOSTILE}",
             "subset": "long_tail",
             "split": 0,
+            "seed": 0,
             "images": images,
             "list": "0",
             "class_names": list(NAMES) if labelled else [],

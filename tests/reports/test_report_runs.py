@@ -16,7 +16,7 @@ def test_folder_of_runs_stands_for_them_and_each_is_read_once(make_run, monkeypa
 
 def test_facts_of_a_run(make_run):
     run = runs.read([make_run("a", "sdclr", seed=3, split=2, accuracy=[0.1, 0.2, 0.3, 0.4])])[0]
-    assert (run.method, run.seed, run.split, run.has_sparse_branch) == ("sdclr", 3, 2, True)
+    assert (run.method, run.seed, run.split, run.has_sparse_branch) == ("sdclr", 3, (0, 2), True)
     assert run.score("knn", "few") == 0.1
     assert run.score("unheard of", "few") is None
     assert [row["step"] for row in run.metrics] == [1, 2, 3, 4, 5, 6]
@@ -111,7 +111,7 @@ FULL = ("protocols", "linear_full")
         (_set("run", "epoch", value="2"), "epoch"),
         (_set("run", "epoch", value=float("inf")), "Infinity is no finite number"),
         (_set("run", "seed", value=5), "not that of config"),
-        (_set("data", "split", value=5), "not that of config"),
+        (_set("data", "seed", value=5), "not that of config"),
     ],
 )
 def test_wrong_results_name_file_field_and_remedy(make_run, edit, says):

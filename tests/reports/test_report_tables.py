@@ -104,6 +104,20 @@ def test_groups_leave_out_seed_split_and_settings_that_are_not_read(make_run):
     assert [(found.label, len(found.runs)) for found in group(runs.read(folders))] == [("simclr", 3)]
 
 
+def test_groups_leave_out_where_photos_lie_and_what_changes_nothing_of_what_is_learnt(make_run):
+    def on(path):
+        return lambda results: results["data"].update(name=path)
+
+    folders = [
+        make_run(
+            str(seed), seed=seed, config={"data.name": path, "data.workers": seed, "log_every": 9 + seed}, edit=on(path)
+        )
+        for seed, path in enumerate(("folder:/old/photos", "folder:/new/photos"))
+    ]
+    (found,) = group(runs.read(folders))
+    assert (found.label, len(found.runs), found.data_name) == ("simclr", 2, "folder:photos (long_tail)")
+
+
 def test_groups_of_one_method_are_labelled_by_what_differs(make_run):
     folders = [make_run(f"sdclr-{rate}", "sdclr", config={"prune.rate": rate}) for rate in (0.9, 0.7)]
     folders += [make_run("simclr"), make_run("simsiam", config={"method": "simsiam"}, edit=_method("simsiam"))]
@@ -270,8 +284,8 @@ def test_csv_is_tidy_and_exact(six_runs):
     rows = list(csv.DictReader(io.StringIO(tables.to_csv(runs.read(six_runs)))))
     assert len(rows) == 6 * 2 * 6  # runs, protocols, scores
     assert rows[0] == {
-        "run": "runs/simclr-0", "group": "simclr", "method": "simclr", "seed": "0", "split": "0", "data": "digits",
-        "subset": "long_tail", "protocol": "linear_full", "score": "all", "value": rows[0]["value"],
+        "run": "runs/simclr-0", "group": "simclr", "method": "simclr", "seed": "0", "split": "0", "data_seed": "0",
+        "data": "digits", "subset": "long_tail", "protocol": "linear_full", "score": "all", "value": rows[0]["value"],
     }  # fmt: skip
     assert float(rows[0]["value"]) == pytest.approx(0.725, rel=1e-12)
     assert [row["value"] for row in rows if row["score"] == "validation_accuracy"] == [""] * 12

@@ -17,8 +17,7 @@ from sdclr_jax.data.sources.folders import Folder
 from sdclr_jax.data.sources.small import Cifar, Digits
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.files import expanded
-
-FOLDER = "folder:"  # in front of the path of a person's own photos
+from sdclr_jax.records.config import FOLDER
 
 
 class Source(Protocol):

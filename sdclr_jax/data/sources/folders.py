@@ -74,7 +74,7 @@ class Folder:
             about["manifest_sha256"] = hashlib.sha256(self._manifest.read_bytes()).hexdigest()
             about["not_in_manifest"] = len(found.usable) - len(table.paths)
         if table.drawn:
-            about["test"] = f"{layouts.TEST_SHARE:g} of each class, drawn with data.split {self._seed}"
+            about["test"] = f"{layouts.TEST_SHARE:g} of each class, drawn with data.seed {self._seed}"
             about["test_list"] = str(self._test_list)
         return about
 

@@ -60,7 +60,7 @@ def test_drawn_test_images_are_a_function_of_the_seed_and_written_down(classes, 
     assert len({tuple(ids) for ids in tests.values()}) > 1
     assert load(classes, tmp_path / "other", "test", seed=2).ids.tolist() == tests[2]
     about = sources.source(f"folder:{classes}", data_dir, seed=3).provenance()
-    assert about["test"] == "0.2 of each class, drawn with data.split 3"
+    assert about["test"] == "0.2 of each class, drawn with data.seed 3"
     with open(about["test_list"], newline="") as file:
         assert [row["path"] for row in csv.DictReader(file)] == tests[3]
     put(classes, ["cat/later.png"])  # one more image moves at most one other into or out of the test images

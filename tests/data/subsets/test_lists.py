@@ -280,13 +280,13 @@ def data_dir(tmp_path_factory):
 def test_a_run_reads_the_lists_that_its_config_names(data_dir, tmp_path):
     """Drawn lists, written down as text and read again, are the same data; another split is not there."""
     config = digits_lt.get_config()
-    config.data.split = 2
+    config.data.seed = 2
     drawn = recipes.data(config, data_dir)
     for subset, pattern in lists.NAMES.items():
         text = io.StringIO()
         print(*drawn.part(subset).ids, sep="\n", file=text)
         (tmp_path / f"digits_{pattern.format(2)}.txt").write_text(text.getvalue())
-    config.data.lists = str(tmp_path)
+    config.data.lists, config.data.split = str(tmp_path), 2
     given = recipes.data(config, data_dir)
     assert_same(given.subsets, drawn.subsets._replace(class_order=given.subsets.class_order))
     counts = given.subsets.train_counts[given.subsets.class_order]
