@@ -27,7 +27,7 @@ from jaxtyping import install_import_hook
 
 import tests.shapes  # noqa: F401  # the hook finds it there
 
-install_import_hook("sdclr_jax.objectives", "tests.shapes.checked")
+install_import_hook(["sdclr_jax.objectives", "sdclr_jax.evaluation", "sdclr_jax.data.augment"], "tests.shapes.checked")
 assert jax.device_count() == 8
 # Tracing makes millions of small objects that live on: to look through them often is a tenth of the time.
 gc.set_threshold(50_000, 20, 20)

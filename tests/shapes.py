@@ -1,4 +1,4 @@
-"""The shapes in the signatures of `sdclr_jax.objectives` are checked in every call that a test makes (conftest.py)."""
+"""The shapes in signatures of objectives, evaluation and views are checked in every call of a test (conftest.py)."""
 
 from beartype import beartype
 

@@ -77,7 +77,7 @@ def test_a_field_that_an_older_version_did_not_have_counts_as_its_default():
 def test_another_identity_is_refused_by_field_and_values():
     before = recipes.identity(config())
     recipes.check_same_run(before, config(data__workers=3, data__name="folder:/moved", evaluate__knn_k=5))
-    with pytest.raises(UserError, match=r"--config\.prune\.rate=0\.5 would make it another run.* 0\.3"):
+    with pytest.raises(UserError, match=r"^config\.prune\.rate=0\.5 would make it another run.* 0\.3"):
         recipes.check_same_run(before, config(prune__rate=0.5))
 
 

@@ -30,6 +30,7 @@ def evaluate(
     run: Any,
     *,
     protocols: Sequence[str] | None = None,
+    data: Mapping[str, Any] | None = None,
     data_dir: str | os.PathLike | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Results:
@@ -38,6 +39,8 @@ def evaluate(
     Args:
         run: the run's folder, or an object whose `path` it is.
         protocols: names from `sdclr_jax.evaluation.protocols.PROTOCOLS`; None takes `evaluate.protocols` of the run.
+        data: fields of `config.data` that say where the images are now, such as {"name": "folder:/new/photos"}. That
+            they are the same images is checked, and the place is kept for the next call.
         data_dir: folder of prepared data sets; None is $SDCLR_DATA or ~/.cache/sdclr_jax/data.
         settings: fields of `config.evaluate` to change, such as {"knn_k": 50}.
 
@@ -45,7 +48,8 @@ def evaluate(
         What results.json holds.
 
     Raises:
-        UserError: no run there, an unknown protocol or field, and as `evaluate_run`.
+        UserError: no run there, an unknown protocol or field, one that would make it another run, and as
+            `evaluate_run`.
 
     >>> results = sdclr_jax.evaluate("runs/sdclr", protocols=["knn"], settings={"knn_k": 20})
     >>> knn = results.protocols["knn"]
@@ -55,8 +59,7 @@ def evaluate(
     directory = expanded(getattr(run, "path", run))
     config = recipes.read(directory)
     changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})
-    recipes.override(config, {"evaluate": changed})
-    recipes.check(config)
+    recipes.override_free(config, {"evaluate": changed, "data": dict(data or {})})
     folder.check_writable(directory)
     return evaluate_run(config, directory, data_dir)
 

@@ -6,7 +6,7 @@ import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,7 @@ def exemplars(
     against: str = pruning_probe.AGAINST[0],
     shown: int = 2000,
     neighbours: int = 6,
+    data: Mapping[str, Any] | None = None,
     data_dir: str | os.PathLike | None = None,
     progress: bool = False,
 ) -> records.Summary:
@@ -57,6 +58,7 @@ def exemplars(
         against: what the whole network is held against, one of `sdclr_jax.evaluation.pruning_probe.AGAINST`.
         shown: images on the page.
         neighbours: nearest images beside each.
+        data: fields of `config.data` that say where the images are now, as of `sdclr_jax.evaluate`.
         data_dir: folder of prepared data sets; None is $SDCLR_DATA or ~/.cache/sdclr_jax/data.
         progress: whether to draw bars on the standard error.
 
@@ -64,7 +66,7 @@ def exemplars(
         What summary.json holds.
 
     Raises:
-        UserError: no run there, and as `exemplars_of_run`.
+        UserError: no run there, a field that is unknown or would make it another run, and as `exemplars_of_run`.
         ArgumentError: an argument is out of its bounds.
 
     >>> summary = sdclr_jax.exemplars("runs/sdclr", rates=[0.9], pairs_of_views=1)
@@ -81,7 +83,7 @@ def exemplars(
     }
     check(**settings)
     config = recipes.read(directory)
-    recipes.check(config)
+    recipes.override_free(config, {"data": dict(data or {})})
     recipes.check_against(config, against)
     folder.check_writable(directory)
     return exemplars_of_run(config, directory, **settings, data_dir=data_dir, progress=progress)[1]

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, ArrayLike, Float, Int, Num, Shaped
 
 from sdclr_jax.data.crops import random_boxes
 from sdclr_jax.errors import ArgumentError
@@ -28,7 +29,7 @@ _BRIGHTNESS, _SATURATION, _HUE = 0, 2, 3  # 1 is contrast
 
 def simclr_view(
     key: jax.Array,
-    images: jax.Array,
+    images: Shaped[ArrayLike, "B H W C"],
     *,
     size: int,
     crop_scale: tuple[float, float] = (0.1, 1.0),
@@ -43,7 +44,7 @@ def simclr_view(
     cropped: bool = False,
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
-) -> jax.Array:
+) -> Float[Array, "B {size} {size} 3"]:
     """The views of SimCLR (Chen et al., ICML 2020, Appendix A), as torchvision makes them.
 
     A resized crop, a horizontal flip, brightness, contrast, saturation and hue in an order of their own for every
@@ -108,7 +109,7 @@ def simclr_view(
 
 def digits_view(
     key: jax.Array,
-    images: jax.Array,
+    images: Shaped[ArrayLike, "B H W C"],
     *,
     crop_scale: tuple[float, float] = (0.5, 1.0),
     rotation: float = 15.0,
@@ -116,7 +117,7 @@ def digits_view(
     contrast: float = 0.4,
     mean: Sequence[float],
     std: Sequence[float],
-) -> jax.Array:
+) -> Float[Array, "B H W C"]:
     """Views of tiny pictures on black, as digits are: crop, turn and shift in a single resampling, then contrast.
 
     The counterpart of `simclr_view` where colours, flips and repeated resampling would leave nothing to recognise.
@@ -144,8 +145,14 @@ def digits_view(
 
 
 def probe_view(
-    key: jax.Array, images: jax.Array, *, padding: int, flip: float, mean: Sequence[float], std: Sequence[float]
-) -> jax.Array:
+    key: jax.Array,
+    images: Shaped[ArrayLike, "B H W C"],
+    *,
+    padding: int,
+    flip: float,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Float[Array, "B H W C"]:
     """What the published linear probe trains on (Jiang et al., ICML 2021): the padded image cropped anywhere, a flip.
 
     `padding` is rows and columns of black on each side, `flip` a probability. Images uint8 [B, H, W, C] -> views
@@ -159,7 +166,9 @@ def probe_view(
     return _normalise(jnp.where(_per_image(u[:, 2] < flip), x[:, :, ::-1], x), mean, std)
 
 
-def plain(images: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+def plain(
+    images: Shaped[ArrayLike, "B H W C"], *, mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "B H W C"]:
     """The images uint8 [B, H, W, C] themselves, as float32 [B, H, W, C]: what is evaluated."""
     return _normalise(_unit(images), mean, std)
 
@@ -167,7 +176,9 @@ def plain(images: jax.Array, *, mean: Sequence[float], std: Sequence[float]) -> 
 # From uniform numbers to what they decide.
 
 
-def random_jitter(u: jax.Array, strength: Sequence[float], probability: float) -> tuple[jax.Array, jax.Array]:
+def random_jitter(
+    u: Float[ArrayLike, "B 9"], strength: Sequence[float], probability: float
+) -> tuple[Float[Array, "B 4"], Int[Array, "B 4"]]:
     """What `color_jitter` asks for, from uniform numbers [B, 9]: factors float32 [B, 4] and order int32 [B, 4].
 
     An image is left alone with 1 - `probability`: factors of 1, a hue shift of 0.
@@ -181,7 +192,9 @@ def random_jitter(u: jax.Array, strength: Sequence[float], probability: float) -
 # Operations.
 
 
-def resized_crop(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
+def resized_crop(
+    images: Shaped[ArrayLike, "B H W C"], boxes: Num[ArrayLike, "B 4"], size: int
+) -> Float[Array, "B {size} {size} C"]:
     """Cut boxes [B, 4] (top, left, height, width) out of uint8 [B, H, W, C] and resize them to [B, size, size, C].
 
     Bicubic as in Pillow: where a box shrinks the kernel is widened, so that nothing is skipped, and no pixel outside
@@ -192,14 +205,19 @@ def resized_crop(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
     return _separable(_unit(images), rows, columns)
 
 
-def shifted_crop(x: jax.Array, corners: jax.Array) -> jax.Array:
+def shifted_crop(x: Float[ArrayLike, "B H W C"], corners: Int[ArrayLike, "B 2"]) -> Float[Array, "B H W C"]:
     """The window of x's own size whose top left pixel lies at `corners` int [B, 2] (row, column); 0 outside of x."""
     starts = corners.astype(jnp.float32)[:, :, None, None]
     pick = (_index(n, 2) == _index(n, 1) + starts[:, axis] for axis, n in enumerate(x.shape[1:3]))
     return _separable(x, *(matrix.astype(jnp.float32) for matrix in pick))
 
 
-def affine(x: jax.Array, side: jax.Array, angle: jax.Array, offset: jax.Array) -> jax.Array:
+def affine(
+    x: Float[ArrayLike, "B H W C"],
+    side: Float[ArrayLike, " B"],
+    angle: Float[ArrayLike, " B"],
+    offset: Num[ArrayLike, "B 2"],
+) -> Float[Array, "B H W C"]:
     """Zoom, turn and shift x [B, H, W, C] about its middle, bilinear, 0 outside of x.
 
     `side` [B] is the share of x's side that fills the view, `angle` [B] is in radians, counter-clockwise, `offset`
@@ -217,12 +235,12 @@ def affine(x: jax.Array, side: jax.Array, angle: jax.Array, offset: jax.Array) -
     return jax.vmap(jax.vmap(read, in_axes=(2, None), out_axes=2))(x, [row, column])
 
 
-def luma(x: jax.Array) -> jax.Array:
+def luma(x: Float[ArrayLike, "... 3"]) -> Float[ArrayLike, "... 1"]:
     """Brightness [B, h, w, 1] of colours [B, h, w, 3], ITU-R BT.601."""
     return 0.299 * x[..., :1] + 0.587 * x[..., 1:2] + 0.114 * x[..., 2:]
 
 
-def adjust_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
+def adjust_hue(x: Float[ArrayLike, "B H W 3"], shift: Float[ArrayLike, " B"]) -> Float[Array, "B H W 3"]:
     """Turn the hue of x [B, h, w, 3] by `shift` [B] turns of the HSV colour circle, value and saturation unchanged."""
     red, green, blue = x[..., :1], x[..., 1:2], x[..., 2:]
     high, low = jnp.maximum(jnp.maximum(red, green), blue), jnp.minimum(jnp.minimum(red, green), blue)
@@ -239,7 +257,9 @@ def adjust_hue(x: jax.Array, shift: jax.Array) -> jax.Array:
     return low + chroma * jnp.clip(share, 0, 1)
 
 
-def color_jitter(x: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
+def color_jitter(
+    x: Float[ArrayLike, "B H W 3"], factors: Float[ArrayLike, "B 4"], order: Int[ArrayLike, "B 4"]
+) -> Float[Array, "B H W 3"]:
     """Change brightness, contrast, saturation and hue of x [B, h, w, 3], each image in its own order.
 
     Args:
@@ -258,12 +278,12 @@ def color_jitter(x: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Arra
     return x
 
 
-def solarize(x: jax.Array) -> jax.Array:
+def solarize(x: Float[ArrayLike, "B H W C"]) -> Float[Array, "B H W C"]:
     """x [B, h, w, C] with values of 0.5 and above turned into 1 - x."""
     return jnp.where(x < 0.5, x, 1 - x)
 
 
-def gaussian_blur(x: jax.Array, sigma: jax.Array) -> jax.Array:
+def gaussian_blur(x: Float[ArrayLike, "B H W C"], sigma: Float[ArrayLike, " B"]) -> Float[Array, "B H W C"]:
     """Blur x [B, h, w, C] by `sigma` [B] pixels, with a kernel of a tenth of the side, made odd (at least 3).
 
     As in SimCLR's code; but the picture is mirrored at its borders, as in torchvision, where that code lets black in.

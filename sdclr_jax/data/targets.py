@@ -148,10 +148,19 @@ class Attributes(Targets):
         return 1 / 4
 
 
+def are_attributes(labels: np.ndarray) -> bool:
+    """Whether labels say which attributes an image has, 0 and 1 [N, C], and not which class it is of, int [N].
+
+    >>> are_attributes(np.array([[0, 1], [1, 1]]))
+    True
+    """
+    return np.ndim(labels) > 1
+
+
 def as_targets(labels: np.ndarray, num_classes: int) -> Targets:
     """The targets that `labels` are: `Classes` where they are int [N], `Attributes` where they are 0 and 1, [N, C].
 
     >>> as_targets(np.array([0, 2, 1]), 3).metric
     'accuracy'
     """
-    return (Classes if np.ndim(labels) == 1 else Attributes)(labels, num_classes)
+    return (Attributes if are_attributes(labels) else Classes)(labels, num_classes)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.evaluation.features import unit
 
@@ -47,7 +48,7 @@ DAMAGE = "the other branches are healthy, so prune.rate is likely too high: lowe
 Pairs = tuple[tuple[tuple[str, int], tuple[str, int]], ...]
 
 
-def spread(z: jax.Array) -> jax.Array:
+def spread(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Mean over the dimensions of the standard deviation of unit-length embeddings (Chen and He, CVPR 2021, Figure 2).
 
     Its largest value, 1 / sqrt(D), means directions spread evenly around the origin; 0 is a collapse to one point.
@@ -55,7 +56,7 @@ def spread(z: jax.Array) -> jax.Array:
     return jnp.mean(jnp.std(unit(z), axis=0))
 
 
-def effective_rank(z: jax.Array) -> jax.Array:
+def effective_rank(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """RankMe (Garrido et al., ICML 2023, Eq. 1): exp(-sum_k p_k log p_k), from 1 to min(N, D).
 
     p_k = s_k / sum_j s_j + 1e-7, with s the singular values of `z`, which is not centred. Scaling `z` and rotating it
@@ -67,7 +68,7 @@ def effective_rank(z: jax.Array) -> jax.Array:
     return jnp.exp(-jnp.sum(p * jnp.log(p)))
 
 
-def alignment(z_a: jax.Array, z_b: jax.Array) -> jax.Array:
+def alignment(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Mean squared distance of the two views of an image (Wang and Isola, ICML 2020, Section 4.1.1, alpha = 2).
 
     Embeddings are brought to unit length; 0 is best, 2 what unrelated directions have.
@@ -75,7 +76,7 @@ def alignment(z_a: jax.Array, z_b: jax.Array) -> jax.Array:
     return jnp.mean(jnp.sum((unit(z_a) - unit(z_b)) ** 2, axis=1))
 
 
-def alignment_ratio(z_a: jax.Array, z_b: jax.Array) -> jax.Array:
+def alignment_ratio(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """`alignment` over the mean squared distance of views of two images: 0 is best, at 1 a view does not tell which
     image it is of. It sees a collapse to one point also where unit length blows up what is left of it."""
     z_a, z_b = unit(z_a), unit(z_b)
@@ -85,7 +86,7 @@ def alignment_ratio(z_a: jax.Array, z_b: jax.Array) -> jax.Array:
     return (alignment(z_a, z_b) + 1e-6) / (jnp.mean(distances, where=different) + 1e-6)
 
 
-def uniformity(z: jax.Array) -> jax.Array:
+def uniformity(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """log of the mean of exp(-2 |x - y|^2) over pairs of two images (Wang and Isola, ICML 2020, Section 4.1.2, t = 2).
 
     Embeddings are brought to unit length; 0 is one point, about -4 directions spread evenly in many dimensions.
@@ -97,7 +98,7 @@ def uniformity(z: jax.Array) -> jax.Array:
     return jnp.log(jnp.mean(similar, where=different))
 
 
-def prototype_usage(scores: jax.Array) -> jax.Array:
+def prototype_usage(scores: Float[ArrayLike, "N K"]) -> Float[Array, ""]:
     """How evenly images spread over K prototypes, by the one nearest to each: `scores` [N, K] -> 1 / min(N, K) to 1.
 
     The perplexity exp(H) of the share of images that each prototype has, over the most that it could be.

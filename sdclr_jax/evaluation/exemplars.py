@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Integer
 from scipy import stats
 
 from sdclr_jax.errors import ArgumentError
@@ -46,7 +47,7 @@ def size(images: int, fraction: float) -> int:
     return math.ceil(fraction * images - 1e-9)  # 0.07 * 100 is 7.000000000000001
 
 
-def order(scores: np.ndarray) -> np.ndarray:
+def order(scores: Float[np.ndarray, " N"]) -> Integer[np.ndarray, " N"]:
     """Indices [N], the most forgotten image first; images of equal score keep their order.
 
     Raises:
@@ -61,7 +62,7 @@ def order(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-def membership(scores: np.ndarray, fraction: float) -> np.ndarray:
+def membership(scores: Float[np.ndarray, " N"], fraction: float) -> Float[np.ndarray, " N"]:
     """How much each image [N] belongs to the forgotten set: 1 or 0, and where images tie at its border, the chance to
     be in it if ties were broken at random. The sum is `size(N, fraction)`; equal scores say nothing about anybody.
     """
@@ -71,7 +72,7 @@ def membership(scores: np.ndarray, fraction: float) -> np.ndarray:
     return np.where(above, 1.0, np.where(tied, (k - np.count_nonzero(above)) / np.count_nonzero(tied), 0.0))
 
 
-def share(scores: np.ndarray, member: np.ndarray, fraction: float) -> Share:
+def share(scores: Float[np.ndarray, " N"], member: Bool[np.ndarray, " N"], fraction: float) -> Share:
     """Share of a group in the forgotten set.
 
     The null model is that scores are exchangeable between images: any set of that size is as likely. The members in it
@@ -89,7 +90,9 @@ def share(scores: np.ndarray, member: np.ndarray, fraction: float) -> Share:
     return Share(float(membership(scores, fraction) @ member) / k, float(np.mean(member)), low / k, high / k)
 
 
-def class_share(scores: np.ndarray, labels: np.ndarray, classes: Sequence[int], fraction: float) -> Share:
+def class_share(
+    scores: Float[np.ndarray, " N"], labels: Integer[np.ndarray, " N"], classes: Sequence[int], fraction: float
+) -> Share:
     """Share of a class's images that is forgotten, mean over a group's classes.
 
     The null model is that the group is any choice of as many classes. Images of one class are forgotten alike, so a
@@ -150,7 +153,7 @@ def shares(scores: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence
     ]
 
 
-def overlap(a: np.ndarray, b: np.ndarray, fraction: float) -> Overlap:
+def overlap(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"], fraction: float) -> Overlap:
     """Overlap of the forgotten sets that two scorings [N] of the same images make.
 
     Chance is two random sets of k of N images: again hypergeometric. Jaccard grows with the shared images, so the

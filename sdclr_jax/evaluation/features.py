@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.errors import ArgumentError, UserError
 
@@ -13,9 +14,9 @@ from sdclr_jax.errors import ArgumentError, UserError
 _IN_FLIGHT = 2
 
 
-def unit(features: jax.Array) -> jax.Array:
+def unit(features: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
     """The rows of [N, D] at length 1, float32; a zero vector stays zero."""
-    features = features.astype(jnp.float32)
+    features = jnp.asarray(features, jnp.float32)
     return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 

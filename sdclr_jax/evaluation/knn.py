@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import ArrayLike, Float, Integer, Num
 
 from sdclr_jax.data.targets import as_targets
 from sdclr_jax.errors import ArgumentError
@@ -14,15 +15,15 @@ from sdclr_jax.evaluation.features import in_batches, unit
 
 
 def predict(
-    train_features: np.ndarray,
-    train_labels: np.ndarray,
-    test_features: np.ndarray,
+    train_features: Float[ArrayLike, "N D"],
+    train_labels: Integer[ArrayLike, "N ..."],
+    test_features: Float[ArrayLike, "M D"],
     *,
     num_classes: int,
     k: int = 200,
     temperature: float = 0.1,
     batch_size: int = 256,
-) -> np.ndarray:
+) -> Num[np.ndarray, "M ..."]:
     """What the `k` most similar training images of each test image vote for.
 
     A neighbour's vote weighs exp(cosine / temperature), or 1 where the temperature is infinite. Features are [N, D] and
@@ -56,7 +57,7 @@ class Neighbours(NamedTuple):
     distances: np.ndarray  # float32 [N, k], 1 - cosine
 
 
-def neighbours(features: np.ndarray, k: int, *, batch_size: int = 256) -> Neighbours:
+def neighbours(features: Float[ArrayLike, "N D"], k: int, *, batch_size: int = 256) -> Neighbours:
     """The `k` nearest other images of each of the `features` [N, D], which may be of any length.
 
     The earlier of two equally near images comes first. Memory is `batch_size` * N similarities. Raises ArgumentError

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import ArrayLike, Float, Int32, Integer
 
 from sdclr_jax.data.targets import Classes, as_targets
 from sdclr_jax.errors import ArgumentError
@@ -51,12 +52,16 @@ class LogisticProbe(NamedTuple):
     history: tuple[LogisticFit, ...]  # one for each l2, in the order given
 
 
-def predict(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def predict(
+    features: Float[ArrayLike, "N D"], kernel: Float[ArrayLike, "D C"], bias: Float[ArrayLike, " C"]
+) -> Int32[np.ndarray, " N"]:
     """Class of each row of `features` [N, D], the lowest on ties: int32 [N]."""
     return np.asarray(_predict(features, kernel, bias))
 
 
-def logits(features: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def logits(
+    features: Float[ArrayLike, "N D"], kernel: Float[ArrayLike, "D C"], bias: Float[ArrayLike, " C"]
+) -> Float[np.ndarray, "N C"]:
     """What a linear classifier says for each class or attribute of each row of `features` [N, D]: float32 [N, C]."""
     return np.asarray(linear(features, kernel, bias))
 
@@ -118,10 +123,10 @@ def sgd(
 
 
 def logistic(
-    features: np.ndarray,
-    labels: np.ndarray,
-    validation_features: np.ndarray,
-    validation_labels: np.ndarray,
+    features: Float[np.ndarray, "N D"],
+    labels: Integer[np.ndarray, "N ..."],
+    validation_features: Float[np.ndarray, "V D"],
+    validation_labels: Integer[np.ndarray, "V ..."],
     *,
     num_classes: int,
     l2: Sequence[float] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
@@ -162,8 +167,8 @@ def logistic(
 
 
 def adam(
-    features: np.ndarray,
-    labels: np.ndarray,
+    features: Float[np.ndarray, "N D"],
+    labels: Integer[np.ndarray, " N"],
     *,
     num_classes: int,
     seed: int = 0,
@@ -172,7 +177,7 @@ def adam(
     learning_rate: float = 1e-2,
     final_learning_rate: float = 1e-6,
     weight_decay: float = 5e-6,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "D {num_classes}"], Float[np.ndarray, " {num_classes}"]]:
     """The probe of Zhou et al., ICML 2022 (BCL; github.com/MediaBrain-SJTU/BCL, eval_cifar.py), after W-MSE's: Adam on
     fixed features, the weights of the last epoch. No validation images are seen.
 
@@ -206,8 +211,12 @@ def adam(
 
 
 def ridge(
-    features: np.ndarray, labels: np.ndarray, *, num_classes: int, l2: float = 1e-2
-) -> tuple[np.ndarray, np.ndarray]:
+    features: Float[np.ndarray, "N D"],
+    labels: Integer[np.ndarray, "N ..."],
+    *,
+    num_classes: int,
+    l2: float = 1e-2,
+) -> tuple[Float[np.ndarray, "D {num_classes}"], Float[np.ndarray, " {num_classes}"]]:
     """Ridge regression of one-hot labels, in closed form: kernel [D, C] and bias [C] for raw features, float32.
 
     It minimises the mean over the images of the squared error, summed over the classes, + l2 * |kernel|^2, the bias

@@ -18,7 +18,7 @@ from sdclr_jax.recipes.evaluation import (
     pruning_probe,
 )
 from sdclr_jax.recipes.examples import Data, data
-from sdclr_jax.recipes.identity import check_same_run, identity, located, note_places
+from sdclr_jax.recipes.identity import check_same_run, identity, located, note_places, override_free
 from sdclr_jax.recipes.images import (
     batches,
     centre_crop,
@@ -59,6 +59,7 @@ __all__ = [
     "note_places",
     "online_probe",
     "override",
+    "override_free",
     "plain_view",
     "probe_batch_size",
     "probe_crops",

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from sdclr_jax.data import sources
 from sdclr_jax.errors import UserError
 from sdclr_jax.files import expanded
-from sdclr_jax.recipes.checks import read
-from sdclr_jax.recipes.configs import declared, fields
+from sdclr_jax.recipes.checks import check, read
+from sdclr_jax.recipes.configs import declared, fields, override
 from sdclr_jax.records import TrainedOn
 from sdclr_jax.records.config import free
 from sdclr_jax.run import folder
@@ -44,10 +44,22 @@ def check_same_run(before: Mapping[str, Any], config: ConfigDict) -> None:
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(
-                f"--config.{name}={now.get(name)} would make it another run: this one was trained with "
+                f"config.{name}={now.get(name)} would make it another run: this one was trained with "
                 f"{before.get(name)}; what can be overridden is what changes nothing of that: config.evaluate, "
                 f"{', '.join(PLACES)}, data.workers and such"
             )
+
+
+def override_free(config: ConfigDict, values: Mapping[str, Any]) -> None:
+    """Set fields of a run's config, given by nested or dotted names, which change nothing of what was learnt.
+
+    Raises:
+        UserError: there is no such field, it would be another run, or a value is not accepted.
+    """
+    before = identity(config)
+    override(config, values)
+    check_same_run(before, config)
+    check(config)
 
 
 def located(config: ConfigDict) -> ConfigDict:

@@ -1,6 +1,7 @@
 """The commit, the libraries and the hardware that a run was made with: versions.json."""
 
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -38,8 +39,17 @@ def _commit() -> str:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
         status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return _installed_commit()
     return commit.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+
+
+def _installed_commit() -> str:
+    """What pip wrote down where the package was installed from a Git address (PEP 610)."""
+    try:
+        written = importlib.metadata.distribution("sdclr_jax").read_text("direct_url.json")
+        return json.loads(written or "{}").get("vcs_info", {}).get("commit_id", "unknown")
+    except (importlib.metadata.PackageNotFoundError, ValueError, AttributeError):
+        return "unknown"
 
 
 def _processor() -> str:

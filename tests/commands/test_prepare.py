@@ -49,6 +49,7 @@ def test_from_the_archive_to_a_run(tmp_path, capsys):
     data_dir, run = f"--data_dir={tmp_path / 'data'}", tmp_path / "run"
     config = f"--config={ROOT / 'configs' / 'cifar10_lt.py'}:sdclr"
     pretrain = ["pretrain", config, f"--workdir={run}", data_dir, f"--config.data.lists={tmp_path}", *PROFILE]
+    pretrain += ["--config.data.split=1"]
 
     (tmp_path / "data").mkdir()
     counts = write_lists(tmp_path, archives.original("cifar10", content, "train")[1][:, 0])

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from sdclr_jax import parallel, recipes
+from sdclr_jax.api.evaluate import evaluate
+from sdclr_jax.api.exemplars import exemplars
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data import batches
@@ -118,11 +120,18 @@ def test_photos_that_have_moved_are_found_and_that_is_remembered(finished, folde
         assert main.main([*command, "--config.data.name=folder:others"]) == 2
         assert "was trained on 17 images" in capsys.readouterr().err
         assert main.main([*command, "--config.data.n_max=9"]) == 2
-        assert "--config.data.n_max=9 would make it another run" in capsys.readouterr().err
+        assert "config.data.n_max=9 would make it another run" in capsys.readouterr().err
     assert recipes.read(directory).data.name == f"folder:{folder}"
     assert main.main([*knn, "--config.data.name=folder:moved", "--config.data.workers=0"]) == 0
     assert recipes.read(directory).data.name == f"folder:{moved}"
     assert recipes.read(directory).data.workers == 1
+    for call in (evaluate, exemplars):
+        with pytest.raises(UserError, match=r"config\.data\.n_max=9 would make it another run"):
+            call(directory, data={"n_max": 9})
+        with pytest.raises(UserError, match="was trained on 17 images"):
+            call(directory, data={"name": "folder:others"})
+    evaluate(directory, protocols=["knn"], settings={"map_images": 0}, data={"name": f"folder:{folder}"})
+    assert recipes.read(directory).data.name == f"folder:{folder}"
     resumed = run(config("moved", "--config.log_every=3"), directory)
     assert_same_bits(resumed, finished[1])
     assert recipes.read(directory).log_every == 3

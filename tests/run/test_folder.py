@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import struct
+import types
 
 import pytest
 from ml_collections import ConfigDict
@@ -167,6 +168,24 @@ def test_other_images_are_noticed(tmp_path):
     (tmp_path / "run" / "data.json").write_text("{}")
     with pytest.raises(UserError, match=r"data.json cannot be used \(it lacks images\): put it back"):
         folder.about_other_data(tmp_path / "run", DATA)
+
+
+@pytest.mark.parametrize(
+    ("written", "commit"),
+    [
+        ('{"url": "https://example.org/x.git", "vcs_info": {"vcs": "git", "commit_id": "0123abc"}}', "0123abc"),
+        ('{"url": "file:///x", "dir_info": {}}', "unknown"),
+        ("[]", "unknown"),
+        ("{", "unknown"),
+        (None, "unknown"),
+    ],
+)
+def test_the_commit_of_what_pip_installed_from_git(written, commit, monkeypatch):
+    monkeypatch.setattr(versions, "__file__", "/nowhere/versions.py")
+    installed = types.SimpleNamespace(read_text={"direct_url.json": written}.get)
+    monkeypatch.setattr(versions.importlib.metadata, "distribution", {"sdclr_jax": installed}.get)
+    monkeypatch.setattr(versions.importlib.metadata, "version", lambda name: "1")
+    assert versions.current()["commit"] == commit
 
 
 def test_versions_of_the_first_start_stay(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sdclr_jax.data.targets import are_attributes
 from sdclr_jax.errors import UserError
 
 TEST_SHARE = 0.2  # of each class, where test images have to be drawn
@@ -157,14 +158,14 @@ def with_test(table: Table, seed: int) -> Table:
         groups = defaultdict(list)
         for i, path in enumerate(table.paths):
             key = hashlib.sha256(f"{seed}/{path}".encode()).digest()
-            groups[int(table.labels[i]) if table.labels.ndim == 1 else 0].append((key, i))
+            groups[0 if are_attributes(table.labels) else int(table.labels[i])].append((key, i))
         drawn = {
             i
             for group in groups.values()
             for _, i in sorted(group)[: max(int(TEST_SHARE * len(group)), min(len(group) - 1, 1))]
         }
         table = table._replace(splits=["test" if i in drawn else "train" for i in range(len(table.paths))], drawn=True)
-    if names and table.labels.ndim == 1:
+    if names and not are_attributes(table.labels):
         trained = Counter(
             label for label, split in zip(table.labels.tolist(), table.splits, strict=True) if split == "train"
         )

@@ -16,6 +16,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.sources import prepared
 from sdclr_jax.data.sources.progress import bar
+from sdclr_jax.data.targets import are_attributes
 from sdclr_jax.errors import UserError
 
 _IDS = ("file_name", "filename", "id")  # of imagenet2012, places365_small, i_naturalist2018
@@ -136,4 +137,4 @@ def _all(folder: pathlib.Path, split: str, opened: _Opened, progress: bool) -> t
     except Exception as error:  # as in _open
         raise UserError(f"The data set in {folder} is damaged; prepare it again with tfds.") from error
     labels = np.array(labels)
-    return np.array(ids, str), labels.astype(np.int32 if labels.ndim == 1 else np.uint8)
+    return np.array(ids, str), labels.astype(np.uint8 if are_attributes(labels) else np.int32)

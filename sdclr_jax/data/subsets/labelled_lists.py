@@ -15,6 +15,7 @@ import numpy as np
 
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import lists, longtail
+from sdclr_jax.data.targets import are_attributes
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded
 
@@ -117,7 +118,7 @@ def read(
     Raises:
         UserError: names the file, what is wrong with it, and the remedy.
     """
-    if train.labels.ndim > 1 or not train.class_names:
+    if are_attributes(train.labels) or not train.class_names:
         raise ArgumentError("files", f"are given, but the images of {name} have no classes: go without lists")
     rows, numbering = {}, _Numbering(train.class_names)
     for subset, path in files.items():

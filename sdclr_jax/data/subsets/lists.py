@@ -40,27 +40,25 @@ def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.
         split: N in the files' names.
 
     Raises:
-        ArgumentError: no such folder, or a list is missing.
+        ArgumentError: no such folder, no such split, or a list is missing.
     """
     folder = expanded(folder)
     if not folder.is_dir():
         raise ArgumentError("folder", f"is {folder}, which is no folder: give the folder of the lists")
     prefix = "" if name == "cifar10" else f"{name}_"
+    tails = (re.fullmatch(re.escape(prefix) + r"split(\d+)_D_i\.(npy|txt)", path.name) for path in folder.iterdir())
+    splits = sorted({int(match[1]) for match in tails if match})
+    if splits and split not in splits:
+        raise ArgumentError("split", f"is {split}: {folder} has lists of the splits {', '.join(map(str, splits))}")
     files = {}
     for subset, pattern in NAMES.items():
         stem = prefix + pattern.format(split)
         there = [path for path in (folder / f"{stem}.npy", folder / f"{stem}.txt") if path.is_file()]
         if len(there) != 1:
-            splits = sorted(
-                int(match[1])
-                for path in folder.iterdir()
-                if (match := re.fullmatch(re.escape(prefix) + r"split(\d+)_D_i\.(npy|txt)", path.name))
-            )
-            known = f" (split is {split}; there are long tails of the splits {splits})" if splits else ""
             raise ArgumentError(
                 "folder",
                 f"is {folder}, which holds {'both' if there else 'neither'} {stem}.npy "
-                f"{'and' if there else 'nor'} {stem}.txt{known}: put one list for each of "
+                f"{'and' if there else 'nor'} {stem}.txt: put one list for each of "
                 f"{', '.join(prefix + p.format('N') for p in NAMES.values())} there",
             )
         files[subset] = there[0]

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdclr_jax.data.subsets.profiles import PARETO, class_counts
+from sdclr_jax.data.targets import are_attributes
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.records import GROUPS
 
@@ -77,10 +78,10 @@ def draw(
         if value < least:
             raise ArgumentError(argument, f"is {value}: it must be at least {least}")
     held_out = np.zeros(len(labels), bool) if held_out is None else held_out
-    if profile != "as_is" and (labels.ndim > 1 or num_classes == 0):
-        what = "attributes" if labels.ndim > 1 else "no labels"
+    if profile != "as_is" and (are_attributes(labels) or num_classes == 0):
+        what = "attributes" if are_attributes(labels) else "no labels"
         raise ArgumentError("profile", f"is {profile!r}, but the images have {what}: set it to 'as_is'")
-    if labels.ndim > 1:
+    if are_attributes(labels):
         return _of_attributes(labels, validation_per_class, few_shot_per_class, seed, held_out)
     if num_classes == 0:
         none = np.empty(0, np.int64)
