@@ -5,11 +5,27 @@ from collections.abc import Iterator, Mapping
 
 
 class UserError(ValueError):
-    """Bad input: the message is one sentence that names the field or file and the remedy. Exit status 2."""
+    """Bad input: the message is one sentence that names the field or file and the remedy."""
+
+    status = 2  # of the process that it ends
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number: the message names step and branch. Exit status 1."""
+    """The loss is no longer a number: the message names step and branch."""
+
+    status = 1
+
+
+class Lost(RuntimeError):
+    """Another process of the run is gone, or waits for ever."""
+
+    status = 1
+
+
+class Stopped(KeyboardInterrupt):
+    """A stop was asked for; the state is saved."""
+
+    status = 75  # "try again later", by convention
 
 
 class ArgumentError(ValueError):
@@ -20,6 +36,8 @@ class ArgumentError(ValueError):
     Traceback (most recent call last):
     sdclr_jax.errors.ArgumentError: k is 0: it must be at least 1
     """
+
+    status = 2
 
     def __init__(self, argument: str, problem: str):
         super().__init__(f"{argument} {problem}")

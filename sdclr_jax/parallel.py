@@ -1,4 +1,4 @@
-"""Processes and devices: one mesh, two shardings. Every computation is one `jit` on global arrays.
+"""Devices: one mesh, two shardings. Every computation is one `jit` on global arrays.
 
 With the batch split over the devices and the state on each of them, batch norm and the loss are over the global
 batch on any number of devices, and no collective is written by hand.
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
@@ -17,11 +16,6 @@ class Shardings(NamedTuple):
 
     replicated: NamedSharding
     batch: NamedSharding
-
-
-def initialize() -> None:
-    """Join the processes of a cluster (TPU pod, Slurm, MPI); must come before any other use of JAX."""
-    jax.distributed.initialize()
 
 
 def shardings(devices: list[jax.Device] | None = None) -> Shardings:
@@ -56,14 +50,3 @@ def split(rows: np.ndarray, places: np.ndarray, batch_size: int, sharding: Named
         return rows[np.searchsorted(places, np.arange(batch_size)[index[0]])]  # a copy, as it has a list of indices
 
     return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, held)
-
-
-def barrier(name: str) -> None:
-    """Wait until every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
-
-
-def is_main() -> bool:
-    """Whether this process is the one that writes files and shows progress."""
-    return jax.process_index() == 0

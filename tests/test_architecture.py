@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "trees": 0,
     "parallel": 0,
+    "processes": 0.5,
     "files": 0.5,
     "records": 0.6,
     "run": 0.75,

@@ -1,27 +1,44 @@
-"""Two processes on one machine, one device each, train what one process with two devices trains."""
+"""Two processes on one machine, one device each: they train what one process with two devices trains, and they stop and
+fail together. What else may happen to them is in experiments/process_faults.py."""
 
 import os
 import pathlib
+import re
+import signal
 import socket
 import subprocess
 import sys
 
 import jax
 import numpy as np
+import pytest
 
-from sdclr_jax import parallel, recipes, trees
+from sdclr_jax import parallel, processes, recipes, trees
 from sdclr_jax.api.pretrain import train
-from sdclr_jax.run import metrics
+from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines
 
 PROGRAM = """
-import sys
+import os, signal, sys, time
 import jax
-port, process, *options = sys.argv[1:]
-jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+port, process, stops, *options = sys.argv[1:]
+join = jax.distributed.initialize
+jax.distributed.initialize = lambda **how: join(f"localhost:{port}", 2, int(process), **how)
 from sdclr_jax.commands import main
-sys.exit(main.main(["pretrain", *options]))
+from sdclr_jax.data.batches import Resident
+from_step = Resident.from_step
+
+def stopped(self, step):
+    for number, batch in enumerate(from_step(self, step), step):
+        if number == 2 and process == stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)  # the others hear of it within a second or two
+        yield batch
+
+if stops in "01":
+    Resident.from_step = stopped
+sys.exit(main.main(["pretrain", "--distributed", *options]))
 """
 
 
@@ -31,21 +48,34 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def test_two_processes_train_what_one_trains(tmp_path):
-    # Few steps, since in each the processes wait for each other; and small ones, since rounding grows with them.
-    fields = ("--config.epochs=2", "--config.evaluate.every=2", "--config.optimizer.learning_rate=0.01")
-    options = arguments(tmp_path / "two", tmp_path / "data", "sdclr", *fields, "--noprogress")
+def run(*options, stops="none", own=((), ())):
+    """Exit statuses and outputs of two processes with these options, and each with options of its own."""
     port = str(free_port())
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, port, str(i), *options],
+            [sys.executable, "-c", PROGRAM, port, str(i), stops, *options, *own[i]],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
         )
         for i in range(2)
     ]  # fmt: skip
     outputs = [p.communicate(timeout=600)[0] for p in processes]
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    return [p.returncode for p in processes], outputs
+
+
+def test_two_processes_train_what_one_trains_and_stop_at_one_step(tmp_path):
+    """SIGTERM to the second of them saves one checkpoint, from which the same command goes on."""
+    # Few steps, since in each the processes wait for each other; and small ones, since rounding grows with them.
+    fields = ("--config.epochs=2", "--config.evaluate.every=2", "--config.optimizer.learning_rate=0.01")
+    options = arguments(tmp_path / "two", tmp_path / "data", "sdclr", *fields, "--noprogress")
+    statuses, outputs = run(*options, stops="1")
+    assert statuses == [75, 75], "\n".join(outputs)
+    (said,) = {line for text in outputs for line in text.splitlines() if line.startswith("sdclr: ")}
+    stopped = int(re.fullmatch(r"sdclr: stopped at step (\d+) of 10: run it again to resume", said)[1])
+    assert 2 < stopped < 10
+    assert str(stopped) in os.listdir(tmp_path / "two" / "checkpoints")
+    statuses, outputs = run(*options)
+    assert statuses == [0, 0], "\n".join(outputs)
 
     two = jax.devices()[:2]
     expected = train(config("sdclr", *fields), tmp_path / "one", str(tmp_path / "data"), devices=two)
@@ -57,8 +87,68 @@ def test_two_processes_train_what_one_trains(tmp_path):
     for name, x in trees.named(state.params).items():
         np.testing.assert_allclose(x, trees.named(expected.params)[name], atol=1e-4, err_msg=name)
     assert metrics.read(tmp_path / "two" / "metrics.jsonl")[-1]["step"] == 10
-    for a, b in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
-        assert abs(a["loss"] - b["loss"]) < 1e-4
+    two, one = ({line["step"]: line for line in lines(tmp_path / name)} for name in ("two", "one"))
+    assert two.keys() == one.keys() | {stopped}
+    for step, b in one.items():
+        a = two[step]
         assert a.keys() == b.keys()
+        # Where they stopped between two lines, a line is the mean of fewer steps.
+        assert abs(a["loss"] - b["loss"]) < (
+            1e-4 if stopped in one or step != min(s for s in one if s > stopped) else 0.5
+        )
         for name in ("knn/all", "knn/few", "probe/all", "probe/few"):
             assert abs(a.get(name, 0) - b.get(name, 0)) < 0.03  # an image or two
+
+
+def test_processes_that_differ_are_refused_before_anything_is_written(tmp_path):
+    options = arguments(tmp_path / "run", tmp_path / "data", "sdclr", "--noprogress")
+    statuses, outputs = run(*options, own=((), ("--config.seed=3",)))
+    assert statuses == [2, 2], "\n".join(outputs)
+    for text in outputs:
+        assert "sdclr: process 1 has another seed than process 0: 3, not 0; start all processes with the same" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_one_process_finds_wrong_ends_the_other(tmp_path):
+    options = arguments(tmp_path / "run", tmp_path / "data", "sdclr", "--noprogress")
+    statuses, outputs = run(*options, own=((), ("--config.prune.raet=0.5",)))
+    assert statuses == [2, 2], "\n".join(outputs)
+    sentence = "there is no field or flag --config.prune.raet: the nearest is --config.prune.rate"
+    assert f"sdclr: process 1: {sentence}" in outputs[0]
+    assert f"sdclr: {sentence}" in outputs[1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_process_alone_stops_at_a_convenient_step_or_after_a_while(number, capsys):
+    with processes.Stop() as stop:
+        assert not stop.at(1, True)
+        os.kill(os.getpid(), number)
+        assert not stop.at(2, False)
+        assert stop.at(2, True)
+        assert stop.at(2, False, patience=0)
+    assert "stopping" in capsys.readouterr().err
+
+
+def test_what_is_ignored_stays_so_and_ctrl_c_twice_ends_at_once():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with processes.Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.at(1, True)
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.at(1, True)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_process_alone_agrees_with_itself_and_waits_for_nobody(tmp_path):
+    with processes.together():
+        processes.agree({"seed": 0})
+        assert processes.exchange("anywhere", "text") == ["text"]
+    folder.check_shared(tmp_path / "run")
+    assert os.listdir(tmp_path) == []

@@ -13,20 +13,20 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sdclr_jax import parallel, pruning, recipes
+from sdclr_jax import parallel, processes, pruning, recipes
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.data.batches import Resident, Streamed
 from sdclr_jax.data.images import as_images
-from sdclr_jax.errors import Diverged, UserError
+from sdclr_jax.errors import Diverged, Stopped, UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
-from sdclr_jax.run import folder, metrics
+from sdclr_jax.run import folder, metrics, versions
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
-from sdclr_jax.run.stop import Stop
 from sdclr_jax.train import Method, State, Step
 
 
@@ -53,6 +53,7 @@ def pretrain(
     Raises:
         UserError: bad input, before anything is written.
         Diverged: something is no longer finite; the last good checkpoint stays.
+        Stopped: a stop was asked for (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1), and the state is saved.
 
     >>> config = sdclr_jax.config("digits_lt:sdclr", epochs=2)
     >>> run = sdclr_jax.pretrain(config, "runs/example")
@@ -75,31 +76,36 @@ def train(
     """Train to the last step, from the newest checkpoint in `directory` if there is one; returns the last state.
 
     Raises:
-        UserError: bad input, before anything is written.
+        UserError: bad input, before anything is written; in every process what one of them finds.
         Diverged: something is no longer finite; the last good checkpoint stays.
+        Stopped: a stop was asked for, and the state is saved.
     """
-    recipes.check(config)
-    recipes.check_protocols(config)
-    config = recipes.located(config)
-    folder.check(directory, config, recipes.identity)
-    shardings = parallel.shardings(devices)
-    data = recipes.data(config, data_dir)
-    online = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
-    images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
-    if changed := folder.about_other_data(directory, trained_on):
-        raise UserError(f"{changed}: put the images back, or give another --workdir")
-    batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
-    like = recipes.abstract_state(config, shape, shardings)
-    method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
-    recipes.try_step(config, method, like, images, shardings.batch)
-    parallel.barrier("checked")  # no process writes before all have looked
-    view_shape = recipes.view_shape(config, shape)
-    if not parallel.is_main():
-        return _train(config, method, directory, batches, online, like, view_shape, shardings, progress)
-    with folder.lock(directory):
-        encoder = recipes.encoder_record(config, shape, encoded=not as_images(images).is_decoded)
-        folder.claim(directory, config, trained_on, encoder, recipes.identity)
-        return _train(config, method, directory, batches, online, like, view_shape, shardings, progress)
+    with processes.together():
+        recipes.check(config)
+        recipes.check_protocols(config)
+        config = recipes.located(config)
+        folder.check(directory, config, recipes.identity)
+        shardings = parallel.shardings(devices)
+        data = recipes.data(config, data_dir)
+        online = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
+        images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
+        if changed := folder.about_other_data(directory, trained_on):
+            raise UserError(f"{changed}: put the images back, or give another --workdir")
+        batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
+        like = recipes.abstract_state(config, shape, shardings)
+        method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
+        recipes.try_step(config, method, like, images, shardings.batch)
+        # No process writes before all have looked and found the same.
+        of_images = f"{trained_on.images} images, SHA-256 {trained_on.sha256[:8]}…"
+        processes.agree(versions.alike() | recipes.identity(config) | {"list of images": of_images})
+        folder.check_shared(directory)
+        with folder.lock(directory) if processes.is_main() else contextlib.nullcontext():
+            if processes.is_main():
+                encoder = recipes.encoder_record(config, shape, encoded=not as_images(images).is_decoded)
+                folder.claim(directory, config, trained_on, encoder, recipes.identity)
+            processes.exchange("the start of training")
+            view_shape = recipes.view_shape(config, shape)
+            return _train(config, method, directory, batches, online, like, view_shape, shardings, progress)
 
 
 class _Measurement(NamedTuple):
@@ -148,6 +154,7 @@ def _train(
             contextlib.closing(stream),
             contextlib.closing(_log(directory, start)) as log,
             _bar(total, start, progress) as bar,
+            processes.telling(),
         ):
             clock = Clock(config.batch_size, start, log.seconds)
             window = []  # scalars of the steps since the last line, on the device
@@ -173,7 +180,9 @@ def _train(
                 last = number == total
                 due = [m.measure for m in measurements if m.every and (last or number % m.every == 0)]
                 checkpoint = last or number % checkpoint_every == 0
-                if not (due or checkpoint or number % config.log_every == 0):
+                convenient = bool(due) or checkpoint or number % config.log_every == 0
+                stopping = stop.at(number, convenient)
+                if not (convenient or stopping):
                     continue
                 line = _mean_of(window, number)  # waits for the devices
                 window.clear()
@@ -190,10 +199,10 @@ def _train(
                 shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}
                 bar.set_postfix(shown)
                 bar.update(number - bar.n)
-                if checkpoint or stop.asked:
+                if checkpoint or stopping:
                     checkpoints.save(number, state)
-                if stop.asked and not last:
-                    sys.exit(f"stopped at step {number} of {total}; the same command goes on from there")
+                if stopping and not last:
+                    raise Stopped(f"stopped at step {number} of {total}: run it again to resume")
     return state
 
 
@@ -243,11 +252,11 @@ class _NoLog:
 
 
 def _log(directory: pathlib.Path, step: int):
-    return metrics.Metrics(directory, step) if parallel.is_main() else _NoLog()
+    return metrics.Metrics(directory, step) if processes.is_main() else _NoLog()
 
 
 def _bar(total: int, start: int, progress: bool) -> tqdm:
     # A terminal is drawn afresh often; a file would fill up.
     interval = 0.5 if sys.stderr.isatty() else 30
-    quiet = not (progress and parallel.is_main())
+    quiet = not (progress and processes.is_main())
     return tqdm(total=total, initial=start, unit="step", mininterval=interval, disable=quiet, dynamic_ncols=True)

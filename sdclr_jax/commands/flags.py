@@ -1,5 +1,6 @@
 """Command lines: `--config=NAME:METHOD` and `--config.FIELD=VALUE` by ml_collections, errors as one sentence."""
 
+import contextlib
 import difflib
 import sys
 
@@ -26,6 +27,15 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     if not values.workdir:
         raise UserError("--workdir is missing: give the run's folder, such as --workdir=runs/sdclr")
     return values
+
+
+def is_distributed(argv: list[str]) -> bool:
+    """Whether a command line says `--distributed`, known before anything else of it is read."""
+    values = flags.FlagValues()
+    flags.DEFINE_bool("distributed", False, "", flag_values=values)
+    with contextlib.suppress(flags.Error):  # which is said when all of it is read
+        values(["sdclr", *(arg for arg in argv if arg.partition("=")[0] in ("--distributed", "--nodistributed"))])
+    return values["distributed"].value
 
 
 def overridden(config: ConfigDict, argv: list[str]) -> ConfigDict:

@@ -6,11 +6,13 @@ import os
 import pathlib
 import signal
 import sys
+import traceback
+import types
 from collections.abc import Iterator
 
 import absl.logging
 
-from sdclr_jax.errors import ArgumentError, Diverged, UserError
+from sdclr_jax.errors import ArgumentError, Diverged, Lost, Stopped, UserError
 
 USAGE = """usage: sdclr COMMAND ...
 
@@ -26,8 +28,27 @@ COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C or SIGTERM."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Run a command; returns the exit status: 0, 1 for a failed run, 2 for bad input, 75 for a run that was stopped and
+    saved, 130 for what was stopped at once."""
+    try:
+        status = _run(sys.argv[1:] if argv is None else argv)
+    except Exception:
+        if not (several := _several_processes()):
+            raise
+        traceback.print_exc()
+        several.leave(1)
+    if status and (several := _several_processes()):
+        several.leave(status)
+    return status
+
+
+def _several_processes() -> types.ModuleType | None:
+    """`sdclr_jax.processes` where a command has joined others."""
+    processes = sys.modules.get("sdclr_jax.processes")
+    return processes if processes and processes.joined() else None
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -48,9 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         with _sigterm_as_ctrl_c():
             importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
             sys.stdout.flush()
-    except (UserError, ArgumentError, Diverged) as error:
+    except (UserError, ArgumentError, Diverged, Lost, Stopped) as error:
         print(f"sdclr: {error}", file=sys.stderr)
-        return 1 if isinstance(error, Diverged) else 2
+        return error.status
     except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
         return 1

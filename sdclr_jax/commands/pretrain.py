@@ -1,6 +1,6 @@
 """`sdclr pretrain`: train a method, or resume a run that was stopped."""
 
-from sdclr_jax import parallel
+from sdclr_jax import processes
 from sdclr_jax.api import pretrain
 from sdclr_jax.commands import flags
 from sdclr_jax.files import expanded
@@ -15,12 +15,13 @@ SIGTERM lets it save first.
   --config.FIELD=VALUE      overrides a field, such as --config.prune.rate=0.7
   --workdir=DIR             the run's folder
   --data_dir=DIR            prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
-  --distributed             join the processes of a cluster first (TPU pod, Slurm, MPI)
+  --distributed             join the processes of a cluster first (TPU pod, Slurm, MPI); without one, train alone
   --noprogress              no progress bar"""
 
 
 def main(argv: list[str]) -> None:
-    args = flags.pretrain(argv, USAGE)
-    if args.distributed:
-        parallel.initialize()
+    if flags.is_distributed(argv):
+        processes.join()
+    with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
+        args = flags.pretrain(argv, USAGE)
     pretrain.train(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdclr_jax import parallel, records
+from sdclr_jax import processes, records
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.evaluation.frozen import FrozenEncoder, dense, encoder_variables
@@ -48,7 +48,7 @@ class OnlineProbe:
         """
         variables = encoder_variables(dense(state))
         train, validation = (self._encoder.features(variables, images) for images in self._decoded)
-        if not parallel.is_main():
+        if not processes.is_main():
             return {}
         validation = Labelled(validation, self._validation.targets)
         return dict(self._scores(Splits(Labelled(train, self._train.targets), validation, test=validation)))

@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
-from sdclr_jax import parallel, trees
+from sdclr_jax import processes, trees
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import names
 from sdclr_jax.trees import Tree
@@ -214,12 +214,12 @@ class Checkpoints(contextlib.AbstractContextManager):
             return self._manager.restore(step, args=ocp.args.Composite(**items))
 
     def _set_aside(self, steps: list[int]) -> None:
-        if jax.process_index() == 0:
+        if processes.is_main():
             for step in steps:
                 damaged = self._directory.parent / names.DAMAGED / f"{step}.{time.time_ns()}"
                 damaged.parent.mkdir(exist_ok=True)
                 (self._directory / str(step)).rename(damaged)
-        parallel.barrier("damaged checkpoints moved")
+        processes.exchange("damaged checkpoints moved")
         self._manager.reload()
 
 

@@ -6,15 +6,19 @@ import fcntl
 import json
 import os
 import pathlib
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sdclr_jax import files, records
+from sdclr_jax import files, processes, records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import EncoderRecord, TrainedOn, names
 from sdclr_jax.run import versions
+
+_SHARED_AFTER = 15  # seconds until a network disk shows a new file everywhere
 
 
 def read_config(workdir: pathlib.Path) -> ConfigDict:
@@ -84,9 +88,42 @@ def check_writable(workdir: pathlib.Path) -> None:
     Raises:
         UserError: it is read-only, or a file.
     """
-    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    existing = _existing(workdir)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")
+
+
+def check_shared(workdir: pathlib.Path) -> None:
+    """See that all processes of a run see one folder, not each the one of its own machine; nothing stays written.
+
+    Raises:
+        UserError: in every process; names the first that does not.
+    """
+    if processes.count() == 1:
+        return
+    folder = _existing(workdir)
+    (mark, *_) = processes.exchange("the folder", f".sdclr_jax_{secrets.token_hex(8)}")
+    try:
+        if processes.is_main():
+            (folder / mark).touch()
+        processes.exchange("the folder is marked")
+        until = time.monotonic() + _SHARED_AFTER
+        while not (seen := mark in os.listdir(folder)) and time.monotonic() < until:
+            time.sleep(0.2)
+        answers = processes.exchange("the folder is looked for", str(folder) if seen else "")
+    finally:
+        if processes.is_main():
+            (folder / mark).unlink(missing_ok=True)
+    if "" in answers:
+        raise UserError(
+            f"process {answers.index('')} does not see what process 0 writes to {answers[0]}: give a --workdir on a "
+            "disk that all of them share"
+        )
+
+
+def _existing(workdir: pathlib.Path) -> pathlib.Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
 
 
 def trained_on(workdir: pathlib.Path) -> TrainedOn | None:

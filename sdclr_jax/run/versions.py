@@ -29,6 +29,15 @@ def current() -> dict[str, str]:
     }
 
 
+def alike() -> dict[str, str]:
+    """What must be the same in all processes of a run: code, libraries, and the devices of each."""
+    found = current()
+    names = ("sdclr_jax", "commit", "python", *LIBRARIES)
+    return {name: found[name] for name in names} | {
+        "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind} in each process"
+    }
+
+
 def _commit() -> str:
     here = pathlib.Path(__file__)
     git = ["git", "-C", str(here.parent)]

@@ -226,8 +226,8 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
     first = subprocess.run([sys.executable, "-c", STOPPED_AT_THE_EIGHTH_BATCH, *options], **how)
     stopped = metrics.read(directory / "metrics.jsonl")[-1]["step"]
     assert 5 < stopped < 10
-    assert first.returncode == 1
-    assert f"stopped at step {stopped} of 15; the same command goes on from there" in first.stderr
+    assert first.returncode == 75
+    assert f"stopped at step {stopped} of 15: run it again to resume" in first.stderr
     second = subprocess.run([sys.executable, "-c", AS_IT_IS, *options], **how)
     assert second.returncode == 0, second.stderr
     assert lines(directory) == lines(finished[0])
