@@ -110,8 +110,8 @@ def main() -> None:
     for name in options.faults or FAULTS:
         rows.append({"fault": name} | happen(FAULTS[name], options.processes, options.out.absolute() / "now"))
         print(tabulate([rows[-1]], headers="keys", tablefmt="plain"), flush=True)
-    table = tabulate(rows, headers="keys", tablefmt="github")
-    (options.out / f"table_{options.processes}.md").write_text(table + "\n")
+        table = tabulate(rows, headers="keys", tablefmt="github")
+        (options.out / f"table_{options.processes}.md").write_text(table + "\n")
 
 
 def happen(fault: Fault, count: int, out: pathlib.Path) -> dict[str, object]:
