@@ -30,6 +30,7 @@ _HOMES = {"Run": "load"}  # of the others the file has the function's own name
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module 'sdclr_jax' has no attribute {name!r}")
+    importlib.import_module("sdclr_jax.compiler").set_flags()
     return getattr(importlib.import_module(f"sdclr_jax.api.{_HOMES.get(name, name)}"), name)
 
 

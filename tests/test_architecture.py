@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "sdclr_jax"
 FLOORS = {
     "": 0,
     "errors": 0,
+    "compiler": 0,
     "trees": 0,
     "parallel": 0,
     "processes": 0.5,

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import absl.logging
 
+from sdclr_jax import compiler
 from sdclr_jax.errors import ArgumentError, Diverged, Lost, Stopped, UserError
 
 USAGE = """usage: sdclr COMMAND ...
@@ -53,6 +54,7 @@ def _run(argv: list[str]) -> int:
         print(USAGE)
         return 0
     command, *rest = argv
+    compiler.set_flags()
     # What was compiled once is not compiled again, in this run's next start or in another one of the same shape. Set
     # before JAX is imported; each variable can be set to something else, or to nothing, from outside.
     with contextlib.suppress(RuntimeError):  # there is no home folder, as in some containers
