@@ -1,4 +1,4 @@
-"""What the flags of sdclr_jax/compiler.py cost or gain: the SDCLR step of a ResNet-18 on this CPU, with and without them.
+"""What the flags of sdclr_jax/compiler.py gain: the SDCLR step of a ResNet-18 on this CPU, with and without them.
 
     python experiments/cpu_flags.py [--batch_size=64] [--rounds=3] [--steps=3]
 
