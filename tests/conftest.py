@@ -11,15 +11,19 @@ from sdclr_jax import compiler
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles in a third of the time
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and importlib.metadata.version("jaxlib").startswith("0.10."):
-    # And in two thirds of that; other versions do not know it. It stands before what is given, which wins.
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1":
+    version = importlib.metadata.version("jaxlib")
+    # Compiles in two thirds of that; and without optimizations, reductions that YNNPACK does not make are slow. Other
+    # versions do not know these flags. They stand before what is given, which wins.
+    flags = ["--xla_cpu_use_fusion_emitters=false"] if version.startswith("0.10.") else []
+    flags += [f"{compiler.FLAG}=+reduce"] if version in compiler.NOT_FOR_YNNPACK else []
+    os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path.home() / ".cache" / "sdclr_jax" / "xla_tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 
-compiler.set_flags()  # as the commands do, which some tests start in processes of their own
+compiler.set_flags()  # as the commands do; it has nothing to add above
 
 # Started in the background by a shell, this ignores Ctrl-C, and so would the processes to which tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
