@@ -182,9 +182,11 @@ FIELDS = {
         "few_shot_per_class": Field(50, "[1, inf)"),  # labelled images a class of the few-shot probe
         # Many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20.
         "groups": Field("thirds", "sdclr_jax.data.subsets.longtail:GROUP_RULES"),
-        # The next two are read where images are decoded as they are needed; small sets lie on the devices whole.
-        "workers": Field(-1, "[-1, inf)"),  # processes that decode; -1 is one a core, 0 decodes where it trains
-        "prefetch": Field(2, "[1, inf)"),  # batches made ahead
+        # Where images wait: 'resident', all of them on the devices; 'streamed', on the host, and each batch is sent;
+        # 'auto' is resident for a set that is decoded already, and streamed for files.
+        "input": Field("auto", ("auto", "resident", "streamed")),
+        "workers": Field(-1, "[-1, inf)"),  # processes that decode files; -1 is one a core, 0 decodes where it trains
+        "prefetch": Field(2, "[1, inf)"),  # batches made ahead, where they are streamed
     },
     "views": {"name": Field("simclr", "sdclr_jax.recipes.images:VIEWS"), **VIEWS["simclr"]},
     "evaluate": {

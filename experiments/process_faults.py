@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/process_faults"))
     options = parser.parse_args()
+    # Started in the background by a shell, this ignores Ctrl-C, and so would the processes.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     rows = []
     for name in options.faults or FAULTS:
         rows.append({"fault": name} | happen(FAULTS[name], options.processes, options.out.absolute() / "now"))

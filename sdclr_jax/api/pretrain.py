@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from sdclr_jax import parallel, processes, pruning, recipes
 from sdclr_jax.api.load import Run, load
-from sdclr_jax.data.batches import Resident, Streamed
+from sdclr_jax.data.batches import Resident, Sent, Streamed
 from sdclr_jax.data.images import as_images
 from sdclr_jax.errors import Diverged, Stopped, UserError
 from sdclr_jax.evaluation import collapse
@@ -119,7 +119,7 @@ def _train(
     config: ConfigDict,
     method: Method,
     directory: pathlib.Path,
-    batches: Resident | Streamed,
+    batches: Resident | Sent | Streamed,
     online: OnlineProbe | None,
     like: State,
     view_shape: tuple[int, ...],

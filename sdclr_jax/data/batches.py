@@ -72,6 +72,41 @@ class Resident:
         return {}
 
 
+class Sent:
+    """A set in the memory of the host, for one that the devices have no room for: each batch is sent to them.
+
+    Gives the batches of `Resident`. Every process sends its own share.
+
+    Args:
+        images, batch_size, seed, shardings: as of `Resident`.
+        prefetch: batches sent ahead.
+
+    Raises:
+        ArgumentError: as in `Resident`.
+    """
+
+    def __init__(self, images: np.ndarray, batch_size: int, seed: int, shardings: Shardings, *, prefetch: int):
+        _check_batch_size(batch_size, len(images), shardings)
+        self._images, self._batch_size, self._seed = images, batch_size, seed
+        self._sharding, self._prefetch = shardings.batch, prefetch
+        self._places = parallel.places(batch_size, shardings.batch)
+        self.steps_per_epoch = len(images) // batch_size
+
+    def from_step(self, step: int) -> Iterator[jax.Array]:
+        """As of `Resident`; to be closed."""
+        with contextlib.closing(_ahead(self._made(step), self._prefetch)) as made:
+            yield from made
+
+    def counts(self) -> dict[str, float]:
+        """As of `Resident`."""
+        return {}
+
+    def _made(self, step: int) -> Iterator[jax.Array]:
+        for number in itertools.count(step):
+            share = rows(len(self._images), self._batch_size, self._seed, number)[self._places]
+            yield parallel.split(self._images[share], self._places, self._batch_size, self._sharding)
+
+
 class Streamed:
     """Crops of encoded images, made while the devices are busy with the batches before.
 

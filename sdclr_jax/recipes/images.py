@@ -9,10 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax.data import augment
-from sdclr_jax.data.batches import Resident, Streamed
+from sdclr_jax.data.batches import Resident, Sent, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Encoded, as_images
-from sdclr_jax.errors import renamed
+from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.configs import PER_VIEW
 
@@ -21,14 +21,22 @@ VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
 
 
 @renamed({"batch_size": "batch_size"})
-def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Streamed:
-    """The batches of a run: taken from images on the devices, or decoded and cropped as they are needed.
+def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Sent | Streamed:
+    """The batches of a run: as `data.input` has it, taken from images on the devices or on the host, or decoded and
+    cropped as they are needed.
 
     Raises:
-        UserError: batch_size does not fit the images or the devices.
+        UserError: batch_size does not fit the images or the devices; images of many sizes cannot lie on the devices.
     """
+    common = (images, config.batch_size, config.seed, shardings)
     if as_images(images).is_decoded:
-        return Resident(images, config.batch_size, config.seed, shardings)
+        streamed = config.data.input == "streamed"
+        return Sent(*common, prefetch=config.data.prefetch) if streamed else Resident(*common)
+    if config.data.input == "resident":
+        raise UserError(
+            f"data.input is 'resident', but the images of {config.data.name} have sizes of their own, and are decoded "
+            "as they are needed: set it to 'auto'"
+        )
     crops = tuple(
         RandomCrops(
             count=count, size=v["size"], scale=v["crop_scale"], ratio=v["crop_ratio"], seed=config.seed, first=n
@@ -36,7 +44,7 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
         for n, count, v in view_groups(config)
     )
     workers = {"workers": config.data.workers, "prefetch": config.data.prefetch}
-    return Streamed(images, config.batch_size, config.seed, shardings, crops=crops, **workers)
+    return Streamed(*common, crops=crops, **workers)
 
 
 def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, int, int, int]:

@@ -135,6 +135,12 @@ def test_a_crashed_run_goes_on_exactly(finished_between_refreshes, data_dir, tmp
     assert lines(tmp_path / "cut") == lines(whole)
 
 
+def test_batches_sent_from_the_host_are_those_that_lie_on_the_devices(finished, data_dir, tmp_path):
+    directory, expected = finished
+    assert_same_bits(run(config("sdclr", "--config.data.input=streamed"), tmp_path / "run", data_dir), expected)
+    assert lines(tmp_path / "run") == lines(directory)
+
+
 def test_a_finished_run_stays_as_it_is(finished, data_dir):
     directory, expected = finished
     before = (directory / "metrics.jsonl").read_text()
@@ -303,6 +309,7 @@ BAD = {
     "model": (["--config.model.name=vgg"], "unknown model.name 'vgg': known are resnet8, resnet10, "),
     "data set": (["--config.data.name=mnist"], "data.name is 'mnist', which is not known: choose one of celeba"),
     "split": (["--config.data.split=3"], "data.split is 3, but data.lists is empty: set it to 0; to draw"),
+    "input": (["--config.data.input=disk"], "unknown data.input 'disk': known are auto, resident, streamed"),
     "no such split": (
         ["--config.data.name=celeba", "--config.data.lists=/x", "--config.data.split=3"],
         "data.split is 3, but the lists of celeba have no number: set it to 0",

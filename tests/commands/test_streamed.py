@@ -109,6 +109,12 @@ def test_a_stopped_run_goes_on_exactly_with_other_workers(finished, folder, tmp_
     assert lines(tmp_path / "run") == lines(whole)
 
 
+def test_files_cannot_lie_on_the_devices(folder, tmp_path):
+    with pytest.raises(UserError, match=r"^data\.input is 'resident', but the images of folder:.* set it to 'auto'$"):
+        run(config(folder, "--config.data.input=resident"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_photos_that_have_moved_are_found_and_that_is_remembered(finished, folder, tmp_path, monkeypatch, capsys):
     directory = shutil.copytree(finished[0], tmp_path / "run")
     moved = shutil.copytree(folder, tmp_path / "moved")

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import threading
 import time
+from functools import partial
 from multiprocessing.connection import Connection
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 
 from sdclr_jax import parallel
 from sdclr_jax.data import workers
-from sdclr_jax.data.batches import Resident, Streamed, in_order, on_demand, processes, rows
+from sdclr_jax.data.batches import Resident, Sent, Streamed, in_order, on_demand, processes, rows
 from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import ArgumentError, UserError
@@ -36,25 +37,29 @@ def test_what_one_epoch_leaves_over_comes_up_in_others():
     assert seen == set(range(50))
 
 
+@pytest.mark.parametrize("kind", [Resident, partial(Sent, prefetch=2)])
 @pytest.mark.parametrize("devices", [1, 8])
-def test_resident_gives_those_rows_from_any_step(devices):
+def test_an_array_gives_those_rows_from_any_step(kind, devices):
     shardings = parallel.shardings(jax.devices()[:devices])
-    source = Resident(IMAGES, 8, seed=3, shardings=shardings)
+    source = kind(IMAGES, 8, seed=3, shardings=shardings)
     assert source.steps_per_epoch == 6
-    batches = list(itertools.islice(source.from_step(0), 14))
+    with contextlib.closing(source.from_step(0)) as stream:
+        batches = list(itertools.islice(stream, 14))
     for step, batch in enumerate(batches):
         assert batch.sharding.is_equivalent_to(shardings.batch, 4)
         assert batch.dtype == np.uint8
         np.testing.assert_array_equal(np.asarray(batch).ravel(), rows(50, 8, 3, step))
-    np.testing.assert_array_equal(next(source.from_step(13)), batches[13])
+    with contextlib.closing(source.from_step(13)) as stream:
+        np.testing.assert_array_equal(next(stream), batches[13])
 
 
-def test_bad_batch_sizes():
+@pytest.mark.parametrize("kind", [Resident, partial(Sent, prefetch=2)])
+def test_bad_batch_sizes(kind):
     shardings = parallel.shardings()
     with pytest.raises(ArgumentError, match="batch_size is 64, but there are 50 images"):
-        Resident(IMAGES, 64, 0, shardings)
+        kind(IMAGES, 64, 0, shardings)
     with pytest.raises(ArgumentError, match="8 devices cannot share"):
-        Resident(IMAGES, 12, 0, shardings)
+        kind(IMAGES, 12, 0, shardings)
 
 
 # Encoded images.
