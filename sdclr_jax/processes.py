@@ -3,7 +3,7 @@
     processes.join()                       # before any other use of JAX
     with processes.together():             # what ends one process ends all, and each says why
         processes.agree({"seed": "0"})
-        while not stop.at(step): ...
+        while not stop.at(step, convenient=True): ...
 
 They speak through the key-value store of JAX's coordinator. Every wait has a limit. With one process all of this is
 nothing.
@@ -183,7 +183,7 @@ class Stop(contextlib.AbstractContextManager):
 
     with Stop() as stop:
         for step in steps:
-            if stop.at(step): ...  # save, and leave
+            if stop.at(step, convenient=True): ...  # save, and leave
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -327,7 +327,6 @@ def _end(sentence: str, status: int) -> None:
     """End this process from another thread than the main one, which may wait in a computation for ever."""
     print(f"sdclr: {sentence}", file=sys.stderr, flush=True)
     leave(status)
-    os._exit(status)
 
 
 def _all_in(folder: str) -> dict[int, str]:

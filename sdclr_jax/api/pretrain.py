@@ -96,8 +96,9 @@ def train(
         method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
         recipes.try_step(config, method, like, images, shardings.batch)
         # No process writes before all have looked and found the same.
-        of_images = f"{trained_on.images} images, SHA-256 {trained_on.sha256[:8]}…"
-        processes.agree(versions.alike() | recipes.identity(config) | {"list of images": of_images})
+        if processes.count() > 1:  # to ask for the commit starts git
+            of_images = f"{trained_on.images} images, SHA-256 {trained_on.sha256[:8]}…"
+            processes.agree(versions.alike() | recipes.identity(config) | {"list of images": of_images})
         folder.check_shared(directory)
         with folder.lock(directory) if processes.is_main() else contextlib.nullcontext():
             if processes.is_main():

@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     saved, 130 for what was stopped at once."""
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
-    except Exception:
+    except Exception:  # a fault of this program: JAX would let this process wait for the others, and then abort
         if not (several := _several_processes()):
             raise
         traceback.print_exc()
