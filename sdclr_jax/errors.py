@@ -49,6 +49,11 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
     """Inside, an `ArgumentError` becomes a `UserError` under the name that its user knows: {"k": "evaluate.knn_k"}.
 
     An argument without a name here goes on as it is.
+
+    >>> with renamed({"k": "evaluate.knn_k"}):
+    ...     raise ArgumentError("k", "is 0: it must be at least 1")
+    Traceback (most recent call last):
+    sdclr_jax.errors.UserError: evaluate.knn_k is 0: it must be at least 1
     """
     try:
         yield

@@ -14,17 +14,22 @@ A page is read from top to bottom, and all pages share one folder:
 import csv
 import doctest
 import importlib
+import inspect
 import json
 import os
 import pathlib
+import pkgutil
 import re
 import shlex
 import shutil
+import sys
+from collections.abc import Callable
 from fnmatch import fnmatch
 from typing import NamedTuple
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -195,6 +200,26 @@ def test_the_examples_of_the_door_are_true(name, folder):
     names = {"sdclr_jax": sdclr_jax, "np": np}
     found = doctest.testmod(importlib.import_module(f"sdclr_jax.api.{name}"), extraglobs=names)
     assert found.attempted >= 2 and not found.failed
+
+
+def documented() -> list[Callable]:
+    """The public functions, beside those of the door, that the page of the Python API shows."""
+    found = []
+    for name in re.findall(r"^::: (\S+)$", PAGES["docs/python.md"], re.MULTILINE):
+        shown = pkgutil.resolve_name(name)
+        members = vars(shown).values() if inspect.ismodule(shown) else [shown]
+        found += [m for m in members if inspect.isfunction(m) and not m.__name__.startswith("_")]
+        if inspect.ismodule(shown):
+            found = [m for m in found if m not in members or m.__module__ == name]
+    return [m for m in found if not m.__module__.startswith("sdclr_jax.api.")]
+
+
+@pytest.mark.parametrize("function", documented(), ids=lambda f: f.__name__)
+def test_a_documented_function_has_an_example_that_is_true(function):
+    names = vars(sys.modules[function.__module__]) | {"jax": jax, "jnp": jnp, "np": np}
+    (test,) = doctest.DocTestFinder(recurse=False).find(inspect.unwrap(function), globs=names)
+    ran = doctest.DocTestRunner().run(test)
+    assert ran.attempted and not ran.failed
 
 
 def test_blocks_have_a_language_that_is_known_and_what_is_not_run_is_there():

@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from sdclr_jax import parallel, recipes
-from sdclr_jax.data.batches import Resident, Streamed
+from sdclr_jax.data.batches import Cropped, Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
@@ -58,7 +58,7 @@ def test_views_of_crops_are_those_crops_in_their_order():
     c = config()
     c.views.flip = c.views.jitter_probability = c.views.grayscale_probability = 0.0
     crops = np.random.default_rng(0).integers(0, 256, (4, 2, 12, 12, 3), np.uint8)
-    views = jax.jit(recipes.views(c))(jax.random.key(0), (crops,))
+    views = jax.jit(recipes.views(c))(jax.random.key(0), Cropped((crops,)))
     assert len(views) == 2
     for number, view in enumerate(views):
         np.testing.assert_allclose(view, recipes.plain_view(c)(crops[:, number]), atol=1e-5)
@@ -75,7 +75,7 @@ def test_small_views_come_from_small_crops_and_have_their_own_probabilities():
     recipes.check(c)
     rng = np.random.default_rng(0)
     crops = tuple(rng.integers(0, 256, (4, n, s, s, 3), np.uint8) for n, s in ((2, 12), (1, 6)))
-    views = jax.jit(recipes.views(c))(jax.random.key(0), crops)
+    views = jax.jit(recipes.views(c))(jax.random.key(0), Cropped(crops))
     plain = recipes.plain_view(c)
     solarized = [np.where(x < 128, x, 255 - x).astype(np.uint8) for x in crops]
     for view, crop in zip(views, (crops[0][:, 0], solarized[0][:, 1], solarized[1][:, 0]), strict=True):

@@ -113,7 +113,7 @@ class _Measurement(NamedTuple):
     """What is measured every so many steps, and after the last; 0 is never."""
 
     every: int
-    measure: Callable[[Step], dict[str, float | None]]
+    measure: Callable[[Step], metrics.Line]
 
 
 def _train(
@@ -153,7 +153,7 @@ def _train(
         stream = batches.from_step(start)
         with (
             contextlib.closing(stream),
-            contextlib.closing(_log(directory, start)) as log,
+            contextlib.closing(metrics.opened(directory, start)) as log,
             _bar(total, start, progress) as bar,
             processes.telling(),
         ):
@@ -161,19 +161,18 @@ def _train(
             window = []  # scalars of the steps since the last line, on the device
             shown = {}  # beside the bar
 
-            def measure_collapse(step: Step) -> dict[str, float]:
+            def measure_collapse(step: Step) -> metrics.Line:
                 return _mean_of([collapsed(step.state, step.images)], step.number)
 
-            def measure_online(step: Step) -> dict[str, float | None]:
+            def measure_online(probe: OnlineProbe, step: Step) -> metrics.Line:
                 with clock.paused():
-                    scores = online.measure(step.state)
+                    scores = probe.measure(step.state)
                 shown.update({f"knn_{group}": _percent(scores.get(f"knn/{group}")) for group in ("all", "few")})
                 return scores
 
-            measurements = (
-                _Measurement(config.collapse_every, measure_collapse),
-                _Measurement(config.evaluate.every * epoch, measure_online),
-            )
+            measurements = [_Measurement(config.collapse_every, measure_collapse)]
+            if online:
+                measurements.append(_Measurement(config.evaluate.every * epoch, partial(measure_online, online)))
             for step in method.train(state, clock.timed(stream), until=total):
                 number, state = step.number, step.state
                 window.append(step.scalars)
@@ -213,7 +212,7 @@ def _quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None
 
 
-def _mean_of(window: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
+def _mean_of(window: list[dict[str, jax.Array]], done: int) -> metrics.Line:
     """Means of the scalars of the steps up to `done`.
 
     Raises:
@@ -237,27 +236,8 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
 
 
-class _NoLog:
-    """The log of a process that is not the main one."""
-
-    seconds = 0.0
-
-    def write(self, line):
-        pass
-
-    def warn(self, line, cause, message):
-        return False
-
-    def close(self):
-        pass
-
-
-def _log(directory: pathlib.Path, step: int):
-    return metrics.Metrics(directory, step) if processes.is_main() else _NoLog()
-
-
 def _bar(total: int, start: int, progress: bool) -> tqdm:
-    # A terminal is drawn afresh often; a file would fill up.
+    # A terminal is drawn again often; a file would fill up.
     interval = 0.5 if sys.stderr.isatty() else 30
     quiet = not (progress and processes.is_main())
     return tqdm(total=total, initial=start, unit="step", mininterval=interval, disable=quiet, dynamic_ncols=True)

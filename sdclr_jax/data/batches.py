@@ -17,6 +17,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from sdclr_jax import parallel
 from sdclr_jax.data.crops import Crops, Unreadable
@@ -27,6 +28,19 @@ from sdclr_jax.parallel import Shardings
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+@struct.dataclass
+class Cropped:
+    """A batch of encoded images: random crops of each, made on the host."""
+
+    crops: tuple[jax.Array, ...]  # uint8 [B, V, S, S, 3], V views of each image, for each size S of view
+
+    def __len__(self) -> int:
+        return len(self.crops[0])
+
+
+Batch = jax.Array | Cropped  # whole images uint8 [B, H, W, C], or crops
 
 
 def rows(size: int, batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -60,7 +74,7 @@ class Resident:
         self._take = jax.jit(lambda images, rows: jnp.take(images, rows, axis=0), out_shardings=shardings.batch)
         self.steps_per_epoch = self._size // batch_size
 
-    def from_step(self, step: int) -> Iterator[jax.Array]:
+    def from_step(self, step: int) -> Generator[jax.Array, None, None]:
         """Batches [batch_size, H, W, C], split over the devices, of this step and those after it, without end."""
         while True:
             picked = rows(self._size, self._batch_size, self._seed, step).astype(np.int32)
@@ -92,7 +106,7 @@ class Sent:
         self._places = parallel.places(batch_size, shardings.batch)
         self.steps_per_epoch = len(images) // batch_size
 
-    def from_step(self, step: int) -> Iterator[jax.Array]:
+    def from_step(self, step: int) -> Generator[jax.Array, None, None]:
         """As of `Resident`; to be closed."""
         with contextlib.closing(_ahead(self._made(step), self._prefetch)) as made:
             yield from made
@@ -144,9 +158,8 @@ class Streamed:
         self._unreadable, self._warned = 0, set()
         self.steps_per_epoch = len(images) // batch_size
 
-    def from_step(self, step: int) -> Iterator[tuple[jax.Array, ...]]:
-        """Batches, split over the devices, of this step and those after it, without end: [batch_size, count, S, S, 3]
-        for each of `crops`.
+    def from_step(self, step: int) -> Generator[Cropped, None, None]:
+        """Batches, split over the devices, of this step and those after it, without end: one array for each of `crops`.
 
         To be closed, which ends the processes: `with contextlib.closing(batches.from_step(0)) as stream`.
 
@@ -170,12 +183,12 @@ class Streamed:
         count, self._unreadable = self._unreadable, 0
         return {"unreadable_images": count}
 
-    def _made(self, croppers: Croppers, step: int) -> Iterator[tuple[tuple[jax.Array, ...], list[Unreadable]]]:
+    def _made(self, croppers: Croppers, step: int) -> Iterator[tuple[Cropped, list[Unreadable]]]:
         picked = (rows(len(self._images), self._batch_size, self._seed, n)[self._places] for n in itertools.count(step))
         tasks = (Task(n, share, self._places) for n, share in enumerate(picked, step))
         for made, unreadable in croppers.crops(tasks):
             split = (parallel.split(x, self._places, self._batch_size, self._shardings.batch) for x in made)
-            yield tuple(split), unreadable
+            yield Cropped(tuple(split)), unreadable
 
     def _count(self, unreadable: list[Unreadable]) -> None:
         self._unreadable += len(unreadable)

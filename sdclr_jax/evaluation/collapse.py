@@ -52,6 +52,9 @@ def spread(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """Mean over the dimensions of the standard deviation of unit-length embeddings (Chen and He, CVPR 2021, Figure 2).
 
     Its largest value, 1 / sqrt(D), means directions spread evenly around the origin; 0 is a collapse to one point.
+
+    >>> round(float(spread(np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32))), 3)  # 1 / sqrt(2)
+    0.707
     """
     return jnp.mean(jnp.std(unit(z), axis=0))
 
@@ -61,6 +64,9 @@ def effective_rank(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
 
     p_k = s_k / sum_j s_j + 1e-7, with s the singular values of `z`, which is not centred. Scaling `z` and rotating it
     change nothing.
+
+    >>> [round(float(effective_rank(z)), 3) for z in (np.eye(4, dtype=np.float32), np.ones((4, 4), np.float32))]
+    [4.0, 1.0]
     """
     # Not from the eigenvalues of z^T z, cheap as those are: their rounding would stand for hundreds of directions.
     s = jnp.linalg.svd(z.astype(jnp.float32), compute_uv=False)
@@ -72,13 +78,21 @@ def alignment(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"]) -> Flo
     """Mean squared distance of the two views of an image (Wang and Isola, ICML 2020, Section 4.1.1, alpha = 2).
 
     Embeddings are brought to unit length; 0 is best, 2 what unrelated directions have.
+
+    >>> round(float(alignment(np.array([[2.0, 0.0]], np.float32), np.array([[0.0, 3.0]], np.float32))), 3)
+    2.0
     """
     return jnp.mean(jnp.sum((unit(z_a) - unit(z_b)) ** 2, axis=1))
 
 
 def alignment_ratio(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """`alignment` over the mean squared distance of views of two images: 0 is best, at 1 a view does not tell which
-    image it is of. It sees a collapse to one point also where unit length blows up what is left of it."""
+    image it is of. It sees a collapse to one point also where unit length blows up what is left of it.
+
+    >>> z = np.array([[1, 0], [0, 1]], np.float32)
+    >>> [round(float(alignment_ratio(z, other)), 3) for other in (z, np.ones((2, 2), np.float32))]
+    [0.0, 1.0]
+    """
     z_a, z_b = unit(z_a), unit(z_b)
     distances = 2 - 2 * jnp.matmul(z_a, z_b.T, precision="highest")
     different = ~jnp.eye(len(z_a), dtype=bool)
@@ -90,6 +104,9 @@ def uniformity(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """log of the mean of exp(-2 |x - y|^2) over pairs of two images (Wang and Isola, ICML 2020, Section 4.1.2, t = 2).
 
     Embeddings are brought to unit length; 0 is one point, about -4 directions spread evenly in many dimensions.
+
+    >>> round(float(uniformity(np.array([[1, 0], [-1, 0]], np.float32))), 3)  # two opposite points: -2 * 2 ** 2
+    -8.0
     """
     z = unit(z)
     cosines = jnp.matmul(z, z.T, precision="highest")
@@ -102,6 +119,10 @@ def prototype_usage(scores: Float[ArrayLike, "N K"]) -> Float[Array, ""]:
     """How evenly images spread over K prototypes, by the one nearest to each: `scores` [N, K] -> 1 / min(N, K) to 1.
 
     The perplexity exp(H) of the share of images that each prototype has, over the most that it could be.
+
+    >>> scores = np.array([[0.9, 0.1, 0.2], [0.8, 0.0, 0.1], [0.7, 0.2, 0.3]], np.float32)  # all nearest to the first
+    >>> round(float(prototype_usage(scores)), 3)
+    0.333
     """
     n, k = scores.shape
     share = jnp.mean(jax.nn.one_hot(jnp.argmax(scores, axis=1), k), axis=0)
@@ -117,6 +138,13 @@ def measure(outputs: Mapping[tuple[str, int], Any], pairs: Pairs) -> dict[str, j
             two of them can be compared.
         pairs: what is compared with what, for `alignment` and its ratio, which are averaged over them: the prediction
             of the first side, where there is one, and else its projection, with the projection of the second.
+
+    >>> from sdclr_jax.models import Outputs
+    >>> z = np.eye(4, dtype=np.float32)
+    >>> out = Outputs(features=z, projection=z)
+    >>> found = measure({("dense", 0): out, ("sparse", 1): out}, [(("dense", 0), ("sparse", 1))])
+    >>> round(float(found["alignment"]), 3), round(float(found["projection_rank/sparse"]), 3)
+    (0.0, 4.0)
     """
     compared = [(_compared(outputs[a]), outputs[b].projection) for a, b in pairs]
     found = {
@@ -144,7 +172,7 @@ class Finding(NamedTuple):
 
 
 def warnings(
-    line: Mapping[str, float],
+    line: Mapping[str, float | None],
     *,
     epochs: int,
     dimensions: int,
@@ -155,12 +183,17 @@ def warnings(
     """What a line of metrics says of collapse; nothing where it is healthy, or has nothing measured.
 
     Args:
-        line: metrics by name: `step`, `epoch`, `projection_std/BRANCH`, and what `measure` gives.
+        line: metrics by name, None for what could not be measured: `step`, `epoch`, `projection_std/BRANCH`, and what `measure` gives.
         epochs: of the whole training.
         dimensions: P, of the projections.
         images: N, of the batch that was measured.
         objective: its name, for the advice.
         damaged: names of the branches that read pruned weights.
+
+    >>> line = {"step": 400, "epoch": 9.0, "projection_std/dense": 1e-5}
+    >>> about = {"epochs": 10, "dimensions": 64, "images": 64, "objective": "nt_xent", "damaged": []}
+    >>> [finding.cause for finding in warnings(line, **about)]
+    ['one point']
     """
     even, most = dimensions**-0.5, min(dimensions, images)
     stds, ranks, usages = (_of_branches(line, m) for m in ("projection_std", "projection_rank", "prototype_usage"))
@@ -178,7 +211,7 @@ def warnings(
     if point:
         what = f"have collapsed to one point (standard deviation {{:.2g}}; {even:.2g} when spread evenly)"
         find("one point", point, what, TO_ONE_POINT.get(objective, _RATE))
-    ratio = line.get("alignment_ratio", 0.0)
+    ratio = line.get("alignment_ratio") or 0.0
     has_learnt = line["epoch"] >= AFTER * epochs and line["step"] >= AFTER_STEPS
     if not point and has_learnt and ratio > NOT_TOLD_APART:
         message = (
@@ -194,8 +227,9 @@ def warnings(
     return found
 
 
-def _of_branches(line: Mapping[str, float], name: str) -> dict[str, float]:
-    return {key.partition("/")[2]: value for key, value in line.items() if key.partition("/")[0] == name}
+def _of_branches(line: Mapping[str, float | None], name: str) -> dict[str, float]:
+    measured = {key: value for key, value in line.items() if value is not None}
+    return {key.partition("/")[2]: value for key, value in measured.items() if key.partition("/")[0] == name}
 
 
 def _compared(out: Any) -> jax.Array:

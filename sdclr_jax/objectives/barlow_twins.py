@@ -21,6 +21,12 @@ def barlow_twins(
 
     Raises:
         ArgumentError: the shapes are not [N, D] and alike, or N is 1: a single row is its own mean.
+
+    >>> z = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], np.float32)
+    >>> round(float(barlow_twins(z, z)), 3)  # C is the identity
+    0.0
+    >>> round(float(barlow_twins(z, z[:, ::-1], redundancy=0.01)), 3)  # dimensions exchanged: 1 + 1 + 0.01 * (1 + 1)
+    2.02
     """
     check_alike(rows=2, z_a=z_a, z_b=z_b)
     correlation = matmul(_standardised(z_a).T, _standardised(z_b)) / len(z_a)

@@ -26,7 +26,13 @@ class Objective(NamedTuple):
 
 
 def stateless(loss: Callable[[Outputs, Outputs], jax.Array]) -> Objective:
-    """An objective that keeps no state and draws no random numbers."""
+    """An objective that keeps no state and draws no random numbers.
+
+    >>> objective = stateless(lambda a, b: jnp.mean((a.projection - b.projection) ** 2))
+    >>> a, b = (Outputs(features=z, projection=z) for z in jnp.array([[[1.0]], [[3.0]]]))
+    >>> float(objective.loss(None, a, b, None))
+    4.0
+    """
     return Objective(lambda key, b: None, lambda state, a, b, key: loss(a, b), lambda state, b: state)
 
 
@@ -35,6 +41,10 @@ def prediction(a: Outputs) -> jax.Array:
 
     Raises:
         ArgumentError: the network has none.
+
+    >>> z = jnp.ones((1, 2))
+    >>> prediction(Outputs(features=z, projection=z, prediction=2 * z))
+    Array([[2., 2.]], dtype=float32)
     """
     if a.prediction is None:
         raise ArgumentError("prediction", "is None: the objective compares predictions, so it needs a predictor")

@@ -17,6 +17,11 @@ def byol(prediction: Float[ArrayLike, "N D"], target: Float[ArrayLike, "N D"]) -
 
     Raises:
         ArgumentError: the shapes are not [N, D] and alike.
+
+    >>> prediction = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
+    >>> target = np.array([[3.0, 0.0], [0.0, 5.0]], np.float32)
+    >>> round(float(byol(prediction, target)), 3)  # the mean of 0 and 2
+    1.0
     """
     check_alike(prediction=prediction, target=target)
     return jnp.mean(2 - 2 * cosines(prediction, jax.lax.stop_gradient(target)))

@@ -31,6 +31,11 @@ def info_nce(
 
     Raises:
         ArgumentError: the shapes are not [N, D] and alike, or the queue's entries have not D numbers.
+
+    >>> query = np.eye(2, dtype=np.float32)
+    >>> queue = np.array([[0.0, 1.0], [-1.0, 0.0]], np.float32)
+    >>> round(float(info_nce(query, query, queue, temperature=1.0)), 3)
+    0.635
     """
     check_alike(query=query, key=key)
     if np.ndim(queue) != 2 or np.shape(queue)[1] != np.shape(key)[1]:

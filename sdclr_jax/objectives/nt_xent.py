@@ -26,6 +26,10 @@ def nt_xent(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], temperat
 
     Raises:
         ArgumentError: the shapes are not [N, D] and alike.
+
+    >>> z = np.eye(2, dtype=np.float32)
+    >>> round(float(nt_xent(z, z, temperature=0.5)), 3)  # log(1 + 2 / exp(2))
+    0.24
     """
     return jnp.mean(nt_xent_per_image(z_a, z_b, temperature))
 
@@ -47,6 +51,10 @@ def nt_xent_chunked(
     """`nt_xent` that holds `chunk` of the 2N rows of the similarity matrix at a time, for large batches.
 
     The backward pass computes each block again instead of remembering it. `chunk` need not divide 2N.
+
+    >>> z_a, z_b = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
+    >>> bool(jnp.allclose(nt_xent_chunked(z_a, z_b, 0.2, chunk=5), nt_xent(z_a, z_b, 0.2)))
+    True
     """
     check_alike(z_a=z_a, z_b=z_b)
     a, b = unit(z_a), unit(z_b)

@@ -17,6 +17,11 @@ def simsiam(prediction: Float[ArrayLike, "N D"], projection: Float[ArrayLike, "N
 
     Raises:
         ArgumentError: the shapes are not [N, D] and alike.
+
+    >>> prediction = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
+    >>> projection = np.array([[3.0, 0.0], [0.0, 5.0]], np.float32)
+    >>> round(float(simsiam(prediction, projection)), 3)  # the mean of -1 and 0
+    -0.5
     """
     check_alike(prediction=prediction, projection=projection)
     return -jnp.mean(cosines(prediction, jax.lax.stop_gradient(projection)))

@@ -27,6 +27,11 @@ def sinkhorn(scores: Float[ArrayLike, "N K"], epsilon: float = 0.05, iterations:
 
     Raises:
         ArgumentError: the scores are not [N, K], or there is no iteration.
+
+    >>> scores = np.array([[0.9, 0.1], [0.8, 0.2]], np.float32)  # both samples prefer the first prototype
+    >>> np.asarray(sinkhorn(scores, epsilon=0.2, iterations=50)).round(2)  # and each prototype gets one of them
+    array([[0.62, 0.38],
+           [0.38, 0.62]], dtype=float32)
     """
     check_alike(scores=scores)
     if iterations < 1:
@@ -63,6 +68,10 @@ def swav(
 
     Raises:
         ArgumentError: the shapes are not [N, K] and alike, or there is no iteration.
+
+    >>> scores = np.array([[1.0, -1.0], [-1.0, 1.0]], np.float32)
+    >>> round(float(swav(scores, scores, temperature=1.0)), 3)  # codes are 0 and 1: log(1 + exp(-2))
+    0.127
     """
     check_alike(scores_a=scores_a, scores_b=scores_b)
 

@@ -26,6 +26,11 @@ def whiten(z: Float[ArrayLike, "N D"], shrinkage: float = 0.0) -> Float[Array, "
 
     Raises:
         ArgumentError: `z` is not [N, D] of 2 rows or more, or N is not larger than D and `shrinkage` 0.
+
+    >>> z = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32) * [1.0, 5.0] + 3
+    >>> covariance = np.cov(whiten(z.astype(np.float32)).T)
+    >>> bool(np.allclose(covariance, np.eye(2), atol=1e-3))
+    True
     """
     check_alike(rows=2, z=z)
     z = centred(z)
@@ -58,6 +63,10 @@ def wmse(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], shrinkage: 
 
     Raises:
         ArgumentError: the shapes are not [N, D] and alike, or see `whiten`.
+
+    >>> z = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    >>> bool(wmse(z, z) < 1e-5), bool(jnp.allclose(wmse(z, -z), 4))
+    (True, True)
     """
     check_alike(z_a=z_a, z_b=z_b)
     return jnp.mean(2 - 2 * cosines(whiten(z_a, shrinkage), whiten(z_b, shrinkage)))

@@ -1,5 +1,6 @@
 """From images to what the network sees: batches, crops on the host, views on the device."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax.data import augment
-from sdclr_jax.data.batches import Resident, Sent, Streamed
+from sdclr_jax.data.batches import Batch, Cropped, Resident, Sent, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.configs import PER_VIEW
+from sdclr_jax.train import Views
 
 _NORMALISED = {"mean": "views.mean", "std": "views.std"}
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
@@ -59,29 +61,23 @@ def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, i
     return (1, height, width, image_shape[3])
 
 
-def views(config: ConfigDict):
-    """(key, uint8 images [B, H, W, C]) -> as many float views [B, h, w, C] as the pairs name; those of one size in one
-    computation.
-
-    In place of the images stand the random crops of encoded ones, uint8 [B, V, S, S, C] for each size.
-    """
+def views(config: ConfigDict) -> Callable[[jax.Array, Batch], Views]:
+    """(key, batch) -> as many float views [B, h, w, C] as the pairs name; those of one size in one computation."""
     view, groups = VIEWS[config.views.name], view_groups(config)
 
-    def alike(key: jax.Array, images: jax.Array, count: int, fields: dict) -> tuple[jax.Array, ...]:
-        # All views of an image in neighbouring rows: a batch split over devices is not moved between them.
-        with renamed({name: f"views.{name}" for name in fields}):
-            if images.ndim == 5:
-                rows = view(key, images.reshape(-1, *images.shape[2:]), cropped=True, **fields)
-            else:
-                rows = view(key, jnp.repeat(images, count, axis=0), **fields)
-        rows = rows.reshape(len(images), count, *rows.shape[1:])
-        return tuple(rows[:, i] for i in range(count))
-
-    def make_views(key: jax.Array, images: jax.Array | tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def make_views(key: jax.Array, batch: Batch) -> Views:
         made = ()
         for number, (_, count, fields) in enumerate(groups):
             own_key = jax.random.fold_in(key, number) if number else key
-            made += alike(own_key, images[number] if isinstance(images, tuple) else images, count, fields)
+            # All views of an image in neighbouring rows: a batch split over devices is not moved between them.
+            with renamed({name: f"views.{name}" for name in fields}):
+                if isinstance(batch, Cropped):
+                    crops = batch.crops[number]
+                    rows = view(own_key, crops.reshape(-1, *crops.shape[2:]), cropped=True, **fields)
+                else:
+                    rows = view(own_key, jnp.repeat(batch, count, axis=0), **fields)
+            rows = rows.reshape(len(batch), count, *rows.shape[1:])
+            made += tuple(rows[:, i] for i in range(count))
         return made
 
     return make_views

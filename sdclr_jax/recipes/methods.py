@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, optim, pruning
+from sdclr_jax.data.batches import Cropped
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.models import Head, Network, Prototypes
@@ -138,12 +139,11 @@ def try_step(
             raise UserError(f"{field} is {epochs}, of {steps_per_epoch} steps each: it must be at most {most}")
     shape = image_shape(config, images)[1:]
     of_batch = partial(jax.ShapeDtypeStruct, dtype=jnp.uint8, sharding=sharding)
-    batch = of_batch((config.batch_size, *shape))
-    if not as_images(images).is_decoded:
-        batch = tuple(
-            of_batch((config.batch_size, count, fields["size"], fields["size"], 3))
-            for _, count, fields in view_groups(config)
-        )
+    if as_images(images).is_decoded:
+        batch = of_batch((config.batch_size, *shape))
+    else:
+        sizes = ((count, fields["size"]) for _, count, fields in view_groups(config))
+        batch = Cropped(tuple(of_batch((config.batch_size, count, size, size, 3)) for count, size in sizes))
     try:
         with renamed(_names_of_fields(config)):
             method.jitted_step.eval_shape(state, batch)

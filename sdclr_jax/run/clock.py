@@ -3,8 +3,9 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import TypeVar
 
-import jax
+T = TypeVar("T")
 
 
 class Clock:
@@ -16,7 +17,7 @@ class Clock:
         self._batch_size, self._step, self._seconds = batch_size, step, seconds
         self._since, self._wait, self._pause = time.perf_counter(), 0.0, 0.0
 
-    def timed(self, batches: Iterator[jax.Array]) -> Iterator[jax.Array]:
+    def timed(self, batches: Iterator[T]) -> Iterator[T]:
         """The batches, with the time that each took to come counted as waiting."""
         while True:
             before = time.perf_counter()

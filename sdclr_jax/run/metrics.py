@@ -10,9 +10,11 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from sdclr_jax import files, records
+from sdclr_jax import files, processes, records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import names
+
+Line = dict[str, float | None]  # None is what cannot be measured, null in the file
 
 
 class Metrics:
@@ -30,8 +32,8 @@ class Metrics:
         self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
 
-    def write(self, line: dict[str, int | float | None]) -> None:
-        """Add a line; None is what cannot be measured, null in the file.
+    def write(self, line: Line) -> None:
+        """Add a line.
 
         Raises:
             UserError: the disk is full, or the folder is gone.
@@ -45,7 +47,7 @@ class Metrics:
         except OSError as error:
             raise _unwritable(self._path.parent / names.TENSORBOARD, error) from error
 
-    def warn(self, line: dict[str, int | float], cause: str, message: str) -> bool:
+    def warn(self, line: Line, cause: str, message: str) -> bool:
         """Write down a warning that a line of metrics gives rise to; False if the run has been warned of that cause."""
         if cause in self._warned:
             return False
@@ -57,6 +59,27 @@ class Metrics:
     def close(self) -> None:
         with contextlib.suppress(OSError):  # each line is on the disk, or `write` has said why not
             self._events.close()
+
+
+class _Unwritten(Metrics):
+    """Of a process that is not the main one."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def write(self, line: Line) -> None:
+        pass
+
+    def warn(self, line: Line, cause: str, message: str) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def opened(workdir: pathlib.Path, step: int) -> Metrics:
+    """The metrics of a run, continued after `step`; of several processes only the main one writes."""
+    return Metrics(workdir, step) if processes.is_main() else _Unwritten()
 
 
 def _append(path: pathlib.Path, line: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def streamed(files, workers=0, devices=8, prefetch=2, batch_size=8):
 
 def first(source, count, step=0) -> list[jax.Array]:
     with contextlib.closing(source.from_step(step)) as stream:
-        return [batch for (batch,) in itertools.islice(stream, count)]
+        return [batch.crops[0] for batch in itertools.islice(stream, count)]
 
 
 @pytest.mark.parametrize(("workers", "devices", "prefetch"), [(0, 8, 1), (1, 1, 2), (2, 8, 3)])
@@ -141,9 +141,9 @@ def test_an_image_lost_in_mid_run_is_replaced_counted_and_told_once(files, worke
     assert len(uses) > 1
     with caplog.at_level(logging.WARNING), contextlib.closing(source.from_step(0)) as stream:
         counts = []
-        for step, (batch,) in zip(range(6), stream, strict=False):
+        for step, batch in zip(range(6), stream, strict=False):
             counts.append(source.counts()["unreadable_images"])
-            same = (np.asarray(batch) == whole[step]).all(axis=(1, 2, 3, 4))
+            same = (np.asarray(batch.crops[0]) == whole[step]).all(axis=(1, 2, 3, 4))
             np.testing.assert_array_equal(same, rows(20, 8, 3, step) != lost)
     assert counts == [int(step in uses) for step in range(6)], "counted with the batch that has it, not ahead of it"
     assert [r.getMessage() for r in caplog.records] == [
