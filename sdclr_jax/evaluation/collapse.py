@@ -183,7 +183,8 @@ def warnings(
     """What a line of metrics says of collapse; nothing where it is healthy, or has nothing measured.
 
     Args:
-        line: metrics by name, None for what could not be measured: `step`, `epoch`, `projection_std/BRANCH`, and what `measure` gives.
+        line: metrics by name, None for what could not be measured: `step`, `epoch`, `projection_std/BRANCH`, and what
+            `measure` gives.
         epochs: of the whole training.
         dimensions: P, of the projections.
         images: N, of the batch that was measured.
