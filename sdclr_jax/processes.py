@@ -36,13 +36,20 @@ _told = False  # whether it has failed, and told the others
 
 
 def join() -> None:
-    """Join the processes of a cluster (TPU pod, Slurm, MPI, or JAX_COORDINATOR_ADDRESS and its like); where there is
-    none, this process is alone. Ends the process with a sentence where the others do not come."""
+    """Join the processes of a cluster (TPU pod, Slurm, MPI), or those that JAX_COORDINATOR_ADDRESS (host:port of
+    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name; where there is none of these, this process is alone.
+
+    Ends the process with a sentence where the others do not come.
+
+    Raises:
+        UserError: only some of the three variables are set, or they are wrong.
+    """
+    by_hand = _from_environment()
     waiting = threading.Timer(JOIN - 5, _nobody_came)
     waiting.daemon = True
     waiting.start()
     try:
-        jax.distributed.initialize(initialization_timeout=JOIN, shutdown_timeout_seconds=15)
+        jax.distributed.initialize(**by_hand, initialization_timeout=JOIN, shutdown_timeout_seconds=15)
     except ValueError as error:
         if "coordinator_address" not in str(error):
             raise UserError(f"--distributed: {_first_line(error)}") from error
@@ -50,6 +57,26 @@ def join() -> None:
         raise UserError(f"--distributed: {_first_line(error)}") from error
     finally:
         waiting.cancel()
+
+
+def _from_environment() -> dict[str, int]:
+    """What JAX does not read from the environment by itself."""
+    numbers = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    given = {argument: os.environ[name] for argument, name in numbers.items() if name in os.environ}
+    if not given:
+        return {}
+    names = ("JAX_COORDINATOR_ADDRESS", *numbers.values())
+    if missing := [name for name in names if name not in os.environ]:
+        raise UserError(f"--distributed: {missing[0]} is not set: set all of {', '.join(names)}, or none")
+    for argument, value in given.items():
+        if not value.isdecimal():
+            raise UserError(f"--distributed: {numbers[argument]} is {value!r}: it must be a whole number from 0")
+    count, number = (int(value) for value in given.values())
+    if number >= count:
+        raise UserError(
+            f"--distributed: JAX_PROCESS_ID is {number} and JAX_NUM_PROCESSES {count}: processes are numbered from 0"
+        )
+    return {"num_processes": count, "process_id": number}
 
 
 def _nobody_came() -> None:

@@ -15,16 +15,15 @@ import pytest
 
 from sdclr_jax import parallel, processes, recipes, trees
 from sdclr_jax.api.pretrain import train
+from sdclr_jax.errors import UserError
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines
 
 PROGRAM = """
 import os, signal, sys, time
-import jax
-port, process, stops, *options = sys.argv[1:]
-join = jax.distributed.initialize
-jax.distributed.initialize = lambda **how: join(f"localhost:{port}", 2, int(process), **how)
+stops, *options = sys.argv[1:]
+process = os.environ["JAX_PROCESS_ID"]
 from sdclr_jax.commands import main
 from sdclr_jax.data.batches import Resident
 from_step = Resident.from_step
@@ -50,12 +49,16 @@ def free_port() -> int:
 
 def run(*options, stops="none", own=((), ())):
     """Exit statuses and outputs of two processes with these options, and each with options of its own."""
-    port = str(free_port())
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    environment = os.environ | {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_NUM_CPU_DEVICES": "1",
+        "PYTHONPATH": str(pathlib.Path(__file__).parents[1]),
+    }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, port, str(i), stops, *options, *own[i]],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+            [sys.executable, "-c", PROGRAM, stops, *options, *own[i]],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment | {"JAX_PROCESS_ID": str(i)},
         )
         for i in range(2)
     ]  # fmt: skip
@@ -117,6 +120,28 @@ def test_what_one_process_finds_wrong_ends_the_other(tmp_path):
     assert f"sdclr: process 1: {sentence}" in outputs[0]
     assert f"sdclr: {sentence}" in outputs[1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS is not set: set all of"),
+        ({"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "2"}, "JAX_PROCESS_ID is not set"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
+            "JAX_NUM_PROCESSES is 'two': it must be a whole number",
+        ),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "localhost:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"},
+            "JAX_PROCESS_ID is 2 and JAX_NUM_PROCESSES 2: processes are numbered from 0",
+        ),
+    ],
+)
+def test_variables_that_name_no_process_are_refused(environment, said, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"^--distributed: {said}"):
+        processes.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])

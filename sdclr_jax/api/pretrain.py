@@ -24,7 +24,7 @@ from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
-from sdclr_jax.run import folder, metrics, versions
+from sdclr_jax.run import folder, metrics, profile, versions
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
 from sdclr_jax.train import Method, State, Step
@@ -72,8 +72,11 @@ def train(
     *,
     devices: list[jax.Device] | None = None,
     progress: bool = False,
+    profiled_steps: int = 0,
 ) -> State:
     """Train to the last step, from the newest checkpoint in `directory` if there is one; returns the last state.
+
+    `profiled_steps` of them are traced into the folder `profile`, and what they cost is printed.
 
     Raises:
         UserError: bad input, before anything is written; in every process what one of them finds.
@@ -92,6 +95,8 @@ def train(
         if changed := folder.about_other_data(directory, trained_on):
             raise UserError(f"{changed}: put the images back, or give another --workdir")
         batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
+        if profiled_steps:
+            profile.check(profiled_steps, 0, config.epochs * batches.steps_per_epoch)
         like = recipes.abstract_state(config, shape, shardings)
         method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
         recipes.try_step(config, method, like, images, shardings.batch)
@@ -106,7 +111,9 @@ def train(
                 folder.claim(directory, config, trained_on, encoder, recipes.identity)
             processes.exchange("the start of training")
             view_shape = recipes.view_shape(config, shape)
-            return _train(config, method, directory, batches, online, like, view_shape, shardings, progress)
+            return _train(
+                config, method, directory, batches, online, like, view_shape, shardings, progress, profiled_steps
+            )
 
 
 class _Measurement(NamedTuple):
@@ -126,6 +133,7 @@ def _train(
     view_shape: tuple[int, ...],
     shardings: Shardings,
     progress: bool,
+    profiled_steps: int,
 ) -> State:
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
@@ -150,6 +158,9 @@ def _train(
         if state is None:
             state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32))
         start = int(state.step)
+        traces = directory / names.PROFILE
+        lower = method.jitted_step.lower
+        profiled = profile.Profile(traces, profiled_steps, start, total, lower) if profiled_steps else None
         stream = batches.from_step(start)
         with (
             contextlib.closing(stream),
@@ -176,6 +187,8 @@ def _train(
             for step in method.train(state, clock.timed(stream), until=total):
                 number, state = step.number, step.state
                 window.append(step.scalars)
+                if profiled and (costs := profiled.after(step, waited=clock.waited, batch_size=config.batch_size)):
+                    bar.write(costs.sentence(traces), file=sys.stderr)
                 # What is due falls on lines of the log, so the means in a line do not depend on where a run stopped.
                 last = number == total
                 due = [m.measure for m in measurements if m.every and (last or number % m.every == 0)]

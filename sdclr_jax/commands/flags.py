@@ -12,7 +12,7 @@ from sdclr_jax.errors import UserError
 
 
 def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
-    """The flags of `sdclr pretrain`: config, workdir, data_dir, distributed, progress."""
+    """The flags of `sdclr pretrain`: config, workdir, data_dir, distributed, progress, profile."""
     show_help(argv, usage)
     # ml_collections wants the file before the fields that override it.
     argv = sorted(argv, key=lambda arg: not arg.startswith("--config="))
@@ -22,6 +22,7 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_bool("progress", True, "", flag_values=values)
+    flags.DEFINE_integer("profile", 0, "", lower_bound=0, flag_values=values)
     config = recipes.load(argv[0].removeprefix("--config="))
     _parse(values, config, argv[1:])
     if not values.workdir:

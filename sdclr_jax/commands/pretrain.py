@@ -16,7 +16,8 @@ SIGTERM lets it save first.
   --workdir=DIR             the run's folder
   --data_dir=DIR            prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
   --distributed             join the processes of a cluster first (TPU pod, Slurm, MPI); without one, train alone
-  --noprogress              no progress bar"""
+  --noprogress              no progress bar
+  --profile=STEPS           trace so many steps into DIR/profile, and print what they cost"""
 
 
 def main(argv: list[str]) -> None:
@@ -24,4 +25,6 @@ def main(argv: list[str]) -> None:
         processes.join()
     with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
         args = flags.pretrain(argv, USAGE)
-    pretrain.train(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)
+    pretrain.train(
+        args.config, expanded(args.workdir), args.data_dir, progress=args.progress, profiled_steps=args.profile
+    )

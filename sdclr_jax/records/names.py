@@ -8,6 +8,7 @@ ENCODER = "encoder.json"  # what turns images into features
 METRICS = "metrics.jsonl"  # one JSON object a line, every `log_every` steps
 WARNINGS = "warnings.jsonl"  # one JSON object a line for each cause of a warning; no file where there was none
 TENSORBOARD = "tensorboard"  # the metrics as event files
+PROFILE = "profile"  # a trace of some steps, of `sdclr pretrain --profile`
 CHECKPOINTS = "checkpoints"  # a folder a step
 DAMAGED = "damaged_checkpoints"  # those that could not be read, moved out of the way
 RESULTS = "results.json"  # what `sdclr evaluate` found

@@ -16,13 +16,15 @@ class Clock:
     def __init__(self, batch_size: int, step: int, seconds: float):
         self._batch_size, self._step, self._seconds = batch_size, step, seconds
         self._since, self._wait, self._pause = time.perf_counter(), 0.0, 0.0
+        self.waited = 0.0  # seconds spent waiting for data, in all
 
     def timed(self, batches: Iterator[T]) -> Iterator[T]:
         """The batches, with the time that each took to come counted as waiting."""
         while True:
             before = time.perf_counter()
             batch = next(batches)
-            self._wait += time.perf_counter() - before
+            took = time.perf_counter() - before
+            self._wait, self.waited = self._wait + took, self.waited + took
             yield batch
 
     @contextlib.contextmanager

@@ -1,0 +1,79 @@
+"""The launch recipes, with the commands of a cluster played by scripts: they go on after status 75 and nowhere else."""
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+import yaml
+
+from sdclr_jax.commands import flags
+
+LAUNCH = pathlib.Path(__file__).parents[1] / "experiments" / "launch"
+
+
+@pytest.fixture
+def played(tmp_path):
+    """Give commands as Bash texts by their names; run a recipe with them; get its status and what was called."""
+    (tmp_path / "bin").mkdir()
+
+    def run(recipe, *options, commands, **environment):
+        for name, text in commands.items():
+            path = tmp_path / "bin" / name
+            path.write_text(f'#!/usr/bin/env bash\ncd {tmp_path}\necho "{name} $*" >> calls\n{text}\n')
+            path.chmod(0o755)
+        found = os.environ | environment | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+        status = subprocess.run(["bash", LAUNCH / recipe, *options], env=found, capture_output=True).returncode
+        return status, (tmp_path / "calls").read_text().splitlines()
+
+    return run
+
+
+@pytest.mark.parametrize(("status", "queued_again"), [(0, False), (1, False), (2, False), (75, True)])
+def test_a_slurm_job_that_stopped_and_saved_is_queued_again(played, status, queued_again):
+    commands = {"srun": f"exit {status}", "scontrol": ""}
+    ended, calls = played("slurm.sh", "--config=digits_lt:sdclr", commands=commands, SLURM_JOB_ID="7")
+    assert ended == status
+    assert calls[0].endswith("sdclr pretrain --config=digits_lt:sdclr --distributed --noprogress")
+    assert calls[1:] == (["scontrol requeue 7"] if queued_again else [])
+
+
+GCLOUD = """
+case "$*" in
+  *queued-resources\\ describe*) cat state 2> /dev/null ;;
+  *queued-resources\\ create*) echo ACTIVE > state ;;
+  *queued-resources\\ delete*) rm state ;;
+  *pip\\ install*) ;;
+  *tpu-vm\\ ssh*)
+    read -r status others < statuses; echo "$others" > statuses
+    if [[ $status == taken ]]; then echo SUSPENDED > state; exit 1; fi
+    echo "sdclr: status 0"; echo "sdclr: status $status" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected", "starts", "slices"),
+    [("0", 0, 1, 1), ("2", 2, 1, 1), ("75 taken 75 0", 0, 4, 2), ("75 1", 1, 2, 1)],
+)
+def test_a_run_on_a_tpu_slice_resumes_until_it_has_ended(played, tmp_path, statuses, expected, starts, slices):
+    (tmp_path / "statuses").write_text(statuses + "\n")
+    environment = {"TPU": "t", "ZONE": "z", "TYPE": "v4-16", "SOURCE": "git+https://example.org/x"}
+    workdir = "--workdir=gs://bucket/a run"
+    status, calls = played("tpu_pod.sh", workdir, commands={"gcloud": GCLOUD, "sleep": ""}, **environment)
+    assert status == expected
+    trained = [call for call in calls if "sdclr pretrain" in call]
+    assert len(trained) == starts
+    assert all(r"--workdir=gs://bucket/a\ run" in call and "--worker=all" in call for call in trained)
+    assert sum("queued-resources create" in call for call in calls) == slices
+
+
+def test_the_flags_of_the_yaml_recipes_are_flags():
+    _, job = yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    pods = [variable["value"] for variable in container["env"] if variable["name"] == "JAX_NUM_PROCESSES"]
+    assert pods == [str(job["spec"]["completions"])] == [str(job["spec"]["parallelism"])]
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    (command,) = [line for line in task["run"].splitlines() if line.startswith("sdclr pretrain ")]
+    for arguments in (container["command"][2:] + container["args"], command.split()[2:]):
+        assert flags.pretrain(arguments, "").distributed
