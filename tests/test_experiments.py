@@ -221,3 +221,21 @@ def test_a_demo_that_fails_says_why(tmp_path):
     bad = subprocess.run([*command, "--config.prune.rate=2.0"], capture_output=True, text=True, env=environment)
     assert bad.returncode == 1
     assert "prune.rate is 2.0" in bad.stderr
+
+
+def test_collectives_are_read_from_a_compiled_program(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # which the experiment adds to
+    scale = load("scale")
+    program = """
+    %a = (f32[8,2]{1,0}, /*index=1*/f32[4]{0}) all-reduce(%x, %y), channel_id=1
+    ROOT %b = bf16[16,128]{1,0} all-gather-start(%z), dimensions={0}
+    %c = f32[] add(%all-reduce.1, %w)
+    """
+    assert scale.collectives(program) == [("all-reduce", 80), ("all-gather", 4096)]
+    chip = scale.Chip(peak=1e12, links=1e9, host=4, diameter="tree")
+    step = scale.Compiled(16, 16 * 35e9 + scale.logits(16, 128), 10**6, 128, [("all-reduce", 700_000_000)])
+    eight, sixteen = (scale.step_time(step, chip, n, per_chip=2, encoded=1000) for n in (8, 16))
+    # 2 images of 35 GFLOP at 35 % of the peak; 7 eighths of 700 MB, there and back, at 70 % of the links' rate.
+    assert eight["network"] == sixteen["network"] == pytest.approx(200)
+    assert eight["gradients"] == pytest.approx(1750, rel=1e-3)
+    assert sixteen["logits"] == pytest.approx(2 * eight["logits"])
