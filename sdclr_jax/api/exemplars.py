@@ -21,7 +21,8 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import exemplars as scoring
-from sdclr_jax.evaluation import frozen, knn, pruning_probe
+from sdclr_jax.evaluation import frozen, pruning_probe
+from sdclr_jax.evaluation.neighbours import neighbours as nearest_others
 from sdclr_jax.records import Summary, names
 from sdclr_jax.reports import gallery
 from sdclr_jax.run import folder
@@ -158,9 +159,9 @@ def exemplars_of_run(
         frozen.encoder_variables(frozen.dense(state)), examples.images
     )
     nearest = min(NEAREST, len(features) - 1)
-    near = knn.neighbours(features, max(neighbours, nearest))
+    near = nearest_others(features, max(neighbours, nearest))
     labels = examples.labels if class_groups else None
-    others = _others(near.rows[:, :nearest], near.distances[:, :nearest], labels)
+    others = _others(near.rows[:, :nearest], 1 - near.similarities[:, :nearest], labels)
     found = {
         "format": Summary.FORMAT,
         "run": {"method": config.method, "seed": config.seed},
