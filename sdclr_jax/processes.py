@@ -4,6 +4,8 @@
     with processes.together():             # what ends one process ends all, and each says why
         processes.agree({"seed": "0"})
         while not stop.at(step, convenient=True): ...
+        with processes.first("the fits") as alone:  # the others wait
+            if alone: ...
 
 They speak through the key-value store of JAX's coordinator. Every wait has a limit. With one process all of this is
 nothing.
@@ -16,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,37 +30,63 @@ from sdclr_jax.errors import Lost, Stopped, UserError
 # Seconds: until all have started; until all have come to the same place or step, which may take a long compilation or a
 # look at a million files; until one that is not heard of counts as dead; between two looks at the others.
 JOIN, MEET, SILENCE, POLL = 300, 1800, 30, 0.5
+_PIECE = 2**20  # of a text that is given to all
+_SAY = 10  # seconds of waiting for others to start, until it is said
 _LEAVE = 5  # seconds for a process to end by itself when another has failed
 _ROOT = "sdclr_jax"
 _met: dict[str, int] = {}  # how often a place was come to: a key is written once
 _at = 0  # the last step of this process
 _told = False  # whether it has failed, and told the others
+_shared = False  # whether all processes do the same now
+_waits = False  # whether it waits for what another one does, however long that takes
 
 
 def join() -> None:
     """Join the processes of a cluster (TPU pod, Slurm, MPI, or JAX_COORDINATOR_ADDRESS and its like); where there is
-    none, this process is alone. Ends the process with a sentence where the others do not come."""
-    waiting = threading.Timer(JOIN - 5, _nobody_came)
-    waiting.daemon = True
-    waiting.start()
+    none, this process is alone. Says for whom it waits, and ends the process with a sentence where the others do not
+    come in `SDCLR_JOIN_SECONDS`, 300 by default."""
+    limit = _join_limit()
+    waiting = [threading.Timer(_SAY, _say_that_it_waits, [limit]), threading.Timer(limit, _nobody_came, [limit])]
+    for timer in waiting:
+        timer.daemon = True
+        timer.start()
     try:
-        jax.distributed.initialize(initialization_timeout=JOIN, shutdown_timeout_seconds=15)
+        jax.distributed.initialize(initialization_timeout=limit + 5, shutdown_timeout_seconds=15)
     except ValueError as error:
         if "coordinator_address" not in str(error):
             raise UserError(f"--distributed: {_first_line(error)}") from error
     except RuntimeError as error:
         raise UserError(f"--distributed: {_first_line(error)}") from error
     finally:
-        waiting.cancel()
+        for timer in waiting:
+            timer.cancel()
 
 
-def _nobody_came() -> None:
+def _join_limit() -> int:
+    given = os.environ.get("SDCLR_JOIN_SECONDS") or str(JOIN)
+    if not given.isdecimal() or not 1 <= int(given) <= 86_400:
+        raise UserError(f"the environment has SDCLR_JOIN_SECONDS={given}: it must be a number of seconds, 1 to 86400")
+    return int(given)
+
+
+def _say_that_it_waits(limit: int) -> None:
+    print(f"{_which_of_them()} waits for the others, {limit} s at most", file=sys.stderr, flush=True)
+
+
+def _nobody_came(limit: int) -> None:
     sentence = (
-        f"not all processes have come in {JOIN - 5} s: see that each was started, once and with its own number, and "
-        "reaches the address of the first"
+        f"{_which_of_them()} has waited {limit} s, and not all others have come: the one that says nothing was not "
+        "started, or does not reach that address; start each once, with its own number"
     )
     print(f"sdclr: {sentence}", file=sys.stderr, flush=True)
     os._exit(UserError.status)
+
+
+def _which_of_them() -> str:
+    """This process by its number, from 0 on, while JAX waits for the others."""
+    state = distributed.global_state
+    where = f", at {state.coordinator_address}," if state.coordinator_address else ""
+    return f"process {state.process_id} of 0 to {(state.num_processes or 1) - 1}{where}"
 
 
 def joined() -> bool:
@@ -71,32 +99,110 @@ def count() -> int:
     return jax.process_count()
 
 
+def number() -> int:
+    """Which of them this one is, from 0 on."""
+    return jax.process_index()
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes files and shows progress."""
     return jax.process_index() == 0
 
 
-def exchange(place: str, text: str = "") -> list[str]:
+def is_shared() -> bool:
+    """Whether several processes do now the same, side by side, so that each can do a part of it."""
+    return _shared and count() > 1
+
+
+@contextlib.contextmanager
+def _all_do_the_same(do: bool) -> Iterator[None]:
+    global _shared
+    before, _shared = _shared, do
+    try:
+        yield
+    finally:
+        _shared = before
+
+
+def exchange(place: str, text: str = "", *, patient: bool = False) -> list[str]:
     """Wait until every process has come to a place, and give what each has brought, in their order.
+
+    Args:
+        place: its name, the same in all.
+        text: what this one brings, at most a few MB.
+        patient: wait as long as all processes live, for one that may have hours of work to do before it comes.
 
     Raises:
         UserError: another process has failed; or one has not come in `MEET` seconds.
     """
+    global _waits
     if count() == 1:
         return [text]
     _met[place] = _met.get(place, 0) + 1
-    folder, until = f"{_ROOT}/{place}/{_met[place]}", time.monotonic() + MEET
+    folder, until, pause = f"{_ROOT}/{place}/{_met[place]}", time.monotonic() + MEET, 0.002
     _store().key_value_set(f"{folder}/{jax.process_index()}", text)
-    while True:
-        if said := _failures():
-            raise _error_of(said)
-        brought = _all_in(folder)
-        if len(brought) == count():
-            return [brought[i] for i in range(count())]
-        if time.monotonic() > until:
-            missing = ", ".join(str(i) for i in range(count()) if i not in brought)
-            raise UserError(f"process {missing} has not come to '{place}' in {MEET} s: see what it says")
-        time.sleep(_pause(0.05))
+    _waits = patient
+    try:
+        while True:
+            if said := _failures():
+                raise _error_of(said)
+            brought = _all_in(folder)
+            if len(brought) == count():
+                if is_main() and _met[place] > 1:  # all have read what was brought before
+                    _store().key_value_delete(f"{_ROOT}/{place}/{_met[place] - 1}/")
+                return [brought[i] for i in range(count())]
+            if time.monotonic() > until and not patient:
+                missing = ", ".join(str(i) for i in range(count()) if i not in brought)
+                raise UserError(f"process {missing} has not come to '{place}' in {MEET} s: see what it says")
+            time.sleep(_pause(pause))
+            pause = min(2 * pause, 0.05)
+    finally:
+        _waits = False
+
+
+@contextlib.contextmanager
+def first(place: str) -> Iterator[bool]:
+    """Process 0 goes in first, to do what one of them does, and gets True. The others get False, have nothing to do
+    inside, and wait at the end until it is done, however long it takes, as long as it lives."""
+    with _all_do_the_same(False):
+        yield is_main()
+    exchange(place, patient=True)
+
+
+def of_first(place: str, make: Callable[[], str]) -> str:
+    """The text that process 0 makes, in all of them; the others wait for it, as in `first`."""
+    if count() == 1:
+        return make()
+    with _all_do_the_same(False):
+        text = make() if is_main() else ""
+    return "".join(gathered(place, (text[i : i + _PIECE] for i in range(0, len(text), _PIECE))))
+
+
+def gathered(place: str, texts: Iterable[str]) -> Iterator[str]:
+    """All texts of all processes, those of process 0 first. Each gives any number of them, of at most a few MB each;
+    the others wait as long as it lives.
+
+    Raises:
+        UserError: another process has failed.
+    """
+    if count() == 1:
+        yield from texts
+        return
+    _met[place] = _met.get(place, 0) + 1
+    folder, given = f"{_ROOT}/{place} given/{_met[place]}", 0
+    for given, text in enumerate(texts, 1):
+        _store().key_value_set(f"{folder}/{jax.process_index()}/{given}", text)
+    for number, total in enumerate(exchange(place, str(given), patient=True)):
+        for i in range(1, int(total) + 1):
+            yield _store().blocking_key_value_get(f"{folder}/{number}/{i}", 60_000)
+
+
+def summed(counts: Mapping[str, float]) -> dict[str, float]:
+    """The sum over the processes of each number; all have the same names, and come here together."""
+    if count() == 1 or not counts:
+        return dict(counts)
+    of_each = [json.loads(text) for text in exchange("sums", json.dumps(counts))]
+    return {name: sum(each[name] for each in of_each) for name in counts}
 
 
 def agree(facts: Mapping[str, Any]) -> None:
@@ -116,8 +222,11 @@ def agree(facts: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together(*, stops: bool = False) -> Iterator[None]:
     """What ends one process inside ends all of them, also those that wait for it in a computation.
+
+    Args:
+        stops: whether Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of several ends all at once; else they are for `Stop`.
 
     Raises:
         UserError: another process has failed, or is gone.
@@ -126,17 +235,19 @@ def together() -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    threading.Thread(target=_watch, args=(ended,), daemon=True).start()
-    try:
-        with telling():
-            try:
-                yield
-            except Stopped:  # all have stopped
+    with _Interrupts() if stops else contextlib.nullcontext() as interrupts:
+        threading.Thread(target=_watch, args=(ended, interrupts), daemon=True).start()
+        try:
+            with telling():
+                try:
+                    with _all_do_the_same(True):
+                        yield
+                except Stopped:  # all have stopped
+                    exchange("end")
+                    raise
                 exchange("end")
-                raise
-            exchange("end")
-    finally:
-        ended.set()
+        finally:
+            ended.set()
 
 
 @contextlib.contextmanager
@@ -146,7 +257,7 @@ def telling() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if count() == 1 or isinstance(error, Stopped):
+        if count() == 1 or isinstance(error, Stopped) or (isinstance(error, SystemExit) and not error.code):
             raise
         if isinstance(error, Exception) and _status(error) is None:
             until = time.monotonic() + 4 * POLL  # it may be the echo of what another one has to say
@@ -232,18 +343,58 @@ class Stop(contextlib.AbstractContextManager):
             signal.signal(number, handler)
 
 
-def _watch(ended: threading.Event) -> None:
-    """End this process where another has failed, while it waits for it in a computation; process 0 looks after those
-    that can say nothing any more."""
+class _Interrupts(contextlib.AbstractContextManager):
+    """Signals that raise KeyboardInterrupt where this process is in Python, and are known to other threads where it
+    is not: a long computation."""
+
+    def __enter__(self):
+        self.asked: float | None = None  # when the first one came
+        self._read, self._write = os.pipe()
+        for end in (self._read, self._write):
+            os.set_blocking(end, False)
+        try:
+            self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            # JAX has taken SIGTERM from Python's handlers. What is ignored stays so: `nohup` does that.
+            heeded = [s for s in Stop.SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+            self._before = {s: signal.signal(s, signal.default_int_handler) for s in heeded}
+        except ValueError:  # not the main thread, as in some notebooks
+            self._before = {}
+        return self
+
+    def waited(self) -> float:
+        """Seconds since the first signal; 0 where there was none."""
+        with contextlib.suppress(BlockingIOError):
+            if set(os.read(self._read, 100)) & {int(s) for s in self._before} and self.asked is None:
+                self.asked = time.monotonic()
+        return 0.0 if self.asked is None else time.monotonic() - self.asked
+
+    def __del__(self):  # not before the thread that looks into it has ended
+        for end in (self._read, self._write):
+            os.close(end)
+
+    def __exit__(self, *error):
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _watch(ended: threading.Event, interrupts: _Interrupts | None) -> None:
+    """End this process where another has failed, while it waits for it in a computation, or where it is to stop and
+    does not; process 0 looks after those that can say nothing any more."""
     beat, heard, moved = 0, {}, {}  # process -> its last beat or step, and when it came
     while not ended.wait(_pause(POLL)):
         beat += 1
+        step = f"{_at}.{beat}" if _waits else str(_at)  # one that waits on purpose is not at a standstill
         try:
-            _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {_at}", allow_overwrite=True)
+            _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True)
             said, alive = _failures(), _all_in(f"{_ROOT}/alive") if is_main() else {}
         except Exception as error:  # process 0, where the store is, has gone: JAX ends this one at once
             print(f"sdclr: process 0 cannot be reached ({_first_line(error)}): see what it says", file=sys.stderr)
             return
+        if interrupts and interrupts.waited() > _LEAVE and not _told:
+            _publish(KeyboardInterrupt())
+            _end("stopped", 130)
         if said and not (_told or ended.wait(_LEAVE) or _told):
             _end(*_first_of(said))
         for number, value in alive.items():
@@ -264,7 +415,7 @@ def _lost(heard: dict[int, tuple[str, float]], moved: dict[int, tuple[str, float
                 "all again to go on from the last checkpoint"
             )
     if moved and all(now - since > MEET for _, since in moved.values()):
-        number, (step, _) = min(moved.items(), key=lambda item: int(item[1][0]))
+        number, (step, _) = min(moved.items(), key=lambda item: int(item[1][0].partition(".")[0]))
         return Lost(
             f"no process has done a step for {MEET} s, and process {number} is at step {step}: see what it does"
         )
@@ -282,7 +433,7 @@ def _publish(error: BaseException) -> None:
         return
     _told = True
     status = _status(error)
-    text = f"{type(error).__name__}: {_first_line(error)}" if status is None else str(error)
+    text = f"{type(error).__name__}: {_first_line(error)}" if status is None else str(error) or "stopped"
     status = 1 if status is None else status
     with contextlib.suppress(Exception):  # the store may be what has gone
         key = f"{_ROOT}/failed/{jax.process_index()}"
@@ -320,7 +471,9 @@ def _first_of(said: Mapping[int, str]) -> tuple[str, int]:
 
 def _error_of(said: Mapping[int, str]) -> UserError | Lost:
     sentence, status = _first_of(said)
-    return UserError(sentence) if status == UserError.status else Lost(sentence)
+    error = UserError(sentence) if status == UserError.status else Lost(sentence)
+    error.status = status
+    return error
 
 
 def _end(sentence: str, status: int) -> None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sdclr_jax import parallel, processes, pruning, recipes
+from sdclr_jax.api import agreement
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.data.batches import Resident, Sent, Streamed
 from sdclr_jax.data.images import as_images
@@ -24,7 +25,7 @@ from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
-from sdclr_jax.run import folder, metrics, versions
+from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
 from sdclr_jax.train import Method, State, Step
@@ -85,6 +86,7 @@ def train(
         recipes.check_protocols(config)
         config = recipes.located(config)
         folder.check(directory, config, recipes.identity)
+        agreement.on_run(config)
         shardings = parallel.shardings(devices)
         data = recipes.data(config, data_dir)
         online = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
@@ -96,9 +98,7 @@ def train(
         method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
         recipes.try_step(config, method, like, images, shardings.batch)
         # No process writes before all have looked and found the same.
-        if processes.count() > 1:  # to ask for the commit starts git
-            of_images = f"{trained_on.images} images, SHA-256 {trained_on.sha256[:8]}…"
-            processes.agree(versions.alike() | recipes.identity(config) | {"list of images": of_images})
+        agreement.on_images({"training": data.part(config.data.subset)})
         folder.check_shared(directory)
         with folder.lock(directory) if processes.is_main() else contextlib.nullcontext():
             if processes.is_main():
@@ -192,7 +192,7 @@ def _train(
                     line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
                 for measure in due:
                     line |= measure(step)
-                line |= batches.counts() | clock.read(number)
+                line |= processes.summed(batches.counts()) | clock.read(number)
                 log.write(line)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict, config_flags
 from sdclr_jax import recipes
 from sdclr_jax.errors import UserError
 
-
 def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     """The flags of `sdclr pretrain`: config, workdir, data_dir, distributed, progress."""
     show_help(argv, usage)
@@ -20,7 +19,6 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
         raise UserError("--config is missing: give it as --config=NAME:METHOD, such as digits_lt:sdclr")
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_bool("progress", True, "", flag_values=values)
     config = recipes.load(argv[0].removeprefix("--config="))
     _parse(values, config, argv[1:])
@@ -68,8 +66,9 @@ def show_help(argv: list[str], usage: str) -> None:
 
 
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
-    """Parse into `values`, with `config` as the flag of that name and a `data_dir`."""
+    """Parse into `values`, with `config` as the flag of that name, a `data_dir`, and `distributed`."""
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "", flag_values=values)
     if "method" in fields(argv):
         raise UserError("--config.method only names the method: choose another as --config=NAME:METHOD")
     for arg in argv:  # first, since another encoder has other fields

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdclr_jax import files
+from sdclr_jax import files, processes
 from sdclr_jax.errors import UserError
 
 _HASH = hashlib.sha256
@@ -18,18 +18,26 @@ _SIZE = _HASH().digest_size  # bytes at the end of a file: the hash of its name 
 _CHUNK = 2**20  # bytes that are hashed at once
 
 
-def features(folder: pathlib.Path, key: dict[str, Any], extract: Callable[[], np.ndarray]) -> np.ndarray:
+def features(
+    folder: pathlib.Path, key: dict[str, Any], extract: Callable[[], np.ndarray], *, together: bool = False
+) -> np.ndarray:
     """The float32 [N, D] that `folder` holds under `key`, or what `extract()` gives, which it holds from then on.
 
     `key` is what the features are a function of, anything that JSON writes. A file is a plain `.npy` array, followed by
     a SHA-256 of its name and content. A file that does not match its hash is not used: the features are extracted
     again, and the file is replaced. A folder that cannot be written, or a full disk, only costs the next evaluation its
-    time.
+    time. With `together` all processes call this, and extract together where one of them does not see the file.
     """
     path = folder / f"{_HASH(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.npy"
+    found = None
     with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
-        return _read(path)
+        found = _read(path)
+    everywhere = not together or all(processes.exchange("kept features", "" if found is None else "seen"))
+    if found is not None and everywhere:
+        return found
     found = extract()
+    if together and not processes.is_main():
+        return found
     with contextlib.suppress(UserError), files.replacing(path) as part, part.open("w+b") as file:
         np.save(file, found, allow_pickle=False)
         digest = _digest(path.name, file, file.tell())
