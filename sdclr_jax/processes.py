@@ -23,6 +23,7 @@ import jax
 from jax._src import distributed  # its store has no public door
 from jax.experimental import multihost_utils
 
+from sdclr_jax import parallel
 from sdclr_jax.errors import Lost, Stopped, UserError
 
 # Seconds: until all have started; until all have come to the same place or step, which may take a long compilation or a
@@ -43,11 +44,14 @@ def join() -> None:
     waiting.start()
     try:
         jax.distributed.initialize(initialization_timeout=JOIN, shutdown_timeout_seconds=15)
-    except ValueError as error:
-        if "coordinator_address" not in str(error):
-            raise UserError(f"--distributed: {_first_line(error)}") from error
-    except RuntimeError as error:
-        raise UserError(f"--distributed: {_first_line(error)}") from error
+    except Exception as error:  # JAX asks Slurm, MPI, Kubernetes and clouds, each with faults of its own
+        alone = isinstance(error, ValueError) and "coordinator_address" in str(error)
+        if not alone:
+            raise UserError(
+                f"--distributed: the processes cannot be joined ({type(error).__name__}: {_first_line(error)}): see "
+                "that the scheduler's variables are whole, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and "
+                "JAX_PROCESS_ID; one process alone needs no --distributed"
+            ) from error
     finally:
         waiting.cancel()
 
@@ -68,6 +72,7 @@ def joined() -> bool:
 
 def count() -> int:
     """How many processes there are."""
+    parallel.devices()  # which says in a sentence why there are none
     return jax.process_count()
 
 

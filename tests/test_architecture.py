@@ -14,7 +14,7 @@ FLOORS = {
     "errors": 0,
     "compiler": 0,
     "trees": 0,
-    "parallel": 0,
+    "parallel": 0.25,
     "processes": 0.5,
     "files": 0.5,
     "records": 0.6,

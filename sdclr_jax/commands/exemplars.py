@@ -6,6 +6,7 @@ import pathlib
 from sdclr_jax import files, recipes, records
 from sdclr_jax.api import exemplars
 from sdclr_jax.commands import flags
+from sdclr_jax.commands.parser import Parser
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.reports import gallery
@@ -64,7 +65,7 @@ def main(argv: list[str]) -> None:
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="sdclr exemplars", description=DESCRIPTION)
+    parser = Parser(prog="sdclr exemplars", description=DESCRIPTION)
     add = parser.add_argument
     add("dirs", nargs="+", metavar="DIR", help="a run's folder")
     add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help="shares of the weights cut; the last one ranks")
