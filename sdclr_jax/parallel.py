@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from sdclr_jax import compiler
 from sdclr_jax.errors import UserError, shortened
 
 
@@ -39,12 +40,14 @@ def devices() -> list[jax.Device]:
 
 
 def shardings(of: list[jax.Device] | None = None) -> Shardings:
-    """Shardings over a one-axis mesh of these devices (default: all of all processes).
+    """Shardings over a one-axis mesh of these devices (default: all of all processes). Warns where they compute wrong.
 
     Raises:
         UserError: as `devices`.
     """
     of = devices() if of is None else of
+    if of[0].platform == "cpu":
+        compiler.warn_if_wrong()
     # Auto axes: with explicit ones a product of two batch-sharded arrays raises.
     mesh = jax.make_mesh((len(of),), ("data",), axis_types=(AxisType.Auto,), devices=of)
     return Shardings(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
