@@ -34,7 +34,7 @@ class UserError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number: the message names step and branch."""
+    """The loss is no longer a number, or two runs from one state differ: the message says where."""
 
     status = 1
 

@@ -12,7 +12,7 @@ from sdclr_jax.errors import UserError, shortened
 
 
 def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
-    """The flags of `sdclr pretrain`: config, workdir, data_dir, distributed, progress."""
+    """The flags of `sdclr pretrain`: config, workdir, data_dir, distributed, progress, check-determinism."""
     show_help(argv, usage)
     # ml_collections wants the file before the fields that override it.
     argv = sorted(argv, key=lambda arg: not arg.startswith("--config="))
@@ -22,9 +22,10 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     flags.DEFINE_string("workdir", None, "", flag_values=values)
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_bool("progress", True, "", flag_values=values)
+    flags.DEFINE_integer("check-determinism", None, "", flag_values=values)
     config = recipes.load(argv[0].removeprefix("--config="))
     _parse(values, config, argv[1:])
-    if not values.workdir:
+    if not values.workdir and values["check-determinism"].value is None:
         raise UserError("--workdir is missing: give the run's folder, such as --workdir=runs/sdclr")
     return values
 
