@@ -12,6 +12,7 @@ nothing.
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -235,6 +236,54 @@ class Stop(contextlib.AbstractContextManager):
     def __exit__(self, *error):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stopping_before_the_first_step(patience: float = 10.0) -> Iterator[None]:
+    """Inside, a stop that is asked for before the first step ends this process after `patience` seconds, and a second
+    Ctrl-C at once, whatever the main thread does. Python handles signals between its own instructions, and XLA may
+    compile a step for many minutes. Nothing is lost then. For commands: the program that calls is ended too.
+
+    Does nothing where there are several processes, which stop at one step.
+    """
+    if count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received, sent = os.pipe()
+    os.set_blocking(sent, False)
+    before = signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_stop_before_the_first_step, args=(received, patience), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(sent)  # which ends the thread
+        thread.join()
+        os.close(received)
+
+
+def _stop_before_the_first_step(received: int, patience: float) -> None:
+    """Read the numbers of signals from a pipe until it is closed, or a first step is taken."""
+    asked = None
+    while not _at:
+        left = None if asked is None else max(0.0, asked + patience - time.monotonic())
+        if not select.select([received], [], [], left)[0]:
+            if not _at:
+                _end_at_once("stopped before the first step: run it again to start, or to resume", Stopped.status)
+            return
+        numbers = os.read(received, 100)
+        if not numbers:
+            return
+        for number in set(numbers) & set(Stop.SIGNALS):
+            if asked is not None and number == signal.SIGINT:
+                _end_at_once("stopped", 130)
+            asked = asked or time.monotonic()
+
+
+def _end_at_once(sentence: str, status: int) -> None:
+    print(f"\nsdclr: {sentence}", file=sys.stderr, flush=True)
+    os._exit(status)
 
 
 def _watch(ended: threading.Event) -> None:

@@ -31,4 +31,5 @@ def main(argv: list[str]) -> None:
         if processes.is_main():
             print(said)
         return
-    pretrain.train(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)
+    with processes.stopping_before_the_first_step():
+        pretrain.train(args.config, expanded(args.workdir), args.data_dir, progress=args.progress)
