@@ -14,7 +14,6 @@ nothing.
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,70 +22,42 @@ from typing import Any
 
 import jax
 from jax._src import distributed  # its store has no public door
-from jax.experimental import multihost_utils
 
-from sdclr_jax.errors import Lost, Stopped, UserError
+from sdclr_jax import parallel, stops
+from sdclr_jax.errors import Lost, Stopped, UserError, first_line
+from sdclr_jax.joining import join
+from sdclr_jax.stops import Interrupts, Stop, stopping_before_the_first_step
 
-# Seconds: until all have started; until all have come to the same place or step, which may take a long compilation or a
-# look at a million files; until one that is not heard of counts as dead; between two looks at the others.
-JOIN, MEET, SILENCE, POLL = 300, 1800, 30, 0.5
+__all__ = [
+    "Stop",
+    "agree",
+    "count",
+    "exchange",
+    "first",
+    "gathered",
+    "is_main",
+    "is_shared",
+    "join",
+    "joined",
+    "leave",
+    "number",
+    "of_first",
+    "stopping_before_the_first_step",
+    "summed",
+    "telling",
+    "together",
+]
+
+# Seconds: until all have come to the same place or step, which may take a long compilation; until one that is not heard
+# of counts as dead; between two looks at the others.
+MEET, SILENCE, POLL = 1800, 30, 0.5
 _PIECE = 2**20  # of a text that is given to all
-_SAY = 10  # seconds of waiting for others to start, until it is said
 _LEAVE = 5  # seconds for a process to end by itself when another has failed
 _ROOT = "sdclr_jax"
 _met: dict[str, int] = {}  # how often a place was come to: a key is written once
-_at = 0  # the last step of this process
 _told = False  # whether it has failed, and told the others
 _shared = False  # whether all processes do the same now
 _waits = False  # whether it waits for what another one does, however long that takes
-
-
-def join() -> None:
-    """Join the processes of a cluster (TPU pod, Slurm, MPI, or JAX_COORDINATOR_ADDRESS and its like); where there is
-    none, this process is alone. Says for whom it waits, and ends the process with a sentence where the others do not
-    come in `SDCLR_JOIN_SECONDS`, 300 by default."""
-    limit = _join_limit()
-    waiting = [threading.Timer(_SAY, _say_that_it_waits, [limit]), threading.Timer(limit, _nobody_came, [limit])]
-    for timer in waiting:
-        timer.daemon = True
-        timer.start()
-    try:
-        jax.distributed.initialize(initialization_timeout=limit + 5, shutdown_timeout_seconds=15)
-    except ValueError as error:
-        if "coordinator_address" not in str(error):
-            raise UserError(f"--distributed: {_first_line(error)}") from error
-    except RuntimeError as error:
-        raise UserError(f"--distributed: {_first_line(error)}") from error
-    finally:
-        for timer in waiting:
-            timer.cancel()
-
-
-def _join_limit() -> int:
-    given = os.environ.get("SDCLR_JOIN_SECONDS") or str(JOIN)
-    if not given.isdecimal() or not 1 <= int(given) <= 86_400:
-        raise UserError(f"the environment has SDCLR_JOIN_SECONDS={given}: it must be a number of seconds, 1 to 86400")
-    return int(given)
-
-
-def _say_that_it_waits(limit: int) -> None:
-    print(f"{_which_of_them()} waits for the others, {limit} s at most", file=sys.stderr, flush=True)
-
-
-def _nobody_came(limit: int) -> None:
-    sentence = (
-        f"{_which_of_them()} has waited {limit} s, and not all others have come: the one that says nothing was not "
-        "started, or does not reach that address; start each once, with its own number"
-    )
-    print(f"sdclr: {sentence}", file=sys.stderr, flush=True)
-    os._exit(UserError.status)
-
-
-def _which_of_them() -> str:
-    """This process by its number, from 0 on, while JAX waits for the others."""
-    state = distributed.global_state
-    where = f", at {state.coordinator_address}," if state.coordinator_address else ""
-    return f"process {state.process_id} of 0 to {(state.num_processes or 1) - 1}{where}"
 
 
 def joined() -> bool:
@@ -96,6 +67,7 @@ def joined() -> bool:
 
 def count() -> int:
     """How many processes there are."""
+    parallel.devices()  # which says in a sentence why there are none
     return jax.process_count()
 
 
@@ -222,11 +194,11 @@ def agree(facts: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def together(*, stops: bool = False) -> Iterator[None]:
+def together(*, stop: bool = False) -> Iterator[None]:
     """What ends one process inside ends all of them, also those that wait for it in a computation.
 
     Args:
-        stops: whether Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of several ends all at once; else they are for `Stop`.
+        stop: whether Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of several ends all at once; else they are for `Stop`.
 
     Raises:
         UserError: another process has failed, or is gone.
@@ -235,7 +207,7 @@ def together(*, stops: bool = False) -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    with _Interrupts() if stops else contextlib.nullcontext() as interrupts:
+    with Interrupts() if stop else contextlib.nullcontext() as interrupts:
         threading.Thread(target=_watch, args=(ended, interrupts), daemon=True).start()
         try:
             with telling():
@@ -267,7 +239,7 @@ def telling() -> Iterator[None]:
                 raise _error_of(said) from error
             if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
                 lost = Lost(
-                    f"a computation with the other processes broke down ({_first_line(error)}): one of them was "
+                    f"a computation with the other processes broke down ({first_line(error)}): one of them was "
                     "killed, or its machine is gone; start all again to go on from the last checkpoint"
                 )
                 _publish(lost)
@@ -288,109 +260,20 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-class Stop(contextlib.AbstractContextManager):
-    """A stop that is asked for while a run trains, by Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of the processes. A
-    second Ctrl-C ends this one at once.
-
-    with Stop() as stop:
-        for step in steps:
-            if stop.at(step, convenient=True): ...  # save, and leave
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-    def __init__(self):
-        self.asked, self._since = False, 0.0
-        self._together = count() > 1 and distributed.global_state.preemption_sync_manager is not None
-
-    def __enter__(self):
-        try:
-            # Of several, JAX itself takes SIGTERM, and finds a step that all of them have still to come to.
-            signals = [s for s in self.SIGNALS if s != signal.SIGTERM or not self._together]
-            # What is ignored stays so: `nohup` does that.
-            heeded = [s for s in signals if signal.getsignal(s) != signal.SIG_IGN]
-            self._before = {s: signal.signal(s, self._ask) for s in heeded}
-        except ValueError:  # not the main thread, as in some notebooks
-            self._before = {}
-        return self
-
-    def _ask(self, number, frame):
-        if self.asked:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
-        self.asked, self._since = True, time.monotonic()
-        print("\nstopping; Ctrl-C again to stop without saving", file=sys.stderr)
-        if self._together:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def at(self, step: int, convenient: bool, patience: float = 20.0) -> bool:
-        """Whether to stop after this step. All processes are asked after each of their steps, and say yes at the same.
-
-        Args:
-            step: its number.
-            convenient: whether this is a good step to stop at; one process alone waits for such a one, and at most
-                `patience` seconds.
-        """
-        global _at
-        _at = step
-        if self._together:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked and (convenient or time.monotonic() - self._since > patience)
-
-    def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class _Interrupts(contextlib.AbstractContextManager):
-    """Signals that raise KeyboardInterrupt where this process is in Python, and are known to other threads where it
-    is not: a long computation."""
-
-    def __enter__(self):
-        self.asked: float | None = None  # when the first one came
-        self._read, self._write = os.pipe()
-        for end in (self._read, self._write):
-            os.set_blocking(end, False)
-        try:
-            self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            # JAX has taken SIGTERM from Python's handlers. What is ignored stays so: `nohup` does that.
-            heeded = [s for s in Stop.SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
-            self._before = {s: signal.signal(s, signal.default_int_handler) for s in heeded}
-        except ValueError:  # not the main thread, as in some notebooks
-            self._before = {}
-        return self
-
-    def waited(self) -> float:
-        """Seconds since the first signal; 0 where there was none."""
-        with contextlib.suppress(BlockingIOError):
-            if set(os.read(self._read, 100)) & {int(s) for s in self._before} and self.asked is None:
-                self.asked = time.monotonic()
-        return 0.0 if self.asked is None else time.monotonic() - self.asked
-
-    def __del__(self):  # not before the thread that looks into it has ended
-        for end in (self._read, self._write):
-            os.close(end)
-
-    def __exit__(self, *error):
-        if self._before:
-            signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def _watch(ended: threading.Event, interrupts: _Interrupts | None) -> None:
+def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
     """End this process where another has failed, while it waits for it in a computation, or where it is to stop and
     does not; process 0 looks after those that can say nothing any more."""
     beat, heard, moved = 0, {}, {}  # process -> its last beat or step, and when it came
     while not ended.wait(_pause(POLL)):
         beat += 1
-        step = f"{_at}.{beat}" if _waits else str(_at)  # one that waits on purpose is not at a standstill
+        step = (
+            f"{stops.taken}.{beat}" if _waits else str(stops.taken)
+        )  # one that waits on purpose is not at a standstill
         try:
             _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True)
             said, alive = _failures(), _all_in(f"{_ROOT}/alive") if is_main() else {}
         except Exception as error:  # process 0, where the store is, has gone: JAX ends this one at once
-            print(f"sdclr: process 0 cannot be reached ({_first_line(error)}): see what it says", file=sys.stderr)
+            print(f"sdclr: process 0 cannot be reached ({first_line(error)}): see what it says", file=sys.stderr)
             return
         if interrupts and interrupts.waited() > _LEAVE and not _told:
             _publish(KeyboardInterrupt())
@@ -433,7 +316,7 @@ def _publish(error: BaseException) -> None:
         return
     _told = True
     status = _status(error)
-    text = f"{type(error).__name__}: {_first_line(error)}" if status is None else str(error) or "stopped"
+    text = f"{type(error).__name__}: {first_line(error)}" if status is None else str(error) or "stopped"
     status = 1 if status is None else status
     with contextlib.suppress(Exception):  # the store may be what has gone
         key = f"{_ROOT}/failed/{jax.process_index()}"
@@ -488,7 +371,3 @@ def _all_in(folder: str) -> dict[int, str]:
 
 def _store() -> Any:
     return distributed.global_state.client
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -42,6 +42,43 @@ sys.exit(main.main(["pretrain", "--distributed", *options]))
 """
 
 
+BEFORE_THE_FIRST_STEP = """
+import os, signal, threading, time
+from sdclr_jax import processes
+
+def ended(*signals, step=None, compiling=60):
+    child = os.fork()
+    if not child:
+        def ask():
+            for number in signals:
+                time.sleep(0.2)
+                os.kill(os.getpid(), number)
+        threading.Thread(target=ask).start()
+        with processes.stopping_before_the_first_step(patience=1.0), processes.Stop() as stop:
+            if step:
+                stop.at(step, convenient=True)
+            threading.Event().wait(compiling)
+        os._exit(int(stop.asked))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+processes.count = lambda: 1  # which would start JAX, and its threads do not live on in a fork
+assert ended(signal.SIGTERM) == 75
+assert ended(signal.SIGINT, signal.SIGINT) == 130
+assert ended(signal.SIGTERM, step=1, compiling=2) == 1  # later, the loop is asked
+assert ended(compiling=0) == 0
+"""
+
+
+def test_a_stop_before_the_first_step_does_not_wait_for_the_compiler():
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", BEFORE_THE_FIRST_STEP], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("sdclr: stopped before the first step: run it again to start, or to resume\n") == 1
+    assert done.stderr.count("sdclr: stopped\n") == 1
+
+
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("localhost", 0))

@@ -73,7 +73,7 @@ def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os
         UserError: no run or no checkpoint there, images without labels, or the encoder is not what it was before the
             evaluation.
     """
-    with processes.together(stops=True):
+    with processes.together(stop=True):
         agreement.on_run(config)
         return _evaluate(config, directory, data_dir)
 

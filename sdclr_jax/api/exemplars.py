@@ -15,7 +15,7 @@ from sdclr_jax.api import agreement, exemplar_files
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError, UserError, shortened
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, pruning_probe
 from sdclr_jax.evaluation.neighbours import neighbours as nearest_others
@@ -92,14 +92,24 @@ def exemplars(
 
 def check(rates: tuple[float, ...], *, pairs_of_views: int, against: str, shown: int, neighbours: int) -> None:
     """Raises ArgumentError where one of these is out of its bounds."""
+    if len(rates) > 100:
+        raise ArgumentError(
+            "rates", f"is {len(rates)} numbers: the network is pruned and run for each, so give at most 100"
+        )
     if not rates or len(set(rates)) < len(rates) or not all(0 <= rate < 1 for rate in rates):
         raise ArgumentError("rates", f"is {rates}: it must be different numbers, each at least 0 and below 1")
     if against not in pruning_probe.AGAINST:
         raise ArgumentError("against", f"is {against!r}: it must be one of {', '.join(pruning_probe.AGAINST)}")
-    counts = {"pairs_of_views": (pairs_of_views, 0), "shown": (shown, 1), "neighbours": (neighbours, 0)}
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise ArgumentError(name, f"is {value}: it must be at least {least}")
+    # Each pair is a pass over all images; pictures, and those of neighbours, are all on one page.
+    counts = {
+        "pairs_of_views": (pairs_of_views, 0, 1000),
+        "shown": (shown, 1, 50_000),
+        "neighbours": (neighbours, 0, 100),
+    }
+    for name, (value, least, most) in counts.items():
+        if not least <= value <= most:
+            bound = f"at least {least}" if value < least else f"at most {most}"
+            raise ArgumentError(name, f"is {shortened(value)}: it must be {bound}")
 
 
 def exemplars_of_run(
@@ -128,7 +138,7 @@ def exemplars_of_run(
         "shown": shown,
         "neighbours": neighbours,
     }
-    with processes.together(stops=True):
+    with processes.together(stop=True):
         agreement.on_run(config, asked)
         shardings = parallel.shardings()
         data = recipes.data(config, data_dir)

@@ -130,7 +130,7 @@ def _train(
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
 
-    init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=_quick_compile(shardings))
+    init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=quick_compile(shardings))
     density = jax.jit(pruning.density)
     collapsed = jax.jit(
         lambda state, batch: collapse.measure(method.diagnose(state, batch), method.pairs),
@@ -207,7 +207,8 @@ def _train(
     return state
 
 
-def _quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
+def quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
+    """What the compiler is told of `Method.init`."""
     # One random draw a layer, run once: on a CPU, unoptimised code compiles in a quarter of the time.
     on_cpu = shardings.batch.mesh.devices.flat[0].platform == "cpu"
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import files, processes, recipes, records
 from sdclr_jax.api import exemplars
 from sdclr_jax.commands import flags
+from sdclr_jax.commands.parser import Parser
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.reports import gallery
@@ -75,7 +76,7 @@ def _jobs(options: argparse.Namespace) -> list[tuple[pathlib.Path, ConfigDict]]:
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="sdclr exemplars", description=DESCRIPTION)
+    parser = Parser(prog="sdclr exemplars", description=DESCRIPTION)
     add = parser.add_argument
     add("dirs", nargs="+", metavar="DIR", help="a run's folder")
     add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help="shares of the weights cut; the last one ranks")

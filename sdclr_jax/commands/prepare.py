@@ -1,8 +1,8 @@
 """`sdclr prepare`: get a data set ready, once."""
 
-import argparse
 import sys
 
+from sdclr_jax.commands.parser import Parser
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.errors import renamed
@@ -11,7 +11,7 @@ from sdclr_jax.files import expanded
 
 def main(argv: list[str]) -> None:
     """Prepare the data set named in `argv`, read it back, and say what is where."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sdclr prepare",
         description="Check a data set and write it where the other commands, and tfds, find it. "
         "One that is prepared already is used as it is.",

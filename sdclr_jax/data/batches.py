@@ -28,6 +28,8 @@ from sdclr_jax.parallel import Shardings
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LEAST_WORKERS = 32  # processes that a machine of few cores is allowed too: each takes 35 MB and more
+
 
 def rows(size: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """Indices [batch_size] of the images of a step, out of `size`."""
@@ -234,11 +236,17 @@ def on_demand(
 
 
 def processes(workers: int) -> int:
-    """The number of worker processes that `workers` asks for."""
-    if workers >= 0:
-        return workers
+    """The number of worker processes that `workers` asks for.
+
+    Raises:
+        ArgumentError: many more than the machine has cores, which would take its memory and stop it.
+    """
     # A scheduler such as Slurm gives a process some of a machine's cores.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(LEAST_WORKERS, 4 * cores)
+    if workers > most:
+        raise ArgumentError("workers", f"is {workers}, but there are {cores} cores: it must be at most {most}")
+    return workers if workers >= 0 else cores
 
 
 def _refuse(unreadable: list[Unreadable]) -> None:

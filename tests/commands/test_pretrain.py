@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -452,6 +453,44 @@ def test_a_folder_in_use_is_refused_and_left_alone(finished, data_dir, capsys, m
         assert main.main(["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]) == 2
     assert "another process is training in" in capsys.readouterr().err
     assert (directory / "versions.json").read_bytes() == before
+
+
+def test_steps_taken_twice_are_compared(data_dir, tmp_path, monkeypatch, capsys):
+    given = [argument for argument in arguments("unused", data_dir) if not argument.startswith("--workdir")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parallel, "shardings", lambda devices, made=parallel.shardings: made(jax.devices()[:1]))
+    assert main.main(["pretrain", *given, "--check-determinism=3"]) == 0
+    said = capsys.readouterr().out
+    assert re.match(
+        r"3 steps, twice: .* all \d+ arrays of the state are equal to the bit; .* SHA-256 [0-9a-f]{64}$", said
+    )
+    assert not list(tmp_path.iterdir())
+
+    streams, whole = itertools.count(), Resident.from_step
+
+    def other_images_in_the_second_step_of_the_second_run(self, step):
+        stream = next(streams)
+        for number, batch in enumerate(whole(self, step)):
+            yield batch ^ np.uint8(1) if (stream, number) == (1, 1) else batch
+
+    monkeypatch.setattr(Resident, "from_step", other_images_in_the_second_step_of_the_second_run)
+    assert main.main(["pretrain", *given, "--check-determinism=3"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "sdclr: two runs of 3 steps from one state differ: the images from step 2 on; the scalars from "
+    )
+    assert re.search(
+        r"step 2 on in \w+.* \(1 of 1 numbers, such as .*; the last state in \S+/\S+ \(\d+ of \d+ num", said
+    )
+    assert re.search(r"and \d+ more arrays$", said)
+
+    for steps, why in (
+        ("0", "it must be from 1 to 15, the steps of this run"),
+        ("16", "from 1 to 15"),
+        ("x", "invalid"),
+    ):
+        assert main.main(["pretrain", *given, f"--check-determinism={steps}"]) == 2
+        assert why in capsys.readouterr().err
 
 
 def test_overrides_may_come_before_the_file():

@@ -83,8 +83,10 @@ def test_missing_and_damaged_configs(tmp_path):
         folder.read_config(tmp_path)
 
 
-def test_versions_name_commit_libraries_and_devices():
+def test_versions_name_commit_libraries_flags_and_devices(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=somewhere")
     found = versions.current()
+    assert found["XLA_FLAGS"] == "--xla_dump_to=somewhere"
     assert all(isinstance(v, str) for v in found.values())
     assert found["devices"] == "8 x cpu"
     assert {"commit", "jax", "flax", "optax", "orbax-checkpoint", "python", "hardware"} <= found.keys()
