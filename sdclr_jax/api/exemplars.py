@@ -19,7 +19,7 @@ from sdclr_jax import files, parallel, recipes, records
 from sdclr_jax.data import batches, thumbnails
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, knn, pruning_probe
 from sdclr_jax.records import Summary, names
@@ -140,7 +140,7 @@ def exemplars_of_run(
         _pixels(config, examples, shardings) as pixels,
     ):
         if not kept.steps:
-            raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
+            raise folder.no_checkpoint(directory)
         settings = {"rates": rates, "pairs": pairs_of_views, "against": against}
         probe = recipes.pruning_probe(
             config, pixels, len(examples.ids), **settings, shardings=shardings, progress=progress
