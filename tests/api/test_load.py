@@ -221,7 +221,10 @@ def edit(path, **fields):
     [
         (lambda run: (run / "config.json").unlink(), "holds no run"),
         (lambda run: (run / "config.json").write_text("{"), r"config\.json cannot be read \(not complete JSON\)"),
-        (lambda run: shutil.rmtree(run / "checkpoints"), "has no checkpoint, but saved.json says that it had one of step 2: put"),
+        (
+            lambda run: shutil.rmtree(run / "checkpoints"),
+            "has no checkpoint, but saved.json says that it had one of step 2",
+        ),
         (lambda run: (run / "encoder.json").write_text("[]"), r"encoder\.json .* \(not an object of fields\)"),
         (lambda run: edit(run / "encoder.json", format=2), "format 2 is not the format 1 that this version reads"),
         (lambda run: edit(run / "encoder.json", std=[0]), "std is not what it should be"),
