@@ -163,7 +163,7 @@ def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
         state = checkpoints.restore(like=like)
     if state is None:
-        raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
+        raise folder.no_checkpoint(directory)
     return int(state.step), frozen.dense(state)
 
 

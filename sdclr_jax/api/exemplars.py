@@ -15,7 +15,7 @@ from sdclr_jax.api import agreement, exemplar_files
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import ArgumentError, UserError, shortened
+from sdclr_jax.errors import ArgumentError, shortened
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, pruning_probe
 from sdclr_jax.evaluation.neighbours import neighbours as nearest_others
@@ -192,7 +192,7 @@ def _measured(
     last: pruning_probe.Measured | None = None
     checkpoints, found = [], None
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as kept:
-        for step in (steps := kept.steps):
+        for step in kept.steps:
             if not all(processes.exchange("checkpoint", "here" if step in kept.steps else "")):
                 continue  # the run goes on, and has dropped it meanwhile
             state = kept.restore(like=like, step=step)
@@ -202,8 +202,7 @@ def _measured(
             checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
             found = _Found(checkpoints, last, frozen.encoder_variables(frozen.dense(state)))
     if found is None:
-        gone = "no checkpoint any more" if steps else "no checkpoint yet"
-        raise UserError(f"{directory} has {gone}: let sdclr pretrain reach its {'next' if steps else 'first'} one")
+        raise folder.no_checkpoint(directory)
     return found
 
 

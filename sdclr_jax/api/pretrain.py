@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -150,16 +150,24 @@ def _train(
         if state is None:
             state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32))
         start = int(state.step)
+        notes = checkpoints.notes(start) if start else {}
         stream = batches.from_step(start)
         with (
             contextlib.closing(stream),
-            contextlib.closing(_log(directory, start)) as log,
+            contextlib.closing(_log(directory, start, notes)) as log,
             _bar(total, start, progress) as bar,
             processes.telling(),
         ):
             clock = Clock(config.batch_size, start, log.seconds)
             window = []  # scalars of the steps since the last line, on the device
             shown = {}  # beside the bar
+
+            def say_lost(sentences: list[str], step: int) -> None:
+                for sentence in sentences:
+                    bar.write(f"warning at step {step}: {sentence}", file=sys.stderr)
+                    log.warn({"step": step, "epoch": step / epoch}, f"lost lines at step {step}", sentence)
+
+            say_lost(log.lost, start)
 
             def measure_collapse(step: Step) -> dict[str, float]:
                 return _mean_of([collapsed(step.state, step.images)], step.number)
@@ -193,7 +201,7 @@ def _train(
                 for measure in due:
                     line |= measure(step)
                 line |= processes.summed(batches.counts()) | clock.read(number)
-                log.write(line)
+                say_lost(log.write(line), number)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):
                         bar.write(f"warning at step {number}: {message}", file=sys.stderr)
@@ -201,7 +209,7 @@ def _train(
                 bar.set_postfix(shown)
                 bar.update(number - bar.n)
                 if checkpoint or stopping:
-                    checkpoints.save(number, state)
+                    checkpoints.save(number, state, log.notes())
                 if stopping and not last:
                     raise Stopped(f"stopped at step {number} of {total}: run it again to resume")
     return state
@@ -241,10 +249,13 @@ def _percent(share: float | None) -> str:
 class _NoLog:
     """The log of a process that is not the main one."""
 
-    seconds = 0.0
+    seconds, lost = 0.0, ()
+
+    def notes(self):
+        return {}
 
     def write(self, line):
-        pass
+        return []
 
     def warn(self, line, cause, message):
         return False
@@ -253,8 +264,8 @@ class _NoLog:
         pass
 
 
-def _log(directory: pathlib.Path, step: int):
-    return metrics.Metrics(directory, step) if processes.is_main() else _NoLog()
+def _log(directory: pathlib.Path, step: int, notes: dict[str, Any]):
+    return metrics.Metrics(directory, step, notes) if processes.is_main() else _NoLog()
 
 
 def _bar(total: int, start: int, progress: bool) -> tqdm:

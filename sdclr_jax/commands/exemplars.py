@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import files, processes, recipes, records
 from sdclr_jax.api import exemplars
 from sdclr_jax.commands import flags
-from sdclr_jax.commands.parser import Parser
+from sdclr_jax.commands.parser import DISTRIBUTED, Parser
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.reports import gallery

@@ -5,6 +5,8 @@ from typing import NoReturn
 
 from sdclr_jax.errors import UserError, shortened
 
+DISTRIBUTED = "join the processes of a cluster first (TPU pod, Slurm, MPI); without one, work alone"
+
 
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in a sentence, as all else does."""

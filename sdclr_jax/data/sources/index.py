@@ -157,8 +157,8 @@ def _look_together(
     entries: dict[str, Entry],
     look: Callable[[list[str]], None],
 ) -> None:
-    """Add to `entries` what all processes find, each in its share of the folder; `look` adds what this one finds. A file
-    that others do not have is left out."""
+    """Add to `entries` what all processes find, each in its share of the folder; `look` adds what this one finds. Files
+    that others do not have are left out."""
 
     def is_own(path: str) -> bool:
         return zlib.crc32(path.encode()) % several.count() == several.number()
