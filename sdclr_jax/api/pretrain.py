@@ -30,6 +30,8 @@ from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
 from sdclr_jax.train import Method, State, Step
 
+_BEGUN = "begun"  # among the notes of a checkpoint: what the next line of metrics has so far
+
 
 def pretrain(
     config: ConfigDict,
@@ -158,8 +160,11 @@ def _train(
             _bar(total, start, progress) as bar,
             processes.telling(),
         ):
-            clock = Clock(config.batch_size, start, log.seconds)
-            window = []  # scalars of the steps since the last line, on the device
+            begun = notes.get(_BEGUN, {})  # where the run stopped between two lines
+            clock = Clock(config.batch_size, start, begun.get("seconds", log.seconds))
+            # Scalars of the steps since the last line, on the device.
+            window = [{name: np.float32(x) for name, x in scalars.items()} for scalars in begun.get("scalars", ())]
+            counted = begun.get("counts", {})
             shown = {}  # beside the bar
 
             def say_lost(sentences: list[str], step: int) -> None:
@@ -193,6 +198,14 @@ def _train(
                 stopping = stop.at(number, convenient)
                 if not (convenient or stopping):
                     continue
+                counts = processes.summed(batches.counts())
+                counts = {name: count + counted.get(name, 0) for name, count in counts.items()}
+                if not convenient:  # the next line is that of a run without a stop
+                    scalars = [{name: float(x) for name, x in each.items()} for each in _fetched(window, number)]
+                    begun = {"scalars": scalars, "counts": counts, "seconds": clock.read(number)["seconds"]}
+                    checkpoints.save(number, state, log.notes() | {_BEGUN: begun})
+                    raise Stopped(f"stopped at step {number} of {total}: run it again to resume")
+                counted = {}
                 line = _mean_of(window, number)  # waits for the devices
                 window.clear()
                 line |= {"epoch": number / epoch}
@@ -200,7 +213,7 @@ def _train(
                     line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
                 for measure in due:
                     line |= measure(step)
-                line |= processes.summed(batches.counts()) | clock.read(number)
+                line |= counts | clock.read(number)
                 say_lost(log.write(line), number)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):
@@ -223,7 +236,13 @@ def quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
 
 
 def _mean_of(window: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
-    """Means of the scalars of the steps up to `done`.
+    """Means of the scalars of the steps up to `done`. Raises Diverged, as `_fetched`."""
+    window = _fetched(window, done)
+    return {"step": done} | {name: float(np.mean([scalars[name] for scalars in window])) for name in window[0]}
+
+
+def _fetched(window: list[dict[str, jax.Array]], done: int) -> list[dict[str, np.ndarray]]:
+    """The scalars of the steps up to `done`, on the host.
 
     Raises:
         Diverged: names the first step with a scalar that is not finite, and the branch it came from.
@@ -239,7 +258,7 @@ def _mean_of(window: list[dict[str, jax.Array]], done: int) -> dict[str, float]:
                 f"the {name} is {scalars[name]} at step {step}, {where}: the last good checkpoint is kept; "
                 "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or model.dtype float32"
             )
-    return {"step": done} | {name: float(np.mean([scalars[name] for scalars in window])) for name in window[0]}
+    return window
 
 
 def _percent(share: float | None) -> str:
