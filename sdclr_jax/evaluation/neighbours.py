@@ -21,8 +21,8 @@ from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation.features import unit
 from sdclr_jax.parallel import Shardings
 
-# Images that are compared at once: so many queries a device with so many others, 32 MiB of similarities.
-QUERIES, OTHERS = 512, 16_384
+# Images that are compared at once: so many queries a device with so many others, 64 MiB of similarities.
+QUERIES, OTHERS = 256, 65_536
 KEPT_BYTES = 2**30  # of the others on each device; more of them are sent for each block of queries
 
 
