@@ -1,5 +1,8 @@
 # The README's commands. Each makes .venv with the locked versions first; needs only Python >= 3.11, pip and make.
-PYTHON ?= python3
+# The newest Python on this machine that there are packages for, since newer ones get newer versions of JAX. Each is
+# started, since a name on the path may start nothing, as those of pyenv.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, venv' 2>/dev/null && echo $$python && exit; done; echo python3)
 
 .PHONY: demo test lint types docs lock
 

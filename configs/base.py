@@ -24,30 +24,40 @@ class Field(NamedTuple):
     per_view: bool = False  # whether a tuple, a number for each view, is accepted too
 
 
+# Upper bounds refuse a slip, such as a zero too many, that would take all memory, start processes without end or loop
+# for hours before the first step. Each is far above what is published; what all fields take together is compared with
+# the machine's memory (sdclr_jax/recipes/sizes.py).
+STEPS = 2**31 - 1  # and epochs: steps are counted in int32
+IMAGES = 2**20  # in a batch: the largest published have 2**15 (You et al., 2017: LARS)
+QUEUE = 2**24  # embeddings; MoCo has 2**16
+WIDTH = 2**16  # of a layer; the widest published has 2**16 (Caron et al., 2021: DINO)
+LAYERS = 100  # they are compiled one after the other
+SIDE = 4096  # of an image in pixels: one has 50 MB in uint8, 200 MB in float32
+
 OBJECTIVES = {  # name of a file of sdclr_jax/objectives -> its settings
     "nt_xent": {
         "temperature": Field(0.2, "(0, inf)"),
-        "chunk": Field(0, "[0, inf)"),  # rows of the similarity matrix held at a time, for large batches; 0 is all
+        "chunk": Field(0, f"[0, {STEPS}]"),  # rows of the similarity matrix held at a time, for large batches; 0 is all
     },
     "info_nce": {
         "temperature": Field(0.2, "(0, inf)"),
-        "queue": Field(65536, "[0, inf)"),  # earlier projections that are negatives
+        "queue": Field(65536, f"[0, {QUEUE}]"),  # earlier projections that are negatives
     },
     "byol": {"scale": Field(1.0, "(0, inf)")},  # factor on the loss
     "simsiam": {},
     "swav": {
         "temperature": Field(0.1, "(0, inf)"),
         "epsilon": Field(0.05, "(0, inf)"),
-        "iterations": Field(3, "[1, inf)"),  # of Sinkhorn
-        "queue": Field(0, "[0, inf)"),  # earlier projections that the codes are over, with those of the batch
-        "queue_start_epochs": Field(15, "[0, inf)"),
+        "iterations": Field(3, "[1, 1000]"),  # of Sinkhorn, in each step
+        "queue": Field(0, f"[0, {QUEUE}]"),  # earlier projections that the codes are over, with those of the batch
+        "queue_start_epochs": Field(15, f"[0, {STEPS}]"),
     },
     "barlow_twins": {
         "redundancy": Field(0.0051, "[0, inf)"),
         "scale": Field(0.024, "(0, inf)"),
     },
     "w_mse": {
-        "slice_size": Field(128, "[0, inf)"),  # rows whitened together; 0 is the whole batch
+        "slice_size": Field(128, f"[0, {IMAGES}]"),  # rows whitened together; 0 is the whole batch
         "repeats": Field(1, "[1, 100]"),  # cuts a step, compiled one after the other
         "shrinkage": Field(0.0, "[0, 1]"),
     },
@@ -60,7 +70,7 @@ OBJECTIVES = {  # name of a file of sdclr_jax/objectives -> its settings
 
 _RESNET = {
     "stem": Field("cifar", "sdclr_jax.models:STEMS"),  # 'cifar': one 3x3 convolution; 'imagenet': 7x7 and max-pooling
-    "width": Field(64, "[1, inf)"),  # channels of the first stage
+    "width": Field(64, "[1, 2048]"),  # channels of the first stage; ResNet-152x4 has 256
     "dtype": Field("float32", ("float32", "bfloat16")),  # of the computation; weights and loss stay float32
 }
 # Encoder -> its settings. Other encoders of sdclr_jax/models have the fields and defaults of their own module, which
@@ -70,9 +80,9 @@ MODELS = dict.fromkeys(("resnet8", "resnet10", "resnet18", "resnet34", "resnet50
 VIEWS = {  # name of a kind of views -> its settings
     # A crop, a flip, colors, grayscale, blur: Chen et al., ICML 2020, Appendix A.
     "simclr": {
-        "size": Field(32, "[1, inf)"),  # side of a view in pixels
+        "size": Field(32, f"[1, {SIDE}]"),  # side of a view in pixels
         "crop_scale": Field((0.1, 1.0), "(0, 1]"),  # share of the image's area
-        "small_size": Field(0, "[0, inf)"),  # side of the views from the third on (multi-crop); 0: as the others
+        "small_size": Field(0, f"[0, {SIDE}]"),  # side of the views from the third on (multi-crop); 0: as the others
         "small_crop_scale": Field((0.05, 0.14), "(0, 1]"),  # and their share of the area
         "crop_ratio": Field((0.75, 4 / 3), "(0, inf)"),  # width over height
         "flip": Field(0.5, "[0, 1]"),  # probability
@@ -104,12 +114,16 @@ FIELDS = {
     "method": Field("simclr", None),  # the row of methods.py that this run uses; reports group runs by it
     # Of initialiser, order, views and random pruning; all randomness is a function of (seed, step).
     "seed": Field(0, "[0, 4294967296)"),
-    "epochs": Field(2000, "[1, inf)"),
-    "batch_size": Field(512, "[2, inf)"),  # images a step, over all devices; each gives two views
-    "log_every": Field(20, "[1, inf)"),  # steps between lines of metrics, the only host synchronisation
-    "checkpoint_every": Field(100, "[1, inf)"),  # epochs between checkpoints; the last two are kept
-    "keep_every": Field(0, "[0, inf)"),  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
-    "collapse_every": Field(100, "[0, inf)"),  # steps between measurements of collapse, each a forward pass; 0: none
+    "epochs": Field(2000, f"[1, {STEPS}]"),
+    "batch_size": Field(512, f"[2, {IMAGES}]"),  # images a step, over all devices; each gives two views
+    "log_every": Field(20, f"[1, {STEPS}]"),  # steps between lines of metrics, the only host synchronisation
+    "checkpoint_every": Field(100, f"[1, {STEPS}]"),  # epochs between checkpoints; the last two are kept
+    "keep_every": Field(
+        0, f"[0, {STEPS}]"
+    ),  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
+    "collapse_every": Field(
+        100, f"[0, {STEPS}]"
+    ),  # steps between measurements of collapse, each a forward pass; 0: none
     # Who is compared with whom: pairs of (branch, view); the first learns from the second, or both from each other.
     # Branches are 'dense', 'sparse' and 'target'. As many views are made as the pairs name, from 0 on.
     "pairs": Field(((("dense", 0), ("dense", 1)),), None),
@@ -117,29 +131,28 @@ FIELDS = {
     "prune": {  # read only where a pair names the sparse branch
         "rate": Field(0.9, "[0, 1)"),  # share of all kernels of the encoder cut, by global magnitude
         "random_rate": Field(0.0, "[0, 1)"),  # share of them cut at random, in addition
-        "every": Field(0, "[0, inf)"),  # steps between refreshes of the mask; 0 is every epoch
+        "every": Field(0, f"[0, {STEPS}]"),  # steps between refreshes of the mask; 0 is every epoch
         # 'private': each branch its own norms and statistics; 'shared': one set for both
         "norms": Field("private", ("private", "shared")),
     },
     "model": {"name": Field("resnet18", "sdclr_jax.models:ENCODERS"), **MODELS["resnet18"]},
     "projector": {
-        # The authors give SDCLR 3 and SimCLR 2: a confound, so all methods have 3 here. They are compiled one after the
-        # other: with a million of them the first step would never come.
-        "layers": Field(3, "[1, 100]"),
-        "hidden": Field(512, "[1, inf)"),
-        "out": Field(128, "[1, inf)"),
+        # The authors give SDCLR 3 and SimCLR 2: a confound, so all methods have 3 here.
+        "layers": Field(3, f"[1, {LAYERS}]"),
+        "hidden": Field(512, f"[1, {WIDTH}]"),
+        "out": Field(128, f"[1, {WIDTH}]"),
         "hidden_norm": Field(True, None),  # a batch norm after each layer but the last
         # After the last: 'norm', 'plain_norm' (no scale and bias), 'bias' (no norm) or 'nothing'.
         "last": Field("norm", LAST),
     },
     "predictor": {  # on the projection, for the objectives that compare predictions
-        "layers": Field(0, "[0, 100]"),  # 0: no predictor
-        "hidden": Field(512, "[1, inf)"),
+        "layers": Field(0, f"[0, {LAYERS}]"),  # 0: no predictor
+        "hidden": Field(512, f"[1, {WIDTH}]"),
         "last": Field("nothing", LAST),  # as of the projector
     },
     "prototypes": {
-        "count": Field(0, "[0, inf)"),  # 0: no prototypes
-        "frozen_epochs": Field(1, "[0, inf)"),  # they stay where they start
+        "count": Field(0, "[0, 1048576]"),  # 0: no prototypes; SwAV has 3,000
+        "frozen_epochs": Field(1, f"[0, {STEPS}]"),  # they stay where they start
     },
     "target": {  # read only where a pair names the target branch
         "momentum": Field(0.99, "[0, 1]"),  # share that the target keeps of itself in the first step
@@ -155,7 +168,7 @@ FIELDS = {
         "trust_coefficient": Field(1e-3, "(0, inf)"),  # read by 'lars' alone
         # Modules that keep learning_rate from first to last.
         "constant_rate": Field((), ("encoder", "projector", "predictor", "prototypes")),
-        "warmup_epochs": Field(10, "[0, inf)"),  # linear, from 0
+        "warmup_epochs": Field(10, f"[0, {STEPS}]"),  # linear, from 0
         "final_learning_rate": Field(1e-6, "[0, inf)"),  # end of the cosine
     },
     "data": {
@@ -167,63 +180,66 @@ FIELDS = {
         "subset": Field("long_tail", ("long_tail", "balanced", "probe_train")),
         # Folder of published lists (sdclr_jax/data/subsets/lists.py); '' draws our own by the same rule.
         "lists": Field("", None),
-        "split": Field(0, "[0, inf)"),  # N in the names of those lists; 0 where none is read
+        "split": Field(0, "[0, 1000000]"),  # N in the names of those lists; 0 where none is read
         # Of what is drawn: class order, subsets, validation images, a folder's test images.
-        "seed": Field(0, "[0, inf)"),
+        "seed": Field(0, "[0, 4294967296)"),
         # Of the long tail: 'exponential', 'pareto', or 'as_is', what the data set has.
         "profile": Field("exponential", "sdclr_jax.data.subsets.profiles:PROFILES"),
         # Power, and scale over n_max: ImageNet-LT's (sdclr_jax/data/subsets/profiles.py).
         "pareto": Field((6.0, 0.43366), "(0, inf)"),
-        "n_max": Field(4500, "[1, inf)"),  # images of the most frequent class
+        "n_max": Field(4500, f"[1, {STEPS}]"),  # images of the most frequent class
         "imbalance": Field(100.0, "[1, inf)"),  # n_max over the number of images of the rarest class
         # The next two are read where lists are drawn; a published list has its own. At most a fifth of a class 'as_is'.
         # Images a class kept for choosing the probe's epoch and regularisation.
-        "validation_per_class": Field(500, "[1, inf)"),
-        "few_shot_per_class": Field(50, "[1, inf)"),  # labelled images a class of the few-shot probe
+        "validation_per_class": Field(500, f"[1, {STEPS}]"),
+        "few_shot_per_class": Field(50, f"[1, {STEPS}]"),  # labelled images a class of the few-shot probe
         # Many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20.
         "groups": Field("thirds", "sdclr_jax.data.subsets.longtail:GROUP_RULES"),
         # Where images wait: 'resident', all of them on the devices; 'streamed', on the host, and each batch is sent;
         # 'auto' is resident for a set that is decoded already, and streamed for files.
         "input": Field("auto", ("auto", "resident", "streamed")),
-        "workers": Field(-1, "[-1, inf)"),  # processes that decode files; -1 is one a core, 0 decodes where it trains
-        "prefetch": Field(2, "[1, inf)"),  # batches made ahead, where they are streamed
+        # Processes that decode files; -1 is one a core, 0 decodes where it trains. A small machine takes fewer than the
+        # bound here (sdclr_jax/data/batches.py).
+        "workers": Field(-1, "[-1, 1024]"),
+        "prefetch": Field(2, "[1, 256]"),  # batches made ahead, where they are streamed
     },
     "views": {"name": Field("simclr", "sdclr_jax.recipes.images:VIEWS"), **VIEWS["simclr"]},
     "evaluate": {
         "protocols": Field(  # by name; `sdclr evaluate --help` lists them
             ("linear_full", "linear_few_shot", "logistic", "knn"), "sdclr_jax.evaluation.protocols:PROTOCOLS"
         ),
-        "batch_size": Field(256, "[1, inf)"),  # images a step when features are extracted
+        "batch_size": Field(256, "[1, 65536]"),  # images a step when features are extracted
         "sgd_learning_rate": Field(30.0, "(0, inf)"),  # of the published linear probe
-        "sgd_batch_size": Field(128, "[1, inf)"),
+        "sgd_batch_size": Field(128, f"[1, {IMAGES}]"),
         "augment": Field(True, None),  # whether the SGD probes train on new views in each epoch, or on fixed features
-        "padding": Field(4, "[0, inf)"),  # pixels around the probe's training images, from which a random crop is taken
+        "padding": Field(4, "[0, 256]"),  # pixels around the probe's training images, from which a random crop is taken
         "flip": Field(0.5, "[0, 1]"),  # probability for the probe's training images
         # The next three are read where images have sizes of their own, in place of padding: the authors' ImageNet
         # protocol (github.com/VITA-Group/SDCLR, train_imagenet.py: RandomResizedCrop(224) and flip; Resize(256),
         # CenterCrop(224)).
         "crop_scale": Field((0.08, 1.0), "(0, 1]"),  # share of the image's area in the probe's random crops
-        "resize": Field(256, "[1, inf)"),  # pixels of the shorter side of what is evaluated
-        "crop": Field(224, "[1, inf)"),  # side of its middle that is seen, and of the probe's random crops
-        "full_epochs": Field(30, "[1, inf)"),
-        "full_drops": Field((10, 20), "[1, inf)"),  # epochs after which the learning rate falls to a tenth
-        "few_shot_epochs": Field(100, "[1, inf)"),
-        "few_shot_drops": Field((40, 60), "[1, inf)"),
+        "resize": Field(256, f"[1, {SIDE}]"),  # pixels of the shorter side of what is evaluated
+        "crop": Field(224, f"[1, {SIDE}]"),  # side of its middle that is seen, and of the probe's random crops
+        "full_epochs": Field(30, "[1, 100000]"),
+        "full_drops": Field((10, 20), f"[1, {STEPS}]"),  # epochs after which the learning rate falls to a tenth
+        "few_shot_epochs": Field(100, "[1, 100000]"),
+        "few_shot_drops": Field((40, 60), f"[1, {STEPS}]"),
         # Tried at once; validation chooses.
         "logistic_l2": Field((1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1), "(0, inf)"),
-        "knn_k": Field(200, "[1, inf)"),
+        "knn_k": Field(200, "[1, 65536]"),  # 0.5 MB of neighbours for each image of a batch
         "knn_temperature": Field(0.1, "(0, inf)"),
-        # Test images on the map of features that reports show (t-SNE), 4 or more; 0 makes no map.
-        "map_images": Field(2000, "[0, inf)"),
+        # Test images on the map of features that reports show (t-SNE), 4 or more; 0 makes no map. One of 8,000 took
+        # 85 CPU-seconds; ImageNet has 50,000.
+        "map_images": Field(2000, "[0, 50000]"),
         # The next four are of fine-tuning the whole encoder, as Chen et al., ICML 2020, appendix B.5, who have one rate
         # for both and batches of 4096 images, more than 1 % of CIFAR-10.
-        "fine_tune_epochs": Field((60, 30), "[1, inf)"),  # on 1 % and on 10 % of the labels
-        "fine_tune_batch_size": Field(64, "[2, inf)"),
+        "fine_tune_epochs": Field((60, 30), "[1, 100000]"),  # on 1 % and on 10 % of the labels
+        "fine_tune_batch_size": Field(64, "[2, 65536]"),
         "fine_tune_learning_rate": Field(0.05, "[0, inf)"),  # for a batch of 256, in proportion to it
         "fine_tune_head_learning_rate": Field(0.05, "(0, inf)"),  # the same, of the classifier on top
         # The next two are of pretraining, which may measure by neighbours and a light probe, on validation images.
-        "every": Field(0, "[0, inf)"),  # epochs between measurements while pretraining; 0 makes none
-        "live_images": Field(5000, "[1, inf)"),  # labelled images they learn from, at most
+        "every": Field(0, f"[0, {STEPS}]"),  # epochs between measurements while pretraining; 0 makes none
+        "live_images": Field(5000, f"[1, {IMAGES}]"),  # labelled images they learn from, at most
     },
 }
 

@@ -3,15 +3,38 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 
+LONGEST = 2000  # characters of a message
+
+
+def shortened(value: object, length: int = 200) -> str:
+    """The text of a value, for a message; without its middle where it is longer than `length`.
+
+    >>> shortened("a" * 50 + "b" * 50, 20)
+    'aaaaaaaaaa ... bbbbb'
+    """
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = "a number of too many digits"
+    except RecursionError:
+        text = f"a {type(value).__name__} nested too deeply"
+    if len(text) <= length:
+        return text
+    begin = length // 2
+    return f"{text[:begin]} ... {text[begin + 5 - length :]}"
+
 
 class UserError(ValueError):
-    """Bad input: the message is one sentence that names the field or file and the remedy."""
+    """Bad input: the message is one sentence that names the field or file and the remedy, of bounded length."""
 
     status = 2  # of the process that it ends
 
+    def __init__(self, message: object = ""):
+        super().__init__(shortened(message, LONGEST))
+
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number: the message names step and branch."""
+    """The loss is no longer a number, or two runs from one state differ: the message says where."""
 
     status = 1
 
@@ -40,7 +63,7 @@ class ArgumentError(ValueError):
     status = 2
 
     def __init__(self, argument: str, problem: str):
-        super().__init__(f"{argument} {problem}")
+        super().__init__(shortened(f"{argument} {problem}", LONGEST))
         self.argument, self.problem = argument, problem
 
 
@@ -61,3 +84,8 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
         if error.argument not in names:
             raise
         raise UserError(f"{names[error.argument]} {error.problem}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in short."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

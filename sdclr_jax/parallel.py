@@ -4,11 +4,15 @@ With the batch split over the devices and the state on each of them, batch norm 
 batch on any number of devices, and no collective is written by hand.
 """
 
+import os
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from sdclr_jax import compiler
+from sdclr_jax.errors import UserError, shortened
 
 
 class Shardings(NamedTuple):
@@ -18,12 +22,50 @@ class Shardings(NamedTuple):
     batch: NamedSharding
 
 
-def shardings(devices: list[jax.Device] | None = None) -> Shardings:
-    """Shardings over a one-axis mesh of `devices` (default: all of all processes)."""
-    devices = jax.devices() if devices is None else devices
+def devices() -> list[jax.Device]:
+    """All devices of all processes.
+
+    Raises:
+        UserError: JAX cannot use the kind of device that it is told to use.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        reason = shortened((str(error) or "there is none on this machine").splitlines()[0])
+        raise UserError(
+            f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use that ({reason}): unset it, or install what it needs, "
+            "such as jax[cuda13] or jax[tpu]"
+        ) from error
+
+
+def shardings(of: list[jax.Device] | None = None) -> Shardings:
+    """Shardings over a one-axis mesh of these devices (default: all of all processes). Warns where they compute wrong.
+
+    Raises:
+        UserError: as `devices`.
+    """
+    of = devices() if of is None else of
+    if of[0].platform == "cpu":
+        compiler.warn_if_wrong()
     # Auto axes: with explicit ones a product of two batch-sharded arrays raises.
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    mesh = jax.make_mesh((len(of),), ("data",), axis_types=(AxisType.Auto,), devices=of)
     return Shardings(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
+
+
+def memory(device: jax.Device) -> int | None:
+    """Bytes that a device has; None where it does not say."""
+    if device.platform == "cpu":
+        return host_memory()
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def host_memory() -> int | None:
+    """Bytes of memory that this machine has; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def shareable(batch_size: int, shardings: Shardings) -> int:

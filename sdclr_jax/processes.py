@@ -4,6 +4,8 @@
     with processes.together():             # what ends one process ends all, and each says why
         processes.agree({"seed": "0"})
         while not stop.at(step, convenient=True): ...
+        with processes.first("the fits") as alone:  # the others wait
+            if alone: ...
 
 They speak through the key-value store of JAX's coordinator. Every wait has a limit. With one process all of this is
 nothing.
@@ -12,80 +14,50 @@ nothing.
 import contextlib
 import json
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 from jax._src import distributed  # its store has no public door
-from jax.experimental import multihost_utils
 
-from sdclr_jax.errors import Lost, Stopped, UserError
+from sdclr_jax import parallel, stops
+from sdclr_jax.errors import Lost, Stopped, UserError, first_line
+from sdclr_jax.joining import join
+from sdclr_jax.stops import Interrupts, Stop, stopping_before_the_first_step
 
-# Seconds: until all have started; until all have come to the same place or step, which may take a long compilation or a
-# look at a million files; until one that is not heard of counts as dead; between two looks at the others.
-JOIN, MEET, SILENCE, POLL = 300, 1800, 30, 0.5
+__all__ = [
+    "Stop",
+    "agree",
+    "count",
+    "exchange",
+    "first",
+    "gathered",
+    "is_main",
+    "is_shared",
+    "join",
+    "joined",
+    "leave",
+    "number",
+    "of_first",
+    "stopping_before_the_first_step",
+    "summed",
+    "telling",
+    "together",
+]
+
+# Seconds: until all have come to the same place or step, which may take a long compilation; until one that is not heard
+# of counts as dead; between two looks at the others.
+MEET, SILENCE, POLL = 1800, 30, 0.5
+_PIECE = 2**20  # of a text that is given to all
 _LEAVE = 5  # seconds for a process to end by itself when another has failed
 _ROOT = "sdclr_jax"
 _met: dict[str, int] = {}  # how often a place was come to: a key is written once
-_at = 0  # the last step of this process
 _told = False  # whether it has failed, and told the others
-
-
-def join() -> None:
-    """Join the processes of a cluster (TPU pod, Slurm, MPI), or those that JAX_COORDINATOR_ADDRESS (host:port of
-    process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID name; where there is none of these, this process is alone.
-
-    Ends the process with a sentence where the others do not come.
-
-    Raises:
-        UserError: only some of the three variables are set, or they are wrong.
-    """
-    by_hand = _from_environment()
-    waiting = threading.Timer(JOIN - 5, _nobody_came)
-    waiting.daemon = True
-    waiting.start()
-    try:
-        jax.distributed.initialize(**by_hand, initialization_timeout=JOIN, shutdown_timeout_seconds=15)
-    except ValueError as error:
-        if "coordinator_address" not in str(error):
-            raise UserError(f"--distributed: {_first_line(error)}") from error
-    except RuntimeError as error:
-        raise UserError(f"--distributed: {_first_line(error)}") from error
-    finally:
-        waiting.cancel()
-
-
-def _from_environment() -> dict[str, int]:
-    """What JAX does not read from the environment by itself."""
-    numbers = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
-    given = {argument: os.environ[name] for argument, name in numbers.items() if name in os.environ}
-    if not given:
-        return {}
-    names = ("JAX_COORDINATOR_ADDRESS", *numbers.values())
-    if missing := [name for name in names if name not in os.environ]:
-        raise UserError(f"--distributed: {missing[0]} is not set: set all of {', '.join(names)}, or none")
-    for argument, value in given.items():
-        if not value.isdecimal():
-            raise UserError(f"--distributed: {numbers[argument]} is {value!r}: it must be a whole number from 0")
-    count, number = (int(value) for value in given.values())
-    if number >= count:
-        raise UserError(
-            f"--distributed: JAX_PROCESS_ID is {number} and JAX_NUM_PROCESSES {count}: processes are numbered from 0"
-        )
-    return {"num_processes": count, "process_id": number}
-
-
-def _nobody_came() -> None:
-    sentence = (
-        f"not all processes have come in {JOIN - 5} s: see that each was started, once and with its own number, and "
-        "reaches the address of the first"
-    )
-    print(f"sdclr: {sentence}", file=sys.stderr, flush=True)
-    os._exit(UserError.status)
+_shared = False  # whether all processes do the same now
+_waits = False  # whether it waits for what another one does, however long that takes
 
 
 def joined() -> bool:
@@ -95,7 +67,13 @@ def joined() -> bool:
 
 def count() -> int:
     """How many processes there are."""
+    parallel.devices()  # which says in a sentence why there are none
     return jax.process_count()
+
+
+def number() -> int:
+    """Which of them this one is, from 0 on."""
+    return jax.process_index()
 
 
 def is_main() -> bool:
@@ -103,27 +81,100 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-def exchange(place: str, text: str = "") -> list[str]:
+def is_shared() -> bool:
+    """Whether several processes do now the same, side by side, so that each can do a part of it."""
+    return _shared and count() > 1
+
+
+@contextlib.contextmanager
+def _all_do_the_same(do: bool) -> Iterator[None]:
+    global _shared
+    before, _shared = _shared, do
+    try:
+        yield
+    finally:
+        _shared = before
+
+
+def exchange(place: str, text: str = "", *, patient: bool = False) -> list[str]:
     """Wait until every process has come to a place, and give what each has brought, in their order.
+
+    Args:
+        place: its name, the same in all.
+        text: what this one brings, at most a few MB.
+        patient: wait as long as all processes live, for one that may have hours of work to do before it comes.
 
     Raises:
         UserError: another process has failed; or one has not come in `MEET` seconds.
     """
+    global _waits
     if count() == 1:
         return [text]
     _met[place] = _met.get(place, 0) + 1
-    folder, until = f"{_ROOT}/{place}/{_met[place]}", time.monotonic() + MEET
+    folder, until, pause = f"{_ROOT}/{place}/{_met[place]}", time.monotonic() + MEET, 0.002
     _store().key_value_set(f"{folder}/{jax.process_index()}", text)
-    while True:
-        if said := _failures():
-            raise _error_of(said)
-        brought = _all_in(folder)
-        if len(brought) == count():
-            return [brought[i] for i in range(count())]
-        if time.monotonic() > until:
-            missing = ", ".join(str(i) for i in range(count()) if i not in brought)
-            raise UserError(f"process {missing} has not come to '{place}' in {MEET} s: see what it says")
-        time.sleep(_pause(0.05))
+    _waits = patient
+    try:
+        while True:
+            if said := _failures():
+                raise _error_of(said)
+            brought = _all_in(folder)
+            if len(brought) == count():
+                if is_main() and _met[place] > 1:  # all have read what was brought before
+                    _store().key_value_delete(f"{_ROOT}/{place}/{_met[place] - 1}/")
+                return [brought[i] for i in range(count())]
+            if time.monotonic() > until and not patient:
+                missing = ", ".join(str(i) for i in range(count()) if i not in brought)
+                raise UserError(f"process {missing} has not come to '{place}' in {MEET} s: see what it says")
+            time.sleep(_pause(pause))
+            pause = min(2 * pause, 0.05)
+    finally:
+        _waits = False
+
+
+@contextlib.contextmanager
+def first(place: str) -> Iterator[bool]:
+    """Process 0 goes in first, to do what one of them does, and gets True. The others get False, have nothing to do
+    inside, and wait at the end until it is done, however long it takes, as long as it lives."""
+    with _all_do_the_same(False):
+        yield is_main()
+    exchange(place, patient=True)
+
+
+def of_first(place: str, make: Callable[[], str]) -> str:
+    """The text that process 0 makes, in all of them; the others wait for it, as in `first`."""
+    if count() == 1:
+        return make()
+    with _all_do_the_same(False):
+        text = make() if is_main() else ""
+    return "".join(gathered(place, (text[i : i + _PIECE] for i in range(0, len(text), _PIECE))))
+
+
+def gathered(place: str, texts: Iterable[str]) -> Iterator[str]:
+    """All texts of all processes, those of process 0 first. Each gives any number of them, of at most a few MB each;
+    the others wait as long as it lives.
+
+    Raises:
+        UserError: another process has failed.
+    """
+    if count() == 1:
+        yield from texts
+        return
+    _met[place] = _met.get(place, 0) + 1
+    folder, given = f"{_ROOT}/{place} given/{_met[place]}", 0
+    for given, text in enumerate(texts, 1):
+        _store().key_value_set(f"{folder}/{jax.process_index()}/{given}", text)
+    for number, total in enumerate(exchange(place, str(given), patient=True)):
+        for i in range(1, int(total) + 1):
+            yield _store().blocking_key_value_get(f"{folder}/{number}/{i}", 60_000)
+
+
+def summed(counts: Mapping[str, float]) -> dict[str, float]:
+    """The sum over the processes of each number; all have the same names, and come here together."""
+    if count() == 1 or not counts:
+        return dict(counts)
+    of_each = [json.loads(text) for text in exchange("sums", json.dumps(counts))]
+    return {name: sum(each[name] for each in of_each) for name in counts}
 
 
 def agree(facts: Mapping[str, Any]) -> None:
@@ -143,8 +194,11 @@ def agree(facts: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def together(*, stop: bool = False) -> Iterator[None]:
     """What ends one process inside ends all of them, also those that wait for it in a computation.
+
+    Args:
+        stop: whether Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of several ends all at once; else they are for `Stop`.
 
     Raises:
         UserError: another process has failed, or is gone.
@@ -153,17 +207,19 @@ def together() -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    threading.Thread(target=_watch, args=(ended,), daemon=True).start()
-    try:
-        with telling():
-            try:
-                yield
-            except Stopped:  # all have stopped
+    with Interrupts() if stop else contextlib.nullcontext() as interrupts:
+        threading.Thread(target=_watch, args=(ended, interrupts), daemon=True).start()
+        try:
+            with telling():
+                try:
+                    with _all_do_the_same(True):
+                        yield
+                except Stopped:  # all have stopped
+                    exchange("end")
+                    raise
                 exchange("end")
-                raise
-            exchange("end")
-    finally:
-        ended.set()
+        finally:
+            ended.set()
 
 
 @contextlib.contextmanager
@@ -173,7 +229,7 @@ def telling() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if count() == 1 or isinstance(error, Stopped):
+        if count() == 1 or isinstance(error, Stopped) or (isinstance(error, SystemExit) and not error.code):
             raise
         if isinstance(error, Exception) and _status(error) is None:
             until = time.monotonic() + 4 * POLL  # it may be the echo of what another one has to say
@@ -183,7 +239,7 @@ def telling() -> Iterator[None]:
                 raise _error_of(said) from error
             if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
                 lost = Lost(
-                    f"a computation with the other processes broke down ({_first_line(error)}): one of them was "
+                    f"a computation with the other processes broke down ({first_line(error)}): one of them was "
                     "killed, or its machine is gone; start all again to go on from the last checkpoint"
                 )
                 _publish(lost)
@@ -204,73 +260,24 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-class Stop(contextlib.AbstractContextManager):
-    """A stop that is asked for while a run trains, by Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of the processes. A
-    second Ctrl-C ends this one at once.
-
-    with Stop() as stop:
-        for step in steps:
-            if stop.at(step, convenient=True): ...  # save, and leave
-    """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-    def __init__(self):
-        self.asked, self._since = False, 0.0
-        self._together = count() > 1 and distributed.global_state.preemption_sync_manager is not None
-
-    def __enter__(self):
-        try:
-            # Of several, JAX itself takes SIGTERM, and finds a step that all of them have still to come to.
-            signals = [s for s in self.SIGNALS if s != signal.SIGTERM or not self._together]
-            # What is ignored stays so: `nohup` does that.
-            heeded = [s for s in signals if signal.getsignal(s) != signal.SIG_IGN]
-            self._before = {s: signal.signal(s, self._ask) for s in heeded}
-        except ValueError:  # not the main thread, as in some notebooks
-            self._before = {}
-        return self
-
-    def _ask(self, number, frame):
-        if self.asked:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
-        self.asked, self._since = True, time.monotonic()
-        print("\nstopping; Ctrl-C again to stop without saving", file=sys.stderr)
-        if self._together:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def at(self, step: int, convenient: bool, patience: float = 20.0) -> bool:
-        """Whether to stop after this step. All processes are asked after each of their steps, and say yes at the same.
-
-        Args:
-            step: its number.
-            convenient: whether this is a good step to stop at; one process alone waits for such a one, and at most
-                `patience` seconds.
-        """
-        global _at
-        _at = step
-        if self._together:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.asked and (convenient or time.monotonic() - self._since > patience)
-
-    def __exit__(self, *error):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-def _watch(ended: threading.Event) -> None:
-    """End this process where another has failed, while it waits for it in a computation; process 0 looks after those
-    that can say nothing any more."""
+def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
+    """End this process where another has failed, while it waits for it in a computation, or where it is to stop and
+    does not; process 0 looks after those that can say nothing any more."""
     beat, heard, moved = 0, {}, {}  # process -> its last beat or step, and when it came
     while not ended.wait(_pause(POLL)):
         beat += 1
+        step = (
+            f"{stops.taken}.{beat}" if _waits else str(stops.taken)
+        )  # one that waits on purpose is not at a standstill
         try:
-            _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {_at}", allow_overwrite=True)
+            _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True)
             said, alive = _failures(), _all_in(f"{_ROOT}/alive") if is_main() else {}
         except Exception as error:  # process 0, where the store is, has gone: JAX ends this one at once
-            print(f"sdclr: process 0 cannot be reached ({_first_line(error)}): see what it says", file=sys.stderr)
+            print(f"sdclr: process 0 cannot be reached ({first_line(error)}): see what it says", file=sys.stderr)
             return
+        if interrupts and interrupts.waited() > _LEAVE and not _told:
+            _publish(KeyboardInterrupt())
+            _end("stopped", 130)
         if said and not (_told or ended.wait(_LEAVE) or _told):
             _end(*_first_of(said))
         for number, value in alive.items():
@@ -291,7 +298,7 @@ def _lost(heard: dict[int, tuple[str, float]], moved: dict[int, tuple[str, float
                 "all again to go on from the last checkpoint"
             )
     if moved and all(now - since > MEET for _, since in moved.values()):
-        number, (step, _) = min(moved.items(), key=lambda item: int(item[1][0]))
+        number, (step, _) = min(moved.items(), key=lambda item: int(item[1][0].partition(".")[0]))
         return Lost(
             f"no process has done a step for {MEET} s, and process {number} is at step {step}: see what it does"
         )
@@ -309,7 +316,7 @@ def _publish(error: BaseException) -> None:
         return
     _told = True
     status = _status(error)
-    text = f"{type(error).__name__}: {_first_line(error)}" if status is None else str(error)
+    text = f"{type(error).__name__}: {first_line(error)}" if status is None else str(error) or "stopped"
     status = 1 if status is None else status
     with contextlib.suppress(Exception):  # the store may be what has gone
         key = f"{_ROOT}/failed/{jax.process_index()}"
@@ -347,7 +354,9 @@ def _first_of(said: Mapping[int, str]) -> tuple[str, int]:
 
 def _error_of(said: Mapping[int, str]) -> UserError | Lost:
     sentence, status = _first_of(said)
-    return UserError(sentence) if status == UserError.status else Lost(sentence)
+    error = UserError(sentence) if status == UserError.status else Lost(sentence)
+    error.status = status
+    return error
 
 
 def _end(sentence: str, status: int) -> None:
@@ -362,7 +371,3 @@ def _all_in(folder: str) -> dict[int, str]:
 
 def _store() -> Any:
     return distributed.global_state.client
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

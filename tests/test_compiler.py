@@ -1,12 +1,14 @@
 """What XLA is told on CPUs, and that sums are right there."""
 
+import functools
+import importlib.metadata
 import os
 import subprocess
 import sys
 
 import pytest
 
-from sdclr_jax import compiler
+from sdclr_jax import compiler, parallel
 
 OURS = f"{compiler.FLAG}=-individual_convolution,-reduce"
 
@@ -51,10 +53,40 @@ def test_nothing_is_set_where_there_may_be_an_accelerator(environment, plugin):
     assert flags() == OURS
 
 
+@pytest.mark.parametrize(
+    ("version", "given", "remedy"),
+    [
+        ("0.10.2", f"{compiler.FLAG}=+reduce", f"leave {compiler.FLAG} out of XLA_FLAGS"),
+        ("0.10.2", "--xla_cpu_max_isa=AVX2", "set JAX_PLATFORMS=cpu, and use sdclr_jax before"),
+        ("0.11.0", "", "install a version of jaxlib that is right, such as 0.12.0.1"),
+    ],
+)
+def test_one_warning_says_what_to_do_where_sums_are_wrong(environment, caplog, version, given, remedy):
+    environment.setattr(compiler.importlib.metadata, "version", lambda name: version)
+    environment.setattr(compiler, "sums_are_right", lambda: False)
+    environment.setattr(compiler, "warn_if_wrong", functools.cache(compiler.warn_if_wrong.__wrapped__))
+    environment.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    environment.setenv("XLA_FLAGS", given)
+    for _ in range(2):
+        parallel.shardings()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"jaxlib {version} with XLA_FLAGS='{given}' computes some sums wrong on CPUs: {remedy}")
+
+
+def test_nothing_is_said_where_sums_are_right(environment, caplog):
+    environment.setattr(compiler, "sums_are_right", lambda: True)
+    environment.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    compiler.warn_if_wrong.__wrapped__()
+    assert not caplog.records
+
+
+# The first program is that of `compiler.sums_are_right`, written out.
 WRONG_BY_DEFAULT = """
 import numpy as np
 import sdclr_jax
 sdclr_jax.config  # the door, from where everybody starts
+from sdclr_jax import compiler
+assert compiler.sums_are_right()
 import jax, jax.numpy as jnp
 rows = np.zeros((32_769, 3), np.float32)
 rows[:, 0] = np.arange(len(rows))
@@ -65,9 +97,22 @@ np.testing.assert_array_equal(jax.jit(lambda a, b: (a * b).sum(axis=3))(ones, on
 """
 
 
+def as_users_have_it() -> dict[str, str]:
+    """The environment of this process, with all optimizations and without flags."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
+    return environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+
+
+@pytest.mark.skipif(importlib.metadata.version("jaxlib") != "0.10.2", reason="another version is right by itself")
+def test_the_check_sees_the_fault_where_the_flags_undo_ours():
+    code = "from sdclr_jax import compiler, parallel; compiler.set_flags(); parallel.shardings()"
+    environment = as_users_have_it() | {"XLA_FLAGS": f"{compiler.FLAG}=-individual_convolution"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert f"computes some sums wrong on CPUs: leave {compiler.FLAG} out of XLA_FLAGS" in ended.stderr
+
+
 def test_programs_that_some_versions_compile_wrong():
     """Also with all optimizations, as users have it."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")}
-    environment |= {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    environment = as_users_have_it()
     ended = subprocess.run([sys.executable, "-c", WRONG_BY_DEFAULT], env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

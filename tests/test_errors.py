@@ -21,6 +21,6 @@ def test_an_argument_without_a_field_and_any_other_error_go_on_as_they_are():
         assert raised.value is error
 
 
-def test_the_example_is_true():
+def test_the_examples_are_true():
     assert doctest.testmod(errors).attempted == 2
     assert doctest.testmod(errors).failed == 0

@@ -1,6 +1,7 @@
 """Probe the frozen dense encoder of a run, and write results.json."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import sys
@@ -12,7 +13,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, recipes, records, trees
+from sdclr_jax import parallel, processes, recipes, records, trees
+from sdclr_jax.api import agreement
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import collapse, embedding, frozen
@@ -71,6 +73,12 @@ def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os
         UserError: no run or no checkpoint there, images without labels, or the encoder is not what it was before the
             evaluation.
     """
+    with processes.together(stop=True):
+        agreement.on_run(config)
+        return _evaluate(config, directory, data_dir)
+
+
+def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.PathLike | None) -> Results:
     shardings = parallel.shardings()
     data = recipes.data(config, data_dir)
     if not data.train.class_names:
@@ -81,35 +89,40 @@ def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os
         )
     wanted = recipes.protocols(config, data)
     now = data.about(config.data.subset)
-    if changed := recipes.note_places(directory, config, now):
-        print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
+    agreement.on_data(config, directory, data)
     like = recipes.abstract_state(config, recipes.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like)
     before = int(checksum(variables))
     of_encoder = frozen.encoder_variables(variables)
     features = recipes.frozen_features(config, of_encoder, data, shardings, directory / names.FEATURES)
-    groups, measured = recipes.groups(config, data), {}
-    for name, protocol in wanted.items():
-        with renamed(recipes.protocol_arguments(name)):
-            measured[name] = measure(protocol, features.splits(protocol.train), groups)
+    measured = {}
+    with processes.first("what is fitted") as alone:
+        for name, protocol in wanted.items() if alone else ():
+            with renamed(recipes.protocol_arguments(name)):
+                measured[name] = measure(protocol, features.splits(protocol.train), recipes.groups(config, data))
     # Both what was used and what lies on disk must be the encoder that was there before.
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
-        dropped = step not in checkpoints.steps  # by the run, which goes on
+        here = step in checkpoints.steps
+        dropped = not all(processes.exchange("checkpoint again", "here" if here else ""))  # by the run, which goes on
         again = variables if dropped else frozen.dense(checkpoints.restore(like=like, step=step))
     if not int(checksum(variables)) == int(checksum(again)) == before:
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
-    epoch = (folder.trained_on(directory) or now).images // config.batch_size
-    found = Results(
-        run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=step / epoch),
-        data=about(config, data),
-        features=_about_features(features.test.features),
-        encoder_checksum=before,
-        protocols={name: records.decode(Score, score, name) for name, score in measured.items()},
-    )
-    found = _with_others(found, directory / names.RESULTS)
-    records.write(directory / names.RESULTS, found)
-    _write_map(config, features, directory)
-    return found
+
+    def written() -> str:
+        epoch = (folder.trained_on(directory) or now).images // config.batch_size
+        found = Results(
+            run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=step / epoch),
+            data=about(config, data),
+            features=_about_features(features.test.features),
+            encoder_checksum=before,
+            protocols={name: records.decode(Score, score, name) for name, score in measured.items()},
+        )
+        found = _with_others(found, directory / names.RESULTS)
+        records.write(directory / names.RESULTS, found)
+        _write_map(config, features, directory)
+        return json.dumps(found.to_json())
+
+    return records.decode(Results, json.loads(processes.of_first("results", written)))
 
 
 def _write_map(config: ConfigDict, features: FrozenFeatures, directory: pathlib.Path) -> None:
@@ -150,7 +163,7 @@ def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
         state = checkpoints.restore(like=like)
     if state is None:
-        raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
+        raise folder.no_checkpoint(directory)
     return int(state.step), frozen.dense(state)
 
 

@@ -1,31 +1,28 @@
 """Which images pruning makes a trained network forget, who they are, and a page to look at them."""
 
 import contextlib
-import io
 import itertools
 import os
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
 from ml_collections import ConfigDict
 
-from sdclr_jax import files, parallel, recipes, records
-from sdclr_jax.data import batches, thumbnails
+from sdclr_jax import files, parallel, processes, recipes, records
+from sdclr_jax.api import agreement, exemplar_files
+from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError, shortened
 from sdclr_jax.evaluation import exemplars as scoring
-from sdclr_jax.evaluation import frozen, knn, pruning_probe
+from sdclr_jax.evaluation import frozen, pruning_probe
+from sdclr_jax.evaluation.neighbours import neighbours as nearest_others
 from sdclr_jax.records import Summary, names
-from sdclr_jax.reports import gallery
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
+from sdclr_jax.trees import Tree
 
 NEAREST = 10  # images that an image's `neighbour_distance` and `label_disagreement` are means over
 
@@ -74,31 +71,45 @@ def exemplars(
     (369, 0.9)
     """
     directory = files.expanded(getattr(run, "path", run))
-    settings = {
-        "rates": tuple(rates),
-        "pairs_of_views": pairs_of_views,
-        "against": against,
-        "shown": shown,
-        "neighbours": neighbours,
-    }
-    check(**settings)
+    rates = tuple(rates)
+    check(rates, pairs_of_views=pairs_of_views, against=against, shown=shown, neighbours=neighbours)
     config = recipes.read(directory)
     recipes.override_free(config, {"data": dict(data or {})})
     recipes.check_against(config, against)
     folder.check_writable(directory)
-    return exemplars_of_run(config, directory, **settings, data_dir=data_dir, progress=progress)[1]
+    return exemplars_of_run(
+        config,
+        directory,
+        rates=rates,
+        pairs_of_views=pairs_of_views,
+        against=against,
+        shown=shown,
+        neighbours=neighbours,
+        data_dir=data_dir,
+        progress=progress,
+    )[1]
 
 
 def check(rates: tuple[float, ...], *, pairs_of_views: int, against: str, shown: int, neighbours: int) -> None:
     """Raises ArgumentError where one of these is out of its bounds."""
+    if len(rates) > 100:
+        raise ArgumentError(
+            "rates", f"is {len(rates)} numbers: the network is pruned and run for each, so give at most 100"
+        )
     if not rates or len(set(rates)) < len(rates) or not all(0 <= rate < 1 for rate in rates):
         raise ArgumentError("rates", f"is {rates}: it must be different numbers, each at least 0 and below 1")
     if against not in pruning_probe.AGAINST:
         raise ArgumentError("against", f"is {against!r}: it must be one of {', '.join(pruning_probe.AGAINST)}")
-    counts = {"pairs_of_views": (pairs_of_views, 0), "shown": (shown, 1), "neighbours": (neighbours, 0)}
-    for name, (value, least) in counts.items():
-        if value < least:
-            raise ArgumentError(name, f"is {value}: it must be at least {least}")
+    # Each pair is a pass over all images; pictures, and those of neighbours, are all on one page.
+    counts = {
+        "pairs_of_views": (pairs_of_views, 0, 1000),
+        "shown": (shown, 1, 50_000),
+        "neighbours": (neighbours, 0, 100),
+    }
+    for name, (value, least, most) in counts.items():
+        if not least <= value <= most:
+            bound = f"at least {least}" if value < least else f"at most {most}"
+            raise ArgumentError(name, f"is {shortened(value)}: it must be {bound}")
 
 
 def exemplars_of_run(
@@ -120,48 +131,91 @@ def exemplars_of_run(
         UserError: no checkpoint there, or a run whose scores are not finite.
         ArgumentError: more neighbours than images.
     """
-    shardings = parallel.shardings()
-    data = recipes.data(config, data_dir)
-    examples = data.part(config.data.subset)
-    if changed := recipes.note_places(directory, config, data.about(config.data.subset)):
-        print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
-    if neighbours >= len(examples.ids):
-        raise ArgumentError(
-            "neighbours",
-            f"is {neighbours}: the run has {len(examples.ids)} images in all, so give at most {len(examples.ids) - 1}",
-        )
-    class_groups = _class_groups(config, data, examples)
-    groups = _by_group(data.subsets.train_counts, class_groups)
+    asked = {
+        "rates": rates,
+        "pairs_of_views": pairs_of_views,
+        "against": against,
+        "shown": shown,
+        "neighbours": neighbours,
+    }
+    with processes.together(stop=True):
+        agreement.on_run(config, asked)
+        shardings = parallel.shardings()
+        data = recipes.data(config, data_dir)
+        examples = data.part(config.data.subset)
+        agreement.on_data(config, directory, data)
+        if neighbours >= (count := len(examples.ids)):
+            raise ArgumentError(
+                "neighbours", f"is {neighbours}: the run has {count} images in all, so give at most {count - 1}"
+            )
+        with _pixels(config, examples, shardings) as pixels:
+            probe = recipes.pruning_probe(
+                config,
+                pixels,
+                count,
+                rates=rates,
+                pairs=pairs_of_views,
+                against=against,
+                shardings=shardings,
+                progress=progress and processes.is_main(),
+            )
+            found = _measured(config, directory, data, examples, probe, shardings)
+        features = recipes.frozen_encoder(config, shardings).features(found.encoder, examples.images)
+        near = nearest_others(features, max(neighbours, min(NEAREST, count - 1)), shardings=shardings)
+        summary = records.decode(Summary, _summary(config, data, examples, probe, found.checkpoints))
+        with processes.first("exemplars") as alone:
+            if alone:
+                exemplar_files.write(directory, summary, examples, found.last.scores, near, shown, neighbours)
+    return Ranking(examples.ids, found.last.scores[-1, 0]), summary
+
+
+class _Found(NamedTuple):
+    """What the checkpoints of a run give."""
+
+    checkpoints: list[dict[str, Any]]  # as summary.json says it
+    last: pruning_probe.Measured
+    encoder: Tree  # the variables of the last one's
+
+
+def _measured(
+    config: ConfigDict,
+    directory: pathlib.Path,
+    data: recipes.Data,
+    examples: Examples,
+    probe: pruning_probe.PruningProbe,
+    shardings: parallel.Shardings,
+) -> _Found:
+    groups = _by_group(data.subsets.train_counts, _class_groups(config, data, examples))
     epoch = len(examples.ids) // config.batch_size
-    first = before = last = None
-    checkpoints = []
-    with (
-        Checkpoints(directory / names.CHECKPOINTS, read_only=True) as kept,
-        _pixels(config, examples, shardings) as pixels,
-    ):
-        if not kept.steps:
-            raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
-        settings = {"rates": rates, "pairs": pairs_of_views, "against": against}
-        probe = recipes.pruning_probe(
-            config, pixels, len(examples.ids), **settings, shardings=shardings, progress=progress
-        )
-        like = recipes.abstract_state(config, recipes.image_shape(config, examples.images), shardings)
+    like = recipes.abstract_state(config, recipes.image_shape(config, examples.images), shardings)
+    first: pruning_probe.Measured | None = None
+    last: pruning_probe.Measured | None = None
+    checkpoints, found = [], None
+    with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as kept:
         for step in kept.steps:
-            if step not in kept.steps:
+            if not all(processes.exchange("checkpoint", "here" if step in kept.steps else "")):
                 continue  # the run goes on, and has dropped it meanwhile
             state = kept.restore(like=like, step=step)
             before, last = last, probe.measure(state)
             first = first or last
             rates = [_of_rate(probe, i, examples.labels, groups, first, before, last) for i in range(len(probe.rates))]
             checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
-    features = recipes.frozen_encoder(config, shardings).features(
-        frozen.encoder_variables(frozen.dense(state)), examples.images
-    )
-    nearest = min(NEAREST, len(features) - 1)
-    near = knn.neighbours(features, max(neighbours, nearest))
-    labels = examples.labels if class_groups else None
-    others = _others(near.rows[:, :nearest], near.distances[:, :nearest], labels)
-    found = {
+            found = _Found(checkpoints, last, frozen.encoder_variables(frozen.dense(state)))
+    if found is None:
+        raise folder.no_checkpoint(directory)
+    return found
+
+
+def _summary(
+    config: ConfigDict,
+    data: recipes.Data,
+    examples: Examples,
+    probe: pruning_probe.PruningProbe,
+    checkpoints: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What summary.json says."""
+    class_groups = _class_groups(config, data, examples)
+    return {
         "format": Summary.FORMAT,
         "run": {"method": config.method, "seed": config.seed},
         "data": {
@@ -174,31 +228,11 @@ def exemplars_of_run(
             "class_names": list(examples.class_names) if class_groups else [],
             "class_groups": list(class_groups),
         },
-        "settings": probe.settings | {"nearest_images": nearest},
+        "settings": probe.settings | {"nearest_images": min(NEAREST, len(examples.ids) - 1)},
         "confidence": scoring.CONFIDENCE,
         "ranked_by": {"score": probe.scores[0], "rate": probe.rates[-1]},
         "checkpoints": checkpoints,
     }
-    summary = records.decode(Summary, found)
-    ranking = Ranking(examples.ids, last.scores[-1, 0])
-    if "loss" in probe.scores:  # that of the whole network, the same at each rate
-        damaged, rise = (last.scores[-1, probe.scores.index(name)] for name in ("loss", "loss_rise"))
-        others["loss"] = damaged - rise
-    table = _table(probe, examples, class_groups, last.scores, others)
-    order = scoring.order(ranking.scores)
-    pictured_first = gallery.chosen(order, list(others.values()), shown)
-    near = near.rows[pictured_first, :neighbours]
-    pictured = np.array(list(dict.fromkeys([*pictured_first.tolist(), *near.ravel().tolist()])))
-    place = {image: i for i, image in enumerate(pictured.tolist())}
-    page = gallery.render(
-        summary,
-        images=table.take(np.argsort(order)[pictured]).to_pylist(),
-        neighbours=[[place[image] for image in row] for row in near.tolist()],
-        thumbnails=thumbnails.make(examples.images, pictured),
-    )
-    _write(directory / names.EXEMPLARS, table, page)
-    records.write(directory / names.SUMMARY, summary)
-    return ranking, summary
 
 
 @contextlib.contextmanager
@@ -208,17 +242,7 @@ def _pixels(
     """(rows) -> uint8 [B, H, W, C]: images as the evaluation sees them; augmented views are made of these."""
     largest, workers = recipes.probe_batch_size(config, shardings), config.data.workers
     with batches.on_demand(examples.images, recipes.centre_crop(config), largest, workers) as crops_of:
-        yield lambda rows: crops_of(0, rows)
-
-
-def _others(rows: np.ndarray, distances: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Scores [N] that have nothing to do with pruning, by the nearest images of each: their `rows` and `distances`
-    [N, k]. The mean distance is high for what is like nothing else; where there are labels [N], the share of these
-    images that has another one is high for what is labelled wrong, but for images of rare classes, too."""
-    scores = {"neighbour_distance": distances.mean(axis=1, dtype=np.float64)}
-    if labels is not None:
-        scores["label_disagreement"] = (labels[rows] != labels[:, None]).mean(axis=1)
-    return scores
+        yield lambda rows: np.asarray(crops_of(0, rows))
 
 
 def _class_groups(config: ConfigDict, data: recipes.Data, examples: Examples) -> tuple[str, ...]:
@@ -263,31 +287,6 @@ def _of_rate(
     return {"rate": probe.rates[i], "scores": scores, "mask": mask}
 
 
-def _table(
-    probe: pruning_probe.PruningProbe,
-    examples: Examples,
-    class_groups: tuple[str, ...],
-    scores: np.ndarray,
-    others: dict[str, np.ndarray],
-) -> pyarrow.Table:
-    """A row an image, the most forgotten first; `score` is the one that ranks. Without labels, nor class nor group."""
-    order = scoring.order(scores[-1, 0])
-    columns = {
-        "rank": np.arange(1, len(order) + 1),
-        "id": examples.ids[order],
-        "path": [examples.path(row) for row in order],
-    }
-    if class_groups:
-        labels = examples.labels[order]
-        columns["label"] = labels
-        columns["class"] = [examples.class_names[label] for label in labels]
-        columns["group"] = [class_groups[label] for label in labels]
-    columns |= {"score": scores[-1, 0][order]} | {name: other[order] for name, other in others.items()}
-    for i, rate in enumerate(probe.rates):
-        columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(probe.scores)}
-    return pyarrow.table(columns)
-
-
 def overlap(rankings: dict[pathlib.Path, Ranking]) -> dict:
     """How far every two of several runs forget the same images, as JSON holds it."""
     pairs = [_pair(*pair) for pair in itertools.combinations(rankings.items(), 2)]
@@ -300,13 +299,3 @@ def _pair(a: tuple[pathlib.Path, Ranking], b: tuple[pathlib.Path, Ranking]) -> d
     common, in_one, in_other = np.intersect1d(one.ids, other.ids, return_indices=True)
     found = {"runs": [first.name, second.name], "common_images": len(common)}
     return found | scoring.overlaps(one.scores[in_one], other.scores[in_other]) if len(common) else found
-
-
-def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
-    """The ranking and the page, each whole or not at all."""
-    tables = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
-    pyarrow.csv.write_csv(table, tables["exemplars.csv"])
-    pyarrow.parquet.write_table(table, tables["exemplars.parquet"])
-    contents = {name: table.getvalue() for name, table in tables.items()} | {"gallery.html": page.encode()}
-    for name, content in contents.items():
-        files.write(folder / name, content)

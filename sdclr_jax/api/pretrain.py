@@ -6,7 +6,7 @@ import pathlib
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sdclr_jax import parallel, processes, pruning, recipes
+from sdclr_jax.api import agreement
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.data.batches import Resident, Sent, Streamed
 from sdclr_jax.data.images import as_images
@@ -24,10 +25,12 @@ from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
-from sdclr_jax.run import folder, metrics, profile, versions
+from sdclr_jax.run import folder, metrics, profile
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
 from sdclr_jax.train import Method, State, Step
+
+_BEGUN = "begun"  # among the notes of a checkpoint: what the next line of metrics has so far
 
 
 def pretrain(
@@ -88,6 +91,7 @@ def train(
         recipes.check_protocols(config)
         config = recipes.located(config)
         folder.check(directory, config, recipes.identity)
+        agreement.on_run(config)
         shardings = parallel.shardings(devices)
         data = recipes.data(config, data_dir)
         online = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
@@ -101,9 +105,7 @@ def train(
         method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
         recipes.try_step(config, method, like, images, shardings.batch)
         # No process writes before all have looked and found the same.
-        if processes.count() > 1:  # to ask for the commit starts git
-            of_images = f"{trained_on.images} images, SHA-256 {trained_on.sha256[:8]}…"
-            processes.agree(versions.alike() | recipes.identity(config) | {"list of images": of_images})
+        agreement.on_images({"training": data.part(config.data.subset)})
         folder.check_shared(directory)
         with folder.lock(directory) if processes.is_main() else contextlib.nullcontext():
             if processes.is_main():
@@ -114,6 +116,9 @@ def train(
             return _train(
                 config, method, directory, batches, online, like, view_shape, shardings, progress, profiled_steps
             )
+
+
+Scalars = dict[str, Any]  # of a step, by name: on the devices, or read back from a checkpoint
 
 
 class _Measurement(NamedTuple):
@@ -138,7 +143,7 @@ def _train(
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
 
-    init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=_quick_compile(shardings))
+    init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=quick_compile(shardings))
     density = jax.jit(pruning.density)
     collapsed = jax.jit(
         lambda state, batch: collapse.measure(method.diagnose(state, batch), method.pairs),
@@ -161,16 +166,29 @@ def _train(
         traces = directory / names.PROFILE
         lower = method.jitted_step.lower
         profiled = profile.Profile(traces, profiled_steps, start, total, lower) if profiled_steps else None
+        notes = checkpoints.notes(start) if start else {}
         stream = batches.from_step(start)
         with (
             contextlib.closing(stream),
-            contextlib.closing(metrics.opened(directory, start)) as log,
+            contextlib.closing(metrics.opened(directory, start, notes)) as log,
             _bar(total, start, progress) as bar,
             processes.telling(),
         ):
-            clock = Clock(config.batch_size, start, log.seconds)
-            window = []  # scalars of the steps since the last line, on the device
+            begun = notes.get(_BEGUN, {})  # where the run stopped between two lines
+            clock = Clock(config.batch_size, start, begun.get("seconds", log.seconds))
+            # Scalars of the steps since the last line, on the device.
+            window: list[Scalars] = [
+                {name: np.float32(x) for name, x in scalars.items()} for scalars in begun.get("scalars", ())
+            ]
+            counted = begun.get("counts", {})
             shown = {}  # beside the bar
+
+            def say_lost(sentences: list[str], step: int) -> None:
+                for sentence in sentences:
+                    bar.write(f"warning at step {step}: {sentence}", file=sys.stderr)
+                    log.warn({"step": step, "epoch": step / epoch}, f"lost lines at step {step}", sentence)
+
+            say_lost(log.lost, start)
 
             def measure_collapse(step: Step) -> metrics.Line:
                 return _mean_of([collapsed(step.state, step.images)], step.number)
@@ -197,6 +215,14 @@ def _train(
                 stopping = stop.at(number, convenient)
                 if not (convenient or stopping):
                     continue
+                counts = processes.summed(batches.counts())
+                counts = {name: count + counted.get(name, 0) for name, count in counts.items()}
+                if not convenient:  # the next line is that of a run without a stop
+                    scalars = [{name: float(x) for name, x in each.items()} for each in _fetched(window, number)]
+                    begun = {"scalars": scalars, "counts": counts, "seconds": clock.read(number)["seconds"]}
+                    checkpoints.save(number, state, log.notes() | {_BEGUN: begun})
+                    raise Stopped(f"stopped at step {number} of {total}: run it again to resume")
+                counted = {}
                 line = _mean_of(window, number)  # waits for the devices
                 window.clear()
                 line |= {"epoch": number / epoch}
@@ -204,8 +230,8 @@ def _train(
                     line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
                 for measure in due:
                     line |= measure(step)
-                line |= batches.counts() | clock.read(number)
-                log.write(line)
+                line |= counts | clock.read(number)
+                say_lost(log.write(line), number)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):
                         bar.write(f"warning at step {number}: {message}", file=sys.stderr)
@@ -213,26 +239,33 @@ def _train(
                 bar.set_postfix(shown)
                 bar.update(number - bar.n)
                 if checkpoint or stopping:
-                    checkpoints.save(number, state)
+                    checkpoints.save(number, state, log.notes())
                 if stopping and not last:
                     raise Stopped(f"stopped at step {number} of {total}: run it again to resume")
     return state
 
 
-def _quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
+def quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
+    """What the compiler is told of `Method.init`."""
     # One random draw a layer, run once: on a CPU, unoptimised code compiles in a quarter of the time.
     on_cpu = shardings.batch.mesh.devices.flat[0].platform == "cpu"
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None
 
 
-def _mean_of(window: list[dict[str, jax.Array]], done: int) -> metrics.Line:
-    """Means of the scalars of the steps up to `done`.
+def _mean_of(window: list[Scalars], done: int) -> metrics.Line:
+    """Means of the scalars of the steps up to `done`. Raises Diverged, as `_fetched`."""
+    fetched = _fetched(window, done)
+    return {"step": done} | {name: float(np.mean([scalars[name] for scalars in fetched])) for name in fetched[0]}
+
+
+def _fetched(window: list[Scalars], done: int) -> list[dict[str, np.ndarray]]:
+    """The scalars of the steps up to `done`, on the host.
 
     Raises:
         Diverged: names the first step with a scalar that is not finite, and the branch it came from.
     """
-    window = jax.device_get(window)
-    for step, scalars in enumerate(window, done - len(window) + 1):
+    fetched: list[dict[str, np.ndarray]] = jax.device_get(window)
+    for step, scalars in enumerate(fetched, done - len(fetched) + 1):
         bad = [name for name, x in scalars.items() if not np.isfinite(x)]
         if bad:
             branches = [name.split("/")[1] for name in bad if "/" in name]
@@ -242,7 +275,7 @@ def _mean_of(window: list[dict[str, jax.Array]], done: int) -> metrics.Line:
                 f"the {name} is {scalars[name]} at step {step}, {where}: the last good checkpoint is kept; "
                 "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or model.dtype float32"
             )
-    return {"step": done} | {name: float(np.mean([scalars[name] for scalars in window])) for name in window[0]}
+    return fetched
 
 
 def _percent(share: float | None) -> str:

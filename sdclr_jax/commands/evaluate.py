@@ -1,13 +1,17 @@
 """`sdclr evaluate`: probe the frozen dense encoder of runs, and print the scores."""
 
+import pathlib
 import sys
 
-from sdclr_jax import recipes
+from ml_collections import ConfigDict
+
+from sdclr_jax import processes, recipes
 from sdclr_jax.api import evaluate
 from sdclr_jax.commands import flags
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import protocols
 from sdclr_jax.files import expanded
+from sdclr_jax.records import Results
 from sdclr_jax.run import folder
 
 _PROTOCOLS = "\n".join(f"    {name:16s} {protocol.says}" for name, protocol in protocols.PROTOCOLS.items())
@@ -26,12 +30,26 @@ each. What earlier evaluations of the same encoder on the same data found under 
                                       data.manifest or data.lists; or data.workers. That they are the same images is
                                       checked, and where they are is kept for the next command
   --data_dir=DIR                      prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
+  --distributed                       join the processes of a cluster first (TPU pod, Slurm, MPI), which extract
+                                      features together; without one, work alone
 
 Also DIR/embedding.json, a map of the test images' features (t-SNE) for reports: --config.evaluate.map_images=0 makes
 none. DIR/features keeps the features and that map for the next evaluation; deleting it costs their time again."""
 
 
 def main(argv: list[str]) -> None:
+    if flags.is_distributed(argv):
+        processes.join()
+    with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
+        jobs = _jobs(argv)
+    for directory, config, data_dir in jobs:
+        results = evaluate.evaluate_run(config, directory, data_dir)
+        if processes.is_main():
+            _show(results, directory, config)
+
+
+def _jobs(argv: list[str]) -> list[tuple[pathlib.Path, ConfigDict, str | None]]:
+    """Run, config and folder of prepared data sets."""
     directories = [expanded(arg) for arg in argv if not arg.startswith("-")]
     options = [arg for arg in argv if arg.startswith("-")]
     if not directories:
@@ -43,13 +61,15 @@ def main(argv: list[str]) -> None:
         recipes.check(args.config)
         folder.check_writable(directory)
         jobs.append((directory, args.config, args.data_dir))
-    for directory, config, data_dir in jobs:
-        results = evaluate.evaluate_run(config, directory, data_dir)
-        if warning := (results.data.provenance or {}).get("warning"):
-            print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
-        for name in (name for name in results.protocols if name in config.evaluate.protocols):
-            groups = "  ".join(f"{k} {_percent(share)}" for k, share in results.protocols[name].summary.items())
-            print(f"{directory}  {name:16s} {groups}", flush=True)
+    return jobs
+
+
+def _show(results: Results, directory: pathlib.Path, config: ConfigDict) -> None:
+    if warning := (results.data.provenance or {}).get("warning"):
+        print(f"{directory}  warning: {config.data.name} was {warning}", file=sys.stderr)
+    for name in (name for name in results.protocols if name in config.evaluate.protocols):
+        groups = "  ".join(f"{k} {_percent(share)}" for k, share in results.protocols[name].summary.items())
+        print(f"{directory}  {name:16s} {groups}", flush=True)
 
 
 def _percent(share: float | None) -> str:

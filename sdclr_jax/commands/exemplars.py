@@ -3,9 +3,12 @@
 import argparse
 import pathlib
 
-from sdclr_jax import files, recipes, records
+from ml_collections import ConfigDict
+
+from sdclr_jax import files, processes, recipes, records
 from sdclr_jax.api import exemplars
 from sdclr_jax.commands import flags
+from sdclr_jax.commands.parser import DISTRIBUTED, Parser
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.reports import gallery
@@ -30,10 +33,33 @@ FLAGS = {
 
 
 def main(argv: list[str]) -> None:
-    options = _options(argv)
-    settings = {argument: getattr(options, flag.removeprefix("--")) for argument, flag in FLAGS.items()}
-    with renamed(FLAGS):
-        exemplars.check(**settings)
+    if flags.is_distributed(argv):
+        processes.join()
+    with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
+        options = _options(argv)
+        settings = {argument: getattr(options, flag.removeprefix("--")) for argument, flag in FLAGS.items()}
+        with renamed(FLAGS):
+            exemplars.check(**settings)
+        jobs = _jobs(options)
+    rankings = {}
+    for directory, config in jobs:
+        with renamed(FLAGS):
+            rankings[directory], summary = exemplars.exemplars_of_run(
+                config, directory, **settings, data_dir=options.data_dir, progress=not options.noprogress
+            )
+        if processes.is_main():
+            for line in gallery.sentences(summary):
+                print(f"{directory}  {line}")
+            trained_on, written = summary.data.images, directory / "exemplars"
+            all_of_them = f"exemplars.csv has all {trained_on} training images"
+            print(f"Wrote {written}: open gallery.html there; {all_of_them}", flush=True)
+    if len(jobs) > 1 and processes.is_main():
+        records.write(options.overlap, exemplars.overlap(rankings))
+        print(f"Wrote {options.overlap}")
+
+
+def _jobs(options: argparse.Namespace) -> list[tuple[pathlib.Path, ConfigDict]]:
+    """Run and config of each folder."""
     jobs = []
     for directory in options.dirs:
         config = recipes.read(directory)
@@ -46,25 +72,11 @@ def main(argv: list[str]) -> None:
         jobs.append((directory, config))
     if len({config.data.name for _, config in jobs}) > 1:
         raise UserError("the runs are of different data sets, whose images cannot be compared: name those of one")
-    rankings = {}
-    for directory, config in jobs:
-        with renamed(FLAGS):
-            rankings[directory], summary = exemplars.exemplars_of_run(
-                config, directory, **settings, data_dir=options.data_dir, progress=not options.noprogress
-            )
-        for line in gallery.sentences(summary):
-            print(f"{directory}  {line}")
-        trained_on, written = summary.data.images, directory / "exemplars"
-        print(
-            f"Wrote {written}: open gallery.html there; exemplars.csv has all {trained_on} training images", flush=True
-        )
-    if len(jobs) > 1:
-        records.write(options.overlap, exemplars.overlap(rankings))
-        print(f"Wrote {options.overlap}")
+    return jobs
 
 
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="sdclr exemplars", description=DESCRIPTION)
+    parser = Parser(prog="sdclr exemplars", description=DESCRIPTION)
     add = parser.add_argument
     add("dirs", nargs="+", metavar="DIR", help="a run's folder")
     add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help="shares of the weights cut; the last one ranks")
@@ -85,6 +97,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("--neighbours", type=int, default=6, metavar="K", help="nearest images in feature space beside each")
     add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
     add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    add("--distributed", action="store_true", help=DISTRIBUTED)
     add("--noprogress", action="store_true", help="no progress bars")
     is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
     options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])

@@ -8,11 +8,11 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sdclr_jax import recipes
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, shortened
 
 
 def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
-    """The flags of `sdclr pretrain`: config, workdir, data_dir, distributed, progress, profile."""
+    """The flags of `sdclr pretrain`: config, workdir, data_dir, distributed, progress, profile, check-determinism."""
     show_help(argv, usage)
     # ml_collections wants the file before the fields that override it.
     argv = sorted(argv, key=lambda arg: not arg.startswith("--config="))
@@ -20,12 +20,12 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
         raise UserError("--config is missing: give it as --config=NAME:METHOD, such as digits_lt:sdclr")
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", None, "", flag_values=values)
-    flags.DEFINE_bool("distributed", False, "", flag_values=values)
     flags.DEFINE_bool("progress", True, "", flag_values=values)
     flags.DEFINE_integer("profile", 0, "", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("check-determinism", None, "", flag_values=values)
     config = recipes.load(argv[0].removeprefix("--config="))
     _parse(values, config, argv[1:])
-    if not values.workdir:
+    if not values.workdir and values["check-determinism"].value is None:
         raise UserError("--workdir is missing: give the run's folder, such as --workdir=runs/sdclr")
     return values
 
@@ -69,8 +69,9 @@ def show_help(argv: list[str], usage: str) -> None:
 
 
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:
-    """Parse into `values`, with `config` as the flag of that name and a `data_dir`."""
+    """Parse into `values`, with `config` as the flag of that name, a `data_dir`, and `distributed`."""
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
+    flags.DEFINE_bool("distributed", False, "", flag_values=values)
     if "method" in fields(argv):
         raise UserError("--config.method only names the method: choose another as --config=NAME:METHOD")
     for arg in argv:  # first, since another encoder has other fields
@@ -81,10 +82,10 @@ def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> Non
         name = arg.partition("=")[0].removeprefix("--")
         plain = name.removeprefix("no")
         if not arg.startswith("--"):
-            raise UserError(f"{arg!r} is not a flag: flags are written --name=value")
+            raise UserError(f"{shortened(repr(arg))} is not a flag: flags are written --name=value")
         if name not in known and plain not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise UserError(f"there is no field or flag --{name}: the nearest is --{near}")
+            near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)[0]
+            raise UserError(f"there is no field or flag --{shortened(name)}: the nearest is --{near}")
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["sdclr", *argv])
     try:
         values(["sdclr", *argv])
@@ -94,4 +95,4 @@ def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> Non
 
 def _first_line(error: Exception) -> str:
     message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return (str(message) or type(error).__name__).splitlines()[0]
+    return shortened((str(message) or type(error).__name__).splitlines()[0], 500)

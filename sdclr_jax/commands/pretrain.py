@@ -1,7 +1,7 @@
 """`sdclr pretrain`: train a method, or resume a run that was stopped."""
 
 from sdclr_jax import processes
-from sdclr_jax.api import pretrain
+from sdclr_jax.api import determinism, pretrain
 from sdclr_jax.commands import flags
 from sdclr_jax.files import expanded
 
@@ -17,7 +17,9 @@ SIGTERM lets it save first.
   --data_dir=DIR            prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
   --distributed             join the processes of a cluster first (TPU pod, Slurm, MPI); without one, train alone
   --noprogress              no progress bar
-  --profile=STEPS           trace so many steps into DIR/profile, and print what they cost"""
+  --profile=STEPS           trace so many steps into DIR/profile, and print what they cost
+  --check-determinism=N     train N steps twice from the same state, compare images, scalars and all arrays bit by bit,
+                            say what differs, and write nothing; --workdir is not needed"""
 
 
 def main(argv: list[str]) -> None:
@@ -25,6 +27,12 @@ def main(argv: list[str]) -> None:
         processes.join()
     with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
         args = flags.pretrain(argv, USAGE)
-    pretrain.train(
-        args.config, expanded(args.workdir), args.data_dir, progress=args.progress, profiled_steps=args.profile
-    )
+    if (steps := args["check-determinism"].value) is not None:
+        said = determinism.check_determinism(args.config, steps, args.data_dir)
+        if processes.is_main():
+            print(said)
+        return
+    with processes.stopping_before_the_first_step():
+        pretrain.train(
+            args.config, expanded(args.workdir), args.data_dir, progress=args.progress, profiled_steps=args.profile
+        )

@@ -1,14 +1,13 @@
 """`sdclr report`: compare runs in the terminal and on a page."""
 
-import argparse
-
 from sdclr_jax import errors
 from sdclr_jax.api import report
+from sdclr_jax.commands.parser import Parser
 
 
 def main(argv: list[str]) -> None:
     """Read the run folders named in `argv`, print their comparison, and write it as HTML, Markdown, LaTeX and CSV."""
-    parser = argparse.ArgumentParser(prog="sdclr report", description="Compare evaluated runs on one page.")
+    parser = Parser(prog="sdclr report", description="Compare evaluated runs on one page.")
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="a run folder, or a folder of run folders")
     parser.add_argument(
         "--output", default="report.html", metavar="FILE.html", help="the page, with .csv, .md and .tex beside it"

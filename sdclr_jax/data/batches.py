@@ -29,6 +29,8 @@ from sdclr_jax.parallel import Shardings
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LEAST_WORKERS = 32  # processes that a machine of few cores is allowed too: each takes 35 MB and more
+
 
 @struct.dataclass
 class Cropped:
@@ -179,7 +181,8 @@ class Streamed:
                 croppers.stop()  # the thread may be waiting for them, and is waited for in its turn
 
     def counts(self) -> dict[str, float]:
-        """For a line of metrics: images of this process's share that were replaced since the last call."""
+        """For a line of metrics: images of this process's share that were replaced since the last call; those of a line
+        are the sum over the processes."""
         count, self._unreadable = self._unreadable, 0
         return {"unreadable_images": count}
 
@@ -199,23 +202,25 @@ class Streamed:
 
 
 def in_order(
-    images: np.ndarray | Encoded, crops: Crops, batch_size: int, workers: int
+    images: np.ndarray | Encoded, crops: Crops, batch_size: int, workers: int, places: np.ndarray | None = None
 ) -> Generator[np.ndarray, None, None]:
     """One crop uint8 [b, S, S, 3] of every image, in order, `batch_size` of them at a time and the rest at the end.
 
-    Images that are one array are given whole. To be closed, which ends the processes.
+    Images that are one array are given whole. Of each batch only the rows at `places`, int ascending, are made; None is
+    all of them. To be closed, which ends the processes.
 
     Raises:
         UserError: an image cannot be read: scores over other images than were asked for would be wrong.
     """
-    if as_images(images).is_decoded:
-        yield from (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-        return
-    tasks = (
-        Task(0, np.arange(start, min(start + batch_size, len(images))), np.arange(batch_size))
-        for start in range(0, len(images), batch_size)
+    places = np.arange(batch_size) if places is None else places
+    shares = (
+        start + places[: np.searchsorted(places, len(images) - start)] for start in range(0, len(images), batch_size)
     )
-    with Croppers(images, (crops,), largest=batch_size, workers=processes(workers), ahead=1) as croppers:
+    if as_images(images).is_decoded:
+        yield from (images[share] for share in shares)
+        return
+    tasks = (Task(0, share, places) for share in shares)
+    with Croppers(images, (crops,), largest=len(places), workers=processes(workers), ahead=1) as croppers:
         for made, unreadable in croppers.crops(tasks):
             _refuse(unreadable)
             yield made[0][:, 0].copy()
@@ -244,11 +249,17 @@ def on_demand(
 
 
 def processes(workers: int) -> int:
-    """The number of worker processes that `workers` asks for."""
-    if workers >= 0:
-        return workers
+    """The number of worker processes that `workers` asks for.
+
+    Raises:
+        ArgumentError: many more than the machine has cores, which would take its memory and stop it.
+    """
     # A scheduler such as Slurm gives a process some of a machine's cores.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(LEAST_WORKERS, 4 * cores)
+    if workers > most:
+        raise ArgumentError("workers", f"is {workers}, but there are {cores} cores: it must be at most {most}")
+    return workers if workers >= 0 else cores
 
 
 def _refuse(unreadable: list[Unreadable]) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import math
 import mmap
 import os
+import pickle
 import queue
 import signal
 import subprocess
@@ -60,13 +61,19 @@ class Croppers(contextlib.AbstractContextManager):
         if not workers:
             self._memory = [np.empty(shape, np.uint8) for shape in shapes]
             return
-        with _anonymous_file(sum(map(math.prod, shapes))) as file:
+        # What there is to know of the images, a million paths, say, lies once in the memory of all.
+        arrays: list[pickle.PickleBuffer] = []
+        described = pickle.dumps(images, protocol=5, buffer_callback=arrays.append)
+        sizes = [array.raw().nbytes for array in arrays]
+        with _anonymous_file(sum(map(math.prod, shapes))) as file, _anonymous_file(sum(sizes)) as known:
             self._memory = _shared(file, shapes)
+            for part, array in zip(_shared(known, [(size,) for size in sizes]), arrays, strict=True):
+                part[:] = np.frombuffer(array.raw(), np.uint8)
             try:
                 for _ in range(workers):
-                    self._workers.append(_Worker(file))
+                    self._workers.append(_Worker(file, known))
                 for worker in self._workers:
-                    worker.send((images, crops, shapes))
+                    worker.send((described, sizes, crops, shapes))
             except BaseException:
                 self.close()
                 raise
@@ -119,7 +126,7 @@ class Croppers(contextlib.AbstractContextManager):
 class _Worker:
     """One process, as seen from this one."""
 
-    def __init__(self, memory: int):
+    def __init__(self, memory: int, known: int):
         ours, theirs = Pipe()
         program = "import sys; from sdclr_jax.data.workers import work; work(*map(int, sys.argv[1:]))"
         environment = {
@@ -133,9 +140,9 @@ class _Worker:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", program, str(theirs.fileno()), str(memory)],
+                    [sys.executable, "-c", program, str(theirs.fileno()), str(memory), str(known)],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(), memory),
+                    pass_fds=(theirs.fileno(), memory, known),
                     env=environment,
                 )
         finally:
@@ -173,11 +180,12 @@ class _Worker:
         self._pipe.close()
 
 
-def work(pipe: int, memory: int) -> None:
+def work(pipe: int, memory: int, known: int) -> None:
     """What a worker does, until the other end of the pipe is closed. Arguments are open file descriptors."""
     pipe = Connection(pipe)
     try:
-        images, crops, shapes = pipe.recv()
+        described, sizes, crops, shapes = pipe.recv()
+        images = pickle.loads(described, buffers=_shared(known, [(size,) for size in sizes], mmap.ACCESS_READ))
         slots, tasks = _shared(memory, shapes), queue.SimpleQueue()
         # Tasks are taken out of the pipe at any time: this process and the other one, each with a full pipe before it,
         # would wait for each other. An answer is long where many images cannot be read.
@@ -230,8 +238,10 @@ def _anonymous_file(size: int) -> Iterator[int]:
         os.close(file)
 
 
-def _shared(file: int, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+def _shared(file: int, shapes: Sequence[tuple[int, ...]], access: int = mmap.ACCESS_WRITE) -> list[np.ndarray]:
     """Arrays uint8 of these shapes, one after the other in the file."""
     sizes = [math.prod(shape) for shape in shapes]
-    memory = np.frombuffer(mmap.mmap(file, sum(sizes)), np.uint8)
+    if not sum(sizes):  # which cannot be mapped
+        return [np.empty(shape, np.uint8) for shape in shapes]
+    memory = np.frombuffer(mmap.mmap(file, sum(sizes), access=access), np.uint8)
     return [part.reshape(shape) for part, shape in zip(np.split(memory, np.cumsum(sizes)[:-1]), shapes, strict=True)]

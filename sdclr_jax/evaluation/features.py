@@ -23,22 +23,22 @@ def unit(features: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
 def in_batches(function: Callable[[np.ndarray], jax.Array], rows: np.ndarray, batch_size: int) -> np.ndarray:
     """Apply a row-wise `function`, [batch_size, ...] -> [batch_size, ...], to `rows` [N, ...]; returns [N, ...]."""
     batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-    return np.concatenate(list(_applied(function, batches, batch_size)))
+    return np.concatenate(list(_applied(function, ((batch, len(batch)) for batch in batches), batch_size)))
 
 
 def _applied(
-    function: Callable[[np.ndarray], jax.Array], batches: Iterable[np.ndarray], batch_size: int
+    function: Callable[[np.ndarray], jax.Array], batches: Iterable[tuple[np.ndarray, int]], held: int
 ) -> Iterator[np.ndarray]:
-    """What a row-wise `function` gives for each of the `batches`.
+    """What a row-wise `function` gives for each of the `batches`: the rows that this process holds, `held` of a full
+    one, and how many there are in all processes.
 
     A batch that is not full is filled up with zeros, so a jitted function compiles once, and what it gives for them is
     dropped.
     """
     running = deque()
-    for batch in batches:
-        count = len(batch)
-        if count < batch_size:
-            batch = np.pad(batch, [(0, batch_size - count)] + [(0, 0)] * (batch.ndim - 1))
+    for batch, count in batches:
+        if len(batch) < held:
+            batch = np.pad(batch, [(0, held - len(batch))] + [(0, 0)] * (batch.ndim - 1))
         running.append((function(batch), count))
         if len(running) > _IN_FLIGHT:
             done, count = running.popleft()
@@ -49,17 +49,18 @@ def _applied(
 
 def extract(
     encode: Callable[[np.ndarray], jax.Array],
-    batches: Iterable[np.ndarray],
-    batch_size: int,
+    batches: Iterable[tuple[np.ndarray, int]],
+    held: int,
     done: Callable[[int], object] = lambda count: None,
 ) -> np.ndarray:
     """Features of every image, once each and in order: float32 [N, D].
 
     Args:
-        encode: a jitted function, uint8 [batch_size, H, W, C] -> [batch_size, D], in which no image depends on another
-            (batch norm with its running statistics); how it spreads a batch over devices is its own affair.
-        batches: uint8 [b, H, W, C], each of at most `batch_size` images.
-        batch_size: of all calls of `encode`.
+        encode: a jitted function, uint8 [held, H, W, C] -> [B, D], in which no image depends on another (batch norm
+            with its running statistics); how it spreads a batch over devices is its own affair.
+        batches: uint8 [b, H, W, C], what this process holds of each batch, at most `held` images; and how many images
+            the batch has in all processes.
+        held: images of a full batch that this process holds.
         done: is told how many images a batch had, once it is encoded.
 
     Raises:
@@ -67,7 +68,7 @@ def extract(
         UserError: a feature is not finite.
     """
     features = []
-    for batch in _applied(encode, batches, batch_size):
+    for batch in _applied(encode, batches, held):
         features.append(batch)
         done(len(batch))
     if not features:

@@ -1,6 +1,7 @@
 """A frozen encoder: features of images as they are, without augmentation."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, closing
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax import branches, parallel
+from sdclr_jax import branches, parallel, processes
 from sdclr_jax.data import augment, batches
 from sdclr_jax.data.crops import CentreCrop
 from sdclr_jax.data.images import Encoded, as_images
@@ -70,6 +71,18 @@ class FrozenEncoder:
         self._encode = jax.jit(encode, out_shardings=shardings.replicated)
         self._crop, self._workers, self._mean, self._std = crop, workers, list(mean), list(std)
         self._batch_size = parallel.shareable(batch_size, shardings)
+        self._places = parallel.places(self._batch_size, shardings.batch)  # of a batch, what this process decodes
+
+    def here(self) -> "FrozenEncoder":
+        """The same on the devices of this process alone, for what one process does while others wait."""
+        if processes.count() == 1:
+            return self
+        encoder, shardings = copy.copy(self), parallel.shardings(jax.local_devices())
+        encoder.shardings = shardings
+        encoder._encode = jax.jit(self._encode.__wrapped__, out_shardings=shardings.replicated)
+        encoder._batch_size = parallel.shareable(self._batch_size, shardings)
+        encoder._places = np.arange(encoder._batch_size)
+        return encoder
 
     def features(self, variables: Tree, images: np.ndarray | Encoded, *, progress: bool = False) -> np.ndarray:
         """Features of every image, in order.
@@ -87,8 +100,10 @@ class FrozenEncoder:
         """
         if not len(images):
             return self._no_features(variables, images)
-        with self._batches(images) as seen, bar("features", len(images), progress, unit="image") as shown:
-            return features.extract(partial(self._of_batch, variables), seen, self._batch_size, done=shown.update)
+        with self._batches(images, self._places) as seen, bar("features", len(images), progress, unit="image") as shown:
+            counts = (min(self._batch_size, len(images) - start) for start in range(0, len(images), self._batch_size))
+            shares = zip(seen, counts, strict=True)
+            return features.extract(partial(self._of_batch, variables), shares, len(self._places), done=shown.update)
 
     def seen(self, images: np.ndarray | Encoded) -> dict[str, Any]:
         """What the encoder is given of these images, fit for JSON: with its variables and the images all that features
@@ -109,13 +124,16 @@ class FrozenEncoder:
                 end += len(batch)
         return kept
 
-    def _batches(self, images: np.ndarray | Encoded) -> AbstractContextManager[Iterator[np.ndarray]]:
-        """Batches of what is seen of the images. Closed, its processes end, whatever went wrong with what they made."""
-        return closing(batches.in_order(images, self._crop, self._batch_size, self._workers))
+    def _batches(
+        self, images: np.ndarray | Encoded, places: np.ndarray | None = None
+    ) -> AbstractContextManager[Generator[np.ndarray, None, None]]:
+        """Batches of what is seen of the images, of each the rows at `places`. Closed, its processes end, whatever went
+        wrong with what they made."""
+        return closing(batches.in_order(images, self._crop, self._batch_size, self._workers, places))
 
     def _of_batch(self, variables: Tree, images: np.ndarray) -> jax.Array:
-        everywhere = np.arange(len(images))
-        return self._encode(variables, parallel.split(images, everywhere, len(images), self.shardings.batch))
+        batch = parallel.split(images, self._places, self._batch_size, self.shardings.batch)
+        return self._encode(variables, batch)
 
     def _no_features(self, variables: Tree, images: np.ndarray | Encoded) -> np.ndarray:
         shape = as_images(images).shape(self._crop.size)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sdclr_jax import trees
+from sdclr_jax import processes, trees
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.targets import Targets
@@ -50,6 +50,8 @@ class Splits(NamedTuple):
 class FrozenFeatures:
     """A data set under a frozen encoder: features of its labelled images as they are, and of random views of them.
 
+    Several processes make this together; what they do with it is for one of them, on its own devices.
+
     Features of images as they are come from `folder`, or are extracted once and kept there for the next evaluation.
 
     Args:
@@ -89,6 +91,10 @@ class FrozenFeatures:
         labelled = self._labelled(train.take(union))
         self._parts = {part: labelled.take(np.searchsorted(union, rows)) for part, rows in parts.items()}
         self.test = self._labelled(test)
+        # What follows is for one process: the others wait for it.
+        self.encoder = encoder.here()
+        if processes.count() > 1:
+            self.variables = jax.tree.map(np.asarray, variables)
 
     def splits(self, part: str) -> Splits:
         """For a protocol that learns from this part of the training images."""
@@ -104,7 +110,7 @@ class FrozenFeatures:
         if self._folder is None:
             return extract()
         key = self._key | {"seen": self.encoder.seen(images), "images": as_images(images).digest()}
-        return cache.features(self._folder, key, extract)
+        return cache.features(self._folder, key, extract, together=True)
 
     @cached_property
     def decoded_validation(self) -> np.ndarray | Encoded:

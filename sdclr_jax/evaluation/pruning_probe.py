@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax import pruning, trees
+from sdclr_jax import parallel, pruning, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.branches import variables as branch_variables
 from sdclr_jax.data import batches
@@ -48,7 +48,8 @@ class PruningProbe:
     first view through the whole and its second through the pruned network, with the negatives of a batch; `loss_rise`
     how much higher that is than with both views through the whole network. The losses need a `temperature` and `pairs`.
 
-    Views and batches are a function of the seed: the same for every state and rate.
+    Views and batches are a function of the seed: the same for every state and rate. With several processes each of them
+    takes part, and gets all scores.
 
     Args:
         network: (views [B, h, w, C], train) -> Outputs; its `prunable` says what is cut.
@@ -134,10 +135,11 @@ class PruningProbe:
             return jnp.stack(found, axis=1)
 
         # Weights and statistics are arguments, so that one program serves every checkpoint and rate.
-        self._outputs, self._compare = jax.jit(outputs), jax.jit(compare)
+        self._outputs, self._compare = jax.jit(outputs), jax.jit(compare, out_shardings=shardings.replicated)
         self._batch_statistics = jax.jit(batch_statistics)
         self._plain, self._views = jax.jit(plain_view), jax.jit(make_views)
-        self._mask = jax.jit(partial(pruning.magnitude_mask, prunable=network.prunable), static_argnums=1)
+        mask = partial(pruning.magnitude_mask, prunable=network.prunable)
+        self._mask = jax.jit(mask, static_argnums=1, out_shardings=shardings.replicated)
         self._variables = jax.jit(branch_variables, static_argnums=0)
 
     def measure(self, state: Any) -> Measured:
@@ -210,4 +212,6 @@ class PruningProbe:
         return key
 
     def _put(self, rows: np.ndarray) -> Any:
-        return jax.device_put(self._pixels(rows), self._shardings.batch)
+        """The images of these rows on the devices, of which each process decodes its share."""
+        places = parallel.places(len(rows), self._shardings.batch)
+        return parallel.split(self._pixels(rows[places]), places, len(rows), self._shardings.batch)

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from sdclr_jax.errors import ArgumentError
+from sdclr_jax.errors import ArgumentError, shortened
 
 
 class Encoder(nn.Module):
@@ -44,3 +44,10 @@ def check_at_least(least: int, **arguments: int) -> None:
     for name, value in arguments.items():
         if not value >= least:
             raise ArgumentError(name, f"is {value}: it must be at least {least}")
+
+
+def check_at_most(most: int, **arguments: int) -> None:
+    """Raises ArgumentError where one of the arguments is larger."""
+    for name, value in arguments.items():
+        if not value <= most:
+            raise ArgumentError(name, f"is {shortened(value)}: it must be at most {most}")

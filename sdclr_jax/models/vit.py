@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from sdclr_jax.errors import ArgumentError
-from sdclr_jax.models.encoder import Encoder, check_at_least
+from sdclr_jax.models.encoder import Encoder, check_at_least, check_at_most
 from sdclr_jax.models.heads import linear_init
 
 small = nn.initializers.normal(0.02)
@@ -102,6 +102,8 @@ class ViT(Encoder):
 
     def __post_init__(self):
         check_at_least(1, patch=self.patch, width=self.width, depth=self.depth, heads=self.heads)
+        check_at_most(65536, width=self.width, patch=self.patch)
+        check_at_most(100, depth=self.depth)  # blocks are traced and compiled one after the other
         if self.width % self.heads:
             raise ArgumentError("heads", f"is {self.heads}: it must divide the width, {self.width}")
         super().__post_init__()

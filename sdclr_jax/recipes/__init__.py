@@ -18,7 +18,7 @@ from sdclr_jax.recipes.evaluation import (
     pruning_probe,
 )
 from sdclr_jax.recipes.examples import Data, data
-from sdclr_jax.recipes.identity import check_same_run, identity, located, note_places, override_free
+from sdclr_jax.recipes.identity import alike, check_same_run, identity, located, note_places, override_free
 from sdclr_jax.recipes.images import (
     batches,
     centre_crop,
@@ -33,6 +33,7 @@ from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
 __all__ = [
     "Data",
     "abstract_state",
+    "alike",
     "batches",
     "centre_crop",
     "check",

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import branches
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import lists
-from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.errors import UserError, renamed, shortened
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.recipes.configs import DECLARED, PER_VIEW, base, declared, fields
 from sdclr_jax.recipes.encoders import encoder
@@ -19,6 +19,7 @@ from sdclr_jax.records.config import free
 from sdclr_jax.run import folder
 
 LARGEST = 3.4e38  # in float32, which everything is computed in
+MOST_VALUES = 100  # of one field: each is looked at, tried or compiled
 
 
 def check(config: ConfigDict) -> None:
@@ -110,16 +111,18 @@ def _check(config: ConfigDict) -> None:
 
 def _check_field(name: str, value: object, field: base.Field) -> None:
     several = isinstance(value, tuple)
-    each = value if several else (value,)
-    if any(isinstance(x, float) and not abs(x) <= LARGEST for x in each):
-        raise UserError(f"{name} is {value}: it must be finite, and no larger than {LARGEST:g}")
+    each, shown = value if several else (value,), shortened(value)
+    if len(each) > MOST_VALUES:
+        raise UserError(f"{name} has {len(each)} values: it must have at most {MOST_VALUES}")
+    if any(isinstance(x, int | float) and not abs(x) <= LARGEST for x in each):
+        raise UserError(f"{name} is {shown}: it must be finite, and no larger than {LARGEST:g}")
     if field.accepted is None:
         return
     if isinstance(field.accepted, tuple) or ":" in field.accepted:
         known = field.accepted if isinstance(field.accepted, tuple) else pkgutil.resolve_name(field.accepted)
         for x in each:
             if x not in known:
-                raise UserError(f"unknown {name} {x!r}: known are {', '.join(known)}")
+                raise UserError(f"unknown {name} {shortened(repr(x))}: known are {', '.join(known)}")
         return
     low, high = field.accepted[1:-1].split(", ")
     from_low, to_high = field.accepted[0] == "[", field.accepted[-1] == "]"
@@ -139,7 +142,7 @@ def _check_field(name: str, value: object, field: base.Field) -> None:
             if isinstance(field.default, tuple)
             else ""
         )
-        raise UserError(f"{name} is {value}: it must be {kind}{' and '.join(rules)}")
+        raise UserError(f"{name} is {shown}: it must be {kind}{' and '.join(rules)}")
 
 
 def _check_objective(config: ConfigDict) -> None:
@@ -175,7 +178,7 @@ def _check_pairs(pairs: tuple) -> None:
         well_formed = False
     if not well_formed:
         raise UserError(
-            f"pairs is {pairs}: it must be one or more pairs of (branch, view), such as "
+            f"pairs is {shortened(pairs)}: it must be one or more pairs of (branch, view), such as "
             f"((('dense', 0), ('sparse', 1)),), of the branches {', '.join(branches.BRANCHES)} and views from 0 on"
         )
     seen = {view for pair in pairs for _, view in pair}

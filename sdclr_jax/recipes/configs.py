@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sdclr_jax import records
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, shortened
 from sdclr_jax.recipes.encoders import choose_encoder
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -126,15 +126,15 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
         if name == "method":
             raise UserError('method only names the method: choose another as "NAME:METHOD"')
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise UserError(f"there is no field {name}: the nearest is {near}")
+            near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)[0]
+            raise UserError(f"there is no field {shortened(name)}: the nearest is {near}")
         try:
             if value is None or isinstance(value, bool) != isinstance(known[name], bool):
                 raise TypeError
             config.update_from_flattened_dict({name: _tuples(value)})
-        except TypeError:
-            kind = type(known[name]).__name__
-            raise UserError(f"{name} is {value!r}, {type(value).__name__}: it must be {kind}") from None
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            kind, shown = type(known[name]).__name__, shortened(repr(value) if isinstance(value, str) else value)
+            raise UserError(f"{name} is {shown}, {type(value).__name__}: it must be {kind}") from None
 
 
 def _tuples(value: Any) -> Any:
@@ -149,8 +149,11 @@ def _path(name: str) -> pathlib.Path:
             raise UserError(f"--config: there is no file {path}{also}")
         return path.absolute()
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
-        raise UserError(f"--config: there is no config {name!r}: the nearest is {near!r}, known are {', '.join(NAMES)}")
+        near = difflib.get_close_matches(name[:100], NAMES, n=1, cutoff=0)[0]
+        raise UserError(
+            f"--config: there is no config {shortened(repr(name))}: the nearest is {near!r}, "
+            f"known are {', '.join(NAMES)}"
+        )
     return FOLDER / f"{name}.py"
 
 

@@ -21,6 +21,7 @@ from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.examples import Data
 from sdclr_jax.recipes.images import centre_crop, plain_view, probe_crops
 from sdclr_jax.recipes.methods import method, network
+from sdclr_jax.recipes.sizes import check_evaluated
 from sdclr_jax.trees import Tree
 
 PARTS = ("probe_train", "few_shot", "validation", "long_tail")  # subsets whose labels protocols see
@@ -69,7 +70,12 @@ def probe_views(config: ConfigDict, images: np.ndarray | Encoded) -> ProbeViews:
 def frozen_features(
     config: ConfigDict, variables: Tree, data: Data, shardings: Shardings, folder: pathlib.Path | None = None
 ) -> FrozenFeatures:
-    """The data set under the encoder with these variables; features are kept in `folder`."""
+    """The data set under the encoder with these variables; features are kept in `folder`.
+
+    Raises:
+        UserError: there is no memory for a batch of the images.
+    """
+    check_evaluated(config, data.train.images)
     return FrozenFeatures(
         frozen_encoder(config, shardings),
         variables,
@@ -137,7 +143,7 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
     """What is measured of a run with `evaluate.every` above 0: neighbours and a light probe.
 
     Raises:
-        UserError: the images have no labels.
+        UserError: the images have no labels, or there is no memory for a batch of them.
     """
     c = config.evaluate
     if not data.train.class_names:
@@ -145,6 +151,7 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
             f"evaluate.every is {c.every}, but {config.data.name} has no labels to measure by while pretraining: "
             "set it to 0"
         )
+    check_evaluated(config, data.train.images)
     train = data.part("probe_train")
     count = min(len(train.labels), c.live_images)
     neighbours = protocol(config, "knn")

@@ -31,6 +31,12 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in unimportant}
 
 
+def alike(config: ConfigDict) -> dict[str, Any]:
+    """The fields that must be the same in all processes of a run, all but where images are and how they are read."""
+    own = {*PLACES, "data.workers", "data.prefetch"}
+    return {name: value for name, value in fields(config).items() if name not in own} | identity(config)
+
+
 def check_same_run(before: Mapping[str, Any], config: ConfigDict) -> None:
     """Refuse a config of another identity than a run's.
 

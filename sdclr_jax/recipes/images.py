@@ -16,20 +16,23 @@ from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.configs import PER_VIEW
+from sdclr_jax.recipes.sizes import check_batches
 from sdclr_jax.train import Views
 
 _NORMALISED = {"mean": "views.mean", "std": "views.std"}
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
 
 
-@renamed({"batch_size": "batch_size"})
+@renamed({"batch_size": "batch_size", "workers": "data.workers"})
 def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Sent | Streamed:
     """The batches of a run: as `data.input` has it, taken from images on the devices or on the host, or decoded and
     cropped as they are needed.
 
     Raises:
-        UserError: batch_size does not fit the images or the devices; images of many sizes cannot lie on the devices.
+        UserError: batch_size does not fit the images, the devices or the memory; images of many sizes cannot lie on the
+            devices; or more worker processes than the machine is good for.
     """
+    check_batches(config, images, view_shape(config, image_shape(config, images)), view_count(config), shardings)
     common = (images, config.batch_size, config.seed, shardings)
     if as_images(images).is_decoded:
         streamed = config.data.input == "streamed"

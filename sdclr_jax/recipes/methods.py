@@ -19,6 +19,7 @@ from sdclr_jax.recipes.checks import objective_fields
 from sdclr_jax.recipes.configs import fields
 from sdclr_jax.recipes.encoders import encoder, names_of_fields
 from sdclr_jax.recipes.images import image_shape, view_groups, view_shape, views
+from sdclr_jax.recipes.sizes import check_state
 from sdclr_jax.train import Method, State
 
 
@@ -99,13 +100,18 @@ def _names_of_fields(config: ConfigDict) -> dict[str, str]:
 
 
 def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> State:
-    """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes."""
+    """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes.
+
+    Raises:
+        UserError: the devices have no room for it; or the encoder makes nothing of such images.
+    """
     with renamed(names_of_fields(config.model)):
         shapes = jax.eval_shape(
             method(config, steps_per_epoch=1).init,
             jax.ShapeDtypeStruct((), jnp.uint32),
             jax.ShapeDtypeStruct(view_shape(config, image_shape), jnp.float32),
         )
+    check_state(shapes, shardings)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
 
 

@@ -157,7 +157,7 @@ def decode(kind: type[T], value: Any, where: str = "") -> T:
     if not where and (known := getattr(kind, "FORMAT", None)) is not None:
         if "format" not in value:
             raise ValueError("it lacks format")
-        if not _is_whole(value["format"]):
+        if not is_whole(value["format"]):
             _wrong("format")
         if value["format"] != known:
             raise ValueError(f"format {value['format']} is not the format {known} that this version reads")
@@ -219,7 +219,7 @@ def _decoded(hint: Any, value: Any, where: str) -> Any:
         return {key: _decoded(parts[1], item, _below(where, key)) for key, item in value.items()}
     if issubclass(hint, Record):
         return decode(hint, value, where)
-    right = {str: lambda x: isinstance(x, str), int: _is_whole, float: _is_number, bool: lambda x: isinstance(x, bool)}
+    right = {str: lambda x: isinstance(x, str), int: is_whole, float: is_number, bool: lambda x: isinstance(x, bool)}
     return value if right[hint](value) else _wrong(where)
 
 
@@ -227,12 +227,19 @@ class _NotFinite(ValueError):
     pass
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether what JSON gave is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and -_LARGEST < value < _LARGEST
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 0."""
+    return is_whole(value) and value >= 0
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold, and finite."""
+    return (is_whole(value) or isinstance(value, float)) and -_LARGEST < value < _LARGEST
 
 
 def _wrong(where: str) -> NoReturn:

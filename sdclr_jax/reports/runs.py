@@ -167,15 +167,13 @@ def _read_trained_on(path: Path) -> str | None:
 
 
 def _read_metrics(path: Path) -> list[dict[str, float]]:
-    def numbers(line: dict) -> dict[str, float]:
-        return {key: math.nan if value is None else float(value) for key, value in line.items()}
-
-    rows = {row["step"]: row for row in records.lines(path, ("step",), numbers)}
-    return [rows[step] for step in sorted(rows)]
+    rows = {row["step"]: row for row in records.read_metrics(path)}
+    return [
+        {name: math.nan if value is None else float(value) for name, value in rows[step].items()}
+        for step in sorted(rows)
+    ]
 
 
 def _read_warnings(path: Path) -> list[dict]:
-    def made(line: dict) -> dict:
-        return {"step": float(line["step"]), "epoch": float(line["epoch"]), "message": plain(line["message"])}
-
-    return sorted(records.lines(path, ("step", "epoch", "message"), made), key=lambda row: row["step"])
+    found = records.read_warnings(path)
+    return sorted((row | {"message": plain(row["message"])} for row in found), key=lambda row: row["step"])

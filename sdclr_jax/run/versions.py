@@ -23,6 +23,7 @@ def current() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
         "processes": str(jax.process_count()),
         "hardware": f"{_processor()}, {os.cpu_count()} cores",

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from sdclr_jax import parallel, recipes
-from sdclr_jax.api import exemplars
+from sdclr_jax.api import exemplar_files, exemplars
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data import sources, thumbnails
@@ -233,7 +233,7 @@ def test_images_without_labels(measured, tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "data", unlabelled)
     on_one_device(monkeypatch)
     written = []
-    monkeypatch.setattr(exemplars, "_write", lambda folder, table, page: written.append((table, page)))
+    monkeypatch.setattr(exemplar_files, "_write", lambda folder, table, page: written.append((table, page)))
     monkeypatch.setattr(exemplars.records, "write", lambda path, content: written.append(content))
     argv = ["exemplars", str(folder / "one"), f"--data_dir={folder / 'data'}", *QUICK]
     assert main.main([*argv, "--against=pruned"]) == 0

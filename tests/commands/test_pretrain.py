@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import types
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdclr_jax import parallel, recipes, trees
+from sdclr_jax import parallel, recipes, records, trees
 from sdclr_jax.api import pretrain as pretrain_command
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
@@ -97,7 +99,7 @@ def test_what_a_run_leaves_behind(finished):
     directory, state = finished
     assert {p.name for p in directory.iterdir()} == {
         ".lock", "config.json", "data.json", "encoder.json", "versions.json", "metrics.jsonl", "tensorboard",
-        "checkpoints",
+        "checkpoints", "saved.json",
     }  # fmt: skip
     lines = metrics.read(directory / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
@@ -146,6 +148,27 @@ def test_a_finished_run_stays_as_it_is(finished, data_dir):
     before = (directory / "metrics.jsonl").read_text()
     assert_same_bits(run(config(), directory, data_dir), expected)
     assert (directory / "metrics.jsonl").read_text() == before
+
+
+def test_a_finished_run_that_has_lost_something_is_not_trained_again(finished, data_dir, tmp_path, capsys):
+    """Its checkpoints: refused, and nothing is written. Lines of its metrics: said, and kept where reports find it."""
+    directory = shutil.copytree(finished[0], tmp_path / "run")
+    (directory / "checkpoints" / "15").rename(directory / "checkpoints" / "15.bak")
+    (directory / "checkpoints" / "10").rename(directory / "checkpoints" / "10.bak")
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    argv = ["pretrain", *arguments(directory, data_dir, "sdclr"), "--noprogress"]
+    assert main.main(argv) == 2
+    assert "has no checkpoint, but saved.json says that it had one of step 15: put" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    (directory / "checkpoints" / "15.bak").rename(directory / "checkpoints" / "15")
+    kept = (directory / "metrics.jsonl").read_text().splitlines(keepends=True)[:4]
+    (directory / "metrics.jsonl").write_text("".join(kept))
+    assert main.main(argv) == 0
+    lost = "metrics.jsonl has 4 of the 9 lines that were written up to step 15"
+    assert f"warning at step 15: {lost}" in capsys.readouterr().err
+    (warning,) = records.read_warnings(directory / "warnings.jsonl")
+    assert (warning["step"], warning["epoch"], warning["message"]) == (15, 3.0, lost)
+    assert (directory / "metrics.jsonl").read_text() == "".join(kept)
 
 
 def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
@@ -452,6 +475,44 @@ def test_a_folder_in_use_is_refused_and_left_alone(finished, data_dir, capsys, m
         assert main.main(["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]) == 2
     assert "another process is training in" in capsys.readouterr().err
     assert (directory / "versions.json").read_bytes() == before
+
+
+def test_steps_taken_twice_are_compared(data_dir, tmp_path, monkeypatch, capsys):
+    given = [argument for argument in arguments("unused", data_dir) if not argument.startswith("--workdir")]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(parallel, "shardings", lambda devices, made=parallel.shardings: made(jax.devices()[:1]))
+    assert main.main(["pretrain", *given, "--check-determinism=3"]) == 0
+    said = capsys.readouterr().out
+    assert re.match(
+        r"3 steps, twice: .* all \d+ arrays of the state are equal to the bit; .* SHA-256 [0-9a-f]{64}$", said
+    )
+    assert not list(tmp_path.iterdir())
+
+    streams, whole = itertools.count(), Resident.from_step
+
+    def other_images_in_the_second_step_of_the_second_run(self, step):
+        stream = next(streams)
+        for number, batch in enumerate(whole(self, step)):
+            yield batch ^ np.uint8(1) if (stream, number) == (1, 1) else batch
+
+    monkeypatch.setattr(Resident, "from_step", other_images_in_the_second_step_of_the_second_run)
+    assert main.main(["pretrain", *given, "--check-determinism=3"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "sdclr: two runs of 3 steps from one state differ: the images from step 2 on; the scalars from "
+    )
+    assert re.search(
+        r"step 2 on in \w+.* \(1 of 1 numbers, such as .*; the last state in \S+/\S+ \(\d+ of \d+ num", said
+    )
+    assert re.search(r"and \d+ more arrays$", said)
+
+    for steps, why in (
+        ("0", "it must be from 1 to 15, the steps of this run"),
+        ("16", "from 1 to 15"),
+        ("x", "invalid"),
+    ):
+        assert main.main(["pretrain", *given, f"--check-determinism={steps}"]) == 2
+        assert why in capsys.readouterr().err
 
 
 def test_overrides_may_come_before_the_file():

@@ -19,7 +19,7 @@ def encoder(devices: int, dtype=jnp.float32):
 
 
 def batches(images):
-    return (images[start : start + 16] for start in range(0, len(images), 16))
+    return ((images[start : start + 16], len(images[start : start + 16])) for start in range(0, len(images), 16))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -27,7 +27,7 @@ def batches(images):
 def test_every_image_once_in_order_in_one_shape(devices, count):
     encode = encoder(devices)
     told = []
-    features = extract(encode, batches(IMAGES[:count]), batch_size=16, done=told.append)
+    features = extract(encode, batches(IMAGES[:count]), held=16, done=told.append)
     assert sum(told) == count
     assert features.dtype == np.float32
     np.testing.assert_array_equal(features, IMAGES[:count].sum((1, 2)))
@@ -35,16 +35,16 @@ def test_every_image_once_in_order_in_one_shape(devices, count):
 
 
 def test_half_precision_comes_back_as_float32():
-    features = extract(encoder(1, jnp.bfloat16), batches(IMAGES), batch_size=16)
+    features = extract(encoder(1, jnp.bfloat16), batches(IMAGES), held=16)
     assert features.dtype == np.float32
     assert features.shape == (37, 3)
 
 
 def test_no_images_are_an_error():
     with pytest.raises(ArgumentError, match="^batches has none"):
-        extract(encoder(1), batches(IMAGES[:0]), batch_size=16)
+        extract(encoder(1), batches(IMAGES[:0]), held=16)
 
 
 def test_features_of_a_diverged_encoder_are_an_error():
     with pytest.raises(UserError, match="not finite.*learning rate"):
-        extract(lambda images: jnp.full((len(images), 2), jnp.nan), batches(IMAGES), batch_size=16)
+        extract(lambda images: jnp.full((len(images), 2), jnp.nan), batches(IMAGES), held=16)

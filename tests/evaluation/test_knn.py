@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import knn
@@ -24,15 +24,17 @@ def brute_force(train, labels, test, k, temperature, num_classes):
     return predictions
 
 
-@pytest.mark.parametrize(("k", "temperature", "batch_size"), [(1, 0.1, 16), (7, 0.1, 16), (7, 1.0, 64), (60, 0.07, 50)])
-def test_equals_brute_force(k, temperature, batch_size):
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (7, 0.1), (7, 1.0), (60, 0.07)])
+@pytest.mark.parametrize("votes", [knn._VOTES, 15])  # of all images at once, and of three
+def test_equals_brute_force(k, temperature, votes, monkeypatch):
+    monkeypatch.setattr(knn, "_VOTES", votes)
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 5, 60)
     # Lengths differ by orders of magnitude, so that leaving out the normalisation would show.
     train = (rng.normal(size=(60, 8)) * rng.uniform(0.01, 100, (60, 1))).astype(np.float32)
     test = (rng.normal(size=(50, 8)) * rng.uniform(0.01, 100, (50, 1))).astype(np.float32)
     settings = {"k": k, "temperature": temperature, "num_classes": 5}
-    predictions = knn.predict(train, labels, test, **settings, batch_size=batch_size)
+    predictions = knn.predict(train, labels, test, **settings)
     assert predictions.dtype == np.int32
     np.testing.assert_array_equal(predictions, brute_force(train, labels, test, **settings))
 
@@ -41,7 +43,7 @@ def test_the_share_of_the_vote_for_each_attribute_equals_brute_force():
     rng = np.random.default_rng(2)
     train, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 20))
     labels = rng.integers(0, 2, (60, 3)).astype(np.uint8)
-    found = knn.predict(train, labels, test, k=7, temperature=0.5, num_classes=3, batch_size=16)
+    found = knn.predict(train, labels, test, k=7, temperature=0.5, num_classes=3)
     assert found.dtype == np.float32
     for image, shares in zip(test, found, strict=True):
         cosines = train @ image / np.linalg.norm(train, axis=1) / np.linalg.norm(image)
@@ -94,26 +96,3 @@ def test_k_must_fit_the_training_set(k):
 def test_temperature_must_be_positive():
     with pytest.raises(ArgumentError, match="^temperature is 0"):
         knn.predict(on_circle(0, 1, 2), np.zeros(3, int), on_circle(0), k=1, temperature=0.0, num_classes=1)
-
-
-@pytest.mark.parametrize("batch_size", [7, 23, 64])
-def test_neighbours_of_each_image_are_those_of_scikit_learn_without_itself(batch_size):
-    features = np.random.default_rng(3).normal(size=(23, 5)).astype(np.float32)
-    found = knn.neighbours(features, 4, batch_size=batch_size)
-    distances, rows = NearestNeighbors(n_neighbors=4, metric="cosine").fit(features).kneighbors()
-    assert found.rows.tolist() == rows.tolist()
-    np.testing.assert_allclose(found.distances, distances, atol=1e-6)
-
-
-def test_equal_images_are_each_others_neighbours_and_the_earlier_comes_first():
-    found = knn.neighbours(np.outer(np.arange(1, 6), np.ones(3)), 4)  # of one direction, whatever their length
-    assert found.rows.tolist() == [[other for other in range(5) if other != row] for row in range(5)]
-    np.testing.assert_allclose(found.distances, 0, atol=1e-6)
-
-
-def test_as_many_neighbours_as_there_are_others_or_none():
-    features = np.random.default_rng(3).normal(size=(5, 3))
-    assert knn.neighbours(features, 4).rows.shape == (5, 4)
-    assert knn.neighbours(features, 0).distances.shape == (5, 0)
-    with pytest.raises(ArgumentError, match="^k is 5: it must be from 0 to 4"):
-        knn.neighbours(features, 5)

@@ -10,7 +10,11 @@ import json
 import os
 import pathlib
 import stat
+import sys
+import types
+import zlib
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -26,6 +30,7 @@ _ENDINGS = (
 )
 _SUFFIXES = {"", *(f".{ending}" for ending in _ENDINGS)}
 _NO_PHOTOS = frozenset(("__MACOSX",))  # folders that archivers make
+_TOLD = 4096  # entries in a text for other processes
 _BATCH = 256  # files a task: enough that handing them out costs nothing
 
 
@@ -106,13 +111,13 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
     files, skipped = scan(root)
     known = _read(folder / "index.json")
     entries = {path: known[path] for path, now in files.items() if path in known and known[path][:2] == now}
-    changed = [path for path in files if path not in entries]
-    try:
+
+    def look(paths: list[str]) -> None:
         with (
-            bar(f"looking at {root.name}", len(changed), progress and bool(changed), unit="image") as shown,
+            bar(f"looking at {root.name}", len(paths), progress and bool(paths), unit="image") as shown,
             ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
         ):
-            batches = [changed[i : i + _BATCH] for i in range(0, len(changed), _BATCH)]
+            batches = [paths[i : i + _BATCH] for i in range(0, len(paths), _BATCH)]
             try:
                 for done in [pool.submit(_look, root, batch) for batch in batches]:
                     for path, (width, height, reason) in done.result().items():
@@ -120,6 +125,11 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
                         shown.update()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    try:
+        if several := _several_processes():
+            _look_together(several, files, entries, look)
+        look([path for path in files if path not in entries])
     finally:
         # What could not be read, as opposed to decoded, may be readable the next time.
         kept = {path: entry for path, entry in entries.items() if not entry.reason.startswith(_UNREAD)}
@@ -133,6 +143,36 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
 
 
 _UNREAD = "cannot be read: "
+
+
+def _several_processes() -> types.ModuleType | None:
+    """`sdclr_jax.processes` where several of them come here together. Not imported, since that takes as long as JAX."""
+    processes = sys.modules.get("sdclr_jax.processes")
+    return processes if processes and processes.is_shared() else None
+
+
+def _look_together(
+    several: types.ModuleType,
+    files: dict[str, tuple[int, int]],
+    entries: dict[str, Entry],
+    look: Callable[[list[str]], None],
+) -> None:
+    """Add to `entries` what all processes find, each in its share of the folder; `look` adds what this one finds. Files
+    that others do not have are left out."""
+
+    def is_own(path: str) -> bool:
+        return zlib.crc32(path.encode()) % several.count() == several.number()
+
+    missing = [path for path in files if path not in entries]
+    if not any(map(int, several.exchange("images to look at", str(len(missing))))):
+        return
+    look([path for path in missing if is_own(path)])
+    own = [path for path in entries if is_own(path)]
+    texts = (json.dumps({path: entries[path] for path in own[i : i + _TOLD]}) for i in range(0, len(own), _TOLD))
+    for text in several.gathered("images looked at", texts):
+        for path, entry in json.loads(text).items():
+            if path in files and path not in entries:
+                entries[path] = Entry(*entry)._replace(bytes=files[path][0], mtime_ns=files[path][1])
 
 
 def _look(root: pathlib.Path, paths: list[str]) -> dict[str, tuple[int, int, str]]:

@@ -3,6 +3,9 @@ import errno
 import json
 import os
 import pathlib
+import sys
+import types
+import zlib
 
 import pytest
 
@@ -31,6 +34,35 @@ def test_what_is_known_of_a_file(root, tmp_path):
     assert list(found.usable) == ["a/1.png", "a/2.JPG", "b.png"] and not found.skipped
     status = (root / "b.png").stat()
     assert found.usable["b.png"] == (status.st_size, status.st_mtime_ns, 9, 6, "")
+
+
+def test_several_processes_look_at_a_share_each_and_know_all(root, tmp_path, opened):
+    """The second of two, which has an index of one image already, and a file that the other does not see."""
+    put(root, ["only_here.png"])
+    alone = index.refresh(root, tmp_path / "alone").usable
+    looked_at, others = len(opened), {}
+
+    def gathered(place, texts):
+        own = [path for text in texts for path in json.loads(text)]
+        assert set(own) == {path for path in alone if zlib.crc32(path.encode()) % 2 == 1}
+        others.update({path: entry for path, entry in alone.items() if path not in (*own, "only_here.png")})
+        assert own and others
+        yield json.dumps({path: entry._replace(mtime_ns=7) for path, entry in others.items()})
+
+    several = types.SimpleNamespace(
+        is_shared=lambda: True,
+        count=lambda: 2,
+        number=lambda: 1,
+        exchange=lambda place, text: ["4", text],
+        gathered=gathered,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "sdclr_jax.processes", several)
+        assert index.refresh(root, tmp_path / "known").usable == alone
+        assert len(opened) - looked_at == len(alone) - len(others)
+        several.exchange = lambda place, text: ["0", text]  # all know all: nothing is told
+        several.gathered = None
+        assert index.refresh(root, tmp_path / "known").usable == alone
 
 
 def test_turned_photos_have_the_size_as_seen(tmp_path):

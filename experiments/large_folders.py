@@ -1,0 +1,162 @@
+"""What a million images and ten thousand classes cost before the first step, and what of it grows with their number.
+
+    python experiments/large_folders.py [--images=100000,1000000] [--classes=10000] [--out=runs/large_folders]
+
+Makes folders of that many files, which are hard links to a few small images; each number of images has a process of its
+own. Measures the index (files are not decoded: that takes as long for each as it takes), reading it again, the data set
+as training has it, subsets, the order of an epoch, what a process that decodes has in memory for itself, and neighbours
+and their vote among features of --dimensions. Writes `table.md`, and beside each time the load of the machine.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import numpy as np
+from PIL import Image
+from tabulate import tabulate
+
+from sdclr_jax import compiler
+
+LINKS = 20_000  # to one file; file systems allow 65,000 and fewer
+QUERIES = 2_000  # images whose neighbours are looked for
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", default="100000,1000000")
+    parser.add_argument("--classes", type=int, default=10_000)
+    parser.add_argument("--dimensions", type=int, default=128)
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/large_folders"))
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.out, options.measure, options.classes, options.dimensions)))
+        return
+    found = {}
+    for count in map(int, options.images.split(",")):
+        make(options.out / str(count) / "images", count, options.classes)
+        done = subprocess.run(
+            [sys.executable, __file__, f"--measure={count}", f"--classes={options.classes}", f"--out={options.out}"]
+            + [f"--dimensions={options.dimensions}"],
+            stdout=subprocess.PIPE, text=True, check=True, timeout=3600,
+        )  # fmt: skip
+        found[f"{count:,} images"] = json.loads(done.stdout.splitlines()[-1])
+        table = tabulate(rows(found), headers="keys", tablefmt="github")
+        (options.out / "table.md").write_text(table + "\n")
+    print(table)
+
+
+def rows(found: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+    names = list(next(iter(found.values())))
+    return [{"what": name} | {count: f"{each[name]:.3g}" for count, each in found.items()} for name in names]
+
+
+def make(folder: pathlib.Path, count: int, classes: int) -> None:
+    """Links `class/number.png`, evenly over the classes."""
+    if folder.exists():
+        return
+    originals = folder.parent / "originals"
+    originals.mkdir(parents=True)
+    kept = max(5, -(-count // LINKS))
+    for i in range(kept):
+        Image.new("RGB", (8 + i % 5, 8), (i, 99, 50)).save(originals / f"{i}.png")
+    for c in range(classes):
+        directory = folder / f"class_{c:05}"
+        directory.mkdir(parents=True)
+        for number in range(c, count, classes):
+            os.link(originals / f"{number % kept}.png", directory / f"image_{number:08}.png")
+
+
+def measure(out: pathlib.Path, count: int, classes: int, dimensions: int) -> dict[str, float]:
+    """Seconds and MiB, by what takes them."""
+    compiler.set_flags()  # before JAX is imported
+    from sdclr_jax.data import batches, sources
+    from sdclr_jax.data.crops import RandomCrops
+    from sdclr_jax.data.sources import index
+    from sdclr_jax.data.subsets import longtail
+    from sdclr_jax.data.workers import Croppers, Task
+
+    found: dict[str, float] = {}
+    folder = out / str(count)
+    look = index._look
+
+    def looked_at(root: pathlib.Path, paths: list[str]) -> dict:
+        some = look(root, [paths[0], paths[-1]])  # of two sizes, so that images stay files
+        return {path: some[paths[-(i % 2)]] for i, path in enumerate(paths)}
+
+    index._look = looked_at
+    (index_json,) = [*folder.glob("data/folders/*/index.json")] or [None]
+    if index_json:
+        index_json.unlink()
+
+    def timed(name: str, work):
+        before = time.perf_counter()
+        made = work()
+        found[f"{name}, s"] = time.perf_counter() - before
+        return made
+
+    def source() -> sources.Source:
+        return sources.source(f"folder:{folder / 'images'}", folder / "data")
+
+    timed("index, the first time, without decoding", lambda: source().prepare())
+    found["index, MiB on the disk"] = sum(p.stat().st_size for p in folder.glob("data/folders/*/index.json")) / 2**20
+    train = timed("data set with its index, and who trains", lambda: source().load("train"))
+    assert len(train.class_names) == classes
+    # Every image trains, as photos do.
+    settings = {"n_max": 1, "imbalance": 1.0, "validation_per_class": 1, "few_shot_per_class": 1, "seed": 0}
+    subsets = timed(
+        "subsets",
+        lambda: longtail.draw(train.labels, num_classes=classes, profile="as_is", **settings),
+    )
+    timed("hash of the list", lambda: longtail.list_hash(train.ids[subsets.long_tail]))
+    timed("order of an epoch", lambda: batches._order(len(train.ids), 0, 0))
+    found["this process until here, MiB at most"] = peak()
+    crops = [RandomCrops(count=1, size=8, scale=(0.5, 1.0), ratio=(1.0, 1.0), seed=0)]
+
+    def start() -> None:
+        with Croppers(train.images, crops, largest=64, workers=2) as croppers:
+            rows = np.random.default_rng(0).choice(len(train.ids), 64)
+            for made, unreadable in croppers.crops([Task(0, rows, np.arange(64))]):
+                assert len(made[0]) == 64 and not unreadable
+            own = [own_memory(worker._process.pid) for worker in croppers._workers]
+        found["a process that decodes, MiB of its own"] = max(own)
+
+    timed("two processes that decode, until their first batch", start)
+
+    from sdclr_jax.evaluation import knn
+    from sdclr_jax.evaluation.neighbours import nearest
+
+    features = np.random.default_rng(0).normal(size=(count, dimensions)).astype(np.float32)
+    labels = np.arange(count) % classes
+    before = peak()
+    timed(
+        f"k-NN of {QUERIES:,} images, k 200",
+        lambda: knn.predict(features, labels, features[:QUERIES], num_classes=classes, k=200),
+    )
+    timed(f"ten neighbours of {QUERIES:,} images", lambda: nearest(features, features[:QUERIES], 10))
+    found["both, MiB at most beside the features"] = peak() - before
+    found["load of the machine at the end"] = os.getloadavg()[0]
+    return found
+
+
+def peak() -> float:
+    """MiB that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def own_memory(process: int) -> float:
+    """MiB that a process shares with no other."""
+    lines = pathlib.Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 2**10
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What the processes of one command agree on, before any of them writes."""
+
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdclr_jax import processes, recipes
+from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.subsets import longtail
+from sdclr_jax.records import names
+from sdclr_jax.run import folder, versions
+from sdclr_jax.run.checkpoints import Checkpoints
+
+
+def on_run(config: ConfigDict, settings: Mapping[str, Any] | None = None) -> None:
+    """See that all processes have the same code, run and settings; before images are looked at, which takes long.
+
+    Args:
+        config: of the run.
+        settings: of the command, by the names that their user knows.
+
+    Raises:
+        UserError: in every process; names one that differs, and the field.
+    """
+    if processes.count() == 1:  # to ask for the commit starts git
+        return
+    processes.agree(versions.alike() | recipes.alike(config) | dict(settings or {}))
+
+
+def on_data(config: ConfigDict, directory: pathlib.Path, data: recipes.Data) -> None:
+    """See that all processes have the same images and see one folder; then write down where the images are, if they
+    have moved, and warn of what has changed.
+
+    Raises:
+        UserError: in every process; names one that differs, and in what. Or the images are not those of the run.
+    """
+    if processes.count() > 1:
+        on_images({"training": data.part(config.data.subset), "all": data.train, "test": data.test})
+        with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
+            processes.agree({"checkpoints": checkpoints.steps})
+        folder.check_shared(directory)
+    with processes.first("the place of the images") as alone:
+        if alone and (changed := recipes.note_places(directory, config, data.about(config.data.subset))):
+            print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)
+
+
+def on_images(parts: Mapping[str, Examples]) -> None:
+    """See that all processes have the same images, in parts by name.
+
+    Raises:
+        UserError: in every process; names one that differs, and the part.
+    """
+    if processes.count() > 1:
+        about = {f"list of {part} images": _about(examples.ids) for part, examples in parts.items()}
+        processes.agree(about)
+
+
+def _about(ids: np.ndarray) -> str:
+    return f"{len(ids)} images, SHA-256 {longtail.list_hash(ids)[:8]}…"

@@ -1,0 +1,97 @@
+"""What a run takes in memory at least, compared with what the machine has: fields that are each within their bounds may
+together ask for more than there is."""
+
+import math
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdclr_jax import parallel, trees
+from sdclr_jax.data.images import Encoded, as_images
+from sdclr_jax.errors import UserError
+from sdclr_jax.parallel import Shardings
+from sdclr_jax.trees import Tree
+
+# Part of a state, as a word in the names of its leaves -> the fields that make it large.
+_PARTS = {
+    "projector": "projector.hidden, projector.out or projector.layers",
+    "predictor": "predictor.hidden, projector.out or predictor.layers",
+    "prototypes": "prototypes.count or projector.out",
+    "objective_state": "objective.queue or projector.out",
+    "encoder": "the model",
+}
+
+
+def check_state(state: Tree, shardings: Shardings) -> None:
+    """Refuse a state that no device of the run can hold.
+
+    Args:
+        state: shapes and types, as `abstract_state` gives them.
+        shardings: of the run; each device holds the whole state.
+
+    Raises:
+        UserError: says how much it takes, and the fields to make smaller.
+    """
+    taken = dict.fromkeys(_PARTS, 0)
+    total = 0
+    for name, leaf in trees.named(state).items():
+        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        part = next((part for part in _PARTS if part in name), "encoder")
+        taken[part], total = taken[part] + size, total + size
+    most = _PARTS[max(taken, key=taken.__getitem__)]
+    _compare("the weights and the optimizer take", total, _memory(shardings), f"make {most} smaller")
+
+
+def check_batches(
+    config: ConfigDict, images: np.ndarray | Encoded, view: tuple[int, ...], views: int, shardings: Shardings
+) -> None:
+    """Refuse batches that the host or the devices cannot hold.
+
+    Args:
+        config: the run's.
+        images: what is trained on.
+        view: [1, h, w, C] of a view; those of another size are smaller.
+        views: how many there are of an image.
+        shardings: of the run; the devices share a batch.
+
+    Raises:
+        UserError: says how much they take, and the fields to make smaller.
+    """
+    numbers, devices = config.batch_size * math.prod(view), shardings.batch.mesh.size
+    many_sizes = not as_images(images).is_decoded
+    # The first two views have the full size; in float32, and what goes through the network is more.
+    size = numbers * min(views, 2) * np.dtype(np.float32).itemsize // devices
+    fields = "batch_size or views.size" if "size" in config.views else "batch_size"
+    _compare("the views of a batch take", size, _memory(shardings), f"make {fields} smaller")
+    if many_sizes or config.data.input == "streamed":
+        ahead = (1 + config.data.prefetch) * numbers * (min(views, 2) if many_sizes else 1)
+        _compare("the batches made ahead take", ahead, parallel.host_memory(), f"make data.prefetch, {fields} smaller")
+
+
+def check_evaluated(config: ConfigDict, images: np.ndarray | Encoded) -> None:
+    """Refuse batches of crops to evaluate that the host cannot hold.
+
+    Raises:
+        UserError: as above.
+    """
+    if not as_images(images).is_decoded:
+        size = config.evaluate.batch_size * config.evaluate.crop**2 * 3 * np.dtype(np.float32).itemsize
+        _compare(
+            "a batch of images to evaluate takes",
+            size,
+            parallel.host_memory(),
+            "make evaluate.batch_size or evaluate.crop smaller",
+        )
+
+
+def _memory(shardings: Shardings) -> int | None:
+    return parallel.memory(shardings.batch.mesh.local_mesh.devices.flat[0])
+
+
+def _compare(what: str, size: int, there: int | None, remedy: str) -> None:
+    if there is not None and size > there:
+        raise UserError(f"{what} {_gigabytes(size)}, and there are {_gigabytes(there)} of memory: {remedy}")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"

@@ -1,0 +1,156 @@
+"""What a signal that asks for a stop does: to a run that trains, before its first step, and to what saves nothing."""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import jax
+from jax._src import distributed  # whether JAX looks after SIGTERM has no public door
+from jax.experimental import multihost_utils
+
+from sdclr_jax.errors import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+taken = 0  # the last step of this process
+
+
+class Stop(contextlib.AbstractContextManager):
+    """A stop that is asked for while a run trains, by Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of the processes. A
+    second Ctrl-C ends this one at once.
+
+    with Stop() as stop:
+        for step in steps:
+            if stop.at(step, convenient=True): ...  # save, and leave
+    """
+
+    def __init__(self):
+        self.asked, self._since = False, 0.0
+        self._together = jax.process_count() > 1 and distributed.global_state.preemption_sync_manager is not None
+
+    def __enter__(self):
+        try:
+            # Of several, JAX itself takes SIGTERM, and finds a step that all of them have still to come to.
+            signals = [s for s in SIGNALS if s != signal.SIGTERM or not self._together]
+            # What is ignored stays so: `nohup` does that.
+            heeded = [s for s in signals if signal.getsignal(s) != signal.SIG_IGN]
+            self._before = {s: signal.signal(s, self._ask) for s in heeded}
+        except ValueError:  # not the main thread, as in some notebooks
+            self._before = {}
+        return self
+
+    def _ask(self, number, frame):
+        if self.asked:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.asked, self._since = True, time.monotonic()
+        print("\nstopping; Ctrl-C again to stop without saving", file=sys.stderr)
+        if self._together:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def at(self, step: int, convenient: bool, patience: float = 20.0) -> bool:
+        """Whether to stop after this step. All processes are asked after each of their steps, and say yes at the same.
+
+        Args:
+            step: its number.
+            convenient: whether this is a good step to stop at; one process alone waits for such a one, and at most
+                `patience` seconds.
+        """
+        global taken
+        taken = step
+        if self._together:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.asked and (convenient or time.monotonic() - self._since > patience)
+
+    def __exit__(self, *error):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class Interrupts(contextlib.AbstractContextManager):
+    """Signals that raise KeyboardInterrupt where this process is in Python, and are known to other threads where it
+    is not: a long computation."""
+
+    def __enter__(self):
+        self.asked: float | None = None  # when the first one came
+        self._read, self._write = os.pipe()
+        for end in (self._read, self._write):
+            os.set_blocking(end, False)
+        try:
+            self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            # JAX has taken SIGTERM from Python's handlers. What is ignored stays so: `nohup` does that.
+            heeded = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+            self._before = {s: signal.signal(s, signal.default_int_handler) for s in heeded}
+        except ValueError:  # not the main thread, as in some notebooks
+            self._before = {}
+        return self
+
+    def waited(self) -> float:
+        """Seconds since the first signal; 0 where there was none."""
+        with contextlib.suppress(BlockingIOError):
+            if set(os.read(self._read, 100)) & {int(s) for s in self._before} and self.asked is None:
+                self.asked = time.monotonic()
+        return 0.0 if self.asked is None else time.monotonic() - self.asked
+
+    def __del__(self):  # not before the thread that looks into it has ended
+        for end in (self._read, self._write):
+            os.close(end)
+
+    def __exit__(self, *error):
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stopping_before_the_first_step(patience: float = 10.0) -> Iterator[None]:
+    """Inside, a stop that is asked for before the first step ends this process after `patience` seconds, and a second
+    Ctrl-C at once, whatever the main thread does. Python handles signals between its own instructions, and XLA may
+    compile a step for many minutes. Nothing is lost then. For commands: the program that calls is ended too.
+
+    Does nothing where there are several processes, which stop at one step.
+    """
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received, sent = os.pipe()
+    os.set_blocking(sent, False)
+    before = signal.set_wakeup_fd(sent, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_stop_before_the_first_step, args=(received, patience), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(sent)  # which ends the thread
+        thread.join()
+        os.close(received)
+
+
+def _stop_before_the_first_step(received: int, patience: float) -> None:
+    """Read the numbers of signals from a pipe until it is closed, or a first step is taken."""
+    asked = None
+    while not taken:
+        left = None if asked is None else max(0.0, asked + patience - time.monotonic())
+        if not select.select([received], [], [], left)[0]:
+            if not taken:
+                _end_at_once("stopped before the first step: run it again to start, or to resume", Stopped.status)
+            return
+        numbers = os.read(received, 100)
+        if not numbers:
+            return
+        for number in set(numbers) & set(SIGNALS):
+            if asked is not None and number == signal.SIGINT:
+                _end_at_once("stopped", 130)
+            asked = asked or time.monotonic()
+
+
+def _end_at_once(sentence: str, status: int) -> None:
+    print(f"\nsdclr: {sentence}", file=sys.stderr, flush=True)
+    os._exit(status)
