@@ -124,7 +124,7 @@ def decoded(files: images.Encoded, height: int, width: int) -> np.ndarray:
 
     def put(row: int) -> None:
         try:
-            pixels = np.asarray(images.rgb(images.opened(files.read(row))))
+            pixels = np.asarray(files.picture(row))
             if pixels.shape != array.shape[1:]:
                 raise ValueError(f"another size than {width} x {height}")
             array[row] = pixels

@@ -14,7 +14,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from sdclr_jax.data import images
+from sdclr_jax.data import decoding
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.files import write, write_changed
@@ -140,10 +140,10 @@ def _look(root: pathlib.Path, paths: list[str]) -> dict[str, tuple[int, int, str
     found = {}
     for path in paths:
         try:
-            found[path] = (*images.rgb(images.opened((root / path).read_bytes())).size, "")
+            found[path] = (*decoding.decode((root / path).read_bytes()).image.size, "")
         except OSError as error:
             found[path] = 0, 0, f"{_UNREAD}{error.strerror or error}"
-        except images.BadImage as error:
+        except decoding.BadImage as error:
             found[path] = 0, 0, str(error)
     return found
 

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from sdclr_jax.data import images
+from sdclr_jax.data import decoding
 from sdclr_jax.data.sources import index
 from sdclr_jax.errors import ArgumentError, UserError
 from tests.pictures import picture, put
@@ -21,8 +21,8 @@ def root(tmp_path):
 @pytest.fixture
 def opened(monkeypatch):
     """How many files are opened and decoded."""
-    count, opened = [], images.opened
-    monkeypatch.setattr(images, "opened", lambda data: count.append(1) or opened(data))
+    count, decode = [], decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda *given: count.append(1) or decode(*given))
     return count
 
 
