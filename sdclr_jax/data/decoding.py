@@ -220,7 +220,8 @@ def _scaled(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tu
     signed, bits = _first(tags.get(_SAMPLE_FORMAT, 1)) == 2, _first(tags.get(_BITS, 16))
     if tags and image.mode == "I" and not signed:
         values = values.view(np.uint32)  # Pillow reads them as numbers with a sign
-    lowest, highest = (float(x(values)) for x in (np.nanmin, np.nanmax)) if values.size else (0.0, 0.0)
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if gray_range:
         black, white = gray_range
     elif image.mode.startswith("I;16") and (not image.format or image.format in (*_FULL_RANGE, "TIFF")):

@@ -1,5 +1,6 @@
 import csv
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -30,7 +31,10 @@ def test_what_is_known_of_a_file(root, tmp_path):
     found = index.refresh(root, tmp_path / "known")
     assert list(found.usable) == ["a/1.png", "a/2.JPG", "b.png"] and not found.skipped
     status = (root / "b.png").stat()
-    assert found.usable["b.png"] == (status.st_size, status.st_mtime_ns, 9, 6, "")
+    assert found.usable["b.png"] == (
+        *(status.st_size, status.st_mtime_ns, 9, 6, ""),
+        *(hashlib.sha256((root / "b.png").read_bytes()).hexdigest()[:32], None, ""),
+    )
 
 
 def test_turned_photos_have_the_size_as_seen(tmp_path):
@@ -62,7 +66,17 @@ def test_only_new_and_changed_files_are_looked_at_again(root, tmp_path, opened):
     assert len(opened) == 7
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"files": {"b.png": [1]}}', b'{"files": 3}'])
+WHOLE = b'{"format": 2, "root": "", "gray_range": [], "files": {"b.png": [%s]}}'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[1]", b'{"files": {"b.png": [1]}}', b'{"files": 3}', b"[" * 100_000, b"null", b"1e999"]
+    + [WHOLE % entry for entry in (b"1", b'1, 2, 3, 4, ""', b'1, 2, "x", 4, "", ""', b'NaN, 2, 3, 4, "", "", null, ""')]
+    + [WHOLE % entry for entry in (b'1, 2, 3, -4, "", "", null, ""', b'1, 2, 3, 4, "", "", [1, 2, 3, Infinity], ""')]
+    + [WHOLE % entry for entry in (b'1, 2, 3, 4, null, "", null, ""', b'1, 2, 3, 4, "", "", [1], ""')]
+    + [WHOLE.replace(b"2", b"1", 1) % b'1, 2, 3, 4, ""', WHOLE.replace(b"[]", b"7") % b'1, 2, 3, 4, "", "", null, ""'],
+)
 def test_a_damaged_index_is_made_afresh(root, tmp_path, damage):
     first = index.refresh(root, tmp_path / "known")
     (tmp_path / "known" / "index.json").write_bytes(damage)
@@ -83,17 +97,36 @@ def test_what_is_skipped_is_counted_and_listed(root, tmp_path):
     names = ["cut.jpg", "empty.png", "gone.jpg", "no_ending", "phone.HEIC", "pipe.png", "text, with a comma.gif"]
     assert list(found.skipped) == names and list(found.usable) == ["a/1.png", "a/2.JPG", "b.png"]
     assert found.skipped["empty.png"] == "not an image of a known format"
+    assert found.skipped["phone.HEIC"] == "HEIC, which is not decoded here: convert it to JPEG or PNG"
     assert "truncated" in found.skipped["cut.jpg"] and found.skipped["gone.jpg"] == "No such file or directory"
     with found.skipped_list.open(newline="") as file:
         assert list(csv.reader(file)) == [["path", "reason"], *map(list, found.skipped.items())]
 
 
+def test_raw_files_are_named_as_such_though_they_hold_a_preview(root, tmp_path):
+    for name in ("a.DNG", "b.nef", "c.CR2"):
+        (root / name).write_bytes(picture(0, kind="TIFF"))
+    found = index.refresh(root, tmp_path / "known")
+    assert list(found.skipped) == ["a.DNG", "b.nef", "c.CR2"] and set(found.skipped.values()) == {decoding.RAW}
+
+
 def test_what_is_no_image_by_its_name_is_passed_over(root, tmp_path):
-    for name in (".hidden.png", "notes.txt", "labels.csv", "meta.json", "Thumbs.db", ".git/x.png", "__MACOSX/x.png"):
+    for name in (
+        "@eaDir/x.png",
+        "a/@eaDir/1.png",
+        ".hidden.png",
+        "notes.txt",
+        "labels.csv",
+        "meta.json",
+        "Thumbs.db",
+        ".git/x.png",
+        "__MACOSX/x.png",
+    ):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"not an image")
     found = index.refresh(root, tmp_path / "known")
     assert len(found.usable) == 3 and not found.skipped
+    assert found.of_systems == ("@eaDir", "__MACOSX", "a/@eaDir")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -105,11 +138,11 @@ def test_what_could_not_be_read_is_tried_again(root, tmp_path):
 
 
 def test_a_reading_error_is_not_kept(root, tmp_path, monkeypatch):
-    def fail(path):
+    def fail(path, most):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "read_bytes", fail)
+        patch.setattr(index.files, "read", fail)
         assert len(index.refresh(root, tmp_path / "known").skipped) == 3
     assert len(index.refresh(root, tmp_path / "known").usable) == 3
 
@@ -162,10 +195,10 @@ def test_a_process_that_is_stopped_keeps_what_it_has_found(root, tmp_path, monke
     monkeypatch.setattr(index.os, "cpu_count", lambda: 1)
     look = index._look
 
-    def look_or_stop(root, paths):
+    def look_or_stop(root, paths, gray_range):
         if paths == ["a/2.JPG"]:
             raise KeyboardInterrupt
-        return look(root, paths)
+        return look(root, paths, gray_range)
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "_look", look_or_stop)

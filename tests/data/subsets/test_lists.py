@@ -143,7 +143,7 @@ REMEDY = r"get the list again, or go without lists, which are then drawn by the 
         (save(np.array(7)), "of 0 dimensions"),
         (save(np.array(["3"])), "type <U1"),
         (save(np.array([], np.int64)), "is empty; "),
-        (object_array, r"cannot be read as a list \(Object arrays cannot be loaded"),
+        (object_array, r"cannot be read as a list \(an array of 1 dimensions and type object"),
         (with_pickle, "cannot be read as a list"),
         (cut, "cannot be read as a list"),
         (truncate, "cannot be read as a list"),
