@@ -122,7 +122,8 @@ def decode(data: bytes, gray_range: tuple[float, ...] = (), scale: Callable[[int
                 raise
             except Exception:  # so it was not the metadata
                 raise error from None
-            return found._replace(damage=_reason(error, data))
+            unread = isinstance(error, Image.UnidentifiedImageError)  # which says nothing of why
+            return found._replace(damage="not as the format has it" if unread else _reason(error, data))
 
 
 def identify(data: bytes) -> None:

@@ -6,6 +6,7 @@ From a folder, `root`, nothing is opened: the directories, or the publisher's li
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -150,7 +151,10 @@ def _from_list(root: pathlib.Path, split: Split, layout: Layout) -> Examples:
         raise UserError(f"{where} cannot be read as a list of images ({reason}); get it again.") from error
     if sorted(names) != list(range(layout.classes)) or not {c for _, c in found} <= names.keys():
         raise UserError(f"{path} is not of {layout.classes} classes, 0 to {layout.classes - 1}; get it again.")
-    _check_paths(path, found)
+    if not found:
+        raise UserError(f"{path} names no image; get it again.")
+    _check_paths(path, [name for name, _ in found])
+    _check_paths(path, names.values())
     examples = _examples(root, found, tuple(names[c] for c in range(layout.classes)))
     # A look at a few: half a million would take minutes on a disk far away.
     for row in np.linspace(0, len(found) - 1, 100).astype(int):
@@ -198,9 +202,9 @@ def _list(content: object, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _check_paths(path: pathlib.Path, found: list[tuple[str, int]]) -> None:
-    """Refuse what is no path below the folder of the data set."""
-    for name, _ in found:
+def _check_paths(path: pathlib.Path, names: Iterable[object]) -> None:
+    """Refuse what is no path below the folder of the data set, or no text."""
+    for name in names:
         parts = name.split("/") if isinstance(name, str) else [".."]
         if ".." in parts or not parts[0] or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name):
             raise UserError(f"{path} names {str(name)[:80]!r}, which is no path below its folder; get it again.")

@@ -39,9 +39,9 @@ def _gray(entries: dict[str, Entry], gray_range: tuple[float, ...]) -> list[str]
     lowest, highest = min(gray.lowest for gray in few.values()), max(gray.highest for gray in few.values())
     path, gray = next(iter(few.items()))
     return [
-        f"{_several(few, 'gray image')} of more than eight bits use at most a sixteenth of the range from black to "
-        f"white ({gray.black:g} to {gray.white:g}), such as {path}, and look almost uniform: their values are "
-        f"{lowest:g} to {highest:g}; data.gray_range is {gray_range or 'not set'}."
+        f"Almost uniform, as at most a sixteenth of the range from black to white, {gray.black:g} to {gray.white:g}, "
+        f"is used: {_several(few, 'gray image')}, such as {path}; their values are {lowest:g} to {highest:g}, and "
+        f"data.gray_range is {gray_range or 'not set'}."
     ]
 
 
@@ -50,15 +50,12 @@ def _damaged(entries: dict[str, Entry]) -> list[str]:
     if not damaged:
         return []
     path, damage = next(iter(damaged.items()))
-    return [
-        f"The metadata of {_several(damaged, 'image')} are damaged, such as {path} ({damage}): the pixels are used."
-    ]
+    return [f"Damaged metadata, beside pixels that are used: {_several(damaged, 'image')}, such as {path} ({damage})."]
 
 
 def _copies(entries: dict[str, Entry], table: Table) -> list[str]:
     """Images of the same bytes where they do harm: in training and in test, or in two classes."""
     first, classes, tested, mixed = {}, {}, [], []
-    of_classes = table.class_names and not are_attributes(table.labels)
     of_classes = table.class_names and not are_attributes(table.labels)
     rows = np.argsort([split == "test" for split in table.splits], kind="stable").tolist()
     for row in rows:
