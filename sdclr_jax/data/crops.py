@@ -7,6 +7,7 @@ that worker processes start quickly.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -117,6 +118,7 @@ def cut(
         BadImage, OSError: as `decoding.decode`, whose argument `gray_range` is.
     """
 
+    @cache
     def boxes(height: int, width: int) -> list[np.ndarray]:
         return [c.boxes(height, width, step, place) for c in crops]
 

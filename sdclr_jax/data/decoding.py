@@ -7,6 +7,7 @@ that worker processes start quickly.
 import contextlib
 import errno
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from sdclr_jax.data import metadata
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it has to say of a damaged file is raised, too
 
 _TURNS = {  # EXIF's orientation -> what makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -12,6 +12,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import digits_lt
 from sdclr_jax import recipes, records
@@ -163,6 +164,35 @@ def test_photos(tmp_path, capsys):
         "4 train and 1 test images with 1 attributes\ncolumns used: path, sharp (attribute); not used: none\n" in said
     )
     assert "images that the manifest does not name, and which are left out: 6\n" in said
+
+
+def test_prepare_says_what_it_took_and_what_it_did_not(tmp_path, capsys):
+    root, data_dir = tmp_path / "photos", f"--data_dir={tmp_path / 'data'}"
+    put(root, ["a/1.png", "a/2.png", "b\x1b[2J/3.png", "b\x1b[2J/4.png", "c/5.png", "@eaDir/6.png"])
+    (root / "a" / "7.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    (root / "a" / "8.nef").write_bytes(picture(0, kind="TIFF"))
+    deep = Image.fromarray(np.full((4, 4), 300, np.int32))
+    deep.save(root / "c" / "9.tif")
+    assert main.main(["prepare", f"folder:{root}", data_dir, "--noprogress"]) == 0
+    said = capsys.readouterr()
+    assert [line.split() for line in said.out.splitlines()[1:]] == [
+        ["train", "test"], ["a", "1", "1"], [r"b\x1b[2J", "1", "1"], ["c", "1", "0"],
+    ]  # fmt: skip
+    for part in (
+        "note: The class 'c' has no test image, and so no score; means are over the other classes.\n",
+        "note: 1 folder that systems make were passed over, such as @eaDir.\n",
+        "skipped files: 3, listed in",
+        "  1: HEIC, which is not decoded here: convert it to JPEG or PNG\n",
+        "  1: a camera's raw file, which is not decoded here: develop it",
+        "  1: pixels are whole numbers from 300 to 300, and what is black and white among them is not known: set data",
+    ):
+        assert part in said.err
+    assert main.main(["prepare", f"folder:{root}", data_dir, "--noprogress", "--gray_range=0,300"]) == 0
+    said = capsys.readouterr()
+    assert ["c", "1", "1"] in [line.split() for line in said.out.splitlines()] and "skipped files: 2" in said.err
+    for wrong in ("x", "5", "3,1", "1,2,3"):
+        assert main.main(["prepare", f"folder:{root}", data_dir, f"--gray_range={wrong}"]) == 2
+        assert "--gray_range is" in capsys.readouterr().err
 
 
 def test_large_data_sets_are_used_where_they_lie(tmp_path, capsys):

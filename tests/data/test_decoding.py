@@ -143,6 +143,16 @@ def test_a_range_changes_only_gray_of_more_than_eight_bits():
     assert np.asarray(decode(deep, (0, 4095)).image)[0, :, 0].tolist() == [0, 127, 255]
 
 
+def test_pictures_at_hand_have_the_range_that_they_are_given(tmp_path):
+    deep = Image.fromarray(np.full((4, 6), 4095, np.uint16))
+    deep.save(tmp_path / "x.png")
+    for gray_range, expected in (((), 15), ((0.0, 4095.0), 255)):
+        for grayscale in (False, True):
+            found = Pictures([str(tmp_path / "x.png"), deep], grayscale, gray_range)[np.array([1, 0])]
+            assert found.fitted(2, 2).shape == (2, 2, 2, 1 if grayscale else 3)
+            assert (found.fitted(2, 2) == expected).all()
+
+
 # Metadata.
 
 

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -102,8 +103,12 @@ class Folder:
         return about
 
     def skipped(self) -> dict[str, int]:
-        """Why files were skipped, and how many for each reason, most first."""
-        return dict(Counter(self._index.skipped.values()).most_common())
+        """Why files were skipped, and how many for each reason, most first; reasons that differ in numbers are one."""
+        first, counts = {}, Counter()
+        for reason in self._index.skipped.values():
+            kind = re.sub(r"-?[0-9][0-9.e+-]*", "", reason)
+            counts[first.setdefault(kind, reason)] += 1
+        return dict(counts.most_common())
 
     @cached_property
     def _notes(self) -> list[str]:

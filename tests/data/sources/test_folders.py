@@ -1,11 +1,12 @@
 import csv
+import io
 import pathlib
 import re
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from sdclr_jax.data import crops, images, sources
 from sdclr_jax.data.sources import folders
@@ -387,3 +388,25 @@ def test_a_run_of_an_older_version_keeps_the_order_of_its_classes():
     old = of_today({"data": {"name": "folder:/photos", "seed": 0}})
     assert old["data"]["class_order"] == "text" and tuple(old["data"]["gray_range"]) == (0.0, 0.0)
     assert of_today({"data": {"name": "folder:/x", "class_order": "natural"}})["data"]["class_order"] == "natural"
+
+
+@pytest.mark.parametrize("is_resident", [True, False])
+def test_turned_tiffs_are_upright_in_memory_and_as_files(tmp_path, data_dir, monkeypatch, is_resident):
+    """Wide ones, which are high as they are meant to be seen."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[ExifTags.Base.Orientation] = 6
+    (tmp_path / "p").mkdir()
+    for i in range(3):
+        stored = Image.open(io.BytesIO(picture(i, width=40, height=8)))
+        stored.save(tmp_path / "p" / f"{i}.tif", tiffinfo=tags)
+        stored.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "p" / f"{i}.png")
+    monkeypatch.setattr(folders, "RESIDENT_BYTES", 2**30 if is_resident else 0)
+    train = load(tmp_path / "p", data_dir)
+    assert train.ids.tolist() == ["0.png", "0.tif", "1.png", "1.tif", "2.png", "2.tif"]
+    if is_resident:
+        assert train.images.shape == (6, 40, 8, 3) and np.array_equal(train.images[::2], train.images[1::2])
+        return
+    many = crops.RandomCrops(count=4, size=8, scale=(0.1, 1.0), ratio=(3 / 4, 4 / 3), seed=0)
+    for row in range(0, 6, 2):
+        (upright,), (turned,) = (crops.cut(train.images.read(row + i), [many], 0, 0) for i in (0, 1))
+        assert np.array_equal(upright, turned)

@@ -2,10 +2,13 @@ import csv
 import errno
 import hashlib
 import json
+import math
 import os
 import pathlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sdclr_jax.data import decoding
 from sdclr_jax.data.sources import index
@@ -82,6 +85,23 @@ def test_a_damaged_index_is_made_afresh(root, tmp_path, damage):
     (tmp_path / "known" / "index.json").write_bytes(damage)
     assert index.refresh(root, tmp_path / "known") == first
     assert json.loads((tmp_path / "known" / "index.json").read_text())["root"] == str(root)
+
+
+VALUES = st.recursive(
+    st.sampled_from([None, True, 0, 2, -1, 1.5, 10**30, math.nan, math.inf, "", "x", "\ud800", {}]),
+    lambda values: st.lists(values, max_size=5),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(VALUES, VALUES, VALUES, st.lists(VALUES, min_size=5, max_size=9))
+def test_whatever_an_index_says_it_is_used_whole_or_not_at_all(tmp_path_factory, version, gray_range, kept, entry):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    for content in ({"format": 2, "gray_range": gray_range, "files": {"x": entry}}, {"format": version, "files": kept}):
+        path.write_text(json.dumps(content))
+        for found in index._read(path, ()).values():
+            assert all(type(value) is int for value in found[:4]) and type(found.reason) is str
 
 
 def test_what_is_skipped_is_counted_and_listed(root, tmp_path):
