@@ -81,7 +81,7 @@ def from_directories(paths: list[str], root: pathlib.Path, class_order: str = "n
     if others and split_by_top and set(split_by_top) != {"train"}:
         held = " and ".join(split_by_top)
         raise UserError(
-            f"{root} has {held}, and {others[0]!r} besides: move that elsewhere, or into one of them; what is "
+            f"{root} has {held}, and {others[0]!r} beside them: move that elsewhere, or into one of them; what is "
             "trained on belongs into train."
         )
     if others and split_by_top:
