@@ -1,4 +1,4 @@
-"""An image file without what it says besides its pixels: for one whose pixels are whole and whose metadata are not."""
+"""An image file without its metadata: for one whose pixels are whole and whose metadata are not."""
 
 import struct
 import zlib

@@ -146,7 +146,7 @@ def test_an_image_that_changes_while_it_is_read(tmp_path):
         (["train/a/1.png", "test/a/1.png"], r"the class directory 'a' only"),
         (["a/1.png", "b/1.png", "c.png"], r"both beside directories \('c\.png'\) and in them \('a/1\.png'\): move"),
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], r"The class 'c' has no image to train on: put"),
-        (["train/1.png", "test/1.png", "more/1.png"], r"p has test and train, and 'more' beside them: move that elsewhere"),
+        (["train/1.png", "test/1.png", "more/1.png"], r"p has test and train, and 'more' beside them: move"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path, data_dir, names, message):

@@ -47,7 +47,7 @@ def test_split_folders_are_no_classes(tmp_path, train, test):
         (["one/a/1.png", "one/b/1.png", "two/a/1.png", "two/b/1.png"], "'one' and 'two', which hold the .*'a', 'b'"),
         (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png"], "'cat' and 'dog', which hold the"),
         (["x/a/1.png", "x/b/1.png", "x/c/1.png", "y/a/1.png", "y/b/1.png", "z/q/1.png"], "'x' and 'y', which hold"),
-        (["cat/1.png", "dog/1.png", "test/1.png"], "has test, and 'cat' beside them: move that elsewhere, or into one of"),
+        (["cat/1.png", "dog/1.png", "test/1.png"], "has test, and 'cat' beside them: move that elsewhere"),
         (["train/a/1.png", "Training/a/1.png"], "has both Training and train, which stand for one split: put them"),
         (["val/a/1.png", "test/b/1.png"], "has test and val and no train: put images to train on into train"),
         (["cat/1.png", "Cat/1.png"], "the class directory 'Cat' and 'cat', which are most likely one"),
