@@ -176,6 +176,11 @@ FIELDS = {
         # Folder of a large data set as its publisher packed it; '' is what tfds prepared in --data_dir.
         "root": Field("", None),
         "manifest": Field("", None),  # CSV file that says which images of 'folder:' count, their labels and splits
+        # Values that are black and white in gray images of more than eight bits of 'folder:', such as (0.0, 4095.0) for
+        # 12 bits in files of 16; zeros are the range of each image's own type.
+        "gray_range": Field((0.0, 0.0), "(-inf, inf)"),
+        # How classes of 'folder:' are sorted: 'natural', 2 before 10, or 'text', by characters, as in older runs.
+        "class_order": Field("natural", "sdclr_jax.data.sources.layouts:CLASS_ORDERS"),
         # What is pretrained on: 'long_tail', its 'balanced' twin, or all of 'probe_train'.
         "subset": Field("long_tail", ("long_tail", "balanced", "probe_train")),
         # Folder of published lists (sdclr_jax/data/subsets/lists.py); '' draws our own by the same rule.

@@ -4,8 +4,10 @@ import contextlib
 import errno
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from sdclr_jax.errors import UserError
 
@@ -51,6 +53,33 @@ def write_changed(path: pathlib.Path, content: bytes) -> None:
         same = False
     if not same:
         write(path, content)
+
+
+def opened(path: str | os.PathLike, most: int) -> BinaryIO:
+    """An open file to read from: one of data, of at most so many bytes. A pipe or a device is not waited for.
+
+    Raises:
+        OSError: there is none, it cannot be read, it is none of data, or it is larger; `strerror` says which.
+    """
+    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb")
+    try:
+        status = os.fstat(file.fileno())
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "not a file of data", os.fspath(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"larger than {most:,} bytes", os.fspath(path))
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def read(path: str | os.PathLike, most: int) -> bytes:
+    """All of a file that `opened` opens, and so raises what that does."""
+    with opened(path, most) as file:
+        return file.read(most)
 
 
 def expanded(path: str | os.PathLike) -> pathlib.Path:

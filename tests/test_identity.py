@@ -54,7 +54,8 @@ def test_every_field_is_identity_but_those_that_change_nothing_of_what_is_learnt
         *("log_every", "checkpoint_every", "keep_every", "collapse_every", "evaluate", "data"),
     }
     assert {name for name in free if name.startswith("data.")} == {
-        f"data.{name}" for name in ("root", "manifest", "lists", "groups", "input", "workers", "prefetch")
+        f"data.{name}"
+        for name in ("root", "manifest", "lists", "class_order", "groups", "input", "workers", "prefetch")
     }
     assert all(name in configs.DECLARED or name in configs.base.FIELDS for name in FREE)
 

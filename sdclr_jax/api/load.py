@@ -167,7 +167,7 @@ class Run:
                 raise ValueError(
                     f"images[{i}] is a {type(image).__name__}: give paths, PIL images or uint8 arrays [H, W, C]"
                 )
-        return Pictures(images, grayscale=view.channels == 1)
+        return Pictures(images, grayscale=view.channels == 1, gray_range=self.encoder.gray_range)
 
 
 def _check_array(array: np.ndarray, name: str, before: tuple[str, ...], channels: int) -> None:

@@ -2,15 +2,21 @@
 
 import argparse
 import contextlib
+import itertools
 import pathlib
 import sys
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from sdclr_jax.commands.parser import DISTRIBUTED, Parser
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.errors import renamed
+from sdclr_jax.errors import ArgumentError, renamed
 from sdclr_jax.files import expanded
+
+_CLASSES, _REASONS = 40, 8  # lines of each, at most
 
 
 class _Prepared(NamedTuple):
@@ -48,8 +54,10 @@ def main(argv: list[str]) -> None:
 
 def _prepared(options: argparse.Namespace) -> _Prepared:
     archive = expanded(options.archive) if options.archive else None
-    with renamed({"name": "DATASET", "root": "--root", "manifest": "--manifest"}):
-        source = sources.source(options.dataset, options.data_dir, root=options.root, manifest=options.manifest)
+    given = {name: f"--{name}" for name in ("root", "manifest", "gray_range")}
+    with renamed({"name": "DATASET"} | given):
+        where = {name: getattr(options, name) for name in given} | {"gray_range": _numbers(options.gray_range)}
+        source = sources.source(options.dataset, options.data_dir, **where)
         folder = source.prepare(archive, options.accept_checksum, not options.noprogress)
         return _Prepared(folder, source, source.load("train"), source.load("test"))
 
@@ -73,6 +81,12 @@ def _options(argv: list[str]) -> argparse.Namespace:
         "--manifest", metavar="FILE", default="", help="data.manifest: a CSV file about the images of folder:PATH"
     )
     parser.add_argument(
+        "--gray_range",
+        metavar="BLACK,WHITE",
+        default="",
+        help="data.gray_range: values that are black and white in gray images of more than eight bits of folder:PATH",
+    )
+    parser.add_argument(
         "--accept_checksum",
         metavar="SHA256",
         default="",
@@ -88,9 +102,67 @@ def _show(options: argparse.Namespace, prepared: _Prepared) -> None:
     made_from = source.provenance() or {}
     if "warning" in made_from:
         print(f"warning: {name} was {made_from['warning']}", file=sys.stderr)
+    for note in made_from.get("notes", ()):
+        print(f"note: {_printable(note)}", file=sys.stderr)
     if made_from.get("skipped"):
         print(f"skipped files: {made_from['skipped']}, listed in {made_from['skipped_list']}", file=sys.stderr)
+        reasons = source.skipped()
+        for reason, count in itertools.islice(reasons.items(), _REASONS):
+            print(f"  {count:,}: {reason}", file=sys.stderr)
+        if len(reasons) > _REASONS:
+            print(f"  and {len(reasons) - _REASONS} other reasons", file=sys.stderr)
     print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
+    for line in _columns(made_from):
+        print(line)
+    for line in _classes(train, test):
+        print(line)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.strip("()").split(",") if text)
+    except ValueError:
+        raise ArgumentError("gray_range", f"is {text!r}: it must be two numbers, such as 0,4095") from None
+
+
+def _columns(made_from: dict[str, Any]) -> Iterator[str]:
+    """What a manifest's columns are used for."""
+    columns = made_from.get("manifest_columns", {})
+    if columns:
+        used = ", ".join(f"{column} ({use})" if use != column else column for column, use in columns.items() if use)
+        unused = ", ".join(column for column, use in columns.items() if not use)
+        yield _printable(f"columns used: {used}; not used: {unused or 'none'}")
+    if made_from.get("not_in_manifest"):
+        yield f"images that the manifest does not name, and which are left out: {made_from['not_in_manifest']:,}"
+
+
+def _classes(train: Examples, test: Examples) -> Iterator[str]:
+    """A line for each class: its name, and its images to train on, to validate with and to test with."""
+    if not train.class_names:
+        return
+    held_out = np.zeros(len(train.ids), bool) if train.held_out is None else train.held_out
+    splits = {"train": train.take(~held_out), "validation": train.take(held_out), "test": test}
+    counts = {split: _counts(examples) for split, examples in splits.items() if len(examples.ids)}
+    shown = [_printable(name) for name in train.class_names[:_CLASSES]]
+    width = min(max(map(len, shown)), 40)
+    yield f"  {'':{width}}" + "".join(f"{split:>12}" for split in counts)
+    for c, name in enumerate(shown):
+        yield f"  {name:{width}}" + "".join(f"{counts[split][c]:>12,}" for split in counts)
+    if more := len(train.class_names) - len(shown):
+        rest = counts["train"][len(shown) :]
+        yield f"  and {more:,} more, of {min(rest):,} to {max(rest):,} images to train on"
+
+
+def _printable(text: str) -> str:
+    """Names come from files: what would steer a terminal is written out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _counts(examples: Examples) -> list[int]:
+    """Images of each class or attribute."""
+    if examples.targets.has_attributes:
+        return examples.labels.sum(axis=0, dtype=int).tolist()
+    return np.bincount(examples.labels, minlength=len(examples.class_names)).tolist()
 
 
 def _kind(train: Examples) -> str:

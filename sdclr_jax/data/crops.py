@@ -7,13 +7,15 @@ that worker processes start quickly.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from sdclr_jax.data import images
-from sdclr_jax.data.images import BadImage, Encoded
+from sdclr_jax.data import decoding
+from sdclr_jax.data.decoding import BadImage
+from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
 
 ATTEMPTS = 10  # boxes tried before the whole image is taken, as in torchvision
@@ -95,7 +97,7 @@ def random_boxes(u, height: int, width: int, scale: tuple[float, float], ratio: 
     whole = xp.asarray([[height, width]], dtype=u.dtype)
     fits = ((sides >= 1) & (sides <= whole[None])).all(axis=2)
     first = xp.argmax(fits, axis=1)[:, None, None]
-    central = (min(height, round(width / ratio[0])), min(width, round(height * ratio[1])))
+    central = (min(height, max(round(width / ratio[0]), 1)), min(width, max(round(height * ratio[1]), 1)))
     found = fits.any(axis=1)[:, None]
     box = xp.where(found, xp.take_along_axis(sides, first, axis=1)[:, 0], xp.asarray([central], dtype=u.dtype))
     room = whole - box
@@ -103,7 +105,9 @@ def random_boxes(u, height: int, width: int, scale: tuple[float, float], ratio: 
     return xp.concatenate([corner, box], axis=1).astype(xp.int32)
 
 
-def cut(data: bytes, crops: Sequence[Crops], step: int, place: int) -> list[np.ndarray]:
+def cut(
+    data: bytes, crops: Sequence[Crops], step: int, place: int, gray_range: tuple[float, ...] = ()
+) -> list[np.ndarray]:
     """The crops of one encoded image, uint8 [count, size, size, 3] for each of `crops`; bicubic and antialiased.
 
     A JPEG of which even the smallest box is twice the size of a view or more is decoded at a half, a quarter or an
@@ -111,20 +115,22 @@ def cut(data: bytes, crops: Sequence[Crops], step: int, place: int) -> list[np.n
     fraction of the time.
 
     Raises:
-        BadImage: the image cannot be decoded.
+        BadImage, OSError: as `decoding.decode`, whose argument `gray_range` is.
     """
-    image = images.opened(data)
-    height, width, backwards = images.layout(image)
-    boxes = [c.boxes(height, width, step, place) for c in crops]
-    room = min(b[:, 2:].min() / c.size for b, c in zip(boxes, crops, strict=True))
-    shrink = max(s for s in (1, 2, 4, 8) if s <= max(room, 1))
-    # Of JPEG; it does nothing to others, and says so.
-    if shrink > 1 and image.draft(None, (image.width // shrink, image.height // shrink)):
-        # The last pixel stored of a row or column may reach beyond the image; turned about, it is the first one.
-        beyond = [-side % shrink if back else 0 for side, back in zip((height, width), backwards, strict=True)]
-        boxes = [(b + [[*beyond, 0, 0]]) / shrink for b in boxes]
-    image = images.rgb(image)
-    return [np.stack([np.asarray(_resized(image, box, c)) for box in b]) for b, c in zip(boxes, crops, strict=True)]
+
+    @cache
+    def boxes(height: int, width: int) -> list[np.ndarray]:
+        return [c.boxes(height, width, step, place) for c in crops]
+
+    def scale(height: int, width: int) -> int:
+        room = min(b[:, 2:].min() / c.size for b, c in zip(boxes(height, width), crops, strict=True))
+        return max(s for s in (1, 2, 4, 8) if s <= max(room, 1))
+
+    found = decoding.decode(data, gray_range, scale)
+    return [
+        np.stack([np.asarray(_resized(found.image, box, c)) for box in (b + [[*found.before, 0, 0]]) / found.scale])
+        for b, c in zip(boxes(found.height, found.width), crops, strict=True)
+    ]
 
 
 def _resized(image: Image.Image, box: np.ndarray, crops: Crops) -> Image.Image:
@@ -157,7 +163,7 @@ def fill(
     for candidate in range(row, row + min(_IN_A_ROW, len(encoded))):
         candidate %= len(encoded)
         try:
-            views = cut(encoded.read(candidate), crops, step, place)
+            views = cut(encoded.read(candidate), crops, step, place, encoded.gray_range)
         except (OSError, BadImage) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             passed.append(Unreadable(encoded.name(candidate), reason or str(error)))

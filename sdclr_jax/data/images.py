@@ -1,4 +1,4 @@
-"""Encoded images of any size and kind: where they lie, and how each becomes eight-bit red, green and blue.
+"""Images in memory, and encoded images of any size and kind: where they lie.
 
 `Examples.images` is either one array, where all images have one size and fit in memory, or `Encoded`: images that are
 decoded when they are asked for. This module imports neither JAX nor tfds, so that worker processes start quickly.
@@ -6,19 +6,17 @@ decoded when they are asked for. This module imports neither JAX nor tfds, so th
 
 import abc
 import hashlib
-import io
 import os
 import pathlib
-import warnings
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from sdclr_jax import files
+from sdclr_jax.data import decoding
 
-class BadImage(ValueError):
-    """An image that cannot be decoded; its message says why, in a few words."""
+LARGEST = 2**30  # bytes of an image file
 
 
 class Images(abc.ABC):
@@ -69,6 +67,7 @@ class Encoded(Images):
     """Images as encoded bytes, read when asked for. Small to pickle: workers are sent the whole object once."""
 
     is_decoded = False
+    gray_range: tuple[float, ...] = ()  # of `decoding.decode`
 
     @abc.abstractmethod
     def __getitem__(self, rows: np.ndarray) -> "Encoded":
@@ -86,23 +85,23 @@ class Encoded(Images):
         return (size, size, 3)
 
     def picture(self, row: int) -> Image.Image:
-        return rgb(opened(self.read(row)))
+        return decoding.decode(self.read(row), self.gray_range).image
 
 
 class Files(Encoded):
-    """Files below a folder; `paths` str [N] are relative to `root`."""
+    """Files below a folder; `paths` str [N] are relative to `root`, `gray_range` is that of `decoding.decode`."""
 
-    def __init__(self, root: pathlib.Path | str, paths: np.ndarray):
-        self.root, self.paths = pathlib.Path(root), np.asarray(paths, str)
+    def __init__(self, root: pathlib.Path | str, paths: np.ndarray, gray_range: tuple[float, ...] = ()):
+        self.root, self.paths, self.gray_range = pathlib.Path(root), np.asarray(paths, str), gray_range
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, rows: np.ndarray) -> "Files":
-        return Files(self.root, self.paths[rows])
+        return Files(self.root, self.paths[rows], self.gray_range)
 
     def read(self, row: int) -> bytes:
-        return (self.root / self.paths[row]).read_bytes()
+        return files.read(self.root / self.paths[row], LARGEST)
 
     def name(self, row: int) -> str:
         return str(self.root / self.paths[row])
@@ -128,74 +127,3 @@ def stamp_of(path: pathlib.Path | str) -> str:
 def as_images(images: np.ndarray | Images) -> Images:
     """The images of an array, or of what are `Images` already."""
     return images if isinstance(images, Images) else Pixels(images)
-
-
-def opened(data: bytes) -> Image.Image:
-    """The image, its header read and its pixels not yet, so that its size is known at little cost.
-
-    Raises:
-        BadImage: not an image, or one of a size that no photograph has.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return Image.open(io.BytesIO(data))
-        except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
-            raise BadImage(_reason(error)) from error
-
-
-class Layout(NamedTuple):
-    """Of an opened image as `rgb` will show it, against how it is stored."""
-
-    height: int
-    width: int
-    reversed: tuple[bool, bool]  # whether the first row, and the first column, is the last one that is stored
-
-
-def layout(image: Image.Image) -> Layout:
-    """Known before the pixels are read, where the image's kind allows that.
-
-    Raises:
-        BadImage: damaged.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception as error:  # as above
-            raise BadImage(_reason(error)) from error
-    height, width = (image.width, image.height) if orientation in (5, 6, 7, 8) else (image.height, image.width)
-    return Layout(height, width, (orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)))
-
-
-def rgb(image: Image.Image) -> Image.Image:
-    """An opened image as it is meant to be seen: upright, RGB, eight bits, transparent parts on white, the first frame
-    of an animation, CMYK and grey converted, 16-bit grey scaled.
-
-    Raises:
-        BadImage: truncated, damaged, or pixels that are floating-point numbers without a known range.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # else it copies one that is upright, too
-            if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion to 8 bits clips it at 255
-                return Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
-            if image.mode == "F":
-                raise BadImage("floating-point pixels")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image).convert("RGB")
-            return image if image.mode == "RGB" else image.convert("RGB")
-        except BadImage:
-            raise
-        except Exception as error:  # as above
-            raise BadImage(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image of a known format"
-    return (str(error) or type(error).__name__).splitlines()[0]

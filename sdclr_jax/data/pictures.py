@@ -8,8 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from sdclr_jax.data import images
-from sdclr_jax.data.images import BadImage, Encoded
+from sdclr_jax import files
+from sdclr_jax.data import decoding
+from sdclr_jax.data.decoding import BadImage
+from sdclr_jax.data.images import LARGEST, Encoded, stamp_of
 from sdclr_jax.errors import UserError
 
 Picture = str | os.PathLike | Image.Image | np.ndarray
@@ -23,40 +25,36 @@ class Pictures(Encoded):
     Args:
         pictures: paths, PIL images of any mode, and uint8 arrays [H, W, 1] or [H, W, 3].
         grayscale: whether the bytes shall be those of a grayscale image.
+        gray_range: of `decoding.decode`.
     """
 
-    def __init__(self, pictures: Sequence[Picture], grayscale: bool = False):
-        self._pictures, self._grayscale = pictures, grayscale
+    def __init__(self, pictures: Sequence[Picture], grayscale: bool = False, gray_range: tuple[float, ...] = ()):
+        self._pictures, self._grayscale, self.gray_range = pictures, grayscale, gray_range
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, rows: np.ndarray) -> "Pictures":
-        return Pictures([self._pictures[row] for row in rows], self._grayscale)
+        return Pictures([self._pictures[row] for row in rows], self._grayscale, self.gray_range)
 
     def read(self, row: int) -> bytes:
         picture = self._pictures[row]
         if isinstance(picture, str | os.PathLike):
             try:
-                with open(picture, "rb") as file:
-                    data = file.read()
-                opened = images.opened(data)
+                data = files.read(picture, LARGEST)
+                if not self._grayscale:
+                    decoding.identify(data)
+                    return data
+                image = decoding.decode(data, self.gray_range).image
             except (OSError, BadImage) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise UserError(f"{self.name(row)} cannot be read ({reason}): give paths of images") from error
-            if not self._grayscale:
-                return data
-            picture = opened
-        if isinstance(picture, np.ndarray):
-            picture = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
-        try:
-            shown = images.rgb(picture.copy())  # the copy, as it is turned upright in place
-        except BadImage:
-            raise
-        except Exception as error:  # of a file that is opened late, Pillow's readers raise a type of their own
-            raise BadImage(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        else:
+            if isinstance(picture, np.ndarray):
+                picture = Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture)
+            image = decoding.shown(picture, self.gray_range)
         file = io.BytesIO()
-        (shown.convert("L") if self._grayscale else shown).save(file, "bmp")
+        (image.convert("L") if self._grayscale else image).save(file, "bmp")
         return file.getvalue()
 
     def fitted(self, height: int, width: int) -> np.ndarray:
@@ -69,7 +67,7 @@ class Pictures(Encoded):
         fitted = np.empty((len(self), height, width, channels), np.uint8)
         for row in range(len(self)):
             try:
-                picture = images.rgb(images.opened(self.read(row)))
+                picture = decoding.decode(self.read(row), self.gray_range).image
             except BadImage as error:
                 raise UserError(f"{self.name(row)} cannot be read ({error}): put another image in its place") from error
             seen = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
@@ -79,7 +77,7 @@ class Pictures(Encoded):
     def digest(self) -> str:
         def of(picture: Picture) -> str:
             if isinstance(picture, str | os.PathLike):
-                return f"{os.fspath(picture)} {images.stamp_of(picture)}"
+                return f"{os.fspath(picture)} {stamp_of(picture)}"
             array = np.asarray(picture)
             return f"{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
 

@@ -15,6 +15,7 @@ A protocol of your own is a subclass of `Protocol` and a row of `PROTOCOLS`:
 
 import abc
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from sdclr_jax.data.targets import Targets
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import features, finetuning, knn, probe
 from sdclr_jax.evaluation.frozen_features import Labelled, Splits
+
+LOG = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
@@ -191,7 +194,7 @@ class LinearAdam(Protocol):
                 **fit,
             )
             per_class.append(_linear(splits.test, *weights))
-        all_of_draws = [float(np.mean(scored)) for scored in per_class]
+        all_of_draws = [float(np.nanmean(scored)) for scored in per_class]
         return Found(np.mean(per_class, axis=0), found={"images": len(drawn.labels), "all_of_draws": all_of_draws})
 
     def _draws(self, train: Labelled) -> list[Labelled]:
@@ -327,7 +330,7 @@ def suited(
         class_names: [C].
 
     Raises:
-        ArgumentError: none that is left; a class with fewer labelled images than one takes, or without test images.
+        ArgumentError: none that is left; a class with fewer labelled images than one takes; no test images.
     """
     found = {name: p for name, p in protocols.items() if p.of_attributes or not test.has_attributes}
     if not found:
@@ -338,12 +341,11 @@ def suited(
         )
     if not test.has_attributes:
         tested = np.bincount(test.labels, minlength=len(class_names))
+        if not tested.any():
+            raise ArgumentError("test", "has no images, so there is nothing to score: put some of each class into it")
         if empty := [name for name, count in zip(class_names, tested, strict=True) if not count]:
-            raise ArgumentError(
-                "test",
-                f"has no images of {', '.join(empty)}, so a mean over the classes is not defined: put some among them, "
-                "or leave the class out",
-            )
+            listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
+            LOG.warning("no test images of %s: they have no score, and means are over the other classes", listed)
     for name, protocol in found.items():
         if not protocol.needs:
             continue

@@ -86,6 +86,7 @@ def encoder_record(config: ConfigDict, image_shape: tuple[int, ...], *, encoded:
         resize=config.evaluate.resize if encoded else None,
         crop=crop if encoded else None,
         features=_abstract(config.model, (height, width, channels))[0].shape[1],
+        gray_range=tuple(map(float, config.data.gray_range)) if any(config.data.gray_range) else (),
     )
 
 

@@ -117,8 +117,8 @@ def protocols(config: ConfigDict, data: Data) -> dict[str, Protocol]:
     """The protocols of `evaluate.protocols` that are defined for the data set, in the order of the table.
 
     Raises:
-        UserError: an unknown protocol; none that is left; a class with fewer labelled images than one asks for, or
-            without test images.
+        UserError: an unknown protocol; none that is left; a class with fewer labelled images than one asks for; no test
+            images.
     """
     check_protocols(config)
     wanted = {name: protocol(config, name) for name in evaluation.PROTOCOLS if name in config.evaluate.protocols}

@@ -41,7 +41,7 @@ _FIELDS = {
     "rule": "data.groups",
     **{
         name: f"data.{name}"
-        for name in ("name", "root", "manifest", "profile", "pareto", "n_max", "imbalance")
+        for name in ("name", "root", "manifest", "gray_range", "profile", "pareto", "n_max", "imbalance")
         + ("validation_per_class", "few_shot_per_class")
     },
 }
@@ -62,7 +62,8 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
     files = None
     if c.lists:
         files = lists.find(c.lists, c.name, c.split) if numbered else labelled_lists.find(c.lists, c.name, c.profile)
-    source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, seed=c.seed)
+    options = {"seed": c.seed, "gray_range": c.gray_range, "class_order": c.class_order}
+    source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, **options)
     train, test = source.load("train"), source.load("test")
     provenance = source.provenance()
     _check_view(config, train)

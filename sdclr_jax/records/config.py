@@ -7,7 +7,16 @@ from typing import Any
 # them. All others are the run's identity.
 FREE = (
     *("log_every", "checkpoint_every", "keep_every", "collapse_every", "evaluate"),
-    *("data.root", "data.manifest", "data.lists", "data.groups", "data.input", "data.workers", "data.prefetch"),
+    *(
+        "data.root",
+        "data.manifest",
+        "data.lists",
+        "data.class_order",
+        "data.groups",
+        "data.input",
+        "data.workers",
+        "data.prefetch",
+    ),
 )
 FOLDER = "folder:"  # data.name of a folder of images, with its path behind
 _NUMBERED = ("digits", "cifar10", "cifar100")  # data sets whose published lists had a number in older versions too
@@ -25,13 +34,18 @@ def free(names: Iterable[str]) -> list[str]:
 def of_today(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a config.json of any version, nested, under the names that they have now.
 
-    >>> of_today({"data": {"name": "digits", "lists": "", "split": 3}, "views": {"grey_probability": 0.2}})
-    {'data': {'name': 'digits', 'lists': '', 'split': 0, 'seed': 3}, 'views': {'grayscale_probability': 0.2}}
+    >>> found = of_today({"data": {"name": "digits", "lists": "", "split": 3}, "views": {"grey_probability": 0.2}})
+    >>> found["views"], found["data"]["seed"], found["data"]["class_order"]
+    ({'grayscale_probability': 0.2}, 3, 'natural')
     """
     data, views = fields.get("data"), fields.get("views")
     if isinstance(data, dict) and "split" in data and "seed" not in data:
         numbered = data.get("lists") and data.get("name") in _NUMBERED
         fields = fields | {"data": with_seed(data) | {"split": data["split"] if numbered else 0}}
+    data = fields.get("data")
+    if isinstance(data, dict) and "class_order" not in data:  # a folder's classes were sorted by their characters
+        order = "text" if str(data.get("name")).startswith(FOLDER) else "natural"
+        fields = fields | {"data": {"gray_range": (0.0, 0.0), "class_order": order} | data}
     if isinstance(views, dict) and "grey_probability" in views:
         names = {"grey_probability": "grayscale_probability"}
         fields = fields | {"views": {names.get(name, name): value for name, value in views.items()}}

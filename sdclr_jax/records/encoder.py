@@ -37,10 +37,16 @@ class EncoderRecord(Record):
     resize: Size | None = says("pixels of the shorter side after resizing; null where images are one array")
     crop: Size | None = says("side in pixels of the middle that is seen; null where images are one array")
     features: Size = says("width of the features")
+    gray_range: tuple[float, ...] = says(
+        "values that are black and white in gray images of more than eight bits; empty for the range of their type",
+        default=(),
+    )
 
     def check(self, where: str) -> None:
         if not isinstance(self.model.get("name"), str):
             raise ValueError("model.name is not what it should be")
+        if self.gray_range and not (len(self.gray_range) == 2 and self.gray_range[0] < self.gray_range[1]):
+            raise ValueError("gray_range is not what it should be")
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if len(numbers) not in (1, self.view.channels) or (name == "std" and min(numbers) <= 0):

@@ -72,7 +72,9 @@ class Score(Record):
     metric: str = says("accuracy, or average_precision of attributes", default="accuracy")
     settings: Object = says("all that the protocol does, but for what it found")
     found: Object = says("what it chose by validation images or drew, and how its fit ended", default_factory=dict)
-    per_class: tuple[Share | None, ...] = says("score of each class, 0 to 1; null for an attribute of no test image")
+    per_class: tuple[Share | None, ...] = says(
+        "score of each class, 0 to 1; null for a class or an attribute of no test image"
+    )
     all: Share = says("mean over the classes")
     many: Share | None = says("mean over the classes with many training images; null for no class")
     medium: Share | None = says("the same of medium")
@@ -98,10 +100,7 @@ class Score(Record):
                 "settings": {key: setting for key, setting in settings.items() if key not in found},
                 "found": {key: settings[key] for key in found},
             }
-        fields = super().read_fields(value | {"validation": value[name]}, where)
-        if metric == "accuracy" and None in fields["per_class"]:
-            raise ValueError(f"{where}.per_class is not what it should be")
-        return fields
+        return super().read_fields(value | {"validation": value[name]}, where)
 
     def to_json(self) -> Object:
         fields = super().to_json()

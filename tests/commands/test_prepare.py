@@ -12,6 +12,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import digits_lt
 from sdclr_jax import recipes, records
@@ -62,7 +63,13 @@ def test_from_the_archive_to_a_run(tmp_path, capsys):
     assert f"add --accept_checksum={checksum}." in capsys.readouterr().err
     assert main.main([*prepare, f"--accept_checksum={checksum}"]) == 0
     said = capsys.readouterr()
-    assert said.out == f"{tmp_path}/data/cifar10/3.0.2 holds cifar10: 80 train and 10 test images of 10 classes\n"
+    assert said.out.startswith(
+        f"{tmp_path}/data/cifar10/3.0.2 holds cifar10: 80 train and 10 test images of 10 classes\n"
+    )
+    assert [line.split() for line in said.out.splitlines()[1:3]] == [
+        ["train", "test"],
+        ["batches.meta.txt", "0", "8", "1"],
+    ]
     assert (
         said.err
         == "warning: cifar10 was not made from the published archive of cifar10: its figures are none for cifar10\n"
@@ -135,8 +142,14 @@ def test_photos(tmp_path, capsys):
     (root / "cat" / "broken.jpg").write_bytes(picture(0, kind="JPEG")[:50])
     assert main.main(["prepare", f"folder:{root}", data_dir, "--noprogress"]) == 0
     said, (known,) = capsys.readouterr(), (tmp_path / "data" / "folders").iterdir()
-    assert said.out == f"{known} holds folder:{root}: 8 train and 2 test images of 2 classes\n"
-    assert said.err == f"skipped files: 1, listed in {known}/skipped.csv\n"
+    assert said.out.splitlines() == [
+        f"{known} holds folder:{root}: 8 train and 2 test images of 2 classes",
+        "            train        test",
+        "  cat           4           1",
+        "  dog           4           1",
+    ]
+    first, reason = said.err.splitlines()
+    assert first == f"skipped files: 1, listed in {known}/skipped.csv" and reason.startswith("  1: ")
     assert main.main(["prepare", f"folder:{root}", data_dir]) == 0
     assert "looking at" not in capsys.readouterr().err  # nothing has changed since
     (root / "cat" / "9.png").write_bytes(picture(1))
@@ -146,14 +159,48 @@ def test_photos(tmp_path, capsys):
     (tmp_path / "m.csv").write_text("path,sharp\n" + "".join(f"cat/{i}.png,{i % 2}\n" for i in range(5)))
     prepare = ["prepare", f"folder:{root}", data_dir, f"--manifest={tmp_path / 'm.csv'}", "--noprogress"]
     assert main.main(prepare) == 0
-    assert capsys.readouterr().out.endswith("4 train and 1 test images with 1 attributes\n")
+    said = capsys.readouterr().out
+    assert (
+        "4 train and 1 test images with 1 attributes\ncolumns used: path, sharp (attribute); not used: none\n" in said
+    )
+    assert "images that the manifest does not name, and which are left out: 6\n" in said
+
+
+def test_prepare_says_what_it_took_and_what_it_did_not(tmp_path, capsys):
+    root, data_dir = tmp_path / "photos", f"--data_dir={tmp_path / 'data'}"
+    put(root, ["a/1.png", "a/2.png", "b\x1b[2J/3.png", "b\x1b[2J/4.png", "c/5.png", "@eaDir/6.png"])
+    (root / "a" / "7.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    (root / "a" / "8.nef").write_bytes(picture(0, kind="TIFF"))
+    deep = Image.fromarray(np.full((4, 4), 300, np.int32))
+    deep.save(root / "c" / "9.tif")
+    assert main.main(["prepare", f"folder:{root}", data_dir, "--noprogress"]) == 0
+    said = capsys.readouterr()
+    assert [line.split() for line in said.out.splitlines()[1:]] == [
+        ["train", "test"], ["a", "1", "1"], [r"b\x1b[2J", "1", "1"], ["c", "1", "0"],
+    ]  # fmt: skip
+    for part in (
+        "note: The class 'c' has no test image, and so no score; means are over the other classes.\n",
+        "note: 1 folder that systems make were passed over, such as @eaDir.\n",
+        "skipped files: 3, listed in",
+        "  1: HEIC, which is not decoded here: convert it to JPEG or PNG\n",
+        "  1: a camera's raw file, which is not decoded here: develop it",
+        "  1: pixels are whole numbers from 300 to 300, and what is black and white among them is not known: set data",
+    ):
+        assert part in said.err
+    assert main.main(["prepare", f"folder:{root}", data_dir, "--noprogress", "--gray_range=0,300"]) == 0
+    said = capsys.readouterr()
+    assert ["c", "1", "1"] in [line.split() for line in said.out.splitlines()] and "skipped files: 2" in said.err
+    for wrong in ("x", "5", "3,1", "1,2,3"):
+        assert main.main(["prepare", f"folder:{root}", data_dir, f"--gray_range={wrong}"]) == 2
+        assert "--gray_range is" in capsys.readouterr().err
 
 
 def test_large_data_sets_are_used_where_they_lie(tmp_path, capsys):
     put(tmp_path / "in", [f"{split}/n0{c}/{c}.JPEG" for split in ("train", "val") for c in range(3)])
     before = sorted(tmp_path.rglob("*"))
     assert main.main(["prepare", "imagenet", f"--root={tmp_path / 'in'}", f"--data_dir={tmp_path / 'data'}"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'in'} holds imagenet: 3 train and 3 test images of 3 classes\n"
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path / 'in'} holds imagenet: 3 train and 3 test images of 3 classes\n")
     for name in ("imagenet", "imagenet100", "places365", "inaturalist2018", "celeba"):
         assert main.main(["prepare", name, f"--data_dir={tmp_path / 'data'}"]) == 2
         assert f"--root is empty, and {name} is not prepared: give " in capsys.readouterr().err
@@ -232,14 +279,14 @@ def test_what_is_stopped_keeps_what_it_has_looked_at(tmp_path, number):
     program = (
         "import os, signal, sys, time; from sdclr_jax.commands import main; from sdclr_jax.data.sources import index\n"
         "look, entry, kept = index._look, index.Entry, []\n"
-        "index.Entry = lambda *given: kept.append(1) or entry(*given)\n"
-        "def slow(root, paths):\n"
+        "index.Entry = lambda *given, **more: kept.append(1) or entry(*given, **more)\n"
+        "def slow(root, paths, *more):\n"
         "    if '0599.png' in paths:\n"
         "        while len(kept) < 256:\n"
         "            time.sleep(0.01)\n"
         f"        os.kill(os.getpid(), {int(number)})\n"
         "        time.sleep(1)\n"
-        "    return look(root, paths)\n"
+        "    return look(root, paths, *more)\n"
         "index._look = slow\n"
         "sys.exit(main.main(sys.argv[1:]))"
     )

@@ -152,8 +152,15 @@ def test_a_protocol_is_refused_where_a_class_has_too_few_images():
         match="^protocols has bcl_100_shot, which trains on 100 images of each class, and the smallest has 99 in",
     ):
         suited(("knn", "bcl_100_shot"), train, test)
-    with pytest.raises(ArgumentError, match="^test has no images of b, d, so a mean"):
-        suited(("knn",), train, np.array([0, 2]))
+
+
+def test_classes_without_test_images_are_named_and_the_others_scored(caplog):
+    labels = np.repeat(np.arange(CLASSES), 9)
+    assert suited(("knn",), labels, np.array([0, 2])) == ["knn"]
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == "no test images of b, d: they have no score, and means are over the other classes"
+    with pytest.raises(ArgumentError, match="^test has no images, so there is nothing to score: put some"):
+        suited(("knn",), labels, np.array([], np.int64))
 
 
 def test_of_attributes_only_what_is_defined_is_measured():

@@ -70,7 +70,14 @@ def check_name(name: str) -> None:
 
 
 def source(
-    name: str, data_dir: str | os.PathLike | None = None, *, root: str = "", manifest: str = "", seed: int = 0
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    root: str = "",
+    manifest: str = "",
+    seed: int = 0,
+    gray_range: tuple[float, ...] = (),
+    class_order: str = "natural",
 ) -> Source:
     """The data set of a name; nothing is read yet.
 
@@ -81,6 +88,9 @@ def source(
             prepared in `data_dir`.
         manifest: a CSV file about the images of `folder:`; '' for none.
         seed: of test images that have to be drawn.
+        gray_range: values that are black and white in gray images of more than eight bits of `folder:`; () or zeros are
+            the range of their type.
+        class_order: how the classes of `folder:` are sorted, one of `layouts.CLASS_ORDERS`.
 
     Raises:
         ArgumentError: unknown name, or an argument that this data set has no use for.
@@ -92,8 +102,16 @@ def source(
         raise ArgumentError("root", f"is {root!r}, which {name} does not use: leave it empty")
     if manifest and not is_folder:
         raise ArgumentError("manifest", f"is {manifest!r}, but only {FOLDER}/path reads one: leave it empty")
+    given = len(gray_range) and any(gray_range)
+    if given and not (len(gray_range) == 2 and gray_range[0] < gray_range[1]):
+        raise ArgumentError(
+            "gray_range", f"is {gray_range}: it must be two numbers, black and white, the smaller one first"
+        )
+    if given and not is_folder:
+        raise ArgumentError("gray_range", f"is {gray_range}, which {name} does not use: leave it at (0.0, 0.0)")
     if is_folder:
-        return Folder(name.removeprefix(FOLDER), data_dir, manifest=manifest, seed=seed)
+        options = {"manifest": manifest, "seed": seed, "class_order": class_order}
+        return Folder(name.removeprefix(FOLDER), data_dir, gray_range=gray_range if given else (), **options)
     return DATASETS[name](data_dir=data_dir, **({"root": root} if name in _WITH_ROOT else {}))
 
 

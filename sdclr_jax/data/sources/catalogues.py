@@ -6,15 +6,19 @@ From a folder, `root`, nothing is opened: the directories, or the publisher's li
 import json
 import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
 from sdclr_jax.data.sources import index, records
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded
+
+_LARGEST = 2**32  # bytes of a list
 
 
 class Split(NamedTuple):
@@ -77,12 +81,12 @@ class Catalogue:
         where = self._layout.train if split == "train" else self._layout.test
         if not self._root:
             return records.read(self._prepared(), where.tfds)
-        if not self._root.is_dir():
+        if not os.path.isdir(self._root):
             raise ArgumentError("root", f"is {self._root}, which is no folder: give the folder of {self._name}")
         for directory in where.directories:
-            if (self._root / directory).is_dir():
+            if os.path.isdir(self._root / directory):
                 return _from_directories(self._root, directory)
-        if where.list and (self._root / where.list).is_file():
+        if where.list and os.path.exists(self._root / where.list):
             return _from_list(self._root, where, self._layout)
         raise ArgumentError("root", f"is {self._root}, which holds no {split} images: {self._wanted(where)}")
 
@@ -110,7 +114,7 @@ def _from_directories(root: pathlib.Path, directory: str) -> Examples:
     """A split with a directory a class."""
     folder = root / directory
     try:
-        names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+        names = sorted(e.name for e in os.scandir(folder) if e.is_dir() and not index.is_of_system(e.name))
         found = [
             (f"{directory}/{name}/{entry.name}", c)
             for c, name in enumerate(names)
@@ -141,33 +145,69 @@ def _from_list(root: pathlib.Path, split: Split, layout: Layout) -> Examples:
         else:
             found = [(f"{split.prefix}/{name.lstrip('/')}", label) for name, label in _pairs(path)]
             names = {label: name.lstrip("/") for name, label in _pairs(root / layout.class_list)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         where = getattr(error, "filename", None) or path
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {str(error)[:200]}"
         raise UserError(f"{where} cannot be read as a list of images ({reason}); get it again.") from error
     if sorted(names) != list(range(layout.classes)) or not {c for _, c in found} <= names.keys():
         raise UserError(f"{path} is not of {layout.classes} classes, 0 to {layout.classes - 1}; get it again.")
+    if not found:
+        raise UserError(f"{path} names no image; get it again.")
+    _check_paths(path, [name for name, _ in found])
+    _check_paths(path, names.values())
     examples = _examples(root, found, tuple(names[c] for c in range(layout.classes)))
     # A look at a few: half a million would take minutes on a disk far away.
     for row in np.linspace(0, len(found) - 1, 100).astype(int):
-        if not (root / examples.ids[row]).is_file():
+        if not os.path.isfile(root / examples.ids[row]):
             raise UserError(f"{path} names {examples.ids[row]}, which is not in {root}; put the images there.")
     return examples
 
 
 def _pairs(path: pathlib.Path) -> list[tuple[str, int]]:
     """The lines `name label` of a file."""
-    lines = (line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    return [(name, int(label)) for name, label in lines]
+    lines = (line.rsplit(maxsplit=1) for line in _text(path).split("\n") if line.strip())
+    return [(name, _label(label)) for name, label in lines]
 
 
 def _from_json(path: pathlib.Path) -> tuple[list[tuple[str, int]], dict[int, str]]:
     """As iNaturalist publishes it (https://github.com/visipedia/inat_comp/tree/master/2018): files and labels, and the
     classes' names, which are numbers."""
-    content = json.loads(path.read_bytes())
-    labels = {annotation["image_id"]: int(annotation["category_id"]) for annotation in content["annotations"]}
-    names = {int(category["id"]): str(category["name"]) for category in content["categories"]}
-    return [(image["file_name"], labels[image["id"]]) for image in content["images"]], names
+    content = json.loads(_text(path))
+    annotations, categories, images = (_list(content, name) for name in ("annotations", "categories", "images"))
+    labels = {annotation["image_id"]: _label(annotation["category_id"]) for annotation in annotations}
+    names = {_label(category["id"]): str(category["name"]) for category in categories}
+    return [(image["file_name"], labels[image["id"]]) for image in images], names
+
+
+def _text(path: pathlib.Path) -> str:
+    return files.read(path, _LARGEST).decode("utf-8-sig")
+
+
+def _label(value: object) -> int:
+    """A class, from JSON or from text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"{str(value)[:40]!r} is no number of a class")
+    return value
+
+
+def _list(content: object, name: str) -> list[dict[str, Any]]:
+    """A list of objects that an object has."""
+    if not isinstance(content, dict):
+        raise TypeError("no object")
+    found = content[name]
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise TypeError(f"{name} are no list of objects")
+    return found
+
+
+def _check_paths(path: pathlib.Path, names: Iterable[object]) -> None:
+    """Refuse what is no path below the folder of the data set, or no text."""
+    for name in names:
+        parts = name.split("/") if isinstance(name, str) else [".."]
+        if ".." in parts or not parts[0] or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in name):
+            raise UserError(f"{path} names {str(name)[:80]!r}, which is no path below its folder; get it again.")
 
 
 def _examples(root: pathlib.Path, found: list[tuple[str, int]], class_names: tuple[str, ...]) -> Examples:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
 from sdclr_jax.data.sources import records
@@ -15,6 +16,7 @@ from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded
 
 _IMAGES, _ATTRIBUTES, _PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
+_LARGEST = 2**30  # bytes of a list
 _SPLITS = {"0": "train", "1": "val", "2": "test"}
 
 
@@ -72,18 +74,24 @@ def _from_tfds(folder: pathlib.Path, split: str) -> Examples:
     )
 
 
+def _lines(path: pathlib.Path) -> list[str]:
+    return files.read(path, _LARGEST).decode("utf-8-sig").splitlines()
+
+
 def _from_files(root: pathlib.Path, split: str) -> Examples:
     try:
-        _, heading, *lines = (root / _ATTRIBUTES).read_text(encoding="utf-8").splitlines()
-        partition = dict(line.split() for line in (root / _PARTITION).read_text(encoding="utf-8").splitlines() if line)
+        _, heading, *lines = _lines(root / _ATTRIBUTES)
+        partition = dict(line.split() for line in _lines(root / _PARTITION) if line)
         names = tuple(heading.split())
         rows = sorted(line.split() for line in lines if line)
         ids = np.array([row[0] for row in rows], str)
         values = np.array([row[1:] for row in rows], int)
         splits = np.array([_SPLITS[partition[name]] for name in ids.tolist()])
+        if any("/" in name or "\0" in name for name in ids.tolist()):
+            raise ValueError("a name of a file with a slash")
         if values.shape != (len(ids), len(names)) or not np.isin(values, (-1, 1)).all() or len(set(ids)) < len(ids):
             raise ValueError(f"not one line of {len(names)} attributes, -1 or 1, for each image")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, OverflowError) as error:
         where = getattr(error, "filename", None) or f"{root / _ATTRIBUTES} or {_PARTITION}"
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise UserError(
@@ -92,7 +100,7 @@ def _from_files(root: pathlib.Path, split: str) -> Examples:
         ) from error
     rows = np.flatnonzero((splits == "test") == (split == "test"))
     for name in ids[rows[np.linspace(0, len(rows) - 1, min(100, len(rows))).astype(int)]]:  # a look at a few
-        if not (root / _IMAGES / name).is_file():
+        if not os.path.isfile(root / _IMAGES / name):
             raise UserError(f"{root / _IMAGES} does not hold {name}; unpack {_IMAGES}.zip in {root}.")
     held_out = (splits == "val")[rows] if split == "train" else None
     ids, labels, folder = ids[rows], (values[rows] > 0).astype(np.uint8), root / _IMAGES

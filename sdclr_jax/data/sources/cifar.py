@@ -12,7 +12,6 @@ import http.client
 import os
 import pathlib
 import tarfile
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,12 +21,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from sdclr_jax import files
+from sdclr_jax.data.sources import prepared
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 
 _IMAGE_SHAPE = (32, 32, 3)
 _IMAGE_BYTES = 3 * 32 * 32  # the red plane, the green one, the blue one
 _MOST_RECORDS = 100_000  # a split, since ids have five digits
+_LARGEST = 2**30  # bytes of an archive, and of a file in it
+_MOST_MEMBERS, _MOST_HEADER_BYTES = 1000, 2**16  # of an archive; of one long name or list of attributes
 _TIMEOUT = 30  # seconds without a byte
 
 
@@ -87,7 +90,7 @@ def read(name: str, path: pathlib.Path, accept_checksum: str = "") -> Content:
     """
     archive = ARCHIVES[name]
     try:
-        with path.open("rb") as file:
+        with files.opened(path, _LARGEST) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             if sha256 not in (archive.sha256, accept_checksum.strip().lower()):
                 raise UserError(
@@ -96,7 +99,7 @@ def read(name: str, path: pathlib.Path, accept_checksum: str = "") -> Content:
                     f"--accept_checksum={sha256}."
                 )
             file.seek(0)
-            files = _members(archive, path, file)
+            members = _members(archive, path, file)
     except (OSError, EOFError, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
@@ -104,14 +107,14 @@ def read(name: str, path: pathlib.Path, accept_checksum: str = "") -> Content:
         ) from error
     class_names = {}
     for label, (file, classes) in archive.labels.items():
-        lines = files[file].decode(errors="replace").splitlines()
+        lines = members[file].decode(errors="replace").splitlines()
         names = [line.strip() for line in lines if line.strip()]
         if not len(names) == len(set(names)) == classes:
             raise UserError(f"{path} does not name {classes} classes in {file}; {_again(archive)}.")
         class_names[label] = names
     images, labels = {}, {}
     for split, names in archive.splits.items():
-        records = np.concatenate([_records(archive, path, file, files[file]) for file in names])
+        records = np.concatenate([_records(archive, path, file, members[file]) for file in names])
         if len(records) > _MOST_RECORDS:
             raise UserError(f"{path} holds more than {_MOST_RECORDS} {split} images; {_again(archive)}.")
         width = len(archive.labels)
@@ -123,20 +126,36 @@ def read(name: str, path: pathlib.Path, accept_checksum: str = "") -> Content:
     return Content(images, labels, class_names, provenance)
 
 
+class _Member(tarfile.TarInfo):
+    """A header that says no more of a file than a published archive does: headers are read whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Member":
+        member = super().frombuf(buf, encoding, errors)
+        plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE)
+        if not plain and member.size > _MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"{member.size:,} bytes of headers")
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("a file with holes")
+        return member
+
+
 def _members(archive: Archive, path: pathlib.Path, file: BinaryIO) -> dict[str, bytes]:
     """The files that matter, by name within the archive's folder."""
     wanted = {name for names in archive.splits.values() for name in names}
     wanted |= {name for name, _ in archive.labels.values()}
     found = {}
     # As a stream: nothing is sought by a name that the archive chose, and links cannot be followed.
-    with tarfile.open(fileobj=file, mode="r|gz") as tar:
-        for member in tar:
+    with tarfile.open(fileobj=file, mode="r|gz", tarinfo=_Member) as tar:
+        for number, member in enumerate(tar):
             name = pathlib.PurePosixPath(member.name)
             if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
                 raise UserError(
                     f"{path} holds {member.name!r}, a link, a device or a name that leads out of the archive; "
                     f"{_again(archive)}."
                 )
+            if number > _MOST_MEMBERS or member.size > _LARGEST:
+                raise UserError(f"{path} holds far more than the published archive; {_again(archive)}.")
             if not member.isfile() or str(name.parent) != archive.folder or name.name not in wanted:
                 continue
             if name.name in found or member.size > _MOST_RECORDS * (_IMAGE_BYTES + len(archive.labels)):
@@ -178,12 +197,12 @@ def fetch(name: str, folder: pathlib.Path, progress: bool = False) -> pathlib.Pa
     archive = ARCHIVES[name]
     path = folder / archive.file
     by_hand = f"put {archive.file} from {archive.url} into {folder}, or give its path with --archive"
-    if path.exists():
+    if os.path.exists(path):
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".downloading-", dir=folder) as scratch:
-            part = pathlib.Path(scratch) / archive.file
+        with prepared.scratch(folder, ".downloading-") as own:
+            part = own / archive.file
             sha256 = _download(archive.url, part, progress)
             if sha256 != archive.sha256:
                 raise UserError(f"{archive.url} sent a file of another checksum ({sha256}); try again, or {by_hand}.")

@@ -3,21 +3,27 @@
 import csv
 import hashlib
 import io
+import logging
 import os
 import pathlib
+import re
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from sdclr_jax import files
 from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.sources import index, layouts
+from sdclr_jax.data.sources import index, layouts, manifests, notes
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded, write_changed
 
+LOG = logging.getLogger(__name__)
+_SAID = set()  # notes, once a process
 RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this
 
 
@@ -29,14 +35,26 @@ class Folder:
         data_dir: folder of all prepared data sets.
         manifest: path of a CSV file; '' for none.
         seed: of the test images, where they have to be drawn.
+        gray_range: values that are black and white in gray images of more than eight bits; () is their type's range.
+        class_order: of `layouts.CLASS_ORDERS`.
     """
 
-    def __init__(self, path: str, data_dir: pathlib.Path, *, manifest: str = "", seed: int = 0):
+    def __init__(
+        self,
+        path: str,
+        data_dir: pathlib.Path,
+        *,
+        manifest: str = "",
+        seed: int = 0,
+        gray_range: tuple[float, ...] = (),
+        class_order: str = "natural",
+    ):
         if not path:
             raise ArgumentError("name", "is 'folder:' without a path: write folder:/path/to/images")
         self._root = pathlib.Path(os.path.abspath(expanded(path)))
         self._manifest = expanded(manifest) if manifest else None
         self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, for whoever waits
+        self._gray_range, self._class_order = tuple(gray_range), class_order
         name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:16]
         self._known = data_dir / "folders" / name
         self._test_list = self._known / f"test_split{seed}.csv"
@@ -47,13 +65,17 @@ class Folder:
         if archive or accept_checksum:
             raise UserError("A folder of images is used as it is; leave out --archive and --accept_checksum.")
         self._progress = progress
-        self._table  # noqa: B018 (looks at the images, and refuses what cannot be used)
+        _SAID.update(self._notes)  # they are printed by who prepares
         return self._known
 
     def load(self, split: str) -> Examples:
         if split not in ("train", "test"):
             raise UserError(f"Split {split!r} is not in {self._root}; choose one of: train, test.")
-        paths, splits, labels, class_names, _ = self._table
+        paths, splits, labels, class_names = self._table[:4]
+        for note in self._notes:
+            if note not in _SAID:
+                _SAID.add(note)
+                LOG.warning("%s: %s", self._root, note)
         splits = np.array(splits)
         rows = np.flatnonzero((splits == "test") == (split == "test"))
         ids = np.array(paths, str)[rows]
@@ -68,34 +90,51 @@ class Folder:
             "images": len(table.paths),
             "skipped": len(found.skipped),
             "skipped_list": str(found.skipped_list),
+            "notes": self._notes,
         }
         if self._manifest:
             about["manifest"] = str(self._manifest)
-            about["manifest_sha256"] = hashlib.sha256(self._manifest.read_bytes()).hexdigest()
+            about["manifest_sha256"] = hashlib.sha256(files.read(self._manifest, manifests.LARGEST)).hexdigest()
+            about["manifest_columns"] = table.columns
             about["not_in_manifest"] = len(found.usable) - len(table.paths)
         if table.drawn:
             about["test"] = f"{layouts.TEST_SHARE:g} of each class, drawn with data.seed {self._seed}"
             about["test_list"] = str(self._test_list)
         return about
 
+    def skipped(self) -> dict[str, int]:
+        """Why files were skipped, and how many for each reason, most first; reasons that differ in numbers are one."""
+        first, counts = {}, Counter()
+        for reason in self._index.skipped.values():
+            kind = re.sub(r"-?[0-9][0-9.e+-]*", "", reason)
+            counts[first.setdefault(kind, reason)] += 1
+        return dict(counts.most_common())
+
+    @cached_property
+    def _notes(self) -> list[str]:
+        """Sentences on what may be meant in another way than it is taken."""
+        return notes.about(self._index, self._table, self._gray_range)
+
     @cached_property
     def _index(self) -> index.Index:
-        if not self._root.is_dir():
+        if not os.path.isdir(self._root):
             raise ArgumentError(
                 "name", f"is folder:{self._root}, where there is no folder: give the path of the images, as it is now"
             )
-        return index.refresh(self._root, self._known, self._progress)
+        return index.refresh(self._root, self._known, self._progress, self._gray_range)
 
     @cached_property
     def _table(self) -> layouts.Table:
         found = self._index
         if not found.usable:
             why = f"{len(found.skipped)} skipped, see {found.skipped_list}" if found.skipped else "none at all"
+            first = next(iter(self.skipped()), "")
+            why += f", most of them as: {first}" if first else ""
             raise UserError(f"{self._root} holds no usable image ({why}); give a folder of JPEG, PNG or other images.")
         if self._manifest:
-            table = layouts.from_manifest(self._manifest, found.usable, found.skipped)
+            table = manifests.from_manifest(self._manifest, found.usable, found.skipped, self._class_order)
         else:
-            table = layouts.from_directories(list(found.usable), self._root)
+            table = layouts.from_directories(list(found.usable), self._root, self._class_order)
         table = layouts.with_test(table, self._seed)
         if table.drawn:
             text = io.StringIO()
@@ -105,33 +144,33 @@ class Folder:
         return table
 
     def _images(self, paths: np.ndarray) -> np.ndarray | images.Files:
-        files = images.Files(self._root, paths)
+        encoded = images.Files(self._root, paths, self._gray_range)
         entries = [self._index.usable[path] for path in self._table.paths]
         width, height = entries[0].width, entries[0].height
         one_size = all((entry.width, entry.height) == (width, height) for entry in entries)
         if not one_size or len(entries) * height * width * 3 > RESIDENT_BYTES:
-            return files
-        return decoded(files, height, width)
+            return encoded
+        return decoded(encoded, height, width)
 
 
-def decoded(files: images.Encoded, height: int, width: int) -> np.ndarray:
+def decoded(encoded: images.Encoded, height: int, width: int) -> np.ndarray:
     """All images, of one size, as uint8 [N, height, width, 3].
 
     Raises:
         UserError: an image that could be decoded before no longer can, or has another size now.
     """
-    array = np.empty((len(files), height, width, 3), np.uint8)
+    array = np.empty((len(encoded), height, width, 3), np.uint8)
 
     def put(row: int) -> None:
         try:
-            pixels = np.asarray(images.rgb(images.opened(files.read(row))))
+            pixels = np.asarray(encoded.picture(row))
             if pixels.shape != array.shape[1:]:
                 raise ValueError(f"another size than {width} x {height}")
             array[row] = pixels
         except (OSError, ValueError) as error:
-            raise UserError(f"{files.name(row)} has changed while it was read ({error}); run again.") from error
+            raise UserError(f"{encoded.name(row)} has changed while it was read ({error}); run again.") from error
 
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(put, range(len(files))):
+        for _ in pool.map(put, range(len(encoded))):
             pass
     return array

@@ -5,8 +5,10 @@ are looked at again.
 """
 
 import csv
+import hashlib
 import io
 import json
+import math
 import os
 import pathlib
 import stat
@@ -16,22 +18,36 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sdclr_jax.data import images
+from sdclr_jax import files
+from sdclr_jax.data import decoding
+from sdclr_jax.data.decoding import Gray
+from sdclr_jax.data.images import LARGEST
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError
-from sdclr_jax.files import write, write_changed
 
-# What cameras, phones and the web write. Those that Pillow cannot read are named as skipped and not passed over.
+# What cameras, phones and the web write. Those that are not decoded are named as skipped and not passed over.
+_RAW = ("raw", "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "orf", "rw2", "raf", "pef", "srw", "x3f")
+_RAW += ("3fr", "iiq", "erf", "kdc", "dcr", "mrw", "rwl")
 _ENDINGS = (
     *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
-    *("tga", "jp2", "avif", "heic", "heif", "jxl", "raw", "dng", "cr2", "cr3", "nef", "arw", "orf", "rw2"),
+    *("tga", "jp2", "avif", "heic", "heif", "heics", "hif", "jxl", *_RAW),
 )
 _SUFFIXES = {"", *(f".{ending}" for ending in _ENDINGS)}
-_NO_PHOTOS = frozenset(("__MACOSX",))  # folders that archivers make
+_RAW_SUFFIXES = {f".{ending}" for ending in _RAW}
+# Folders that systems make beside a person's, with thumbnails and what was deleted in them: of archivers, Synology,
+# QNAP, Windows, file systems, and Apple's file servers. Those whose names begin with a dot are passed over as all such.
+_OF_SYSTEMS = frozenset(
+    ("__macosx", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@transcode", "@__thumb", "@sharebin")
+    + ("@synoresource", "#recycle", "#snapshot", "#archive", "$recycle.bin", "recycler", "recycled")
+    + ("system volume information", "found.000", "lost+found", "network trash folder", "temporary items")
+    + ("thevolumesettingsfolder", "desktop db", "desktop df", "__pycache__")
+)
 _TOLD = 4096  # entries in a text for other processes
 _BATCH = 256  # files a task: enough that handing them out costs nothing
+_FORMAT = 2  # of index.json; an older one is made again
+_LARGEST = 2**33  # bytes of index.json: of ten million images
 
 
 class Entry(NamedTuple):
@@ -42,6 +58,9 @@ class Entry(NamedTuple):
     width: int  # as it is meant to be seen; 0 where it cannot be decoded
     height: int
     reason: str  # why it cannot be decoded; '' where it can
+    sha256: str = ""  # the first half, of all bytes
+    gray: Gray | None = None  # where it has more than eight bits of gray
+    damage: str = ""  # of its metadata, without which it was decoded
 
 
 class Index(NamedTuple):
@@ -50,6 +69,16 @@ class Index(NamedTuple):
     usable: dict[str, Entry]  # in the order of the paths' code points
     skipped: dict[str, str]  # path -> reason
     skipped_list: pathlib.Path  # of the same, as CSV
+    of_systems: tuple[str, ...] = ()  # folders that are no person's, and were passed over
+
+
+def is_of_system(name: str) -> bool:
+    """Whether a folder of this name is hidden, or made by a system and not by a person.
+
+    >>> [is_of_system(name) for name in ("@eaDir", "$RECYCLE.BIN", ".git", "cats")]
+    [True, True, True, False]
+    """
+    return name.startswith(".") or name.casefold() in _OF_SYSTEMS
 
 
 def is_image_name(name: str) -> bool:
@@ -57,31 +86,39 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in _SUFFIXES
 
 
-def scan(root: pathlib.Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """The files below a folder that may be images: path -> bytes and time; and those that cannot be: path -> reason.
+class Scanned(NamedTuple):
+    files: dict[str, tuple[int, int]]  # may be images: path -> bytes and time
+    skipped: dict[str, str]  # are none, or cannot be reached: path -> reason
+    of_systems: tuple[str, ...]  # folders
+
+
+def scan(root: pathlib.Path) -> Scanned:
+    """The files below a folder.
 
     Links are followed. A folder that can be reached in two ways is entered once, in the way without links if there is
-    one, so a loop ends and no image comes twice through linked folders.
+    one, so a loop ends and no image comes twice through linked folders; the other way is one of those skipped.
     """
-    files, skipped, entered = {}, {}, set()
+    found, skipped, of_systems, entered = {}, {}, [], {}
     later, linked = deque([("", root)]), deque()
     while later or linked:
         prefix, folder = (later or linked).popleft()
         try:
             status = folder.stat()
-            if (status.st_dev, status.st_ino) in entered:
+            first = entered.setdefault((status.st_dev, status.st_ino), prefix)
+            if first != prefix:
+                skipped[prefix] = f"the same folder as {first or '.'}"
                 continue
-            entered.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
             skipped[prefix or "."] = f"folder cannot be read ({error.strerror or error})"
             continue
         for entry in entries:
             path = prefix + entry.name
-            if entry.name.startswith(".") or entry.name in _NO_PHOTOS:
-                continue
             try:
-                if entry.is_dir():
+                if is_of_system(entry.name):
+                    if not entry.name.startswith(".") and entry.is_dir():
+                        of_systems.append(path)
+                elif entry.is_dir():
                     (linked if entry.is_symlink() else later).append((f"{path}/", pathlib.Path(entry.path)))
                 elif is_image_name(entry.name):
                     status = entry.stat()
@@ -90,15 +127,20 @@ def scan(root: pathlib.Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]
                     elif not _is_text(path):
                         skipped[path] = "file name is not UTF-8"
                     else:
-                        files[path] = status.st_size, status.st_mtime_ns
+                        found[path] = status.st_size, status.st_mtime_ns
             except OSError as error:  # a link that leads nowhere, or in a circle
                 if is_image_name(entry.name):
                     skipped[path] = error.strerror or str(error)
-    return files, skipped
+    return Scanned(found, skipped, tuple(of_systems))
 
 
-def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) -> Index:
+def refresh(
+    root: pathlib.Path, folder: pathlib.Path, progress: bool = False, gray_range: tuple[float, ...] = ()
+) -> Index:
     """The index of the images below `root`, kept in `folder` and brought up to date.
+
+    A file is looked at again where its size or its time of change is another one. `gray_range` is that of
+    `decoding.decode`; where it is another one, gray images are looked at again.
 
     A process that is stopped keeps what it has found; one that finds the disk full leaves the index that was there.
 
@@ -106,11 +148,11 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
         ArgumentError: `root` is no folder.
         UserError: `folder` cannot be written.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise ArgumentError("root", f"is {root}, where there is no folder: give the path of the images")
-    files, skipped = scan(root)
-    known = _read(folder / "index.json")
-    entries = {path: known[path] for path, now in files.items() if path in known and known[path][:2] == now}
+    there, skipped, of_systems = scan(root)
+    known = _read(folder / "index.json", gray_range)
+    entries = {path: known[path] for path, now in there.items() if path in known and known[path][:2] == now}
 
     def look(paths: list[str]) -> None:
         with (
@@ -119,27 +161,28 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
         ):
             batches = [paths[i : i + _BATCH] for i in range(0, len(paths), _BATCH)]
             try:
-                for done in [pool.submit(_look, root, batch) for batch in batches]:
-                    for path, (width, height, reason) in done.result().items():
-                        entries[path] = Entry(*files[path], width, height, reason)
+                for done in [pool.submit(_look, root, batch, gray_range) for batch in batches]:
+                    for path, found in done.result().items():
+                        entries[path] = Entry(*there[path], **found)
                         shown.update()
             finally:
                 pool.shutdown(cancel_futures=True)
 
     try:
         if several := _several_processes():
-            _look_together(several, files, entries, look)
-        look([path for path in files if path not in entries])
+            _look_together(several, there, entries, look)
+        look([path for path in there if path not in entries])
     finally:
         # What could not be read, as opposed to decoded, may be readable the next time.
         kept = {path: entry for path, entry in entries.items() if not entry.reason.startswith(_UNREAD)}
         if kept != known:
-            text = json.dumps({"root": str(root), "files": kept}, separators=(",", ":"))
-            write(folder / "index.json", text.encode())
+            about = {"format": _FORMAT, "root": str(root), "gray_range": gray_range}
+            text = json.dumps(about | {"files": kept}, separators=(",", ":"), allow_nan=False)
+            files.write(folder / "index.json", text.encode())
     skipped |= {path: entry.reason for path, entry in entries.items() if entry.reason}
     skipped = dict(sorted(skipped.items()))
     usable = {path: entries[path] for path in sorted(entries) if not entries[path].reason}
-    return Index(usable, skipped, _write_skipped(folder / "skipped.csv", skipped))
+    return Index(usable, skipped, _write_skipped(folder / "skipped.csv", skipped), of_systems)
 
 
 _UNREAD = "cannot be read: "
@@ -153,7 +196,7 @@ def _several_processes() -> types.ModuleType | None:
 
 def _look_together(
     several: types.ModuleType,
-    files: dict[str, tuple[int, int]],
+    there: dict[str, tuple[int, int]],
     entries: dict[str, Entry],
     look: Callable[[list[str]], None],
 ) -> None:
@@ -163,7 +206,7 @@ def _look_together(
     def is_own(path: str) -> bool:
         return zlib.crc32(path.encode()) % several.count() == several.number()
 
-    missing = [path for path in files if path not in entries]
+    missing = [path for path in there if path not in entries]
     if not any(map(int, several.exchange("images to look at", str(len(missing))))):
         return
     look([path for path in missing if is_own(path)])
@@ -171,36 +214,65 @@ def _look_together(
     texts = (json.dumps({path: entries[path] for path in own[i : i + _TOLD]}) for i in range(0, len(own), _TOLD))
     for text in several.gathered("images looked at", texts):
         for path, entry in json.loads(text).items():
-            if path in files and path not in entries:
-                entries[path] = Entry(*entry)._replace(bytes=files[path][0], mtime_ns=files[path][1])
+            if path in there and path not in entries:
+                entries[path] = _entry(entry)._replace(bytes=there[path][0], mtime_ns=there[path][1])
 
 
-def _look(root: pathlib.Path, paths: list[str]) -> dict[str, tuple[int, int, str]]:
-    """path -> width, height and '', or the reason why there are none."""
-    found = {}
-    for path in paths:
-        try:
-            found[path] = (*images.rgb(images.opened((root / path).read_bytes())).size, "")
-        except OSError as error:
-            found[path] = 0, 0, f"{_UNREAD}{error.strerror or error}"
-        except images.BadImage as error:
-            found[path] = 0, 0, str(error)
-    return found
+def _look(root: pathlib.Path, paths: list[str], gray_range: tuple[float, ...]) -> dict[str, dict[str, Any]]:
+    """path -> the fields of its entry that are not known without opening it."""
+    return {path: _look_at(root / path, gray_range) for path in paths}
 
 
-def _read(path: pathlib.Path) -> dict[str, Entry]:
-    """The index that was there; nothing where there is none, or it is damaged."""
+def _look_at(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Any]:
+    bad = {"width": 0, "height": 0}
+    if path.suffix.lower() in _RAW_SUFFIXES:  # of which a reader of TIFF would take the preview for the picture
+        return bad | {"reason": decoding.RAW}
     try:
-        return {name: Entry(*entry) for name, entry in json.loads(path.read_bytes())["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        data = files.read(path, LARGEST)
+        found = decoding.decode(data, gray_range)
+    except OSError as error:
+        return bad | {"reason": f"{_UNREAD}{error.strerror or error}"}
+    except decoding.UnknownRange as error:
+        return bad | {"reason": str(error), "gray": Gray(error.lowest, error.highest, 0, 0)}
+    except decoding.BadImage as error:
+        return bad | {"reason": str(error)}
+    sha256 = hashlib.sha256(data).hexdigest()[:32]
+    size = {"width": found.width, "height": found.height}
+    return size | {"reason": "", "sha256": sha256, "gray": found.gray, "damage": found.damage}
+
+
+def _read(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Entry]:
+    """The index that was there; nothing where there is none, or it is damaged, or of another version."""
+    try:
+        kept = json.loads(files.read(path, _LARGEST))
+        if kept["format"] != _FORMAT:
+            return {}
+        found = {name: _entry(values) for name, values in kept["files"].items()}
+        same_range = tuple(kept["gray_range"]) == tuple(gray_range)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}
+    return {name: entry for name, entry in found.items() if same_range or entry.gray is None}
+
+
+def _entry(values: list) -> Entry:
+    """Raises TypeError or ValueError where the values are not those of an entry."""
+    entry = Entry(*values)
+    texts = entry.reason, entry.sha256, entry.damage
+    if any(type(x) is not int for x in entry[:4]) or any(type(x) is not str for x in texts) or min(entry[2:4]) < 0:
+        raise ValueError(values)
+    if entry.gray is not None:
+        gray = Gray(*entry.gray)
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in gray):
+            raise ValueError(values)
+        entry = entry._replace(gray=gray)
+    return entry
 
 
 def _write_skipped(path: pathlib.Path, skipped: dict[str, str]) -> pathlib.Path:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerows([("path", "reason"), *skipped.items()])
-    write_changed(path, text.getvalue().encode(errors="backslashreplace"))
+    files.write_changed(path, text.getvalue().encode(errors="backslashreplace"))
     return path
 
 

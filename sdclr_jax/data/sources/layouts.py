@@ -1,16 +1,16 @@
-"""How a folder of images says which split and class each of them belongs to: by its directories, or by a manifest.
+"""How the directories of a folder of images say which split and class each of them belongs to.
 
-Directories named `train`, and `val` or `test`, at the top are splits, and hold either images or one directory a class.
-A manifest is a CSV file with a column `path`, relative to the folder, and any of: `split`, with train, val or test;
-`label`, with the class's name; or, without `label`, columns of 0 and 1 only, each an attribute.
+Directories at the top whose names say `train`, and `val` or `test`, as people write them, are splits, and hold either
+images or one directory a class. All other directories at the top are classes.
 
 With all three splits, the images of `val` are kept for validation; with `val` alone, they are the test images. Where
 there are labels and no such split, a fifth of each class is drawn for testing.
 """
 
-import csv
 import hashlib
 import pathlib
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -18,10 +18,29 @@ from typing import NamedTuple
 import numpy as np
 
 from sdclr_jax.data.targets import are_attributes
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 
 TEST_SHARE = 0.2  # of each class, where test images have to be drawn
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+CLASS_ORDERS = ("natural", "text")  # how names of classes are sorted: 2 before 10, or by their characters
+_SPLITS = {
+    "train": ("train", "training", "trn", "learn", "learning"),
+    "val": (
+        "val",
+        "valid",
+        "validate",
+        "validation",
+        "validating",
+        "dev",
+        "devel",
+        "development",
+        "eval",
+        "evaluation",
+    ),
+    "test": ("test", "testing", "tst", "holdout", "heldout"),
+}
+_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
+# What stands around such a word: `01_Train`, `train-set`, `test_images`, `val2017`.
+_AROUND = re.compile(r"^(?:\d+\W*)?(.*?)(?:set|sets|data|dataset|split|images|image|imgs|img|pictures|photos|\d+)*$")
 
 
 class Table(NamedTuple):
@@ -32,22 +51,51 @@ class Table(NamedTuple):
     labels: np.ndarray  # as in Examples
     class_names: tuple[str, ...]
     drawn: bool = False  # whether the test images are
+    notes: tuple[str, ...] = ()  # sentences on what could be meant in another way
+    columns: dict[str, str] = {}  # of a manifest: column -> what it was used for, '' where it was not
 
 
-def from_directories(paths: list[str], root: pathlib.Path) -> Table:
+def split_of(name: str) -> str | None:
+    """The split that a name stands for: train, val or test, in any case and as people write them; None for no split.
+
+    >>> [split_of(name) for name in ("Train", "test_images", "val2017", "dev-set", "cat", "contest")]
+    ['train', 'test', 'val', 'val', None, None]
+    """
+    words = re.sub(r"[\W_]+", "", name.strip().casefold())
+    match = _AROUND.match(words)
+    return _SPLIT_OF.get(words) or _SPLIT_OF.get(match[1] if match else "")
+
+
+def from_directories(paths: list[str], root: pathlib.Path, class_order: str = "natural") -> Table:
     """The table that the directories tell.
 
     Raises:
-        UserError: images both beside and in directories, or one class only.
+        UserError: images both beside and in directories, one class only, or directories of which it cannot be said
+            whether they are classes or splits.
     """
     tops = {path.split("/")[0] for path in paths if "/" in path}
-    in_splits = "train" in tops and tops <= SPLITS.keys() and all("/" in path for path in paths)
-    if {"train"} < tops & SPLITS.keys() and (others := sorted({path.split("/")[0] for path in paths} - SPLITS.keys())):
-        held = sorted(tops & SPLITS.keys() - {"train"})[0]
+    split_by_top = {top: split for top in sorted(tops) if (split := split_of(top))}
+    others = sorted({path.split("/")[0] for path in paths} - split_by_top.keys())
+    notes = ()
+    # `train` is a vehicle, too: alone among names that are no splits, it is a class.
+    if others and split_by_top and set(split_by_top) != {"train"}:
+        held = " and ".join(split_by_top)
         raise UserError(
-            f"{root} has train and {held}, and {others[0]!r} besides: move that elsewhere, or into one of them."
+            f"{root} has {held}, and {others[0]!r} beside them: move that elsewhere, or into one of them; what is "
+            "trained on belongs into train."
         )
-    splits = [SPLITS[path.split("/")[0]] if in_splits else "train" for path in paths]
+    if others and split_by_top:
+        notes = (f"The directory {next(iter(split_by_top))!r} is taken for a class, as the others are no splits.",)
+    in_splits = bool(split_by_top) and not others
+    if in_splits:
+        of_split = defaultdict(list)
+        for top, split in split_by_top.items():
+            of_split[split].append(top)
+        if twice := next((found for found in of_split.values() if len(found) > 1), None):
+            raise UserError(f"{root} has both {twice[0]} and {twice[1]}, which stand for one split: put them together")
+        if "train" not in of_split:
+            raise UserError(f"{root} has {' and '.join(split_by_top)} and no train: put images to train on into train")
+    splits = [split_by_top[path.split("/")[0]] if in_splits else "train" for path in paths]
     places = [path.split("/")[in_splits:] for path in paths]
     flat = [len(place) == 1 for place in places]
     if all(flat):
@@ -58,88 +106,74 @@ def from_directories(paths: list[str], root: pathlib.Path) -> Table:
             f"({paths[flat.index(False)]!r}): move all into one directory a class, or all into one folder, or name "
             "them in a manifest."
         )
-    return _labelled(paths, splits, [place[0] for place in places], f"{root} has the class directory")
+    if not in_splits:
+        _check_no_splits(paths, root)
+    labels = [place[0] for place in places]
+    return labelled(paths, splits, labels, f"{root} has the class directory", class_order)._replace(notes=notes)
 
 
-def from_manifest(path: pathlib.Path, usable: Iterable[str], skipped: Iterable[str]) -> Table:
-    """The table that a CSV file tells. Rows of skipped images are left out, and so are images without a row.
+def _check_no_splits(paths: list[str], root: pathlib.Path) -> None:
+    """Refuse top directories that hold the same sub-directories: more likely the classes of splits than of a class."""
+    below, alone = defaultdict(set), set()
+    for path in paths:
+        top, *middle, _ = path.split("/")
+        if middle:
+            below[top].add(middle[0])
+        else:
+            alone.add(top)
+    tops_of = defaultdict(list)
+    for top in sorted(below.keys() - alone):
+        for name in below[top]:
+            tops_of[name].append(top)
+    shared = {name for name, tops in tops_of.items() if len(tops) > 1}
+    common = {top: below[top] & shared for top in sorted(below.keys() - alone)}
+    alike = [top for top, names in common.items() if len(names) > 1 and 2 * len(names) >= len(below[top])]
+    if len(alike) > 1:
+        names = sorted(common[alike[0]])
+        raise UserError(
+            f"{root} has {alike[0]!r} and {alike[1]!r}, which hold the same directories ({names[0]!r}, {names[1]!r}): "
+            "if they are splits, name them train, val and test; if they are classes, name the images in a manifest"
+        )
+
+
+def labelled(paths: list[str], splits: list[str], labels: list[str], where: str, class_order: str) -> Table:
+    """The table of images with one class each.
 
     Args:
-        path: of the CSV file.
-        usable, skipped: paths of the images that can be decoded and of those that cannot.
+        paths, splits: of the table.
+        labels: the name of each image's class.
+        where: the beginning of a sentence on a class.
+        class_order: of CLASS_ORDERS.
 
     Raises:
-        UserError: names the file, the line and what is wrong with it.
+        UserError: one class only, or two names that are most likely one class.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True, restkey="")
-            columns = [column or "" for column in reader.fieldnames or ()]
-            lines = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"the manifest {path} cannot be read as CSV ({reason}); give a UTF-8 CSV file.") from error
-
-    def refuse(number: int, what: str) -> UserError:
-        return UserError(f"the manifest {path}, line {number}, {what}.")
-
-    if "path" not in columns or len(set(columns)) < len(columns) or "" in columns:
-        raise refuse(1, f"has the columns {columns}: there must be one named path, and each must have its own name")
-    usable, skipped, found = set(usable), set(skipped), {}
-    for number, row in lines:
-        name = row["path"]
-        if None in row.values() or "" in row:
-            raise refuse(number, f"does not have {len(columns)} fields: give each line one field a column")
-        if pathlib.PurePosixPath(name).is_absolute() or ".." in name.split("/"):
-            raise refuse(number, f"names {name!r}, which leads out of the folder: give paths relative to the folder")
-        name = str(pathlib.PurePosixPath(name))
-        if name in found:
-            raise refuse(number, f"names {name!r} a second time: keep one of the lines")
-        if name not in usable and name not in skipped:
-            raise refuse(
-                number, f"names {name!r}, which is no image in the folder: correct the path, or leave the line out"
-            )
-        found[name] = number, row
-    names = sorted(name for name in found if name in usable)
-    if not names:
-        raise UserError(f"the manifest {path} names no usable image; list the images of the folder in it.")
-
-    splits = []
-    for number, row in (found[name] for name in names):
-        split = row.get("split", "train").strip().lower()
-        if split not in SPLITS:
-            raise refuse(number, f"has the split {row['split']!r}: write train, val or test")
-        splits.append(SPLITS[split])
-
-    if "label" in columns:
-        for number, row in (found[name] for name in names):
-            if not row["label"].strip():
-                raise refuse(number, "has no label: fill it in, or remove the column label")
-        labels = [found[name][1]["label"].strip() for name in names]
-        return _labelled(names, splits, labels, f"the manifest {path} has the class")
-    attributes = [column for column in columns if column not in ("path", "split")]
-    if not attributes:
-        return Table(names, splits, np.full(len(names), -1, np.int32), ())
-    labels = np.zeros((len(names), len(attributes)), np.uint8)
-    for i, (number, row) in enumerate(found[name] for name in names):
-        for a, column in enumerate(attributes):
-            if row[column].strip() not in ("0", "1"):
-                raise refuse(
-                    number, f"has {row[column]!r} for {column}: without a column label, all others must be 0 or 1"
-                )
-            labels[i, a] = int(row[column])
-    return Table(names, splits, labels, tuple(attributes))
-
-
-def _labelled(paths: list[str], splits: list[str], labels: list[str], where: str) -> Table:
-    names = sorted(set(labels))
+    if class_order not in CLASS_ORDERS:
+        raise ArgumentError("class_order", f"is {class_order!r}: known are {', '.join(CLASS_ORDERS)}")
+    names = sorted(set(labels), key=_natural if class_order == "natural" else None)
     if len(names) == 1:
         raise UserError(
             f"{where} {names[0]!r} only, and telling classes apart takes two: add another, or give the images without "
             "classes, flat in one folder, to train without labels."
         )
+    alike = {}
+    for name in names:
+        if (other := alike.setdefault(_alike(name), name)) != name:
+            raise UserError(f"{where} {other!r} and {name!r}, which are most likely one: write them alike.")
     number = {name: i for i, name in enumerate(names)}
     return Table(paths, splits, np.array([number[label] for label in labels], np.int32), tuple(names))
+
+
+def _natural(name: str) -> tuple:
+    """For sorting by the numbers in names; names of equal numbers, such as 1 and 01, by their characters."""
+    parts = re.split(r"(^-?[0-9]+|[0-9]+)", name)
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
+
+
+def _alike(name: str) -> str:
+    """What is equal for names that a person means as one: other case, composed characters, 0 and 0.0."""
+    text = " ".join(unicodedata.normalize("NFC", name).casefold().split())
+    return re.sub(r"^\+?(-?[0-9]+)\.0*$", r"\1", text)
 
 
 def with_test(table: Table, seed: int) -> Table:
@@ -166,13 +200,24 @@ def with_test(table: Table, seed: int) -> Table:
         }
         table = table._replace(splits=["test" if i in drawn else "train" for i in range(len(table.paths))], drawn=True)
     if names and not are_attributes(table.labels):
-        trained = Counter(
-            label for label, split in zip(table.labels.tolist(), table.splits, strict=True) if split == "train"
-        )
+        trained, tested = (_counts(table, (split,)) for split in ("train", "test"))
         if missing := [name for c, name in enumerate(names) if not trained[c]]:
             raise UserError(
                 f"The class {missing[0]!r} has no image to train on: put some into train, or remove it from the others."
             )
+        if untested := [name for c, name in enumerate(names) if not tested[c]]:
+            said = f"The class {untested[0]!r} has" if len(untested) == 1 else f"{_first_ones(untested)} have"
+            note = f"{said} no test image, and so no score; means are over the other classes."
+            table = table._replace(notes=(*table.notes, note))
     if "train" not in table.splits:
         raise UserError("All images are for validation or testing: put some into train.")
     return table
+
+
+def _counts(table: Table, splits: Iterable[str]) -> Counter:
+    """Images of each class in these splits."""
+    return Counter(c for c, split in zip(table.labels.tolist(), table.splits, strict=True) if split in splits)
+
+
+def _first_ones(names: list[str]) -> str:
+    return f"The classes {', '.join(map(repr, names[:3]))}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")

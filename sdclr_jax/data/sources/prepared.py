@@ -5,13 +5,15 @@ lists of images joins them on the example `id`. It is imported where it is used,
 """
 
 import contextlib
+import fcntl
 import io
 import json
 import os
 import pathlib
+import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +23,20 @@ from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.errors import UserError
 
+_LOCK = ".lock"
 PROVENANCE = "provenance.json"
 
 
 def provenance(folder: pathlib.Path) -> dict[str, Any] | None:
     """What a prepared data set was made from, as whoever prepared it wrote down; None where nothing is."""
     try:
-        return json.loads((folder / PROVENANCE).read_text())
+        found = json.loads(files.read(folder / PROVENANCE, 2**20))
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        return found
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"The data set in {folder} is damaged; delete that folder and run again.") from error
 
 
@@ -39,16 +45,15 @@ def prepared(data_dir: pathlib.Path, relative: str, make: Callable[[pathlib.Path
 
     Each process prepares in a folder of its own and renames the result into place. A rename happens whole or not at
     all, and never onto a folder with something in it: of two processes one is first and the other takes what it
-    finds, and what a killed process leaves behind (`.preparing-*`) lies where nobody looks for data.
+    finds, and what a killed process leaves behind (`.preparing-*`) is removed by the next one that prepares.
     """
     folder = data_dir / relative
     try:
         if folder.exists():
             return folder
         data_dir.mkdir(parents=True, exist_ok=True)
-        prefix = f".preparing-{folder.parent.name}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=data_dir) as scratch, quiet():
-            made = make(pathlib.Path(scratch))
+        with scratch(data_dir, f".preparing-{folder.parent.name}-") as own, quiet():
+            made = make(own)
             folder.parent.mkdir(exist_ok=True)
             try:
                 os.rename(made, folder)
@@ -61,6 +66,35 @@ def prepared(data_dir: pathlib.Path, relative: str, make: Callable[[pathlib.Path
             "make room and permission there, or name another folder in the environment variable SDCLR_DATA."
         ) from error
     return folder
+
+
+@contextlib.contextmanager
+def scratch(folder: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
+    """A folder in `folder` that is gone when the context ends, and with it those of this prefix that killed processes
+    have left behind.
+
+    A process holds the lock of its own for as long as it lives, on a shared disk too.
+    """
+    for left in folder.glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if _is_left_behind(left):
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as own, (pathlib.Path(own) / _LOCK).open("wb") as lock:
+        with contextlib.suppress(OSError):  # of a disk without locks; then what is left behind stays
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield pathlib.Path(own)
+
+
+def _is_left_behind(scratch: pathlib.Path) -> bool:
+    age = time.time() - scratch.stat().st_mtime
+    if not (scratch / _LOCK).exists():  # of an older version
+        return age > 24 * 3600
+    with (scratch / _LOCK).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # its owner is alive
+            return False
+    return age > 60  # else its owner may be about to lock it
 
 
 def written(builder) -> pathlib.Path:
@@ -78,15 +112,22 @@ def read_once(folder: pathlib.Path, split: str) -> Examples:
     As one uncompressed zip file of arrays, which has a checksum for each of them; a damaged one is made afresh.
     """
     path = folder / f"decoded_{split}.npz"
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            return Examples(kept["images"], kept["labels"], kept["ids"], tuple(kept["class_names"].tolist()))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        examples = read(folder, split)
+    if kept := kept_arrays(path, ("images", "labels", "ids", "class_names")):
+        return Examples(*kept[:3], tuple(kept[3].tolist()))
+    examples = read(folder, split)
     arrays = examples.images, examples.labels, examples.ids, examples.class_names
     with contextlib.suppress(UserError), files.replacing(path) as part:
         np.savez(part, **dict(zip(Examples._fields, arrays, strict=False)))
     return examples
+
+
+def kept_arrays(path: pathlib.Path, names: Sequence[str]) -> list[np.ndarray] | None:
+    """Arrays of a .npz file that can be made again; None where it is not there, or damaged in whatever way."""
+    try:
+        with files.opened(path, 2**40) as file, np.load(file, allow_pickle=False) as kept:
+            return [kept[name] for name in names]
+    except Exception:  # of a zip file and of NumPy's headers, which are Python, each has types of its own
+        return None
 
 
 def read(folder: pathlib.Path, split: str) -> Examples:

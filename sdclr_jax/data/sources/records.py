@@ -7,7 +7,6 @@ among the images: a pass over ImageNet.
 import contextlib
 import hashlib
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -84,12 +83,10 @@ def read(folder: pathlib.Path, split: str, progress: bool = False) -> Examples:
     """
     kept_path = folder / f"sdclr_{split}.npz"
     opened = _open(folder, split)
-    try:
-        with kept_path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            ids, labels = kept["ids"], kept["labels"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-        ids = labels = np.empty(0)
-    if len(ids) != len(opened.source):
+    ids, labels = prepared.kept_arrays(kept_path, ("ids", "labels")) or (np.empty(0), np.empty(0))
+    if not (ids.ndim and ids.dtype.kind == "U" and labels.dtype.kind in "iu" and len(labels) == len(ids)) or (
+        len(ids) != len(opened.source)
+    ):
         ids, labels = _all(folder, split, opened, progress)
         with contextlib.suppress(UserError), files.replacing(kept_path) as part:
             np.savez(part, ids=ids, labels=labels)

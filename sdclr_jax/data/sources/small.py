@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import prepared
 from sdclr_jax.errors import UserError
@@ -46,7 +48,7 @@ class Cifar:
         self._folder = data_dir / name / "3.0.2"
 
     def load(self, split: str) -> Examples:
-        if not self._folder.exists():
+        if not os.path.exists(self._folder):
             raise UserError(
                 f"{self._name} is not prepared in {self._data_dir}; run: sdclr prepare {self._name} "
                 f"--data_dir={self._data_dir}"
@@ -56,7 +58,7 @@ class Cifar:
     def prepare(
         self, archive: pathlib.Path | None = None, accept_checksum: str = "", progress: bool = False
     ) -> pathlib.Path:
-        if self._folder.exists():
+        if os.path.exists(self._folder):
             if archive:
                 _check_made_from(archive, self._folder, self.provenance())
             return self._folder
@@ -85,7 +87,7 @@ class Cifar:
 def _check_made_from(archive: pathlib.Path, folder: pathlib.Path, made_from: dict[str, Any] | None) -> None:
     """Refuse to pass over an archive that is not the one behind the data set that is there."""
     try:
-        with archive.open("rb") as file:
+        with files.opened(archive, 2**40) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{archive} cannot be read ({error.strerror}); give the path of an archive.") from error

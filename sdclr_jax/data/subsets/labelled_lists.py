@@ -9,6 +9,7 @@ Lists of one's own are named after the subset, such as `few_shot.txt`, and may a
 
 import os
 import pathlib
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -72,9 +73,9 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
         ArgumentError: no such folder, no list in it, or two for one subset.
     """
     folder = expanded(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ArgumentError("folder", f"is {folder}, which is no folder: give the folder of the lists")
-    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_file()}
+    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if not path.is_dir()}
     published = _PUBLISHED.get((name, profile), {})
     files = {}
     for subset in SUBSETS:
@@ -178,11 +179,11 @@ def _lines(path: pathlib.Path, ids: set[str]) -> tuple[list[str], list[int] | No
         return lines, None
     pairs = [line.rsplit(maxsplit=1) for line in lines]
     for pair in pairs:
-        if len(pair) != 2 or not pair[1].isdecimal():
+        if len(pair) != 2 or not (pair[1].isascii() and pair[1].isdigit() and len(pair[1]) < 10):
             raise UserError(f"{path} has the line {' '.join(pair)!r}, which is no `path label`; {_REMEDY}.")
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(names).most_common(1)[0][0]
         raise UserError(f"{path} names {twice} more than once; {_REMEDY}.")
     return names, [int(label) for _, label in pairs]
 

@@ -8,6 +8,7 @@ The files of a folder have the authors' names, all but CIFAR-10's with the data 
 `split{N}_D_i` (long tail), `split{N}_D_b` (balanced), `split{N}_S_b` (few-shot), `trainIdxList` and `valIdxList`.
 """
 
+import io
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ from collections import Counter
 
 import numpy as np
 
+from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import ArgumentError, UserError
@@ -27,6 +29,7 @@ NAMES = {
     "probe_train": "trainIdxList",
     "validation": "valIdxList",
 }
+LARGEST = 2**30  # bytes of a list
 DATASETS = ("digits", "cifar10", "cifar100")  # those whose lists are of this kind
 _REMEDY = "get the list again, or go without lists, which are then drawn by the paper's rule"
 
@@ -43,7 +46,7 @@ def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.
         ArgumentError: no such folder, no such split, or a list is missing.
     """
     folder = expanded(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ArgumentError("folder", f"is {folder}, which is no folder: give the folder of the lists")
     prefix = "" if name == "cifar10" else f"{name}_"
     tails = (re.fullmatch(re.escape(prefix) + r"split(\d+)_D_i\.(npy|txt)", path.name) for path in folder.iterdir())
@@ -53,7 +56,7 @@ def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.
     files = {}
     for subset, pattern in NAMES.items():
         stem = prefix + pattern.format(split)
-        there = [path for path in (folder / f"{stem}.npy", folder / f"{stem}.txt") if path.is_file()]
+        there = [path for path in (folder / f"{stem}.npy", folder / f"{stem}.txt") if os.path.exists(path)]
         if len(there) != 1:
             raise ArgumentError(
                 "folder",
@@ -72,8 +75,9 @@ def read(path: pathlib.Path) -> list[str]:
         UserError: the file cannot be read, or holds no list of whole numbers or ids, or one example twice.
     """
     try:
-        ids = _from_numbers(path) if path.suffix == ".npy" else path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+        data = files.read(path, LARGEST)
+        ids = _from_numbers(data) if path.suffix == ".npy" else data.decode("utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise UserError(f"{path} cannot be read as a list ({reason}); {_REMEDY}.") from error
     ids = [i for i in map(str.strip, ids) if i]
@@ -85,12 +89,20 @@ def read(path: pathlib.Path) -> list[str]:
     return ids
 
 
-def _from_numbers(path: pathlib.Path) -> list[str]:
-    with path.open("rb") as file:
-        numbers = np.lib.format.read_array(file, allow_pickle=False)
-    if numbers.ndim != 1 or numbers.dtype.kind not in "iu":
-        raise ValueError(f"an array of {numbers.ndim} dimensions and type {numbers.dtype}, not a row of whole numbers")
-    return [f"train_{i:05d}" for i in numbers.tolist()]
+def _from_numbers(data: bytes) -> list[str]:
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = header(file)
+    except Exception as error:  # NumPy parses the header as Python, and raises what its parts do
+        raise ValueError(f"no header of a .npy file: {str(error)[:100]}") from error
+    if len(shape) != 1 or dtype.kind not in "iu":
+        raise ValueError(f"an array of {len(shape)} dimensions and type {dtype}, not a row of whole numbers")
+    # Checked before memory is taken for what the header says.
+    if shape[0] * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"{shape[0]} numbers in the header, and {len(data) - file.tell()} bytes behind it")
+    return [f"train_{i:05d}" for i in np.frombuffer(data, dtype, offset=file.tell()).tolist()]
 
 
 def subsets(

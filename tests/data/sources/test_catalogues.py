@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -9,8 +10,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from sdclr_jax.data import images, sources
+from sdclr_jax.data import decoding, sources
 from sdclr_jax.data.sources import catalogues, records
 from sdclr_jax.errors import ArgumentError, UserError
 from tests.pictures import picture, put, tfds_set
@@ -39,7 +42,7 @@ def imagenet(tmp_path):
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet100", "places365"])
 def test_a_directory_a_class(imagenet, tmp_path, name, monkeypatch):
-    monkeypatch.setattr(images, "opened", None)  # nothing is decoded
+    monkeypatch.setattr(decoding, "decode", None)  # nothing is decoded
     train, test = (load(name, tmp_path, split, root=str(imagenet)) for split in ("train", "test"))
     assert train.class_names == test.class_names == CLASSES
     assert train.ids.tolist()[:3] == [f"train/n01/n01_{i}.JPEG" for i in range(3)]
@@ -358,3 +361,73 @@ def test_celeba_of_tfds(tmp_path):
             assert dict(zip(examples.class_names, examples.labels[row].tolist(), strict=True)) == expected
             assert examples.held_out is None or examples.held_out[row] == (i == 1)
         assert found == members
+
+
+# Whatever a list says.
+
+
+def odd(**parts) -> str:
+    return json.dumps({"annotations": [], "categories": [], "images": []} | parts)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("[" * 100_000, "RecursionError"),
+        ("7", "TypeError: no object"),
+        (odd(annotations=[1]), "TypeError: annotations are no list of objects"),
+        (odd(annotations=1), "TypeError: annotations are no list"),
+        (odd(annotations=[{"image_id": [], "category_id": 0}]), "TypeError"),
+        (odd(annotations=[{"image_id": 0, "category_id": 1e999}]), "ValueError: 'inf'"),
+        (odd(annotations=[{"image_id": 0, "category_id": math.nan}]), "ValueError: 'nan'"),
+        (odd(annotations=[{"image_id": 0, "category_id": True}]), "'True' is no number"),
+        (odd(annotations=[{"image_id": 0, "category_id": 10**10}]), "is no number"),
+        (odd(annotations=[{"image_id": 0, "category_id": "\u0661"}]), "is no number"),
+    ],
+)
+def test_odd_json_is_refused_in_a_sentence(inaturalist, tmp_path, damage, reason):
+    (inaturalist / "train2018.json").write_text(damage)
+    with pytest.raises(UserError, match=rf"train2018\.json cannot be read as a list of images \(.*{reason}") as error:
+        load("inaturalist2018", tmp_path, root=str(inaturalist))
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "a/../../b", 7, None, "", "x\0y", "\ud800", "a\nb"])
+def test_a_list_leads_nowhere_but_below_its_folder(inaturalist, tmp_path, name):
+    path = inaturalist / "train2018.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["file_name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"train2018\.json names .*, which is no path below its folder; get it again"):
+        load("inaturalist2018", tmp_path, root=str(inaturalist))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3), lambda v: st.lists(v, max_size=2)
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["annotations", "categories", "images"]),
+    st.sampled_from([None, "image_id", "category_id", "id", "name", "file_name"]),
+    VALUES,
+)
+def test_whatever_json_says_it_is_a_list_or_refused(inaturalist, tmp_path, part, field, value):
+    path = inaturalist / "val2018.json"
+    content = json.loads((inaturalist / "train2018.json").read_text())
+    if field:
+        content[part][0][field] = value
+    else:
+        content[part] = value
+    path.write_text(json.dumps(content))
+    try:
+        load("inaturalist2018", tmp_path, "test", root=str(inaturalist))
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_a_list_with_a_byte_order_mark(places, tmp_path):
+    path = places / "places365_train_standard.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load("places365", tmp_path, "train", root=str(places)).ids) == 4

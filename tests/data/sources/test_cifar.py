@@ -1,12 +1,17 @@
+import fcntl
+import gzip
+import hashlib
 import http.client
 import io
 import itertools
+import os
 import pathlib
 import resource
 import shutil
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import urllib.error
 
 import numpy as np
@@ -16,6 +21,7 @@ from tensorflow_datasets.core import hashing
 
 from sdclr_jax.data import sources
 from sdclr_jax.data.sources import cifar
+from sdclr_jax.data.sources.prepared import scratch
 from sdclr_jax.errors import UserError
 from tests import archives
 
@@ -114,7 +120,7 @@ def test_tensorflow_is_not_imported(tmp_path, content):
         cwd=pathlib.Path(sources.__file__).parents[3],
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("holds cifar10: 30 train and 10 test images of 10 classes\n")
+    assert done.stdout.partition("\n")[0].endswith("holds cifar10: 30 train and 10 test images of 10 classes")
     assert "cifar10 train: 100%" in done.stderr and "warning: cifar10 was not made from the published" in done.stderr
 
 
@@ -410,3 +416,49 @@ def test_a_full_disk_while_downloading(web):
 def test_digits_take_no_archive(tmp_path):
     with pytest.raises(UserError, match="digits come with scikit-learn; leave out --archive"):
         sources.source("digits", tmp_path).prepare(archive="x")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_header_of_a_gigabyte_takes_no_memory(tmp_path, kind):
+    header = tarfile.TarInfo("name")
+    header.type, header.size = kind, 2**30
+    path = tmp_path / "a.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT) + bytes(2**16))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"cannot be read as an archive \(1,073,741,824 bytes of headers\)"):
+            cifar.read("cifar10", path, hashlib.sha256(path.read_bytes()).hexdigest())
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_of_endless_files_is_refused(tmp_path, monkeypatch):
+    checksum = archives.pack(tmp_path / "a.tar.gz", {f"x/{i}": b"" for i in range(30)})
+    monkeypatch.setattr(cifar, "_MOST_MEMBERS", 20)
+    with pytest.raises(UserError, match="holds far more than the published archive; get"):
+        cifar.read("cifar10", tmp_path / "a.tar.gz", checksum)
+
+
+def test_a_pipe_or_a_device_is_no_archive(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", pathlib.Path("/dev/zero")):
+        with pytest.raises(UserError, match=r"cannot be read as an archive \(not a file of data\)"):
+            cifar.read("cifar10", path)
+
+
+def test_what_killed_processes_leave_behind_is_removed(tmp_path):
+    old = [tmp_path / f".preparing-x-{name}" for name in ("killed", "alive", "older-version", "young")]
+    for path in old:
+        path.mkdir()
+        (path / "half").touch()
+    for path in old[:2]:
+        (path / ".lock").touch()
+    for path in old[:3]:
+        os.utime(path, (1, 1))
+    with (old[1] / ".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with scratch(tmp_path, ".preparing-x-") as own:
+            there = {path.name for path in tmp_path.iterdir()}
+    assert there == {old[1].name, old[3].name, own.name} and not own.exists()

@@ -1,13 +1,17 @@
 import csv
+import io
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
+from PIL import ExifTags, Image, TiffImagePlugin
 
-from sdclr_jax.data import images, sources
+from sdclr_jax.data import crops, images, sources
 from sdclr_jax.data.sources import folders
 from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.records.config import of_today
 from tests.pictures import picture, pixels, put
 
 
@@ -137,12 +141,12 @@ def test_an_image_that_changes_while_it_is_read(tmp_path):
     [
         ([], r"p holds no usable image \(none at all\); give a folder of JPEG, PNG or other images\.$"),
         (["notes.txt"], r"holds no usable image \(none at all\)"),
-        (["bad.png", "worse.jpg"], r"holds no usable image \(2 skipped, see .*skipped\.csv\); give"),
+        (["bad.png", "worse.jpg"], r"holds no usable image \(2 skipped, see .*skipped\.csv, most of them as: not an"),
         (["only/1.png", "only/2.png"], r"p has the class directory 'only' only, and telling classes apart takes"),
         (["train/a/1.png", "test/a/1.png"], r"the class directory 'a' only"),
         (["a/1.png", "b/1.png", "c.png"], r"both beside directories \('c\.png'\) and in them \('a/1\.png'\): move"),
         (["train/a/1.png", "train/b/1.png", "test/c/1.png"], r"The class 'c' has no image to train on: put"),
-        (["train/1.png", "test/1.png", "more/1.png"], r"p has train and test, and 'more' besides: move that elsewhere"),
+        (["train/1.png", "test/1.png", "more/1.png"], r"p has test and train, and 'more' beside them: move"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path, data_dir, names, message):
@@ -253,7 +257,7 @@ def test_a_drawn_test_of_attributes_is_a_fifth_of_all(tmp_path, data_dir):
     ("text", "message"),
     [
         ("", r"line 1, has the columns \[\]: there must be one named path"),
-        ("file,label\nx/1.png,a\n", "line 1, has the columns .*: there must be one named path, and each must have"),
+        ("photo,label\nx/1.png,a\n", "line 1, has the columns .*: there must be one named path"),
         ("path,path\nx/1.png,4.png\n", "each must have its own name"),
         ("path,label\n/etc/passwd,a\n", "line 2, names '/etc/passwd', which leads out of the folder: give"),
         ("path,label\nx/../../secret.png,a\n", "line 2, names .*, which leads out of the folder"),
@@ -282,3 +286,127 @@ def test_a_manifest_that_cannot_be_read(manifest, tmp_path):
         manifest("path\nü.png\n", "latin-1")
     with pytest.raises(UserError, match=r"none\.csv cannot be read as CSV \(No such file or directory\)"):
         load(tmp_path / "p", tmp_path / "data", manifest="none.csv")
+
+
+# What a person is told.
+
+
+def notes(root, data_dir, **where):
+    return sources.source(f"folder:{root}", data_dir, **where).provenance()["notes"]
+
+
+def test_copies_across_splits_and_classes_are_counted(tmp_path, data_dir):
+    put(tmp_path / "p", [f"train/{c}/{i}.png" for c in "ab" for i in range(3)])
+    shutil.copytree(tmp_path / "p" / "train", tmp_path / "p" / "test")
+    (note,) = notes(tmp_path / "p", data_dir)
+    assert note.startswith("Copies of images that are trained on: 6 test images, such as test/a/0.png of train/a/0")
+    shutil.copy(tmp_path / "p/train/a/0.png", tmp_path / "p/train/b/9.png")
+    assert "Copies of an image of another class: 1 image, such as train/b/9.png of train/a/0.png." in notes(
+        tmp_path / "p", data_dir
+    )
+
+
+def test_gray_images_of_a_small_part_of_their_range_are_counted_and_can_be_given_another(tmp_path, data_dir):
+    put(tmp_path / "p", ["0.png"], width=6, height=4)
+    dark = np.linspace(0, 4095, 24).astype(np.uint16).reshape(4, 6)
+    for name in ("1.png", "2.png"):
+        Image.fromarray(dark).save(tmp_path / "p" / name)
+    Image.fromarray(dark.astype(np.float32)).save(tmp_path / "p" / "3.tif")
+    name = f"folder:{tmp_path / 'p'}"
+    (note,) = notes(tmp_path / "p", data_dir)
+    assert note == (
+        "Almost uniform, as at most a sixteenth of the range from black to white, 0 to 65535, is used: 2 gray images, "
+        "such as 1.png; their values are 0 to 4095, and data.gray_range is not set."
+    )
+    train = sources.source(name, data_dir).load("train")
+    assert train.ids.tolist() == ["0.png", "1.png", "2.png"] and train.images[1].max() == 15
+    train = sources.source(name, data_dir, gray_range=(0.0, 4095.0)).load("train")
+    assert train.ids.tolist() == ["0.png", "1.png", "2.png", "3.tif"] and train.images[1].max() == 255
+    assert np.array_equal(train.images[1], train.images[3])
+    assert notes(tmp_path / "p", data_dir, gray_range=(0.0, 4095.0)) == []
+    again = sources.source(name, data_dir, gray_range=(0.0, 0.0))  # which is the range of their type
+    assert again.load("train").ids.tolist() == ["0.png", "1.png", "2.png"]
+    assert "floating-point numbers from 0 to 4095" in next(iter(again.skipped()))
+    for wrong in ((5.0, 5.0), (1.0, 0.0), (1.0,)):
+        with pytest.raises(ArgumentError, match="^gray_range is .*: it must be two numbers, black and white"):
+            sources.source(name, data_dir, gray_range=wrong)
+    with pytest.raises(ArgumentError, match="^gray_range is .*, which digits does not use"):
+        sources.source("digits", data_dir, gray_range=(0.0, 1.0))
+
+
+def test_encoded_images_keep_their_range(tmp_path, data_dir):
+    put(tmp_path / "p", ["0.png"], width=9, height=9)
+    Image.fromarray(np.full((4, 6), 4095, np.uint16)).save(tmp_path / "p" / "1.png")
+    train = sources.source(f"folder:{tmp_path / 'p'}", data_dir, gray_range=(0.0, 4095.0)).load("train")
+    assert np.asarray(train.take(np.array([1, 0])).images.picture(0)).min() == 255
+    (view,) = crops.cut(train.images.read(1), [crops.CentreCrop(4, 4)], 0, 0, train.images.gray_range)
+    assert view.min() == 255
+
+
+def test_damaged_metadata_are_said_once(tmp_path, data_dir, caplog):
+    put(tmp_path / "p", ["0.png", "1.png"])
+    data = (tmp_path / "p" / "0.png").read_bytes()
+    text = b"Comment\0x"
+    chunk = len(text).to_bytes(4, "big") + b"tEXt" + text + b"\0\0\0\0"  # of a wrong checksum
+    (tmp_path / "p" / "0.png").write_bytes(data[:33] + chunk + data[33:])
+    for _ in range(2):
+        assert len(load(tmp_path / "p", data_dir).ids) == 2
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said.startswith(f"{tmp_path / 'p'}: Damaged metadata, beside pixels that are used: 1 image, such as 0.png (")
+
+
+def test_folders_of_systems_are_no_classes(tmp_path, data_dir):
+    put(tmp_path / "p", ["cat/0.png", "dog/1.png", "@eaDir/cat/x.png", "cat/@eaDir/0.png", "$Recycle.Bin/1.png",
+                         "lost+found/2.png", "#recycle/cat/4.png", "System Volume Information/5.png",
+                         ".Trash-1000/6.png",
+                         "cat/.AppleDouble/0.png"])  # fmt: skip
+    train, test = both(tmp_path / "p", data_dir)
+    assert train.class_names == ("cat", "dog") and len(train.ids) + len(test.ids) == 2
+    said = notes(tmp_path / "p", data_dir)
+    assert "6 folders that systems make were passed over, such as #recycle." in said
+
+
+def test_two_links_to_one_folder_are_said(tmp_path, data_dir):
+    put(tmp_path / "p", ["cat/0.png", "dog/1.png"])
+    put(tmp_path / "elsewhere", ["2.png"])
+    for name in ("eel", "fox"):
+        (tmp_path / "p" / name).symlink_to(tmp_path / "elsewhere")
+    source = sources.source(f"folder:{tmp_path / 'p'}", data_dir)
+    assert source.load("train").class_names == ("cat", "dog", "eel")
+    assert source.skipped() == {"the same folder as eel/": 1}
+
+
+def test_a_path_that_is_too_long_is_no_folder(tmp_path, data_dir):
+    for path in ("x" * 300, "x/" * 3000, "x\0y"):
+        with pytest.raises(ArgumentError, match="where there is no folder"):
+            sources.source(f"folder:{path}", data_dir).load("train")
+        with pytest.raises(ArgumentError, match="which is no folder"):
+            sources.source("imagenet", data_dir, root=path).load("train")
+
+
+def test_a_run_of_an_older_version_keeps_the_order_of_its_classes():
+    old = of_today({"data": {"name": "folder:/photos", "seed": 0}})
+    assert old["data"]["class_order"] == "text" and tuple(old["data"]["gray_range"]) == (0.0, 0.0)
+    assert of_today({"data": {"name": "folder:/x", "class_order": "natural"}})["data"]["class_order"] == "natural"
+
+
+@pytest.mark.parametrize("is_resident", [True, False])
+def test_turned_tiffs_are_upright_in_memory_and_as_files(tmp_path, data_dir, monkeypatch, is_resident):
+    """Wide ones, which are high as they are meant to be seen."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[ExifTags.Base.Orientation] = 6
+    (tmp_path / "p").mkdir()
+    for i in range(3):
+        stored = Image.open(io.BytesIO(picture(i, width=40, height=8)))
+        stored.save(tmp_path / "p" / f"{i}.tif", tiffinfo=tags)
+        stored.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "p" / f"{i}.png")
+    monkeypatch.setattr(folders, "RESIDENT_BYTES", 2**30 if is_resident else 0)
+    train = load(tmp_path / "p", data_dir)
+    assert train.ids.tolist() == ["0.png", "0.tif", "1.png", "1.tif", "2.png", "2.tif"]
+    if is_resident:
+        assert train.images.shape == (6, 40, 8, 3) and np.array_equal(train.images[::2], train.images[1::2])
+        return
+    many = crops.RandomCrops(count=4, size=8, scale=(0.1, 1.0), ratio=(3 / 4, 4 / 3), seed=0)
+    for row in range(0, 6, 2):
+        (upright,), (turned,) = (crops.cut(train.images.read(row + i), [many], 0, 0) for i in (0, 1))
+        assert np.array_equal(upright, turned)

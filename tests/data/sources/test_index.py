@@ -1,6 +1,8 @@
 import csv
 import errno
+import hashlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -8,8 +10,10 @@ import types
 import zlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from sdclr_jax.data import images
+from sdclr_jax.data import decoding
 from sdclr_jax.data.sources import index
 from sdclr_jax.errors import ArgumentError, UserError
 from tests.pictures import picture, put
@@ -24,8 +28,8 @@ def root(tmp_path):
 @pytest.fixture
 def opened(monkeypatch):
     """How many files are opened and decoded."""
-    count, opened = [], images.opened
-    monkeypatch.setattr(images, "opened", lambda data: count.append(1) or opened(data))
+    count, decode = [], decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda *given: count.append(1) or decode(*given))
     return count
 
 
@@ -33,7 +37,10 @@ def test_what_is_known_of_a_file(root, tmp_path):
     found = index.refresh(root, tmp_path / "known")
     assert list(found.usable) == ["a/1.png", "a/2.JPG", "b.png"] and not found.skipped
     status = (root / "b.png").stat()
-    assert found.usable["b.png"] == (status.st_size, status.st_mtime_ns, 9, 6, "")
+    assert found.usable["b.png"] == (
+        *(status.st_size, status.st_mtime_ns, 9, 6, ""),
+        *(hashlib.sha256((root / "b.png").read_bytes()).hexdigest()[:32], None, ""),
+    )
 
 
 def test_several_processes_look_at_a_share_each_and_know_all(root, tmp_path, opened):
@@ -94,12 +101,39 @@ def test_only_new_and_changed_files_are_looked_at_again(root, tmp_path, opened):
     assert len(opened) == 7
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"files": {"b.png": [1]}}', b'{"files": 3}'])
+WHOLE = b'{"format": 2, "root": "", "gray_range": [], "files": {"b.png": [%s]}}'
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"[1]", b'{"files": {"b.png": [1]}}', b'{"files": 3}', b"[" * 100_000, b"null", b"1e999"]
+    + [WHOLE % entry for entry in (b"1", b'1, 2, 3, 4, ""', b'1, 2, "x", 4, "", ""', b'NaN, 2, 3, 4, "", "", null, ""')]
+    + [WHOLE % entry for entry in (b'1, 2, 3, -4, "", "", null, ""', b'1, 2, 3, 4, "", "", [1, 2, 3, Infinity], ""')]
+    + [WHOLE % entry for entry in (b'1, 2, 3, 4, null, "", null, ""', b'1, 2, 3, 4, "", "", [1], ""')]
+    + [WHOLE.replace(b"2", b"1", 1) % b'1, 2, 3, 4, ""', WHOLE.replace(b"[]", b"7") % b'1, 2, 3, 4, "", "", null, ""'],
+)
 def test_a_damaged_index_is_made_afresh(root, tmp_path, damage):
     first = index.refresh(root, tmp_path / "known")
     (tmp_path / "known" / "index.json").write_bytes(damage)
     assert index.refresh(root, tmp_path / "known") == first
     assert json.loads((tmp_path / "known" / "index.json").read_text())["root"] == str(root)
+
+
+VALUES = st.recursive(
+    st.sampled_from([None, True, 0, 2, -1, 1.5, 10**30, math.nan, math.inf, "", "x", "\ud800", {}]),
+    lambda values: st.lists(values, max_size=5),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(VALUES, VALUES, VALUES, st.lists(VALUES, min_size=5, max_size=9))
+def test_whatever_an_index_says_it_is_used_whole_or_not_at_all(tmp_path_factory, version, gray_range, kept, entry):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    for content in ({"format": 2, "gray_range": gray_range, "files": {"x": entry}}, {"format": version, "files": kept}):
+        path.write_text(json.dumps(content))
+        for found in index._read(path, ()).values():
+            assert all(type(value) is int for value in found[:4]) and type(found.reason) is str
 
 
 def test_what_is_skipped_is_counted_and_listed(root, tmp_path):
@@ -115,17 +149,36 @@ def test_what_is_skipped_is_counted_and_listed(root, tmp_path):
     names = ["cut.jpg", "empty.png", "gone.jpg", "no_ending", "phone.HEIC", "pipe.png", "text, with a comma.gif"]
     assert list(found.skipped) == names and list(found.usable) == ["a/1.png", "a/2.JPG", "b.png"]
     assert found.skipped["empty.png"] == "not an image of a known format"
+    assert found.skipped["phone.HEIC"] == "HEIC, which is not decoded here: convert it to JPEG or PNG"
     assert "truncated" in found.skipped["cut.jpg"] and found.skipped["gone.jpg"] == "No such file or directory"
     with found.skipped_list.open(newline="") as file:
         assert list(csv.reader(file)) == [["path", "reason"], *map(list, found.skipped.items())]
 
 
+def test_raw_files_are_named_as_such_though_they_hold_a_preview(root, tmp_path):
+    for name in ("a.DNG", "b.nef", "c.CR2"):
+        (root / name).write_bytes(picture(0, kind="TIFF"))
+    found = index.refresh(root, tmp_path / "known")
+    assert list(found.skipped) == ["a.DNG", "b.nef", "c.CR2"] and set(found.skipped.values()) == {decoding.RAW}
+
+
 def test_what_is_no_image_by_its_name_is_passed_over(root, tmp_path):
-    for name in (".hidden.png", "notes.txt", "labels.csv", "meta.json", "Thumbs.db", ".git/x.png", "__MACOSX/x.png"):
+    for name in (
+        "@eaDir/x.png",
+        "a/@eaDir/1.png",
+        ".hidden.png",
+        "notes.txt",
+        "labels.csv",
+        "meta.json",
+        "Thumbs.db",
+        ".git/x.png",
+        "__MACOSX/x.png",
+    ):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(b"not an image")
     found = index.refresh(root, tmp_path / "known")
     assert len(found.usable) == 3 and not found.skipped
+    assert found.of_systems == ("@eaDir", "__MACOSX", "a/@eaDir")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -137,11 +190,11 @@ def test_what_could_not_be_read_is_tried_again(root, tmp_path):
 
 
 def test_a_reading_error_is_not_kept(root, tmp_path, monkeypatch):
-    def fail(path):
+    def fail(path, most):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "read_bytes", fail)
+        patch.setattr(index.files, "read", fail)
         assert len(index.refresh(root, tmp_path / "known").skipped) == 3
     assert len(index.refresh(root, tmp_path / "known").usable) == 3
 
@@ -194,10 +247,10 @@ def test_a_process_that_is_stopped_keeps_what_it_has_found(root, tmp_path, monke
     monkeypatch.setattr(index.os, "cpu_count", lambda: 1)
     look = index._look
 
-    def look_or_stop(root, paths):
+    def look_or_stop(root, paths, gray_range):
         if paths == ["a/2.JPG"]:
             raise KeyboardInterrupt
-        return look(root, paths)
+        return look(root, paths, gray_range)
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "_look", look_or_stop)

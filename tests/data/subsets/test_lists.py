@@ -1,10 +1,13 @@
 import io
+import os
 import pathlib
 import pickle
 import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from configs import digits_lt
 from sdclr_jax import recipes
@@ -143,7 +146,7 @@ REMEDY = r"get the list again, or go without lists, which are then drawn by the 
         (save(np.array(7)), "of 0 dimensions"),
         (save(np.array(["3"])), "type <U1"),
         (save(np.array([], np.int64)), "is empty; "),
-        (object_array, r"cannot be read as a list \(Object arrays cannot be loaded"),
+        (object_array, r"cannot be read as a list \(an array of 1 dimensions and type object"),
         (with_pickle, "cannot be read as a list"),
         (cut, "cannot be read as a list"),
         (truncate, "cannot be read as a list"),
@@ -303,3 +306,51 @@ def test_a_wrong_folder_is_told_before_data_are_read(tmp_path):
     with pytest.raises(UserError, match="which is no folder"):
         recipes.data(config, str(tmp_path / "data"))
     assert not list(tmp_path.iterdir())
+
+
+def header(text: str, data: bytes = b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000,)}", bytes(8)),
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (-1,)}", bytes(8)),
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (2,)}", bytes(8)),
+        header("{'descr': '<i8', 'fortran_order': False, 'shape': (1L,)"),
+        header("((((((((("),
+        header('"' * 3),
+        header("{'descr': 'O', 'fortran_order': False, 'shape': (1,)}", bytes(8)),
+        header("[" * 5000),
+        b"\x93NUMPY\x07\x00",
+        b"",
+    ],
+)
+def test_whatever_the_header_of_a_list_says(tmp_path, content):
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.npy cannot be read as a list \(") as error:
+        lists.read(tmp_path / "x.npy")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("{}()[]',:<i8descrshapfn_oFal Lb0\n\"\\", max_size=60), st.binary(max_size=16))
+def test_any_header_is_read_or_refused(tmp_path_factory, text, data):
+    path = tmp_path_factory.getbasetemp() / "any.npy"
+    path.write_bytes(header(text, data))
+    with pytest.raises(UserError, match="cannot be read as a list"):
+        lists.read(path)
+
+
+def test_a_pipe_or_a_device_is_no_list(tmp_path):
+    os.mkfifo(tmp_path / "x.txt")
+    (tmp_path / "x.npy").symlink_to("/dev/zero")
+    for name in ("x.txt", "x.npy"):
+        with pytest.raises(UserError, match=r"cannot be read as a list \(not a file of data\)"):
+            lists.read(tmp_path / name)
+
+
+def test_a_list_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbftrain_00001\r\ntrain_00002\r\n")
+    assert lists.read(tmp_path / "x.txt") == ["train_00001", "train_00002"]

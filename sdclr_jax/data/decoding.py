@@ -1,0 +1,264 @@
+"""One encoded image into eight-bit red, green and blue, as it is meant to be seen.
+
+Whatever a file does, what comes out of here is its pixels or a `BadImage`. This module imports neither JAX nor tfds, so
+that worker processes start quickly.
+"""
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from sdclr_jax.data import metadata
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it has to say of a damaged file is raised, too
+
+_TURNS = {  # EXIF's orientation -> what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ROWS = 256  # of a gray image scaled at a time, so that it is not held as floats
+# Tags of TIFF.
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _SUB_IFDS, _SAMPLE_FORMAT, _DNG = 254, 258, 262, 330, 339, 50706
+_WHITE_IS_ZERO = 0
+# Kinds of file that store 16 bits of gray from 0 to 65535, or whose reader scales them so.
+_FULL_RANGE = ("PNG", "PPM", "JPEG2000")
+
+RAW = "a camera's raw file, which is not decoded here: develop it, and save it as JPEG or TIFF"
+# What is no image to Pillow, by its first bytes: where, what, and what to call it.
+_OTHER_KINDS = (
+    (4, (b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftyphevc", b"ftypmif1", b"ftypmsf1"), "HEIC"),
+    (0, (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"), "JPEG XL"),
+    (4, (b"ftypavif", b"ftypavis"), "AVIF"),
+    (0, (b"%PDF",), "PDF"),
+    (4, (b"ftypmp4", b"ftypisom", b"ftypqt", b"ftypM4V"), "video"),
+)
+_RAW_STARTS = ((4, b"ftypcrx"), (0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR"), (0, b"IIU\0"), (0, b"FUJIFILMCCD-RAW"))
+_RAW_STARTS += ((0, b"FOVb"), (0, b"\0MRM"), (8, b"CR\x02"))
+
+
+class BadImage(ValueError):
+    """An image that cannot be decoded; its message says why, in a few words."""
+
+
+class Gray(NamedTuple):
+    """Of a gray image of more than eight bits."""
+
+    lowest: float  # of its pixels
+    highest: float
+    black: float  # the values that are shown black and white
+    white: float
+
+    @property
+    def share(self) -> float:
+        """How much of the range from black to white the pixels use.
+
+        >>> Gray(0, 4095, 0, 65535).share < 0.07
+        True
+        """
+        used = min(self.highest, self.white) - max(self.lowest, self.black)
+        return max(used, 0.0) / (self.white - self.black)
+
+
+class UnknownRange(BadImage):
+    """A gray image of a type of numbers that does not say which are black and white."""
+
+    def __init__(self, kind: str, lowest: float, highest: float):
+        super().__init__(
+            f"pixels are {kind} from {lowest:g} to {highest:g}, and what is black and white among them is not known: "
+            f"set data.gray_range"
+        )
+        self.lowest, self.highest = lowest, highest
+
+
+class Decoded(NamedTuple):
+    """An image, upright."""
+
+    image: Image.Image  # RGB
+    height: int  # in pixels of the file
+    width: int
+    scale: int = 1  # pixels of the file to one of `image`, along a side
+    before: tuple[int, int] = (0, 0)  # pixels of the file by which the first row and column of `image` begin outside
+    gray: Gray | None = None  # where it has more than eight bits of gray
+    damage: str = ""  # of its metadata, without which it was decoded
+
+
+def decode(data: bytes, gray_range: tuple[float, ...] = (), scale: Callable[[int, int], int] | None = None) -> Decoded:
+    """An encoded image as it is meant to be seen: upright, RGB, eight bits, transparent parts on white, the first frame
+    of an animation, CMYK and gray converted. Metadata that are damaged are left out.
+
+    Gray of 12 and 16 bits without a sign is scaled from its whole range. Other types of numbers (with a sign, of 32
+    bits, floating-point) have no known range, and need `gray_range`.
+
+    Args:
+        data: the file.
+        gray_range: values that are black and white in gray images of more than eight bits; () is their type's range.
+        scale: (height, width) -> 1, 2, 4 or 8, by which a JPEG may be decoded smaller.
+
+    Raises:
+        BadImage: not an image, truncated, damaged, too large, or of an unknown range.
+        OSError: there is not enough memory.
+    """
+    with _only_bad_images(data):
+        try:
+            return _decoded(Image.open(io.BytesIO(data)), gray_range, scale)
+        except (BadImage, MemoryError, Image.DecompressionBombError):
+            raise
+        except Exception as error:  # as in `_only_bad_images`
+            if (bare := metadata.without(data)) is None:
+                raise
+            try:
+                found = _decoded(Image.open(io.BytesIO(bare)), gray_range, scale)
+            except (BadImage, MemoryError):
+                raise
+            except Exception:  # so it was not the metadata
+                raise error from None
+            unread = isinstance(error, Image.UnidentifiedImageError)  # which says nothing of why
+            return found._replace(damage="not as the format has it" if unread else _reason(error, data))
+
+
+def identify(data: bytes) -> None:
+    """Raise BadImage where a file is no image at all; the pixels of one that is may still be damaged."""
+    with _only_bad_images(data):
+        try:
+            Image.open(io.BytesIO(data))
+        except Image.UnidentifiedImageError:
+            if (bare := metadata.without(data)) is None:
+                raise
+            Image.open(io.BytesIO(bare))
+
+
+def shown(image: Image.Image, gray_range: tuple[float, ...] = ()) -> Image.Image:
+    """An image that Pillow has opened, as `decode` shows it; also raises what that does."""
+    with _only_bad_images(b""):
+        return _decoded(image, gray_range, None).image
+
+
+@contextlib.contextmanager
+def _only_bad_images(data: bytes) -> Iterator[None]:
+    """Nothing else comes out of what is done inside, but for what is no fault of the file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except BadImage:
+            raise
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+        except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
+            raise BadImage(_reason(error, data)) from error
+
+
+def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[[int, int], int] | None) -> Decoded:
+    if image.format == "EPS":  # a program, which Pillow would have another program run
+        raise BadImage("not an image of a known format")
+    tags = getattr(image, "tag_v2", {})
+    if _DNG in tags or (tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags):  # what lies first is a small preview
+        raise BadImage(RAW)
+    orientation, damage, factor = 1, "", 1
+    if scale and image.format in ("JPEG", "MPO"):
+        # Only a JPEG tells its size, orientation and all, before it is decoded, and only it can be decoded smaller.
+        # Of other kinds the size, and even the orientation, may be another one once the pixels are there: TIFF's are.
+        orientation, damage = _orientation(image)
+        stored = image.size
+        factor = scale(*_upright(stored, orientation))
+        if factor > 1 and not image.draft(None, (image.width // factor, image.height // factor)):
+            factor = 1
+        image.load()
+    else:
+        image.load()
+        orientation, damage = _orientation(image)
+        stored = image.size
+    height, width = _upright(stored, orientation)
+    # The last pixel stored of a row or column may reach beyond the image; turned about, it is the first one.
+    backwards = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    before = tuple(-side % factor if back else 0 for side, back in zip((height, width), backwards, strict=True))
+    pixels, gray = _rgb(image, tags, gray_range)
+    if orientation in _TURNS:
+        pixels = pixels.transpose(_TURNS[orientation])
+    return Decoded(pixels, height, width, factor, before, gray, damage)
+
+
+def _orientation(image: Image.Image) -> tuple[int, str]:
+    """EXIF's orientation of an image, and what is wrong with its EXIF; 1 where that is the case."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        return 1, f"EXIF: {_reason(error, b'')}"
+    return (found if found in _TURNS else 1), ""
+
+
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Height and width."""
+    width, height = size
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _rgb(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tuple[Image.Image, Gray | None]:
+    if image.mode.startswith("I") or image.mode == "F":
+        pixels, gray = _scaled(image, tags, gray_range)
+        return Image.fromarray(pixels).convert("RGB"), gray
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"), None
+    return (image if image.mode == "RGB" else image.convert("RGB")), None
+
+
+def _scaled(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tuple[np.ndarray, Gray]:
+    """Gray of more than eight bits as uint8 [H, W]."""
+    values = np.asarray(image)
+    signed, bits = _first(tags.get(_SAMPLE_FORMAT, 1)) == 2, _first(tags.get(_BITS, 16))
+    if tags and image.mode == "I" and not signed:
+        values = values.view(np.uint32)  # Pillow reads them as numbers with a sign
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if gray_range:
+        black, white = gray_range
+    elif image.mode.startswith("I;16") and (not image.format or image.format in (*_FULL_RANGE, "TIFF")):
+        black, white = 0, 4095 if tags and bits == 12 else 65535
+    elif image.format in _FULL_RANGE:
+        black, white = 0, 65535
+    else:
+        kind = "floating-point numbers" if image.mode == "F" else "whole numbers"
+        raise UnknownRange(kind, lowest, highest)
+    if (black, white) == (0, 65535) and values.dtype == np.uint16:
+        pixels = (values // 257).astype(np.uint8)
+    else:
+        pixels = np.empty(values.shape, np.uint8)
+        for row in range(0, len(values), _ROWS):
+            part = np.nan_to_num(values[row : row + _ROWS].astype(np.float64), nan=black, posinf=white, neginf=black)
+            pixels[row : row + _ROWS] = ((part.clip(black, white) - black) * 255 / (white - black)).astype(np.uint8)
+    # Of eight bits and fewer, Pillow turns this about.
+    return 255 - pixels if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else pixels, Gray(lowest, highest, black, white)
+
+
+def _first(value: int | tuple[int, ...]) -> int:
+    return value[0] if isinstance(value, tuple) and value else value
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"more than {most} megapixels, the most that are decoded: make it smaller, or cut it into several"
+    if any(data[place:].startswith(start) for place, start in _RAW_STARTS):
+        return RAW
+    if isinstance(error, Image.UnidentifiedImageError):
+        for place, starts, kind in _OTHER_KINDS:
+            if data[place : place + 16].startswith(starts):
+                return f"{kind}, which is not decoded here: convert it to JPEG or PNG"
+        return "not an image of a known format"
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

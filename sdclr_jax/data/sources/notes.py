@@ -1,0 +1,81 @@
+"""What a person should be told of a folder of images: what may be meant in another way than it is taken."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sdclr_jax.data.sources.index import Entry, Index
+from sdclr_jax.data.sources.layouts import Table
+from sdclr_jax.data.targets import are_attributes
+
+SMALL = 1 / 16  # of the range from black to white: what 12 bits are of 16
+
+
+def about(found: Index, table: Table, gray_range: tuple[float, ...]) -> list[str]:
+    """Sentences, none where there is nothing to say."""
+    entries = {path: found.usable[path] for path in table.paths}
+    said = [*table.notes, *_columns(table), *_gray(entries, gray_range), *_damaged(entries), *_copies(entries, table)]
+    if found.of_systems:
+        said.append(
+            f"{_several(found.of_systems, 'folder')} that systems make were passed over, such as {found.of_systems[0]}."
+        )
+    return said
+
+
+def _columns(table: Table) -> list[str]:
+    unused = [column for column, use in table.columns.items() if not use]
+    return [f"The manifest's {_columns_named(unused)} not used."] if unused else []
+
+
+def _columns_named(names: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"column {listed} is" if len(names) == 1 else f"columns {listed} are"
+
+
+def _gray(entries: dict[str, Entry], gray_range: tuple[float, ...]) -> list[str]:
+    few = {path: e.gray for path, e in entries.items() if e.gray and e.gray.share <= SMALL}
+    if not few:
+        return []
+    lowest, highest = min(gray.lowest for gray in few.values()), max(gray.highest for gray in few.values())
+    path, gray = next(iter(few.items()))
+    return [
+        f"Almost uniform, as at most a sixteenth of the range from black to white, {gray.black:g} to {gray.white:g}, "
+        f"is used: {_several(few, 'gray image')}, such as {path}; their values are {lowest:g} to {highest:g}, and "
+        f"data.gray_range is {gray_range or 'not set'}."
+    ]
+
+
+def _damaged(entries: dict[str, Entry]) -> list[str]:
+    damaged = {path: e.damage for path, e in entries.items() if e.damage}
+    if not damaged:
+        return []
+    path, damage = next(iter(damaged.items()))
+    return [f"Damaged metadata, beside pixels that are used: {_several(damaged, 'image')}, such as {path} ({damage})."]
+
+
+def _copies(entries: dict[str, Entry], table: Table) -> list[str]:
+    """Images of the same bytes where they do harm: in training and in test, or in two classes."""
+    first, classes, tested, mixed = {}, {}, [], []
+    of_classes = table.class_names and not are_attributes(table.labels)
+    rows = np.argsort([split == "test" for split in table.splits], kind="stable").tolist()
+    for row in rows:
+        path, sha256 = table.paths[row], entries[table.paths[row]].sha256
+        other = first.setdefault(sha256, row)
+        if table.splits[row] == "test" and table.splits[other] != "test":
+            tested.append((path, table.paths[other]))
+        if of_classes and classes.setdefault(sha256, table.labels[row]) != table.labels[row]:
+            mixed.append((path, table.paths[other]))
+    said = []
+    if tested:
+        said.append(
+            f"Copies of images that are trained on: {_several(tested, 'test image')}, such as {tested[0][0]} of "
+            f"{tested[0][1]}; scores on them say nothing."
+        )
+    if mixed:
+        such = f"such as {mixed[0][0]} of {mixed[0][1]}"
+        said.append(f"Copies of an image of another class: {_several(mixed, 'image')}, {such}.")
+    return said
+
+
+def _several(things: Sequence | dict, name: str) -> str:
+    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
