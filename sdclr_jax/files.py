@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Unreadable, UserError
 
 _PART, _PATH = 255, 3900  # bytes: of a name in most file systems; of 4,096 of a path, with room for what is below it
 _LEFT_BEHIND = 3600  # seconds after which a scratch folder that nobody holds was left by a killed process
@@ -107,7 +107,7 @@ def content(path: pathlib.Path, most: int = 2**30) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        UserError: the system does not let it be read, it is no regular file (but a pipe or a device, which may have no
+        Unreadable: the system does not let it be read, it is no regular file (but a pipe or a device, which may have no
             end), or it has more than `most` bytes.
     """
     try:
@@ -115,14 +115,14 @@ def content(path: pathlib.Path, most: int = 2**30) -> bytes:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} cannot be read (it is no regular file): put a file in its place")
+            raise Unreadable(f"{path} cannot be read (it is no regular file): put a file in its place")
         if status.st_size > most:
-            raise UserError(f"{path} cannot be read (it has {status.st_size} bytes, and at most {most} are read)")
+            raise Unreadable(f"{path} cannot be read (it has {status.st_size} bytes, and at most {most} are read)")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
-        raise UserError(
+        raise Unreadable(
             f"{path} cannot be read ({error.strerror or error}), which says nothing of its content: let this user read "
             "it"
         ) from error

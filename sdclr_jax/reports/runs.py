@@ -27,7 +27,7 @@ class Run:
     results: Results
     trained_on: str | None = None  # SHA-256 of the list of images, None where that is not known
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The last two parts of the folder's path: enough to tell runs apart, without the machine's own layout."""
         return plain("/".join(self.path.resolve().parts[-2:]))
@@ -170,5 +170,8 @@ def _read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def _read_warnings(path: Path) -> list[dict]:
-    found = records.read_warnings(path)
-    return sorted((row | {"message": plain(row["message"])} for row in found), key=lambda row: row["step"])
+    found = [
+        {"step": row["step"], "epoch": row["epoch"], "message": plain(row["message"])}
+        for row in records.read_warnings(path)
+    ]
+    return sorted(found, key=lambda row: row["step"])

@@ -89,11 +89,13 @@ def check_writable(workdir: pathlib.Path) -> None:
     """Refuse a folder in which nothing could be written, before hours of work; it need not exist yet.
 
     Raises:
-        UserError: it is read-only, or a file.
+        UserError: it is read-only, or a file; or what it holds of an evaluation cannot be read.
     """
     existing = _existing(workdir)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")
+    with contextlib.suppress(FileNotFoundError):
+        files.content(workdir / names.RESULTS)  # which an evaluation adds to
 
 
 def check_shared(workdir: pathlib.Path) -> None:
