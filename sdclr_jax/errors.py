@@ -33,6 +33,10 @@ class UserError(ValueError):
         super().__init__(shortened(message, LONGEST))
 
 
+class Unreadable(UserError):
+    """The system does not let a file be read, for want of permission or the like: nothing is known of its content."""
+
+
 class Diverged(RuntimeError):
     """The loss is no longer a number, or two runs from one state differ: the message says where."""
 

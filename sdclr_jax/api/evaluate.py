@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import parallel, processes, recipes, records, trees
 from sdclr_jax.api import agreement
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.errors import Unreadable, UserError, renamed
 from sdclr_jax.evaluation import collapse, embedding, frozen
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures
 from sdclr_jax.evaluation.protocols import PROTOCOLS, measure
@@ -142,6 +142,8 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
         before = records.read(Results, path)
     except FileNotFoundError:
         return found
+    except Unreadable:
+        raise
     except UserError as error:  # kept aside: it may hold scores of hours
         aside = path.with_name(f"{path.stem}.damaged.{time.time_ns()}{path.suffix}")
         path.rename(aside)

@@ -95,7 +95,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
         help="images on the page: the most and the least forgotten, and the first by the other ways to sort",
     )
     add("--neighbours", type=int, default=6, metavar="K", help="nearest images in feature space beside each")
-    add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
+    add("--overlap", default="exemplars_overlap.json", metavar="FILE", help="of several runs")
     add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
     add("--distributed", action="store_true", help=DISTRIBUTED)
     add("--noprogress", action="store_true", help="no progress bars")
@@ -103,6 +103,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
     options.overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
     options.dirs = [files.expanded(path) for path in options.dirs]
+    options.overlap = files.expanded(options.overlap)
     try:
         options.rates = tuple(float(rate) for rate in options.rates.split(","))
     except ValueError:

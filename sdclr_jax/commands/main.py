@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import absl.logging
 
 from sdclr_jax import compiler
+from sdclr_jax.commands import ending
 from sdclr_jax.errors import ArgumentError, Diverged, Lost, Stopped, UserError
 
 USAGE = """usage: sdclr COMMAND ...
@@ -26,6 +27,11 @@ USAGE = """usage: sdclr COMMAND ...
 
 sdclr COMMAND --help says more."""
 COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report")
+
+
+def console() -> int:
+    """`main`, as the console script runs it: the process ends with this status, whatever threads libraries hold."""
+    return ending.run(main)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,7 +78,7 @@ def _run(argv: list[str]) -> int:
             importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
             sys.stdout.flush()
     except (UserError, ArgumentError, Diverged, Lost, Stopped) as error:
-        print(f"sdclr: {error}", file=sys.stderr)
+        print(f"sdclr: {_bounded(str(error))}", file=sys.stderr)
         return error.status
     except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
@@ -80,7 +86,21 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("sdclr: stopped", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        why = str(error) or "the system gives no more"
+        print(f"sdclr: there is not enough memory ({why}): free some, or lower batch_size", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not (error.filename and error.strerror):
+            raise
+        print(f"sdclr: {error.filename} cannot be used ({error.strerror}): mend that, then run again", file=sys.stderr)
+        return 1
     return 0
+
+
+def _bounded(sentence: str) -> str:
+    """A sentence without the middle of one that quotes a page of somebody's file."""
+    return sentence if len(sentence) <= 2000 else f"{sentence[:1000]} … {sentence[-500:]}"
 
 
 @contextlib.contextmanager
@@ -98,4 +118,4 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

@@ -10,7 +10,7 @@ from sdclr_jax.records.exemplars import Summary
 from sdclr_jax.records.folder import Embedding, Saved, TrainedOn
 from sdclr_jax.records.groups import GROUPS, SUMMARY, summary
 from sdclr_jax.records.metrics import read_metrics, read_warnings
-from sdclr_jax.records.record import Record, about, decode, flat, load, read, write
+from sdclr_jax.records.record import Record, about, decode, flat, load, load_object, read, write
 from sdclr_jax.records.results import Results, Score
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "decode",
     "flat",
     "load",
+    "load_object",
     "names",
     "read",
     "read_metrics",

@@ -4,9 +4,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sdclr_jax import files
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import record
 
+_MOST = 2**32  # bytes of a file of lines: 3 million lines
 # Of a line of metrics.jsonl, one every `log_every` steps and at every checkpoint; means are over the steps since the
 # line before. Capitals stand for a name.
 METRICS = {
@@ -106,11 +108,9 @@ def lines(
         UserError: the file cannot be read, or another line is damaged.
     """
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+        content = files.content(path, _MOST)
+    except FileNotFoundError:
         return []
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): make it a readable file") from error
     found, separate = [], content.split(b"\n")
     for number, line in enumerate(separate, start=1):
         is_last = number == len(separate)
@@ -120,8 +120,9 @@ def lines(
             found.append(made(_line(line, needed)))
         except ValueError as error:
             if not is_last:
+                why = str(error)[:200]
                 raise UserError(
-                    f"line {number} of {path} is damaged ({error}): mend or delete that line, or put the file back"
+                    f"line {number} of {path} is damaged ({why}): mend or delete that line, or put the file back"
                 ) from error
     return found
 

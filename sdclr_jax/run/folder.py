@@ -18,6 +18,7 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.records import EncoderRecord, Saved, TrainedOn, names
 from sdclr_jax.run import versions
 
+_SAID = 10  # fields that one sentence names
 _SHARED_AFTER = 15  # seconds until a network disk shows a new file everywhere
 
 
@@ -28,15 +29,19 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         UserError: no run there, or a damaged config.json.
     """
     path = workdir / names.CONFIG
+
+    def made(fields: Any) -> ConfigDict:
+        if not isinstance(fields, dict):
+            raise ValueError("not an object of fields")
+        try:
+            return ConfigDict(_tuples(records.config.of_today(fields)))
+        except (AttributeError, KeyError, TypeError) as error:  # a name that no config may have
+            raise ValueError(str(error)) from error
+
     try:
-        fields = records.load(path)
+        return records.load(path, "put it back from a copy", made)
     except FileNotFoundError:
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of an sdclr pretrain") from None
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}): put it back from a copy") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{path} is not an object of fields: put it back from a copy")
-    return ConfigDict(_tuples(records.config.of_today(fields)))
 
 
 def _tuples(value: Any) -> Any:
@@ -65,14 +70,12 @@ def check(
     """
     if (workdir / names.CONFIG).exists():
         here, given = identity(read_config(workdir)), identity(ConfigDict(_tuples(json.loads(config.to_json()))))
-        differing = [
-            f"{field} ({here.get(field, 'absent')} there, {given.get(field, 'absent')} given)"
-            for field in sorted(here.keys() | given.keys())
-            if here.get(field) != given.get(field)
-        ]
+        differing = [name for name in sorted(here.keys() | given.keys()) if here.get(name) != given.get(name)]
         if differing:
+            said = [f"{_shown(x)} ({_shown(here.get(x))} there, {_shown(given.get(x))} given)" for x in differing]
+            more = f" and {len(said) - _SAID} more fields" if len(said) > _SAID else ""
             raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differing)}: give another --workdir, "
+                f"{workdir} holds a run of another config: {'; '.join(said[:_SAID])}{more}: give another --workdir, "
                 "or the fields of that run to go on with it"
             )
         if not steps_in(workdir / names.CHECKPOINTS) and _had_checkpoint(workdir):
@@ -85,15 +88,22 @@ def check(
     check_writable(workdir)
 
 
+def _shown(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
 def check_writable(workdir: pathlib.Path) -> None:
     """Refuse a folder in which nothing could be written, before hours of work; it need not exist yet.
 
     Raises:
-        UserError: it is read-only, or a file.
+        UserError: it is read-only, or a file; or what it holds of an evaluation cannot be read.
     """
     existing = _existing(workdir)
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")
+    with contextlib.suppress(FileNotFoundError):
+        files.content(workdir / names.RESULTS)  # which an evaluation adds to
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -242,10 +252,7 @@ def claim(
             records.write(workdir / name, content)
     now, path = versions.current(), workdir / names.VERSIONS
     # What a run was started with stays; what a later start has otherwise stands beside it.
-    try:
-        first = records.load(path) if path.exists() else now
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}): put it back from a copy, or delete it") from error
+    first = records.load_object(path, "put it back from a copy, or delete it") if path.exists() else now
     records.write(path, first | {f"resumed_{k}": v for k, v in now.items() if first.get(k) != v})
 
 

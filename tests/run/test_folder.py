@@ -80,7 +80,7 @@ def test_missing_and_damaged_configs(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         folder.read_config(tmp_path)
     (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be used"):
         folder.read_config(tmp_path)
 
 
@@ -350,7 +350,7 @@ def test_of_two_starts_that_found_the_folder_empty_one_has_it(tmp_path):
 def test_damaged_versions_are_told_of(tmp_path):
     claim(tmp_path / "run")
     (tmp_path / "run" / "versions.json").write_text("")
-    with pytest.raises(UserError, match=r"versions.json cannot be read .*: put it back from a copy, or delete it"):
+    with pytest.raises(UserError, match=r"versions.json cannot be used .*: put it back from a copy, or delete it"):
         claim(tmp_path / "run")
 
 

@@ -22,7 +22,6 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from sdclr_jax import files
-from sdclr_jax.data.sources import prepared
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 
@@ -201,7 +200,7 @@ def fetch(name: str, folder: pathlib.Path, progress: bool = False) -> pathlib.Pa
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with prepared.scratch(folder, ".downloading-") as own:
+        with files.scratch(folder, ".downloading-") as own:
             part = own / archive.file
             sha256 = _download(archive.url, part, progress)
             if sha256 != archive.sha256:

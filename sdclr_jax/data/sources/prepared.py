@@ -5,14 +5,10 @@ lists of images joins them on the example `id`. It is imported where it is used,
 """
 
 import contextlib
-import fcntl
 import io
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,7 +19,6 @@ from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.errors import UserError
 
-_LOCK = ".lock"
 PROVENANCE = "provenance.json"
 
 
@@ -52,8 +47,9 @@ def prepared(data_dir: pathlib.Path, relative: str, make: Callable[[pathlib.Path
         if folder.exists():
             return folder
         data_dir.mkdir(parents=True, exist_ok=True)
-        with scratch(data_dir, f".preparing-{folder.parent.name}-") as own, quiet():
-            made = make(own)
+        prefix = f".preparing-{folder.parent.name}-"
+        with files.scratch(data_dir, prefix) as scratch, quiet():
+            made = make(scratch)
             folder.parent.mkdir(exist_ok=True)
             try:
                 os.rename(made, folder)
@@ -66,35 +62,6 @@ def prepared(data_dir: pathlib.Path, relative: str, make: Callable[[pathlib.Path
             "make room and permission there, or name another folder in the environment variable SDCLR_DATA."
         ) from error
     return folder
-
-
-@contextlib.contextmanager
-def scratch(folder: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
-    """A folder in `folder` that is gone when the context ends, and with it those of this prefix that killed processes
-    have left behind.
-
-    A process holds the lock of its own for as long as it lives, on a shared disk too.
-    """
-    for left in folder.glob(f"{prefix}*"):
-        with contextlib.suppress(OSError):
-            if _is_left_behind(left):
-                shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as own, (pathlib.Path(own) / _LOCK).open("wb") as lock:
-        with contextlib.suppress(OSError):  # of a disk without locks; then what is left behind stays
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield pathlib.Path(own)
-
-
-def _is_left_behind(scratch: pathlib.Path) -> bool:
-    age = time.time() - scratch.stat().st_mtime
-    if not (scratch / _LOCK).exists():  # of an older version
-        return age > 24 * 3600
-    with (scratch / _LOCK).open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # its owner is alive
-            return False
-    return age > 60  # else its owner may be about to lock it
 
 
 def written(builder) -> pathlib.Path:

@@ -1,4 +1,3 @@
-import fcntl
 import gzip
 import hashlib
 import http.client
@@ -21,7 +20,6 @@ from tensorflow_datasets.core import hashing
 
 from sdclr_jax.data import sources
 from sdclr_jax.data.sources import cifar
-from sdclr_jax.data.sources.prepared import scratch
 from sdclr_jax.errors import UserError
 from tests import archives
 
@@ -446,19 +444,3 @@ def test_a_pipe_or_a_device_is_no_archive(tmp_path):
     for path in (tmp_path / "pipe", pathlib.Path("/dev/zero")):
         with pytest.raises(UserError, match=r"cannot be read as an archive \(not a file of data\)"):
             cifar.read("cifar10", path)
-
-
-def test_what_killed_processes_leave_behind_is_removed(tmp_path):
-    old = [tmp_path / f".preparing-x-{name}" for name in ("killed", "alive", "older-version", "young")]
-    for path in old:
-        path.mkdir()
-        (path / "half").touch()
-    for path in old[:2]:
-        (path / ".lock").touch()
-    for path in old[:3]:
-        os.utime(path, (1, 1))
-    with (old[1] / ".lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with scratch(tmp_path, ".preparing-x-") as own:
-            there = {path.name for path in tmp_path.iterdir()}
-    assert there == {old[1].name, old[3].name, own.name} and not own.exists()
