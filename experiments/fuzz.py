@@ -6,7 +6,7 @@ The time is shared by the targets. Each runs in a process of its own, on seeds t
 structure (a value of a JSON tree, a member of an archive), half by bytes. With `pip install atheris` libFuzzer chooses
 what to mutate by the code that it reaches; without, mutations are random. What counts as found: an exception that is
 not the project's own, a message of several lines or of more than 2,000 characters, a reader that takes more than
-`SLOW` seconds, or more memory than `MEMORY` beyond what the process has. Prints a table, and writes results.json and
+`SLOW` CPU-seconds, or more memory than `MEMORY` beyond what the process has. Prints a table; writes results.json, and
 one input for each thing found.
 """
 
@@ -44,7 +44,7 @@ with instrumented:
     from experiments.fuzz_mutations import mutated
     from experiments.fuzz_targets import OWN, TARGETS, Target
 
-SLOW, MEMORY = 10, 2 << 30  # seconds, bytes
+SLOW, MEMORY = 5, 2 << 30  # CPU-seconds, bytes
 
 
 class Slow(BaseException):
@@ -81,13 +81,13 @@ def _within(seconds: float) -> Iterator[None]:
     def ring(number: int, frame: object) -> None:
         raise Slow(f"more than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 class Found:
@@ -187,6 +187,25 @@ def _child(name: str, seconds: int, out: pathlib.Path) -> None:
     atheris.Fuzz()  # ends the process
 
 
+def _row(name: str, seconds: int, out: pathlib.Path) -> dict[str, Any]:
+    """Try one target in a process of its own."""
+    command = [sys.executable, __file__, "--child", name, f"--seconds={seconds}", f"--out={out}"]
+    path, log = out / f"{_file(name)}.json", out / f"{_file(name)}.log"
+    path.unlink(missing_ok=True)
+    with log.open("w") as said:
+        try:
+            environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+            status = subprocess.run(
+                command, env=environment, stdout=said, stderr=said, timeout=seconds + 300
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = "none: it did not end"
+    row = json.loads(path.read_text()) if path.exists() else {"target": name, "inputs": 0, "found": {}}
+    if status:
+        row["found"][f"the process ended with status {status}, see {log}"] = 1
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
@@ -200,16 +219,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     names, rows = options.targets or list(TARGETS), []
     for name in names:
-        seconds = max(options.seconds // len(names), 1)
-        command = [sys.executable, __file__, "--child", name, f"--seconds={seconds}", f"--out={options.out}"]
-        ended = subprocess.run(
-            command, env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            capture_output=True, text=True, errors="replace", timeout=seconds + 300,
-        )  # fmt: skip
-        path = options.out / f"{_file(name)}.json"
-        row = json.loads(path.read_text()) if path.exists() else {"target": name, "inputs": 0, "found": {}}
-        if ended.returncode:
-            row["found"][f"the process ended with status {ended.returncode}: {ended.stderr.strip()[-300:]}"] = 1
+        row = _row(name, max(options.seconds // len(names), 1), options.out)
         rows.append(row)
         print(f"{name}: {row['inputs']} inputs, {len(row['found'])} kinds of things found", flush=True)
         for what, times in row["found"].items():

@@ -51,9 +51,14 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 def _examples() -> Examples:
-    ids = np.array([f"train/{c}/{i}.png" for c in "ab" for i in range(4)])
-    labels = np.repeat(np.arange(2, dtype=np.int32), 4)
-    return Examples(np.zeros((8, 4, 4, 3), np.uint8), labels, ids, ("a", "b"))
+    ids = np.array([f"train/{c}/{i}.png" for c in "ab" for i in range(6)])
+    labels = np.repeat(np.arange(2, dtype=np.int32), 6)
+    return Examples(np.zeros((12, 4, 4, 3), np.uint8), labels, ids, ("a", "b"))
+
+
+def _labelled() -> list[bytes]:
+    """Four of the six images of each class, so that some are left for validation."""
+    return ["".join(f"train/{c}/{i}.png {label}\n" for label, c in enumerate("ab") for i in range(4)).encode()]
 
 
 def _read_labelled(folder: pathlib.Path, data: bytes) -> object:
@@ -221,7 +226,7 @@ def _read_override(folder: pathlib.Path, data: bytes) -> object:
 
 
 def _overrides() -> list[bytes]:
-    texts = ("epochs=3", "prune.rate=0.5", "views.crop_scale=(0.2, 1.0)", "pairs=((('dense', 0), ('sparse', 1)),)")
+    texts = ("epochs=30", "prune.rate=0.5", "views.crop_scale=(0.2, 1.0)", "pairs=((('dense', 0), ('sparse', 1)),)")
     texts += ("evaluate.protocols=('knn',)", "optimizer.decay_vectors=False", "model.name=vit_tiny\nmodel.depth=2")
     return [text.encode() for text in texts]
 
@@ -236,9 +241,8 @@ TARGETS = {
                        lambda folder, data: lists.read(_put(folder / "list.npy", data))),
     "list.txt": Target("text", lambda: [b"train_00001\ntrain_00002\n"],
                        lambda folder, data: lists.read(_put(folder / "list.txt", data))),
-    "labelled list": Target("text", lambda: ["\n".join(f"{i} {c}" for i, c in zip(
-        _examples().ids, _examples().labels, strict=True)).encode()], _read_labelled),
-    "manifest": Target("text", lambda: [b"path,label,split\na/0.png,a,train\na/1.png,b,test\n",
+    "labelled list": Target("text", _labelled, _read_labelled),
+    "manifest": Target("text", lambda: [b"path,label,split\na/0.png,a,train\nb/0.png,b,train\na/1.png,b,test\n",
                                         b"path,x,y\na/0.png,1,0\nb/2.png,0,0\n"], _read_manifest),
     "archive": Target("tar", _archives, _read_archive),
     "catalogue": Target("json", _inaturalist, _read_catalogue, _catalogue),

@@ -7,7 +7,7 @@ until the time is over, one thing at a time happens to a copy of it, at a random
 
     kill        SIGKILL to one of the commands, which then runs again
     processes   SIGKILL to one of two processes that pretrain together, which are then started again
-    full disk   a command on a disk with room for a part of what it writes; then with room enough (needs root, for tmpfs)
+    full disk   a command on a disk with room for a part of what it writes, then with room enough; as root, for tmpfs
     damage      a file of the finished run is cut, changed, swapped, removed or replaced; then all commands run on it
 
 Counts what each came to: `equal`, all is as it was to the bit, less clocks; `healed`, the same, and something was said;
@@ -29,7 +29,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tabulate import tabulate
 
@@ -361,8 +361,10 @@ class Tortured:
             self._child.wait()
 
 
-def commands_on(run: pathlib.Path, data: pathlib.Path, before: dict[str, str]) -> tuple[str, str]:
-    """All commands on a run, in this process: the worst that one came to, and what it said."""
+def commands_on(
+    run: pathlib.Path, data: pathlib.Path, before: dict[str, str], commands: tuple[str, ...] = COMMANDS
+) -> tuple[str, str]:
+    """Commands on a run, in this process: the worst that one came to, and what it said."""
     import contextlib
     import io
     import logging
@@ -371,7 +373,7 @@ def commands_on(run: pathlib.Path, data: pathlib.Path, before: dict[str, str]) -
     from sdclr_jax.commands import main
 
     worst, words = "equal", ""
-    for command in COMMANDS:
+    for command in commands:
         heard, now = io.StringIO(), None
         handler = logging.StreamHandler(heard)
         logging.getLogger("sdclr_jax").addHandler(handler)
