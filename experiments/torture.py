@@ -35,7 +35,7 @@ from tabulate import tabulate
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
-LIMIT = 180  # seconds until a command counts as hanging
+LIMIT = 120  # seconds until a command counts as hanging, and twenty times what it took undisturbed
 FIELDS = (
     *("--config.epochs=3", "--config.batch_size=64", "--config.log_every=2", "--config.checkpoint_every=1"),
     *("--config.model.width=2", "--config.projector.layers=2", "--config.projector.hidden=8"),
@@ -232,7 +232,12 @@ class Tortured:
             self._seconds[command] = time.monotonic() - began
             self._made[command] = made(command, run, self._data)
 
-    def _sdclr(self, command: str, run: pathlib.Path, *, after: float = LIMIT, data: pathlib.Path | None = None):
+    def _limit(self, *commands: str) -> float:
+        return LIMIT + 20 * sum(self._seconds.get(command, 60) for command in commands)
+
+    def _sdclr(
+        self, command: str, run: pathlib.Path, *, after: float | None = None, data: pathlib.Path | None = None
+    ) -> tuple[int | None, str]:
         """Exit status, None where it was killed after so many seconds, and what it said on the standard error."""
         given = [sys.executable, "-m", "sdclr_jax.commands.main", *arguments(command, run, data or self._data)]
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
@@ -241,7 +246,7 @@ class Tortured:
             given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
         )
         try:
-            said = process.communicate(timeout=after)[1]
+            said = process.communicate(timeout=self._limit(command) if after is None else after)[1]
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, 9)
             return None, process.communicate()[1]
@@ -300,7 +305,7 @@ class Tortured:
         said, never = [], False
         for process in pair:
             try:
-                said.append(process.communicate(timeout=LIMIT)[1][-300:])
+                said.append(process.communicate(timeout=self._limit("pretrain"))[1][-300:])
             except subprocess.TimeoutExpired:
                 never = True
                 process.kill()
@@ -349,7 +354,9 @@ class Tortured:
         assert self._child.stdin and self._child.stdout
         self._child.stdin.write(json.dumps({"run": str(run), "data": str(self._data), "made": self._made}) + "\n")
         self._child.stdin.flush()
-        if not select.select([self._child.stdout], [], [], LIMIT)[0] or not (line := self._child.stdout.readline()):
+        if not select.select([self._child.stdout], [], [], self._limit(*COMMANDS))[0] or not (
+            line := self._child.stdout.readline()
+        ):
             self._child.kill()
             self._child.wait()
             return Event("damage", what, "hang", "did not end, or ended all of Python")
@@ -421,6 +428,9 @@ def main() -> None:
     if options.child:
         _child()
         return
+    from sdclr_jax import compiler
+
+    compiler.set_flags()  # for what this process reads of runs
     shutil.rmtree(options.out, ignore_errors=True)
     tortured, rng, events = Tortured(options.out), random.Random(options.seed), []
     tortured.begin()
