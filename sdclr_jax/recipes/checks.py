@@ -15,6 +15,7 @@ from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.recipes.configs import DECLARED, PER_VIEW, base, declared, fields
 from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import view_count
+from sdclr_jax.recipes.types import check_types
 from sdclr_jax.records import names
 from sdclr_jax.records.config import free
 from sdclr_jax.run import folder
@@ -29,6 +30,7 @@ def check(config: ConfigDict) -> None:
     Raises:
         UserError: names the field, its value and what is accepted.
     """
+    check_types(config)
     if missing := lacking(config):
         raise UserError(f"the config lacks {_first_ones(missing)}: start from configs/base.py, which has all fields")
     _check(config)
@@ -42,6 +44,10 @@ def read(directory: pathlib.Path) -> ConfigDict:
         UserError: no run there, a damaged config.json, or one that lacks another field.
     """
     config = folder.read_config(directory)
+    try:
+        check_types(config)
+    except UserError as error:
+        raise UserError(f"{directory / names.CONFIG} is damaged ({error}): put it back from a copy") from error
     for field in set(lacking(config)) & set(free(DECLARED)):
         group, _, name = field.rpartition(".")
         inside = config.get(group) if group else config

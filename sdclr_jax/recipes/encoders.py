@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sdclr_jax.data import sources
-from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.errors import UserError, renamed, shortened
 from sdclr_jax.models import ENCODERS, Encoder
 from sdclr_jax.records import EncoderRecord, View
 from sdclr_jax.trees import Tree
@@ -58,6 +58,10 @@ def encoder(model: Mapping[str, Any]) -> Encoder:
             f"the config has model.{foreign[0]}, which {name} does not have: its fields are {', '.join(known)}; in a "
             f"config file write c.model = ConfigDict({{'name': {name!r}}}), with those that you change"
         )
+    for field, value in fields.items():
+        kind = type(known[field])
+        if not (type(value) is kind or known[field] is None or (kind is float and type(value) is int)):
+            raise UserError(f"model.{field} is {shortened(repr(value))}: it must be of the type of {known[field]!r}")
     with renamed(names_of_fields(model)):
         return ENCODERS[name](**fields | {"dtype": jnp.dtype(fields.get("dtype", known["dtype"]))})
 
