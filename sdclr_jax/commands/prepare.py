@@ -1,7 +1,6 @@
 """`sdclr prepare`: get a data set ready, once."""
 
 import argparse
-import itertools
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +12,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.errors import ArgumentError, renamed
 from sdclr_jax.files import expanded
 
-_CLASSES, _REASONS = 40, 8  # lines of each, at most
+_CLASSES = 40  # lines of them, at most
 
 
 def main(argv: list[str]) -> None:
@@ -65,11 +64,11 @@ def main(argv: list[str]) -> None:
         print(f"note: {_printable(note)}", file=sys.stderr)
     if made_from.get("skipped"):
         print(f"skipped files: {made_from['skipped']}, listed in {made_from['skipped_list']}", file=sys.stderr)
-        reasons = source.skipped()
-        for reason, count in itertools.islice(reasons.items(), _REASONS):
-            print(f"  {count:,}: {reason}", file=sys.stderr)
-        if len(reasons) > _REASONS:
-            print(f"  and {len(reasons) - _REASONS} other reasons", file=sys.stderr)
+        reasons = made_from.get("skipped_reasons", {})
+        for reason, count in reasons.items():
+            print(f"  {count:,}: {_printable(reason)}", file=sys.stderr)
+        if others := made_from["skipped"] - sum(reasons.values()):
+            print(f"  {others:,}: other reasons", file=sys.stderr)
     print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
     for line in _columns(made_from):
         print(line)
