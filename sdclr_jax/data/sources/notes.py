@@ -17,9 +17,8 @@ def about(found: Index, table: Table, gray_range: tuple[float, ...]) -> list[str
     said = [*table.notes, *_columns(table), *_empty(found, table)]
     said += [*_gray(entries, gray_range), *_damaged(entries), *_copies(entries, table)]
     if found.of_systems:
-        said.append(
-            f"{_several(found.of_systems, 'folder')} that systems make were passed over, such as {found.of_systems[0]}."
-        )
+        passed = _several(found.of_systems, "folder")
+        said.append(f"Passed over: {passed} that systems make, such as {found.of_systems[0]}.")
     return said
 
 

@@ -363,7 +363,7 @@ def test_folders_of_systems_are_no_classes(tmp_path, data_dir):
     train, test = both(tmp_path / "p", data_dir)
     assert train.class_names == ("cat", "dog") and len(train.ids) + len(test.ids) == 2
     said = notes(tmp_path / "p", data_dir)
-    assert "6 folders that systems make were passed over, such as #recycle." in said
+    assert "Passed over: 6 folders that systems make, such as #recycle." in said
 
 
 def test_a_class_of_skipped_files_alone_is_said(tmp_path, data_dir):
