@@ -86,8 +86,10 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
     """A path with the home folder in place of `~`.
 
     Raises:
-        UserError: there is no such home folder.
+        UserError: there is no such home folder, or it is no path.
     """
+    if "\0" in os.fspath(path):
+        raise UserError(f"{os.fspath(path)!r} has a zero byte, which no path has: write it without")
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:

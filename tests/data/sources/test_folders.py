@@ -393,11 +393,16 @@ def test_two_links_to_one_folder_are_said(tmp_path, data_dir):
 
 
 def test_a_path_that_is_too_long_is_no_folder(tmp_path, data_dir):
-    for path in ("x" * 300, "x/" * 3000, "x\0y"):
+    for path in ("x" * 300, "x/" * 3000):
         with pytest.raises(ArgumentError, match="where there is no folder"):
             sources.source(f"folder:{path}", data_dir).load("train")
         with pytest.raises(ArgumentError, match="which is no folder"):
             sources.source("imagenet", data_dir, root=path).load("train")
+        with pytest.raises(ArgumentError, match="^root is empty, and imagenet is not prepared"):
+            sources.source("imagenet", path).load("train")
+    for where in ({"root": "x\0y"}, {"data_dir": "x\0y"}):
+        with pytest.raises(UserError, match=r"^'x\\x00y' has a zero byte, which no path has: write it without$"):
+            sources.source("imagenet", **where)
 
 
 def test_a_run_of_an_older_version_keeps_the_order_of_its_classes():
