@@ -129,6 +129,20 @@ def test_moved_images_are_taken_where_they_are_the_same_and_refused_where_not(tm
     assert json.loads((run / "changes.jsonl").read_text())["from"] == "folder:/old"
 
 
+def test_a_folder_run_of_an_older_version_keeps_the_order_of_its_classes_and_goes_on(tmp_path):
+    run = claimed(tmp_path / "run", data__name="folder:/photos")
+    written = json.loads((run / "config.json").read_text())
+    del written["data"]["class_order"], written["data"]["gray_range"]
+    (run / "config.json").write_text(json.dumps(written))
+    assert (recipes.read(run).data.class_order, recipes.read(run).data.gray_range) == ("text", (0.0, 0.0))
+    claimed(run, data__name="folder:/photos", data__class_order="text")
+    assert not (run / "changes.jsonl").exists()
+    claimed(run, data__name="folder:/photos")  # the hash of the list says whether the order matters
+    assert json.loads((run / "changes.jsonl").read_text())["field"] == "data.class_order"
+    with pytest.raises(UserError, match=r"another config: data\.gray_range"):
+        claimed(run, data__name="folder:/photos", data__gray_range=(0.0, 4095.0))
+
+
 def test_a_run_of_an_older_version_is_read_with_defaults_of_what_changes_nothing(tmp_path):
     run = claimed(tmp_path / "run")
     written = json.loads((run / "config.json").read_text())

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import itertools
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.errors import ArgumentError, renamed
 from sdclr_jax.files import expanded
 
-_CLASSES, _REASONS = 40, 8  # lines of each, at most
+_CLASSES = 40  # lines of them, at most
 
 
 class _Prepared(NamedTuple):
@@ -106,11 +105,11 @@ def _show(options: argparse.Namespace, prepared: _Prepared) -> None:
         print(f"note: {_printable(note)}", file=sys.stderr)
     if made_from.get("skipped"):
         print(f"skipped files: {made_from['skipped']}, listed in {made_from['skipped_list']}", file=sys.stderr)
-        reasons = source.skipped()
-        for reason, count in itertools.islice(reasons.items(), _REASONS):
-            print(f"  {count:,}: {reason}", file=sys.stderr)
-        if len(reasons) > _REASONS:
-            print(f"  and {len(reasons) - _REASONS} other reasons", file=sys.stderr)
+        reasons = made_from.get("skipped_reasons", {})
+        for reason, count in reasons.items():
+            print(f"  {count:,}: {_printable(reason)}", file=sys.stderr)
+        if others := made_from["skipped"] - sum(reasons.values()):
+            print(f"  {others:,}: other reasons", file=sys.stderr)
     print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
     for line in _columns(made_from):
         print(line)

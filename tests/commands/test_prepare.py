@@ -180,7 +180,7 @@ def test_prepare_says_what_it_took_and_what_it_did_not(tmp_path, capsys):
     ]  # fmt: skip
     for part in (
         "note: The class 'c' has no test image, and so no score; means are over the other classes.\n",
-        "note: 1 folder that systems make were passed over, such as @eaDir.\n",
+        "note: Passed over: 1 folder that systems make, such as @eaDir.\n",
         "skipped files: 3, listed in",
         "  1: HEIC, which is not decoded here: convert it to JPEG or PNG\n",
         "  1: a camera's raw file, which is not decoded here: develop it",

@@ -181,6 +181,7 @@ DAMAGED = {
     "one behind the pixels": png_with(png_chunk(b"iTXt", b"Comment\0x", whole=False), at_end=True),
     "text that is far too long": png_with(png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2**27)))),
     "a resolution as text": tiff_with(282, "300 dpi"),
+    "EXIF of a WebP that is no TIFF": encoded(photo(24, 16), "WEBP", lossless=True, exif=b"nothing of the kind"),
 }
 
 

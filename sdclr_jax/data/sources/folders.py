@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import logging
 import os
 import pathlib
@@ -22,6 +23,7 @@ from sdclr_jax.data.sources import index, layouts, manifests, notes
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import expanded, write_changed
 
+REASONS = 8  # of skipped files that are written down, the most frequent ones
 LOG = logging.getLogger(__name__)
 _SAID = set()  # notes, once a process
 RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this
@@ -90,6 +92,7 @@ class Folder:
             "images": len(table.paths),
             "skipped": len(found.skipped),
             "skipped_list": str(found.skipped_list),
+            "skipped_reasons": dict(itertools.islice(self._skipped().items(), REASONS)),
             "notes": self._notes,
         }
         if self._manifest:
@@ -102,7 +105,7 @@ class Folder:
             about["test_list"] = str(self._test_list)
         return about
 
-    def skipped(self) -> dict[str, int]:
+    def _skipped(self) -> dict[str, int]:
         """Why files were skipped, and how many for each reason, most first; reasons that differ in numbers are one."""
         first, counts = {}, Counter()
         for reason in self._index.skipped.values():
@@ -128,7 +131,7 @@ class Folder:
         found = self._index
         if not found.usable:
             why = f"{len(found.skipped)} skipped, see {found.skipped_list}" if found.skipped else "none at all"
-            first = next(iter(self.skipped()), "")
+            first = next(iter(self._skipped()), "")
             why += f", most of them as: {first}" if first else ""
             raise UserError(f"{self._root} holds no usable image ({why}); give a folder of JPEG, PNG or other images.")
         if self._manifest:

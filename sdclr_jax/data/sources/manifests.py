@@ -76,6 +76,9 @@ def from_manifest(
     if not names:
         raise UserError(f"the manifest {path} names no usable image; list the images of the folder in it.")
     rows = [found[name] for name in names]
+    notes = ()
+    if left_out := [name for name in found if name not in find.usable]:
+        notes = (f"Lines of the manifest that name skipped files: {len(left_out):,}, such as that of {left_out[0]}.",)
 
     splits = ["train"] * len(names)
     if column := by_use.get("split"):
@@ -91,11 +94,11 @@ def from_manifest(
     if "label" in by_use:
         labels = _labels(rows, by_use["label"], refuse)
         table = labelled(names, splits, labels, f"the manifest {path} has the class", class_order)
-        return table._replace(columns=uses)
+        return table._replace(columns=uses, notes=notes)
     attributes = [column for column, use in uses.items() if not use]
     uses |= dict.fromkeys(attributes, "attribute")
     if not attributes:
-        return Table(names, splits, np.full(len(names), -1, np.int32), (), columns=uses)
+        return Table(names, splits, np.full(len(names), -1, np.int32), (), notes=notes, columns=uses)
     values = np.zeros((len(names), len(attributes)), np.uint8)
     for i, (number, row) in enumerate(rows):
         for a, column in enumerate(attributes):
@@ -104,7 +107,7 @@ def from_manifest(
                     number, f"has {row[column]!r} for {column}: without a column label, all others must be 0 or 1"
                 )
             values[i, a] = int(value)
-    return Table(names, splits, values, tuple(attributes), columns=uses)
+    return Table(names, splits, values, tuple(attributes), notes=notes, columns=uses)
 
 
 def _rows(path: pathlib.Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

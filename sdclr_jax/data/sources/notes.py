@@ -1,6 +1,6 @@
 """What a person should be told of a folder of images: what may be meant in another way than it is taken."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,11 +14,11 @@ SMALL = 1 / 16  # of the range from black to white: what 12 bits are of 16
 def about(found: Index, table: Table, gray_range: tuple[float, ...]) -> list[str]:
     """Sentences, none where there is nothing to say."""
     entries = {path: found.usable[path] for path in table.paths}
-    said = [*table.notes, *_columns(table), *_gray(entries, gray_range), *_damaged(entries), *_copies(entries, table)]
+    said = [*table.notes, *_columns(table), *_empty(found, table)]
+    said += [*_gray(entries, gray_range), *_damaged(entries), *_copies(entries, table)]
     if found.of_systems:
-        said.append(
-            f"{_several(found.of_systems, 'folder')} that systems make were passed over, such as {found.of_systems[0]}."
-        )
+        passed = _several(found.of_systems, "folder")
+        said.append(f"Passed over: {passed} that systems make, such as {found.of_systems[0]}.")
     return said
 
 
@@ -30,6 +30,22 @@ def _columns(table: Table) -> list[str]:
 def _columns_named(names: Sequence[str]) -> str:
     listed = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"column {listed} is" if len(names) == 1 else f"columns {listed} are"
+
+
+def _empty(found: Index, table: Table) -> list[str]:
+    """Directories that would be classes, but for their files being skipped."""
+    if not table.class_names or table.columns:
+        return []
+    tops = {path.partition("/")[0] for path in table.paths}
+    depth = 1 if tops == set(table.class_names) else 2  # of a class, or of one in a split
+
+    def classes(paths: Iterable[str]) -> set[str]:
+        return {"/".join(path.split("/")[:depth]) for path in paths if path.count("/") >= depth}
+
+    empty = sorted(classes(found.skipped) - classes(found.usable))
+    if not empty:
+        return []
+    return [f"All files were skipped of {_several(empty, 'class directory', 'class directories')}, such as {empty[0]}."]
 
 
 def _gray(entries: dict[str, Entry], gray_range: tuple[float, ...]) -> list[str]:
@@ -77,5 +93,5 @@ def _copies(entries: dict[str, Entry], table: Table) -> list[str]:
     return said
 
 
-def _several(things: Sequence | dict, name: str) -> str:
-    return f"{len(things):,} {name}{'' if len(things) == 1 else 's'}"
+def _several(things: Sequence | dict, name: str, names: str = "") -> str:
+    return f"{len(things):,} {name if len(things) == 1 else names or f'{name}s'}"

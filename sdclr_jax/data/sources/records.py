@@ -6,6 +6,7 @@ among the images: a pass over ImageNet.
 
 import contextlib
 import hashlib
+import os
 import pathlib
 from typing import NamedTuple
 
@@ -69,6 +70,8 @@ def find(data_dir: pathlib.Path, name: str) -> pathlib.Path | None:
     def version(folder: pathlib.Path) -> tuple[int, ...]:
         return tuple(int(part) for part in folder.name.split("."))
 
+    if not os.path.isdir(data_dir / name):  # nor one whose name is too long, which glob would raise for
+        return None
     folders = [info.parent for info in (data_dir / name).glob("*.*.*/dataset_info.json")]
     return max((folder for folder in folders if folder.name.replace(".", "").isdigit()), key=version, default=None)
 

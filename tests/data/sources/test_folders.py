@@ -326,7 +326,7 @@ def test_gray_images_of_a_small_part_of_their_range_are_counted_and_can_be_given
     assert notes(tmp_path / "p", data_dir, gray_range=(0.0, 4095.0)) == []
     again = sources.source(name, data_dir, gray_range=(0.0, 0.0))  # which is the range of their type
     assert again.load("train").ids.tolist() == ["0.png", "1.png", "2.png"]
-    assert "floating-point numbers from 0 to 4095" in next(iter(again.skipped()))
+    assert "floating-point numbers from 0 to 4095" in next(iter(again.provenance()["skipped_reasons"]))
     for wrong in ((5.0, 5.0), (1.0, 0.0), (1.0,)):
         with pytest.raises(ArgumentError, match="^gray_range is .*: it must be two numbers, black and white"):
             sources.source(name, data_dir, gray_range=wrong)
@@ -363,7 +363,23 @@ def test_folders_of_systems_are_no_classes(tmp_path, data_dir):
     train, test = both(tmp_path / "p", data_dir)
     assert train.class_names == ("cat", "dog") and len(train.ids) + len(test.ids) == 2
     said = notes(tmp_path / "p", data_dir)
-    assert "6 folders that systems make were passed over, such as #recycle." in said
+    assert "Passed over: 6 folders that systems make, such as #recycle." in said
+
+
+def test_a_class_of_skipped_files_alone_is_said(tmp_path, data_dir):
+    for split in ("", "train/"):
+        put(tmp_path / "p", [f"{split}cat/0.png", f"{split}dog/1.png"])
+        (tmp_path / "p" / f"{split}eel").mkdir()
+        (tmp_path / "p" / f"{split}eel" / "2.heic").write_bytes(b"x")
+        said = notes(tmp_path / "p", data_dir)
+        assert f"All files were skipped of 1 class directory, such as {split}eel." in said
+        shutil.rmtree(tmp_path / "p")
+
+
+def test_lines_of_a_manifest_that_name_skipped_files_are_counted(manifest, tmp_path):
+    manifest("path\nx/1.png\n4.png\nbad.png\n")
+    said = notes(tmp_path / "p", tmp_path / "data", manifest=str(tmp_path / "m.csv"))
+    assert said == ["Lines of the manifest that name skipped files: 1, such as that of bad.png."]
 
 
 def test_two_links_to_one_folder_are_said(tmp_path, data_dir):
@@ -373,15 +389,20 @@ def test_two_links_to_one_folder_are_said(tmp_path, data_dir):
         (tmp_path / "p" / name).symlink_to(tmp_path / "elsewhere")
     source = sources.source(f"folder:{tmp_path / 'p'}", data_dir)
     assert source.load("train").class_names == ("cat", "dog", "eel")
-    assert source.skipped() == {"the same folder as eel/": 1}
+    assert source.provenance()["skipped_reasons"] == {"the same folder as eel/": 1}
 
 
 def test_a_path_that_is_too_long_is_no_folder(tmp_path, data_dir):
-    for path in ("x" * 300, "x/" * 3000, "x\0y"):
+    for path in ("x" * 300, "x/" * 3000):
         with pytest.raises(ArgumentError, match="where there is no folder"):
             sources.source(f"folder:{path}", data_dir).load("train")
         with pytest.raises(ArgumentError, match="which is no folder"):
             sources.source("imagenet", data_dir, root=path).load("train")
+        with pytest.raises(ArgumentError, match="^root is empty, and imagenet is not prepared"):
+            sources.source("imagenet", path).load("train")
+    for where in ({"root": "x\0y"}, {"data_dir": "x\0y"}):
+        with pytest.raises(UserError, match=r"^'x\\x00y' has a zero byte, which no path has: write it without$"):
+            sources.source("imagenet", **where)
 
 
 def test_a_run_of_an_older_version_keeps_the_order_of_its_classes():
