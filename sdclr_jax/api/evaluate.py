@@ -98,7 +98,7 @@ def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os
         again = variables if dropped else frozen.dense(checkpoints.restore(like=like, step=step))
     if not int(checksum(variables)) == int(checksum(again)) == before:
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
-    epoch = (folder.trained_on(directory) or now).images // config.batch_size
+    epoch = max((folder.trained_on(directory) or now).images // config.batch_size, 1)  # imported weights have none
     found = Results(
         run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=step / epoch),
         data=about(config, data),

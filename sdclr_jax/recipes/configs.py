@@ -57,7 +57,8 @@ def declared(config: ConfigDict) -> dict[str, base.Field]:
     for group, kinds in base.KINDS.items():
         kind = config.get(group, {}).get("name")
         found |= {f"{group}.name": DECLARED[f"{group}.name"]} if kind else {}
-        found |= {f"{group}.{name}": field for name, field in kinds.get(kind, {}).items()}
+        own = kinds.get(kind, base.START if group == "model" else {})  # other encoders declare theirs themselves
+        found |= {f"{group}.{name}": field for name, field in own.items()}
     return found
 
 

@@ -7,7 +7,16 @@ from typing import Any
 # them. All others are the run's identity.
 FREE = (
     *("log_every", "checkpoint_every", "keep_every", "collapse_every", "evaluate"),
-    *("data.root", "data.manifest", "data.lists", "data.groups", "data.input", "data.workers", "data.prefetch"),
+    *(
+        "model.start",
+        "data.root",
+        "data.manifest",
+        "data.lists",
+        "data.groups",
+        "data.input",
+        "data.workers",
+        "data.prefetch",
+    ),
 )
 FOLDER = "folder:"  # data.name of a folder of images, with its path behind
 _NUMBERED = ("digits", "cifar10", "cifar100")  # data sets whose published lists had a number in older versions too
