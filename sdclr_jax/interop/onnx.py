@@ -1,9 +1,10 @@
 """An encoder as an ONNX graph, by jax2onnx, checked by onnxruntime before it is kept."""
 
+import contextlib
+import io
 import logging
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import jax
 import numpy as np
@@ -47,7 +48,7 @@ def converted(encoder: Encoder, variables: Tree, view: tuple[int, int, int]) -> 
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"jax2onnx cannot convert a {type(encoder).__name__} ({reason}): take --to=timm") from error
     del made.graph.value_info[:]  # shapes between the layers, some of them wrong; runtimes find them themselves
-    made.graph.input[0].name, content = made.graph.input[0].name, made.SerializeToString()
+    content = made.SerializeToString()
     _check(onnxruntime, content, encoder, variables, view)
     return content
 
@@ -70,12 +71,13 @@ def _check(onnxruntime, content: bytes, encoder: Encoder, variables: Tree, view:
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The converter tells of its own plugins as errors and warnings."""
+    """The converter tells of its own plugins as errors and warnings, and prints what it sees."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
