@@ -1,5 +1,6 @@
 """Weights of PyTorch in and out: files, names, and what is said of them. It knows encoders and arrays, no configs."""
 
+from sdclr_jax.interop import names
 from sdclr_jax.interop.architecture import Architecture, described
 from sdclr_jax.interop.names import SIDES
 from sdclr_jax.interop.outgoing import encoder_tensors, training_tensors
@@ -13,6 +14,7 @@ __all__ = [
     "Taken",
     "described",
     "encoder_tensors",
+    "names",
     "opened",
     "sha256",
     "take",

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import zlib
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,7 @@ def made(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
 
 
+@cache
 def shapes_of(encoder, side: int, channels: int = 3) -> dict[str, tuple[int, ...]]:
     """Our names, `params/encoder/stem/kernel`, and shapes."""
     variables = jax.eval_shape(

@@ -27,7 +27,7 @@ def test_parameter_count_norms_and_kernels():
 
 def test_the_start_is_timms():
     """Kernels have the standard deviation 0.02, biases are 0, the last scale of a block 1e-6."""
-    encoder = ENCODERS["convnext_tiny"](depths=(1, 1), width=32)
+    encoder = ENCODERS["convnext_tiny"](depths=(1,), width=32)
     params = jax.jit(lambda: encoder.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=True))()["params"]
     for name, x in trees.named(params).items():
         kind = name.split("/")[-1]

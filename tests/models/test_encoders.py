@@ -36,7 +36,7 @@ ROWS = list(ENCODERS)
 TINY = {
     "resnet8": ({"width": 2}, {}),
     "vit_tiny": ({"patch": 4, "width": 8, "depth": 1, "heads": 2}, {}),
-    "convnext_tiny": ({"depths": (1, 1), "width": 4, "layer_scale": 1.0}, {}),
+    "convnext_tiny": ({"depths": (1,), "width": 8, "layer_scale": 1.0}, {}),
     "outside": ({"width": 8}, {"hidden_norm": False, "last": "bias"}),
 }
 FEATURES = {"resnet8": 8, "vit_tiny": 8, "convnext_tiny": 8, "outside": 8}
