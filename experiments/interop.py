@@ -1,7 +1,7 @@
 """Weights in and out against the real libraries: torchvision, timm, a model of the SDCLR authors' layout, onnxruntime.
 
     pip install ".[interop-test,onnx]"
-    python experiments/interop.py --output=experiments/results/interop    # some 10 minutes on 2 cores
+    python experiments/interop.py    # into experiments/results/interop; some 20 minutes on 2 cores
     python experiments/interop.py --golden    # writes tests/golden/torch_names.txt and torch_features.json again
 
 Each model has random weights, and its norms random scales and statistics, so that a trap shows. It is imported as a run
@@ -13,14 +13,13 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
-import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 import zlib
+from functools import partial
 
 import numpy as np
 import timm
@@ -128,8 +127,6 @@ def round_trip(library: str, name: str, folder: pathlib.Path) -> dict:
         other = timm.create_model(name, checkpoint_path=str(written))
         assert np.array_equal(features_of(without_classifier("timm", other), images[:4]), back[:4])
     result = {
-        "model": name,
-        "library": library,
         "photographs": f"{len(images)} of {side} x {side}",
         "tensors": len(tensors),
         "not_equal_to_the_bit": differing,
@@ -149,7 +146,6 @@ def round_trip(library: str, name: str, folder: pathlib.Path) -> dict:
         x = ((images[:5] / 255.0 - MEAN) / STD).astype(np.float32).transpose(0, 3, 1, 2)
         result["onnx"] = off(session.run(None, {"images": x})[0], found[:5])
         result["onnx_bytes"] = path.stat().st_size
-    print(json.dumps(result), flush=True)
     return result
 
 
@@ -313,7 +309,6 @@ def authors_layout(images: np.ndarray, folder: pathlib.Path, rate: float = 0.9) 
     tensors = load_file(run.export("authors", folder / "out") / "model.safetensors")
     found["not_equal_to_the_bit"] = [k for k, v in state.items() if not torch.equal(tensors[k], v)]
     found["tensors"] = len(tensors)
-    print(json.dumps(found), flush=True)
     return found
 
 
@@ -383,33 +378,28 @@ def golden() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=pathlib.Path)
+    parser.add_argument("--output", type=pathlib.Path, default="experiments/results/interop")
     parser.add_argument("--golden", action="store_true")
-    parser.add_argument("--only", default="", help="models whose name contains it")
     options = parser.parse_args()
     if options.golden:
         golden()
         return
-    rows = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for library, name in MODELS:
-            if options.only in f"{library} {name}":
-                folder = pathlib.Path(scratch) / f"{library}_{name}"
-                folder.mkdir()
-                rows.append(round_trip(library, name, folder))
-        small = photographs(side=32)
-        layout = pathlib.Path(scratch) / "layout"
-        layout.mkdir()
-        found = {"models": rows, "authors": authors_layout(small, layout)}
-        price = pathlib.Path(scratch) / "cost"
-        price.mkdir()
-        found["resnet50"] = cost(price)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "figures.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    done = {json.loads(line)["of"] for line in lines}
     libraries = ("torch", "torchvision", "timm", "safetensors", "onnxruntime", "jax2onnx", "jax", "flax")
-    found["versions"] = {name: importlib.metadata.version(name) for name in libraries}
-    found["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        (options.output / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+    parts = {f"{library} {name}": partial(round_trip, library, name) for library, name in MODELS}
+    parts |= {"authors": lambda folder: authors_layout(photographs(side=32), folder), "cost of ResNet-50": cost}
+    parts |= {"versions": lambda folder: {name: importlib.metadata.version(name) for name in libraries}}
+    for of, measure in parts.items():
+        if of in done:  # run it again to go on after a stop
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            figures = measure(pathlib.Path(scratch))
+        with path.open("a") as file:
+            file.write(json.dumps({"of": of} | figures) + "\n")
+        print(of, figures, flush=True)
 
 
 if __name__ == "__main__":

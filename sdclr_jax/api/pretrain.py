@@ -95,8 +95,8 @@ def train(
         batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
         like = recipes.abstract_state(config, shape, shardings)
         method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
-        recipes.try_step(config, method, like, images, shardings.batch)
         taken = recipes.start(config, like) if config.model.start and not folder.has_checkpoint(directory) else None
+        recipes.try_step(config, method, like, images, shardings.batch)
         # No process writes before all have looked and found the same.
         if processes.count() > 1:  # to ask for the commit starts git
             of_images = f"{trained_on.images} images, SHA-256 {trained_on.sha256[:8]}…"

@@ -87,7 +87,8 @@ def take(path: pathlib.Path, encoder: Encoder, name: str, shapes: Mapping[str, t
             there = {key: _theirs(sides[found.side].table, key, number) for key in wanted}
             table = names.HEAD_IN_LISTS if lists else names.HEAD
             there |= {key: _theirs(table, key, number) for key in head}
-            _check(path, found, name, {there[key]: (key, shape) for key, shape in (wanted | head).items()}, own)
+            expected = {there[key]: shape for key, shape in (wanted | head).items()}
+            _check(path, found, name, expected, own, sides[found.side].first)
             branches[branch] = {
                 key: _read(own[there[key]], there[key], shape, path, notes) for key, shape in (wanted | head).items()
             }
@@ -134,15 +135,17 @@ def _check(
     path: pathlib.Path,
     found: Architecture,
     name: str,
-    wanted: Mapping[str, tuple[str, tuple[int, ...]]],
+    wanted: Mapping[str, tuple[int, ...]],
     own: Mapping[str, weights.Tensor],
+    first: str,
 ) -> None:
     if missing := [key for key in wanted if key not in own]:
         raise UserError(
             f"{path} is of {found.says}, and not of {name}: it lacks {', '.join(missing[:3])}"
             f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}: {_remedy(found)}"
         )
-    for key, (_, shape) in wanted.items():
+    # The first layer differs most tellingly.
+    for key, shape in sorted(wanted.items(), key=lambda item: not item[0].startswith(first)):
         expected, given = names.their_shape(shape, key), own[key].shape
         if expected != given and not (key == "pos_embed" and _grids(shape, given)):
             raise UserError(
