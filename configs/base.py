@@ -68,6 +68,12 @@ OBJECTIVES = {  # name of a file of sdclr_jax/objectives -> its settings
     },
 }
 
+START = {  # of every encoder
+    # File of weights that the encoder starts from, such as one of torchvision's (docs/weights.md); '': random weights.
+    "start": Field("", None),
+    # What is in that file, which is what counts: filled in when the run starts; given, it refuses any other file.
+    "start_sha256": Field("", None),
+}
 _RESNET = {
     "stem": Field("cifar", "sdclr_jax.models:STEMS"),  # 'cifar': one 3x3 convolution; 'imagenet': 7x7 and max-pooling
     "width": Field(64, "[1, 2048]"),  # channels of the first stage; ResNet-152x4 has 256
@@ -75,7 +81,7 @@ _RESNET = {
 }
 # Encoder -> its settings. Other encoders of sdclr_jax/models have the fields and defaults of their own module, which
 # refuses what it does not accept: --config.model.name=vit_tiny brings them.
-MODELS = dict.fromkeys(("resnet8", "resnet10", "resnet18", "resnet34", "resnet50"), _RESNET)
+MODELS = dict.fromkeys(("resnet8", "resnet10", "resnet18", "resnet34", "resnet50"), START | _RESNET)
 
 VIEWS = {  # name of a kind of views -> its settings
     # A crop, a flip, colors, grayscale, blur: Chen et al., ICML 2020, Appendix A.

@@ -30,6 +30,7 @@ FLOORS = {
     "branches": 2,
     "train": 3,
     "evaluation": 3,
+    "interop": 3,
     "recipes": 4,
     "api": 5,
     "commands": 6,

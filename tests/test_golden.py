@@ -1,8 +1,8 @@
 """One published step, number for number, against figures of the authors' PyTorch code in float64.
 
 `tests/golden/official_step_resnet18_cifar.json`: ResNet-18, 3x3 stem, private norms, rate 0.9, batch 16. Weights and
-inputs are made from the names of the parameters, so both sides start from the same numbers; `probe` is a weighted sum
-over a whole tensor, so one number depends on every entry.
+inputs are made from the names of the parameters, so both sides start from the same numbers, here from a file of the
+authors' layout; `probe` is a weighted sum over a whole tensor, so one number depends on every entry.
 """
 
 import json
@@ -17,8 +17,8 @@ import numpy as np
 import optax
 import pytest
 
-from sdclr_jax import branches, objectives, optim, pruning, trees
-from sdclr_jax.models import ENCODERS, Head, Network
+from sdclr_jax import branches, interop, objectives, optim, pruning, recipes, trees
+from sdclr_jax.models import ENCODERS, Head, Network, ResNet
 from sdclr_jax.train import Method
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "official_step_resnet18_cifar.json").read_text())
@@ -34,31 +34,10 @@ TOLERANCE = {"float64": {"loss": 1e-6, "tensor": 1e-6}, "float32": {"loss": 1e-4
 
 def torch_name(name: str, branch: str) -> str:
     """The authors' name of a leaf: encoder/stage1_block2/norm1/scale -> layer1.1.bn1.bn_list.0.weight."""
-    parts = name.split("/")
-    module, leaf = parts[-2], parts[-1]
-    if parts[0] == "projector":
-        prefix = "fc."
-        module = module.replace("linear", "fc").replace("norm", "bn")
-    elif parts[1].startswith("stage"):
-        stage, block = parts[1].removeprefix("stage").split("_block")
-        prefix = f"layer{stage}.{int(block) - 1}."
-        module = {"shortcut": "downsample.conv", "shortcut_norm": "downsample.bn"}.get(
-            module, module.replace("norm", "bn")
-        )
-    else:
-        prefix, module = "", {"stem": "conv1", "stem_norm": "bn1"}[module]
-    if "bn" in module:
-        module += f".bn_list.{BRANCH_NUMBER[branch]}"
-    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
-    return f"{prefix}{module}.{leaf}"
-
-
-def torch_layout(x: np.ndarray) -> np.ndarray:
-    return {4: lambda: x.transpose(3, 2, 0, 1), 2: lambda: x.T}.get(x.ndim, lambda: x)()
-
-
-def our_layout(x: np.ndarray) -> np.ndarray:
-    return {4: lambda: x.transpose(2, 3, 1, 0), 2: lambda: x.T}.get(x.ndim, lambda: x)()
+    part, _, rest = name.partition("/")
+    encoder = interop.SIDES[ResNet]["authors, a norm per branch"].table
+    table = interop.names.HEAD_IN_LISTS if part == "projector" else encoder
+    return interop.names.theirs(table, [rest], BRANCH_NUMBER[branch])[rest]
 
 
 def made_weight(name: str) -> np.ndarray:
@@ -82,7 +61,18 @@ def per_parameter(params) -> dict[str, np.ndarray]:
     tensors = {torch_name(k, "dense"): v for k, v in trees.named(params["weights"]).items()}
     for branch in BRANCH_NUMBER:
         tensors |= {torch_name(k, branch): v for k, v in trees.named(params["norms"][branch]).items()}
-    return {k: torch_layout(np.asarray(v)) for k, v in tensors.items()}
+    return {k: interop.names.to_theirs(np.asarray(v), k) for k, v in tensors.items()}
+
+
+def published_file(path: pathlib.Path) -> pathlib.Path:
+    """A checkpoint of the authors' layout; its running means are 0 and its variances 1."""
+    start = {"running_mean": np.zeros, "running_var": np.ones}
+    tensors = {
+        name: start[name.split(".")[-1]](shape) if "running" in name else made_weight(name)
+        for name, shape in GOLDEN["shapes"].items()
+    }
+    interop.write(path, tensors, {})
+    return path
 
 
 def assert_equal(tensors: dict[str, np.ndarray], golden: dict, tolerance: float) -> None:
@@ -118,7 +108,7 @@ def published_method(dtype) -> Method:
 
 
 @pytest.fixture(scope="module", params=["float64", "float32"])
-def published(request):
+def published(request, tmp_path_factory):
     """The published step: state before and after, gradient, outputs, in the type of the parameter."""
     # Flax asks for promote_types(float64, float32), which strict promotion refuses.
     with jax.enable_x64(request.param == "float64"), jax.numpy_dtype_promotion("standard"):
@@ -127,24 +117,20 @@ def published(request):
         shape = jax.ShapeDtypeStruct((1, 32, 32, 3), dtype)
         state = jax.eval_shape(method.init, jax.ShapeDtypeStruct((), jnp.uint32), shape)
 
-        def made(branch):
-            return lambda path, leaf: jnp.asarray(our_layout(made_weight(torch_name(trees.name(path), branch))), dtype)
-
-        params = {
-            "weights": jax.tree_util.tree_map_with_path(made("dense"), state.params["weights"]),
-            "norms": {b: jax.tree_util.tree_map_with_path(made(b), state.params["norms"][b]) for b in BRANCH_NUMBER},
-        }
-        stats = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: (jnp.ones if trees.name(path).endswith("var") else jnp.zeros)(leaf.shape, dtype),
-            state.stats,
-        )
+        wide = lambda x: jax.ShapeDtypeStruct(x.shape, dtype) if x.dtype == np.float32 else x  # noqa: E731
+        state = jax.tree.map(wide, state)
+        # The weights come as a user's do, from a file.
+        shapes = {f"params/{k}": v.shape for k, v in trees.named(branches.dense(state.params)).items()}
+        shapes |= {f"batch_stats/{k}": v.shape for k, v in trees.named(state.stats["dense"]).items()}
+        path = published_file(tmp_path_factory.mktemp("authors") / "model.safetensors")
+        taken = interop.take(path, method.network.encoder, "resnet18", shapes)
+        assert taken.aside == () and taken.branches.keys() == BRANCH_NUMBER.keys()
+        state = recipes.started(state, taken.branches)
         state = state.replace(
             step=jnp.int32(0),
             key=jax.random.key(0),
-            params=params,
-            stats=stats,
-            mask=pruning.ones(params["weights"], method.network.prunable),
-            opt_state=method.optimizer.transform.init(params),
+            mask=pruning.ones(state.params["weights"], method.network.prunable),
+            opt_state=method.optimizer.transform.init(state.params),
         )
         state = jax.jit(method.refresh)(state)
         random = np.random.default_rng(0)

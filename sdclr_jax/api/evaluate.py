@@ -109,7 +109,7 @@ def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.Pa
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
 
     def written() -> str:
-        epoch = (folder.trained_on(directory) or now).images // config.batch_size
+        epoch = max((folder.trained_on(directory) or now).images // config.batch_size, 1)  # imported weights have none
         found = Results(
             run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=step / epoch),
             data=about(config, data),

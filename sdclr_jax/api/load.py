@@ -1,9 +1,11 @@
 """A trained run in Python: its encoder, and features of images."""
 
 import dataclasses
+import importlib
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -136,6 +138,16 @@ class Run:
                 shardings=parallel.shardings(list(devices)),
             )
         return self._compiled[settings].features(self.variables, checked, progress=progress)
+
+    def export(self, to: str, out: str | os.PathLike | None = None, **options: Any) -> pathlib.Path:
+        """Write the encoder for other programs, as `sdclr_jax.export` does; returns the folder.
+
+        >>> written = sdclr_jax.load("runs/sdclr").export(to="timm", out="for_timm")
+        >>> sorted(path.name for path in written.iterdir())
+        ['README.md', 'model.safetensors']
+        """
+        export = importlib.import_module("sdclr_jax.api.export").export  # which imports this file
+        return export(self, to, out, step=self.step, **options)
 
     @property
     def _crop(self) -> CentreCrop:

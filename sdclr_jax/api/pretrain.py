@@ -22,6 +22,7 @@ from sdclr_jax.errors import Diverged, Stopped, UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.files import expanded
+from sdclr_jax.interop import Taken
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
@@ -89,7 +90,7 @@ def train(
     with processes.together():
         recipes.check(config)
         recipes.check_protocols(config)
-        config = recipes.located(config)
+        config = recipes.with_hash_of_start(recipes.located(config), directory)
         folder.check(directory, config, recipes.identity)
         agreement.on_run(config)
         shardings = parallel.shardings(devices)
@@ -103,6 +104,7 @@ def train(
             profile.check(profiled_steps, 0, config.epochs * batches.steps_per_epoch)
         like = recipes.abstract_state(config, shape, shardings)
         method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
+        taken = recipes.start(config, like) if config.model.start and not folder.has_checkpoint(directory) else None
         recipes.try_step(config, method, like, images, shardings.batch)
         # No process writes before all have looked and found the same.
         agreement.on_images({"training": data.part(config.data.subset)})
@@ -113,8 +115,10 @@ def train(
                 folder.claim(directory, config, trained_on, encoder, recipes.identity)
             processes.exchange("the start of training")
             view_shape = recipes.view_shape(config, shape)
+            if taken and processes.is_main():
+                print(f"{config.model.start}: {taken}", file=sys.stderr)
             return _train(
-                config, method, directory, batches, online, like, view_shape, shardings, progress, profiled_steps
+                config, method, directory, batches, online, like, taken, view_shape, shardings, progress, profiled_steps
             )
 
 
@@ -135,6 +139,7 @@ def _train(
     batches: Resident | Sent | Streamed,
     online: OnlineProbe | None,
     like: State,
+    taken: Taken | None,
     view_shape: tuple[int, ...],
     shardings: Shardings,
     progress: bool,
@@ -143,7 +148,11 @@ def _train(
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
 
-    init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=quick_compile(shardings))
+    init = jax.jit(
+        lambda seed, view, arrays: recipes.started(method.init(seed, view), arrays),
+        out_shardings=shardings.replicated,
+        compiler_options=quick_compile(shardings),
+    )
     density = jax.jit(pruning.density)
     collapsed = jax.jit(
         lambda state, batch: collapse.measure(method.diagnose(state, batch), method.pairs),
@@ -161,7 +170,8 @@ def _train(
     with Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints, Stop() as stop:
         state = checkpoints.restore(like=like)
         if state is None:
-            state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32))
+            arrays = taken.branches if taken else {}
+            state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32), arrays)
         start = int(state.step)
         traces = directory / names.PROFILE
         lower = method.jitted_step.lower

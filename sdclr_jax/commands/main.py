@@ -24,9 +24,13 @@ USAGE = """usage: sdclr COMMAND ...
   evaluate    probe the frozen encoder of a run
   exemplars   find the images that pruning makes a run forget, and look at them
   report      compare runs: a table, and a page with pictures
+  export      write the encoder of a run for torchvision, timm, ONNX or a model hub
+  import      make a run of weights that another program trained
 
 sdclr COMMAND --help says more."""
-COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report")
+COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report", "export", "import")
+
+_MODULES = {"import": "import_"}  # where a command is a word of Python's
 
 
 def console() -> int:
@@ -75,7 +79,7 @@ def _run(argv: list[str]) -> int:
         absl.logging.set_verbosity(absl.logging.ERROR)
         # Imported here, so that `report` and `prepare` do not wait for JAX.
         with _sigterm_as_ctrl_c():
-            importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
+            importlib.import_module(f"sdclr_jax.commands.{_MODULES.get(command, command)}").main(rest)
             sys.stdout.flush()
     except (UserError, ArgumentError, Diverged, Lost, Stopped) as error:
         print(f"sdclr: {_bounded(str(error))}", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from sdclr_jax.models.convnext import ConvNeXt
 from sdclr_jax.models.encoder import Encoder
 from sdclr_jax.models.heads import LAST, Head, Prototypes
 from sdclr_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
@@ -22,6 +23,7 @@ ENCODERS = {
     "resnet50": partial(ResNet, (3, 4, 6, 3), Bottleneck),
     "vit_tiny": partial(ViT, width=192, depth=12, heads=3),
     "vit_small": partial(ViT, width=384, depth=12, heads=6),
+    "convnext_tiny": partial(ConvNeXt, width=96),
 }
 
 

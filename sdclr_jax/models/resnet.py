@@ -124,7 +124,9 @@ class ResNet(Encoder):
         x = conv(self.width, kernel, stride, dtype=self.dtype, name="stem")(x)
         x = nn.relu(norm(train, dtype=self.dtype, name="stem_norm")(x))
         if self.stem == "imagenet":
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            # Around a ReLU's output zeros are as good as nothing; spelled out, since exporters pass `padding` over.
+            x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
         for i, blocks in enumerate(self.stages):
             for j in range(blocks):
                 block_stride = 2 if i > 0 and j == 0 else 1

@@ -130,7 +130,12 @@ class ViT(Encoder):
         held = self.get_variable("params", "pos_embed")
         if held is None or held.shape[1] == 1 + height * width:
             return self.param("pos_embed", small, (1, 1 + height * width, self.width))
-        side = math.isqrt(held.shape[1] - 1)
-        grid = held[:, 1:].reshape(1, side, side, self.width)
-        grid = jax.image.resize(grid, (1, height, width, self.width), "bicubic")
-        return jnp.concatenate([held[:, :1], grid.reshape(1, -1, self.width)], axis=1)
+        return interpolated(held, (height, width))
+
+
+def interpolated(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """Position embeddings [1, 1 + side ** 2, width] of a class token and a square grid, for another grid (bicubic)."""
+    side, width = math.isqrt(positions.shape[1] - 1), positions.shape[2]
+    places = positions[:, 1:].reshape(1, side, side, width)
+    places = jax.image.resize(places, (1, *grid, width), "bicubic")
+    return jnp.concatenate([positions[:, :1], places.reshape(1, -1, width)], axis=1)

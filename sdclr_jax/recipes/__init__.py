@@ -29,6 +29,7 @@ from sdclr_jax.recipes.images import (
     views,
 )
 from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
+from sdclr_jax.recipes.start import choose_architecture, start, started, with_hash_of_start
 
 __all__ = [
     "Data",
@@ -40,6 +41,7 @@ __all__ = [
     "check_against",
     "check_protocols",
     "check_same_run",
+    "choose_architecture",
     "choose_encoder",
     "data",
     "encoder",
@@ -70,7 +72,10 @@ __all__ = [
     "protocols",
     "pruning_probe",
     "read",
+    "start",
+    "started",
     "try_step",
     "view_shape",
     "views",
+    "with_hash_of_start",
 ]

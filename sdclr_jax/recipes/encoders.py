@@ -1,4 +1,5 @@
-"""The encoder of a config: `config.model` holds its name and the fields that its row of `models.ENCODERS` has."""
+"""The encoder of a config: `config.model` holds its name, the weights it starts from, and the fields that its row of
+`models.ENCODERS` has."""
 
 import inspect
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ from sdclr_jax.models import ENCODERS, Encoder
 from sdclr_jax.records import EncoderRecord, View
 from sdclr_jax.trees import Tree
 
+# Fields of `config.model` that are not the encoder's own: the file that it starts from, and what is in that.
+START = {"start": "", "start_sha256": ""}
+
 
 def choose_encoder(config: ConfigDict, name: str) -> None:
     """Make `config.model` that of the encoder `name`, with all of its fields.
@@ -25,9 +29,9 @@ def choose_encoder(config: ConfigDict, name: str) -> None:
     old = config.get("model", {}).get("name")
     if not {old, name} <= ENCODERS.keys():
         return  # `check` says so
-    defaults, kept = encoder_fields(name), dict(config.model)
+    defaults, kept = START | encoder_fields(name), dict(config.model)
     if name != old:
-        before = encoder_fields(old)
+        before = START | encoder_fields(old)
         kept = {field: x for field, x in kept.items() if field in defaults and before.get(field) == defaults[field]}
     with config.unlocked():
         config.model = ConfigDict({"name": name} | defaults | kept | {"name": name})
@@ -46,7 +50,7 @@ def encoder(model: Mapping[str, Any]) -> Encoder:
     Raises:
         UserError: names the field that it does not have, or whose value it does not accept.
     """
-    name, fields = model["name"], {field: value for field, value in model.items() if field != "name"}
+    name, fields = model["name"], {field: x for field, x in model.items() if field not in ("name", *START)}
     if name not in ENCODERS:
         raise UserError(
             f"unknown model.name {name!r}: known are {', '.join(sorted(ENCODERS))}; add your own to "
@@ -72,6 +76,11 @@ def names_of_fields(model: Mapping[str, Any]) -> dict[str, str]:
     return {field: f"model.{field}" for field in fields} | {"prunable": f"{model['name']}.prunable"}
 
 
+def model_of_encoder(config: ConfigDict) -> dict[str, Any]:
+    """Name and fields of a config's encoder, without the weights that it starts from."""
+    return {field: value for field, value in config.model.to_dict().items() if field not in START}
+
+
 def encoder_record(config: ConfigDict, image_shape: tuple[int, ...], *, encoded: bool) -> EncoderRecord:
     """What encoder.json says of a run on images [N, H, W, C].
 
@@ -83,7 +92,7 @@ def encoder_record(config: ConfigDict, image_shape: tuple[int, ...], *, encoded:
     crop = config.evaluate.crop
     height, width, channels = (crop, crop, 3) if encoded else image_shape[1:]
     return EncoderRecord(
-        model=config.model.to_dict(),
+        model=model_of_encoder(config),
         view=View(height=height, width=width, channels=channels),
         mean=tuple(map(float, config.views.mean)),
         std=tuple(map(float, config.views.std)),

@@ -18,6 +18,7 @@ from sdclr_jax.evaluation.protocols import Protocol
 from sdclr_jax.evaluation.pruning_probe import PruningProbe
 from sdclr_jax.evaluation.views import ProbeViews
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.recipes.encoders import model_of_encoder
 from sdclr_jax.recipes.examples import Data
 from sdclr_jax.recipes.images import centre_crop, plain_view, probe_crops
 from sdclr_jax.recipes.methods import method, network
@@ -85,7 +86,7 @@ def frozen_features(
         views=probe_views(config, data.train.images),
         seed=config.seed,
         folder=folder,
-        model=config.model.to_dict(),
+        model=model_of_encoder(config),
     )
 
 

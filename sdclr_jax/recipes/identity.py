@@ -71,7 +71,7 @@ def override_free(config: ConfigDict, values: Mapping[str, Any]) -> None:
 def located(config: ConfigDict) -> ConfigDict:
     """The config with whole paths, which lead to the same place from any folder."""
     config = config.copy_and_resolve_references()
-    for name in PLACES[1:]:
+    for name in ("model.start", *PLACES[1:]):
         if path := fields(config).get(name):
             config.update_from_flattened_dict({name: _whole(path)})
     if (path := config.data.name.removeprefix(sources.FOLDER)) not in ("", config.data.name):

@@ -8,6 +8,7 @@ from typing import Any
 FREE = (
     *("log_every", "checkpoint_every", "keep_every", "collapse_every", "evaluate"),
     *(
+        "model.start",
         "data.root",
         "data.manifest",
         "data.lists",

@@ -19,4 +19,5 @@ EXEMPLARS = "exemplars"  # what `sdclr exemplars` found
 SUMMARY = "exemplars/summary.json"
 RANKING = "exemplars/exemplars"  # .csv and .parquet: a row an image
 GALLERY = "exemplars/gallery.html"
+EXPORT = "export"  # what `sdclr export` wrote, a folder for each program
 LOCK = ".lock"  # held by the process that trains

@@ -214,6 +214,11 @@ def about_other_data(workdir: pathlib.Path, data: TrainedOn) -> str:
     return f"{workdir} was trained on {then}, where its data set now has {now}"
 
 
+def has_checkpoint(workdir: pathlib.Path) -> bool:
+    """Whether a run there has saved something to go on from."""
+    return any((workdir / names.CHECKPOINTS).glob("[0-9]*"))
+
+
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Write config.json; where there is one, what it said before goes to changes.jsonl."""
     path = workdir / names.CONFIG
@@ -235,11 +240,12 @@ def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 def claim(
     workdir: pathlib.Path,
     config: ConfigDict,
-    data: TrainedOn,
+    data: TrainedOn | None,
     encoder: EncoderRecord,
     identity: Callable[[ConfigDict], dict[str, Any]] = _fields,
 ) -> None:
-    """Write config.json, data.json, encoder.json, saved.json and versions.json to a folder that is held by `lock`.
+    """Write config.json, data.json, encoder.json, saved.json and versions.json to a folder that is held by `lock`; no
+    data.json where it is not known what the weights were trained on.
 
     Raises:
         UserError: as in `check`, which another process may have passed at the same time; or versions.json is damaged.
@@ -248,7 +254,7 @@ def claim(
     write_config(workdir, config)
     saved = Saved(step=max(steps_in(workdir / names.CHECKPOINTS), default=0))
     for name, content in {names.DATA: data, names.ENCODER: encoder, names.SAVED: saved}.items():
-        if not (workdir / name).exists():
+        if content is not None and not (workdir / name).exists():
             records.write(workdir / name, content)
     now, path = versions.current(), workdir / names.VERSIONS
     # What a run was started with stays; what a later start has otherwise stands beside it.

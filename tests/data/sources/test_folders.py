@@ -401,7 +401,7 @@ def test_a_path_that_is_too_long_is_no_folder(tmp_path, data_dir):
         with pytest.raises(ArgumentError, match="^root is empty, and imagenet is not prepared"):
             sources.source("imagenet", path).load("train")
     for where in ({"root": "x\0y"}, {"data_dir": "x\0y"}):
-        with pytest.raises(UserError, match=r"^'x\\x00y' has a zero byte, which no path has: write it without$"):
+        with pytest.raises(UserError, match="a path has a character of number 0 in it: write it without"):
             sources.source("imagenet", **where)
 
 

@@ -1,0 +1,104 @@
+"""Make a run of weights that another program trained."""
+
+import contextlib
+import os
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdclr_jax import interop, parallel, recipes
+from sdclr_jax.api.load import Run, load
+from sdclr_jax.data import sources
+from sdclr_jax.errors import UserError
+from sdclr_jax.files import expanded
+from sdclr_jax.records import names
+from sdclr_jax.run import folder
+from sdclr_jax.run.checkpoints import Checkpoints
+
+METHOD = "imported"  # what reports call such a run
+
+
+def import_weights(
+    file: str | os.PathLike,
+    workdir: str | os.PathLike,
+    config: str = "folder:simclr",
+    fields: Mapping[str, Any] | None = None,
+) -> Run:
+    """Make a run of the weights in a file, which `load`, `evaluate`, `exemplars` and `export` take as any other.
+
+    Encoder, stem, width, patches and the size of the images are what the file says; the heads are new.
+
+    Args:
+        file: .safetensors, .npz, or one of PyTorch's (.pt, .pth, .tar, .ckpt, .bin).
+        workdir: the run's folder, which is made.
+        config: "NAME:METHOD", with the data set that the run will be evaluated on; for a folder of images, `evaluate`
+            can be told later where it is.
+        fields: to change, by nested or dotted names, such as {"views.mean": (0.5, 0.5, 0.5)}.
+
+    Returns:
+        The run, as `sdclr_jax.load` opens it.
+
+    Raises:
+        UserError: the file is damaged, holds more than weights, or is of an architecture that is not known here; or
+            there is something in the folder.
+
+    >>> written = sdclr_jax.export("runs/sdclr", to="timm", out="weights", classes=0)
+    >>> run = sdclr_jax.import_weights(written / "model.safetensors", "runs/imported", "digits_lt:simclr")
+    >>> run.step, run.encoder.features
+    (0, 8)
+    """
+    made = config_of(file, config)
+    recipes.override(made, dict(fields or {}))
+    import_run(made, expanded(workdir))
+    return load(workdir)
+
+
+def config_of(file: str | os.PathLike, config: str) -> ConfigDict:
+    """A config with the encoder that is in a file, which it starts from.
+
+    Raises:
+        UserError: as `import_weights`.
+    """
+    path = expanded(file)
+    made = recipes.load(config)
+    with interop.opened(path) as tensors:
+        found = interop.described({name: tensor.shape for name, tensor in tensors.items()})
+    if found is None:
+        raise UserError(f"{path} holds no encoder of a kind that is known here: give one of a ResNet, ViT or ConvNeXt")
+    recipes.choose_architecture(made, found)
+    made.method = METHOD
+    made.model.start = str(path)
+    return made
+
+
+def import_run(config: ConfigDict, directory: pathlib.Path) -> None:
+    """Write the folder of a run whose first checkpoint has the weights that the config starts from.
+
+    Raises:
+        UserError: as `import_weights`.
+    """
+    recipes.check(config)
+    if (directory / names.CONFIG).exists():
+        raise UserError(f"{directory} holds a run already: give another --out")
+    config = recipes.with_hash_of_start(recipes.located(config), directory)
+    folder.check(directory, config, recipes.identity)
+    shardings = parallel.shardings(jax.local_devices()[:1])
+    known = sources.SHAPES.get(config.data.name)
+    size = config.views.get("size", 0)
+    shape = (1, *(known or (size, size, 3)))
+    like = recipes.abstract_state(config, shape, shardings)
+    taken = recipes.start(config, like)
+    view, method = recipes.view_shape(config, shape), recipes.method(config, steps_per_epoch=1)
+    init = jax.jit(lambda seed, view, arrays: recipes.started(method.init(seed, view), arrays))
+    state = init(np.uint32(config.seed), np.zeros(view, np.float32), taken.branches)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(folder.lock(directory))
+        record = recipes.encoder_record(config, shape, encoded=known is None)
+        folder.claim(directory, config, None, record, recipes.identity)
+        stack.enter_context(Checkpoints(directory / names.CHECKPOINTS)).save(0, state)
+    print(f"{config.model.start}: {taken}", file=sys.stderr)

@@ -1,0 +1,32 @@
+"""`sdclr export`: write the encoder of a run for other programs."""
+
+import argparse
+
+from sdclr_jax.api import export
+
+DESCRIPTION = """\
+Writes the dense encoder of a run into a new folder, with a model card (README.md); nothing in it can be executed.
+torchvision, timm: model.safetensors under the names of these libraries. authors: the same for the code of the SDCLR
+authors, with the norms of both branches. onnx: model.onnx, checked by onnxruntime. hub-folder: what a model hub shows
+and timm loads; it is not uploaded."""
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="sdclr export", description=DESCRIPTION)
+    add = parser.add_argument
+    add("dir", metavar="DIR", help="the run's folder")
+    add("--to", required=True, choices=export.KINDS, help="for which program")
+    add("--out", metavar="FOLDER", help="a new or empty folder; default DIR/export/TO")
+    add("--step", type=int, metavar="N", help="that of a checkpoint; default the newest")
+    add(
+        "--classes",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="outputs of the classifier of zeros that files for torchvision and timm have; 0 writes none; default 1000",
+    )
+    add("--data_license", default="", metavar="TEXT", help="licence of the images, for the card; default unknown")
+    options = parser.parse_args(argv)
+    settings = {"step": options.step, "classes": options.classes, "data_license": options.data_license}
+    directory = export.export(options.dir, options.to, options.out, **settings)
+    print(f"Wrote {directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")

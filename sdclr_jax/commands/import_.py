@@ -1,0 +1,36 @@
+"""`sdclr import`: make a run of weights that another program trained."""
+
+import argparse
+
+from sdclr_jax import files
+from sdclr_jax.api import import_weights
+from sdclr_jax.commands import flags
+
+DESCRIPTION = """\
+Makes the folder of a run of the weights in FILE, which sdclr evaluate, exemplars and export take as any other. Encoder,
+stem, width, patches and the size of the images are what the file says; the heads are new. Prints what was taken and
+what was not. Fields of the config: --config.FIELD=VALUE, such as --config.views.mean="(0.5, 0.5, 0.5)"."""
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="sdclr import", description=DESCRIPTION)
+    add = parser.add_argument
+    add("file", metavar="FILE", help=".safetensors, .npz, or one of PyTorch's: .pt, .pth, .tar, .ckpt, .bin")
+    add("--out", required=True, metavar="DIR", help="the run's folder, which is made")
+    add("--model", default="", metavar="NAME", help="refuse a file of another encoder, such as resnet50")
+    add(
+        "--config",
+        default="folder:simclr",
+        metavar="NAME:METHOD",
+        help="with the data set it will be evaluated on; default folder:simclr, and sdclr evaluate is told the folder",
+    )
+    is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
+    options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
+    overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
+    config = import_weights.config_of(options.file, options.config)
+    if options.model:
+        overrides = [f"--config.model.name={options.model}", *overrides]
+    config = flags.overridden(config, overrides)
+    directory = files.expanded(options.out)
+    import_weights.import_run(config, directory)
+    print(f"Wrote {directory}: sdclr evaluate and exemplars take it as any run")

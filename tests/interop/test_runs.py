@@ -1,0 +1,236 @@
+"""From a run to other programs and back: export, import, and pretraining that starts from a file."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from sdclr_jax import interop, parallel, recipes, trees
+from sdclr_jax.api.export import export
+from sdclr_jax.api.import_weights import import_weights
+from sdclr_jax.api.load import load
+from sdclr_jax.commands import main
+from sdclr_jax.errors import UserError
+from sdclr_jax.interop.card import plain
+from sdclr_jax.interop.usage import Usage
+from sdclr_jax.records import EncoderRecord, View
+from sdclr_jax.run import folder
+from sdclr_jax.run.checkpoints import Checkpoints
+from tests.api import test_load
+from tests.commands import test_pretrain
+
+HEADS = {"projector": {"layers": 2, "hidden": 8, "out": 4}}
+
+
+@pytest.fixture(scope="module")
+def sdclr(tmp_path_factory):
+    """A run with random weights and a norm per branch; the projector is as wide as the features, as the authors'."""
+    return test_load.make(tmp_path_factory.mktemp("runs") / "sdclr", test_pretrain.config(), (9, 8, 8, 1))
+
+
+def tensors(path):
+    with interop.opened(path) as found:
+        return {name: tensor.read() for name, tensor in found.items()}
+
+
+@pytest.mark.parametrize("to", ["torchvision", "timm"])
+def test_an_encoder_goes_out_and_is_taken_again_to_the_bit(sdclr, tmp_path, to):
+    run = load(sdclr)
+    path = run.export(to, tmp_path / "out", classes=3) / "model.safetensors"
+    held, expected = tensors(path), trees.named(run.variables)
+    assert held["fc.weight"].shape == (3, 8) and not held["fc.weight"].any() and not held["fc.bias"].any()
+    shapes = {name.replace("/", "/encoder/", 1): x.shape for name, x in expected.items()}
+    taken = interop.take(path, recipes.encoder(run.encoder.model), "resnet8", shapes)
+    assert taken.branches["dense"].keys() == shapes.keys()
+    for name, x in expected.items():
+        np.testing.assert_array_equal(taken.branches["dense"][name.replace("/", "/encoder/", 1)], x, err_msg=name)
+    assert taken.aside == ("fc.bias", "fc.weight")
+    without = export(sdclr, to, tmp_path / "without", classes=0) / "model.safetensors"
+    assert tensors(without).keys() == held.keys() - {"fc.weight", "fc.bias"}
+
+
+def test_a_whole_network_goes_out_and_comes_back_as_a_run(sdclr, tmp_path, capsys):
+    written = export(sdclr, "authors", tmp_path / "out")
+    held = tensors(written / "model.safetensors")
+    assert {"normalize.mean", "layer1.0.bn1.bn_list.1.running_var", "fc.fc2.weight", "fc.bn2.bn_list.0.bias"} <= {*held}
+    back = import_weights(written / "model.safetensors", tmp_path / "back", "digits_lt:sdclr", HEADS)
+    assert (back.step, back.config.method, back.config.model.start) == (0, "imported", f"{written}/model.safetensors")
+    assert "norms: those of the dense and of the sparse branch, each from its own" in capsys.readouterr().err
+    before, after = (state_of(path) for path in (sdclr, tmp_path / "back"))
+    for part in ("params", "stats"):
+        expected, found = trees.named(getattr(before, part)), trees.named(getattr(after, part))
+        assert found.keys() == expected.keys()
+        for name, x in expected.items():
+            np.testing.assert_array_equal(found[name], x, err_msg=name)
+    with pytest.raises(UserError, match="back holds a run already: give another --out"):
+        import_weights(written / "model.safetensors", tmp_path / "back", "digits_lt:sdclr", HEADS)
+
+
+def state_of(path):
+    run = load(path)
+    like = recipes.abstract_state(run.config, (1, 8, 8, 1), parallel.shardings(jax.devices()[:1]))
+    with Checkpoints(path / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore(like=like)
+
+
+@pytest.mark.parametrize("method", ["sdclr", "sd_byol"])
+def test_every_branch_starts_from_the_file_and_heads_stay_new(method, tmp_path):
+    config = test_pretrain.config(method)
+    like = recipes.abstract_state(config, (1, 8, 8, 1), parallel.shardings(jax.devices()[:1]))
+    shapes = trees.named({"params": like.params["weights"], "norms": like.params["norms"]["dense"]})
+    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    new = jax.tree.map(lambda x: x if is_key(x) else np.zeros(x.shape, x.dtype), like)
+    arrays = {
+        f"params/{name.split('/', 1)[1]}": np.full(x.shape, 3, np.float32)
+        for name, x in shapes.items()
+        if "/encoder/" in name
+    }
+    arrays |= {
+        f"batch_stats/{name}": np.full(x.shape, 4, np.float32)
+        for name, x in trees.named(like.stats["dense"]).items()
+        if name.startswith("encoder/")
+    }
+    started = trees.named(recipes.started(new, {"dense": arrays}))
+    for name, x in started.items():
+        kind = name.split("/")[0]
+        expected = {"params": 3, "target": 3, "stats": 4}.get(kind, 0) if "/encoder/" in name else 0
+        if kind != "key":
+            assert (np.asarray(x) == expected).all(), name
+    sets = {name.split("/")[1] for name, x in started.items() if name.startswith("stats/") and "/encoder/" in name}
+    assert sets == ({"dense", "sparse", "target"} if method == "sd_byol" else {"dense", "sparse"})
+
+
+def test_a_run_is_known_by_what_is_in_the_file_it_started_from(tmp_path, sdclr):
+    path = export(sdclr, "timm", tmp_path / "out") / "model.safetensors"
+    hashed = interop.sha256(path)
+    config, run = test_pretrain.config(), tmp_path / "run"
+    config.model.start = str(path)
+    found = recipes.with_hash_of_start(recipes.located(config), run)
+    assert found.model.start_sha256 == hashed
+    assert recipes.identity(found) != recipes.identity(test_pretrain.config())
+    with folder.lock(run):
+        folder.claim(run, found, None, encoder_of(found), recipes.identity)
+    assert not (run / "data.json").exists()
+    moved = path.rename(tmp_path / "moved.safetensors")
+    folder.check(run, recipes.with_hash_of_start(config, run), recipes.identity)  # the file is not needed any more
+    config.model.start = str(moved)
+    folder.check(run, recipes.with_hash_of_start(config, run), recipes.identity)
+    moved.write_bytes(moved.read_bytes() + b" ")
+    with pytest.raises(UserError, match=rf"another config: model\.start_sha256 \({hashed} there, \w+ given\)"):
+        folder.check(run, recipes.with_hash_of_start(config, run), recipes.identity)
+    config.model.start_sha256 = hashed
+    with pytest.raises(UserError, match=r"model\.start is .*, which has the SHA-256 .*, and model\.start_sha256 says"):
+        recipes.with_hash_of_start(config, run)
+    config.model.start = str(tmp_path / "nothing.pt")
+    with pytest.raises(UserError, match=r"model\.start is .*nothing\.pt, and there is no such file"):
+        recipes.with_hash_of_start(config, tmp_path / "new")
+    config.model.start = ""
+    with pytest.raises(UserError, match=r"model\.start_sha256 is .*, and model\.start is empty"):
+        recipes.with_hash_of_start(config, run)
+
+
+def encoder_of(config):
+    return recipes.encoder_record(config, (1, 8, 8, 1), encoded=False)
+
+
+def test_pretraining_refuses_a_file_that_does_not_fit_before_it_writes(tmp_path, sdclr, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = export(sdclr, "timm", tmp_path / "out") / "model.safetensors"
+    flags = [
+        *test_pretrain.TINY,
+        "--config.model.width=4",
+        f"--config.model.start={path}",
+        f"--data_dir={tmp_path}/data",
+    ]
+    assert main.main(["pretrain", "--config=digits_lt:sdclr", "--workdir=run", *flags]) == 2
+    assert "blocks, 2 wide, and not of resnet8: conv1.weight has the shape" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_written_over_and_a_card_says_what_the_run_says(sdclr, tmp_path):
+    written = export(sdclr, "hub-folder", tmp_path / "out", data_license="CC <b>BY</b> 4.0|x")
+    assert sorted(path.name for path in written.iterdir()) == ["README.md", "encoder.json", "model.safetensors"]
+    assert json.loads((written / "encoder.json").read_text()) == json.loads((sdclr / "encoder.json").read_text())
+    card = (written / "README.md").read_text()
+    assert "| Licence of the images | CC &lt;b&gt;BY&lt;/b&gt; 4.0\\|x |" in card
+    assert "| Method | sdclr, seed 0, step 1 |" in card and "| Images | 1, SHA-256 of their list 0 |" in card
+    assert "This checkpoint has not been evaluated" in card
+    assert "timm, which has no such resnet8" in card and "library_name" not in card
+    with pytest.raises(UserError, match="out is there already: delete it, or give another --out"):
+        export(sdclr, "timm", tmp_path / "out")
+    with pytest.raises(UserError, match="to is 'tensorflow': known are torchvision, timm, authors, onnx, hub-folder"):
+        export(sdclr, "tensorflow", tmp_path / "new")
+    with pytest.raises(UserError, match="classes is -1: it must be at least 0"):
+        export(sdclr, "timm", tmp_path / "new", classes=-1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_name_from_a_data_set_cannot_leave_its_place_in_the_card():
+    assert plain("a\n| b | <script>alert(1)</script> ](javascript:x) `c`") == (
+        "a \\| b \\| &lt;script&gt;alert\\(1\\)&lt;/script&gt; \\]\\(javascript:x\\) \\`c\\`"
+    )
+
+
+def record(name, channels=3, side=32, **fields):
+    view = View(height=side, width=side, channels=channels)
+    return EncoderRecord(
+        model={"name": name, **fields}, view=view, mean=(0.5,), std=(0.2,), resize=None, crop=None, features=512
+    )
+
+
+@pytest.mark.parametrize(
+    ("to", "encoder", "lines"),
+    [
+        ("torchvision", record("resnet18", stem="imagenet", width=64), ["torchvision.models.resnet18()", "model.fc ="]),
+        (
+            "timm",
+            record("resnet18", channels=1, stem="cifar", width=64),
+            [
+                'timm.create_model("resnet18", in_chans=1, num_classes=10)',
+                "model.conv1 = torch.nn.Conv2d(1, 64, 3, padding=1, bias=False)",
+                "model.maxpool = torch.nn.Identity()",
+            ],
+        ),
+        (
+            "timm",
+            record("vit_tiny", side=224, patch=16, width=192, depth=12, heads=3),
+            ['timm.create_model("vit_tiny_patch16_224", num_classes=10)'],
+        ),
+        (
+            "torchvision",
+            record("convnext_tiny", depths=[3, 3, 9, 3], width=96),
+            ["torchvision.models.convnext_tiny()", "model.classifier[2] = torch.nn.Identity()"],
+        ),
+        ("hub-folder", record("resnet50", stem="imagenet", width=64), ['timm.create_model("local-dir:FOLDER"']),
+        ("torchvision", record("resnet50", stem="imagenet", width=32), ["torchvision, which has no such resnet50"]),
+        ("torchvision", record("resnet18", channels=1, stem="imagenet", width=64), ["torchvision, which has no such"]),
+        ("onnx", record("resnet18"), ["float32 [N, 3, 32, 32]", "gives [N, 512]"]),
+    ],
+)
+def test_the_card_says_how_it_is_loaded(to, encoder, lines):
+    text = Usage(encoder, to, classes=0 if to == "hub-folder" else 10).text()
+    assert [line for line in lines if line not in text] == []
+    named = "no such" not in text and to != "onnx"
+    assert ("The classifier of 10 classes is zeros" in text) == (named and to != "hub-folder")
+    assert bool(Usage(encoder, to, 0).of_timm()) == (named and encoder.model.get("stem") != "cifar")
+
+
+def test_onnx_without_its_extra_says_what_to_install(sdclr, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
+    with pytest.raises(
+        UserError, match=r"ONNX takes jax2onnx, which is not installed: pip install 'sdclr_jax\[onnx\]'"
+    ):
+        export(sdclr, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_onnx_gives_the_features_of_the_run(sdclr, tmp_path):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = load(sdclr)
+    session = onnxruntime.InferenceSession(run.export("onnx", tmp_path / "out") / "model.onnx")
+    images = ((test_load.digits(3) / 255 - run.encoder.mean[0]) / run.encoder.std[0]).astype(np.float32)
+    (found,) = session.run(["features"], {"images": images.transpose(0, 3, 1, 2)})
+    expected = run.encode(test_load.digits(3))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
