@@ -138,9 +138,7 @@ def _card(run: Run, usage: Usage, data_license: str) -> str:
         step=run.step,
         trained_on=folder.trained_on(run.path),
         results=results if results and results.run.step == run.step else None,
-        versions=records.load_object(versions_path, "put it back from a copy, or delete it")
-        if versions_path.exists()
-        else {},
+        versions=records.load_object(versions_path, remedy) if versions_path.exists() else {},
         parameters=sum(x.size for x in jax.tree.leaves(run.variables["params"])),
         usage=usage.text(),
         data_license=data_license,
