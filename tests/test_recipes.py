@@ -1,16 +1,19 @@
 """From a config to objects, where images are decoded as they are needed."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from configs import base
-from sdclr_jax import parallel, recipes
+from sdclr_jax import parallel, recipes, records
 from sdclr_jax.data.batches import Cropped, Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
 from sdclr_jax.recipes import images
+from sdclr_jax.records import EncoderRecord
 
 FILES = Files("/nowhere", np.array(["a.jpg", "b.jpg", "c.jpg"]))
 
@@ -103,3 +106,13 @@ def test_a_step_on_crops_of_two_sizes_is_traced():
     c.views.mean = (0.1, 0.2)
     with pytest.raises(UserError, match=r"views\.mean"):
         try_step()
+
+
+def test_the_range_of_gray_images_goes_with_the_encoder():
+    config = recipes.load("folder:sdclr")
+    config.model.name = "resnet8"
+    for gray_range, expected in (((0.0, 0.0), ()), ((0.0, 4095.0), (0.0, 4095.0))):
+        config.data.gray_range = gray_range
+        record = recipes.encoder_record(config, (1, 8, 8, 3), encoded=True)
+        assert record.gray_range == expected
+        assert records.decode(EncoderRecord, json.loads(json.dumps(record.to_json()))) == record

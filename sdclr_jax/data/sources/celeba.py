@@ -81,9 +81,9 @@ def _lines(path: pathlib.Path) -> list[str]:
 def _from_files(root: pathlib.Path, split: str) -> Examples:
     try:
         _, heading, *lines = _lines(root / _ATTRIBUTES)
-        partition = dict(line.split() for line in _lines(root / _PARTITION) if line)
+        partition = dict(line.split() for line in _lines(root / _PARTITION) if line.strip())
         names = tuple(heading.split())
-        rows = sorted(line.split() for line in lines if line)
+        rows = sorted(line.split() for line in lines if line.strip())
         ids = np.array([row[0] for row in rows], str)
         values = np.array([row[1:] for row in rows], int)
         splits = np.array([_SPLITS[partition[name]] for name in ids.tolist()])

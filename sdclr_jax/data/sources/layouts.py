@@ -78,7 +78,7 @@ def from_directories(paths: list[str], root: pathlib.Path, class_order: str = "n
     others = sorted({path.split("/")[0] for path in paths} - split_by_top.keys())
     notes = ()
     # `train` is a vehicle, too: alone among names that are no splits, it is a class.
-    if others and split_by_top and set(split_by_top) != {"train"}:
+    if others and split_by_top and {top.casefold() for top in split_by_top} != {"train"}:
         held = " and ".join(split_by_top)
         raise UserError(
             f"{root} has {held}, and {others[0]!r} beside them: move that elsewhere, or into one of them; what is "

@@ -431,3 +431,10 @@ def test_a_list_with_a_byte_order_mark(places, tmp_path):
     path = places / "places365_train_standard.txt"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(load("places365", tmp_path, "train", root=str(places)).ids) == 4
+
+
+def test_blank_lines_in_celeba_are_none(celeba, tmp_path):
+    for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+        with (celeba / name).open("a") as file:
+            file.write("\n\t \n")
+    assert len(load("celeba", tmp_path, root=str(celeba)).ids) == 4
