@@ -85,7 +85,7 @@ def made(command: str, run: pathlib.Path, data: pathlib.Path) -> str:
         return _hash(json.dumps(json.loads((run / "results.json").read_text())["protocols"], sort_keys=True).encode())
     if command == "exemplars":
         return _hash((run / "exemplars" / "exemplars.csv").read_bytes())
-    return _hash((run.parent / "report.csv").read_bytes())
+    return _hash((run.parent / "report.csv").read_bytes().replace(f"{run.parent.name}/{run.name}".encode(), b""))
 
 
 def _last_state(run: pathlib.Path) -> list[bytes]:

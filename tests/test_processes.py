@@ -25,6 +25,7 @@ from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines
 
+OLD_RUN = pathlib.Path(__file__).parent / "golden" / "run_f1e7a00"
 PROGRAM = """
 import itertools, os, signal, sys, time
 import jax
@@ -263,6 +264,55 @@ def test_how_long_processes_wait_for_each_other_is_checked(given, monkeypatch):
     monkeypatch.setenv("SDCLR_JOIN_SECONDS", given)
     with pytest.raises(UserError, match=f"^the environment has SDCLR_JOIN_SECONDS={given}: it must be a number"):
         processes.join()
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (RuntimeError("Unable to initialize backend 'tpu': no libtpu\nmore"), "initialize backend 'tpu': no libtpu)"),
+        (AssertionError(), "(there is none on this machine): unset it, or install what it needs, such as jax[cuda13]"),
+    ],
+)
+def test_a_kind_of_device_that_is_not_there_is_a_sentence(monkeypatch, capsys, tmp_path, raised, said):
+    def devices():
+        raise raised
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    for argv in (["pretrain", "--config=digits_lt:sdclr", f"--workdir={tmp_path / 'run'}"], ["evaluate", str(OLD_RUN)]):
+        assert main.main(argv) == 2
+        heard = capsys.readouterr().err
+        assert heard.startswith("sdclr: JAX_PLATFORMS is 'tpu', and JAX cannot use that") and said in heard
+        assert heard.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (ValueError("Number of processes must be defined."), "ValueError: Number of processes must be defined."),
+        (KeyError("SLURM_NTASKS"), "KeyError: 'SLURM_NTASKS'"),
+        (ImportError("the kubernetes package"), "ImportError: the kubernetes package"),
+    ],
+)
+def test_half_a_cluster_is_a_sentence(monkeypatch, capsys, raised, said):
+    def initialize(**how):
+        raise raised
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    assert main.main(["pretrain", "--config=digits_lt:sdclr", "--workdir=/nowhere", "--distributed"]) == 2
+    heard = capsys.readouterr().err
+    assert heard.startswith(f"sdclr: --distributed: the processes cannot be joined ({said}): see that the scheduler's")
+    assert heard.endswith("one process alone needs no --distributed\n")
+
+
+def test_one_machine_without_a_cluster_trains_alone(monkeypatch):
+    def initialize(**how):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    processes.join()
+    assert processes.count() == 1 and not processes.joined()
 
 
 def test_a_process_alone_agrees_with_itself_and_waits_for_nobody(tmp_path):

@@ -66,9 +66,9 @@ def check_determinism(
         def trajectory() -> Trajectory:
             state = init(np.uint32(config.seed), view)
             first = _arrays(state)
-            seen: list[Any] = []
+            seen: list[dict[str, np.ndarray]] = []
             scalars: list[dict[str, np.ndarray]] = []
-            stream = recipes.batches(config, images, shardings).from_step(0)
+            stream: Any = recipes.batches(config, images, shardings).from_step(0)
             with contextlib.closing(stream):
                 for step in method.train(state, _noted(stream, seen), until=steps):
                     scalars.append({name: np.asarray(value) for name, value in step.scalars.items()})

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import pathlib
 import signal
@@ -77,6 +78,8 @@ def _run(argv: list[str]) -> int:
             raise UserError(f"there is no command {command!r}: known are {', '.join(COMMANDS)}")
         # Orbax and tfds tell of their own housekeeping as warnings.
         absl.logging.set_verbosity(absl.logging.ERROR)
+        # Orbax leaves readers behind where one of them fails, and asyncio prints a traceback of each.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # Imported here, so that `report` and `prepare` do not wait for JAX.
         with _sigterm_as_ctrl_c():
             importlib.import_module(f"sdclr_jax.commands.{_MODULES.get(command, command)}").main(rest)
