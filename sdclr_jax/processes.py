@@ -42,6 +42,7 @@ __all__ = [
     "leave",
     "number",
     "of_first",
+    "progressed",
     "stopping_before_the_first_step",
     "summed",
     "telling",
@@ -57,6 +58,7 @@ _ROOT = "sdclr_jax"
 _met: dict[str, int] = {}  # how often a place was come to: a key is written once
 _told = False  # whether it has failed, and told the others
 _shared = False  # whether all processes do the same now
+_done = 0  # pieces of work other than steps
 _waits = False  # whether it waits for what another one does, however long that takes
 
 
@@ -79,6 +81,13 @@ def number() -> int:
 def is_main() -> bool:
     """Whether this process is the one that writes files and shows progress."""
     return jax.process_index() == 0
+
+
+def progressed() -> None:
+    """Note that this process has done a piece of work other than a step; where none does any for `MEET` seconds, they
+    stand still, and end."""
+    global _done
+    _done += 1
 
 
 def is_shared() -> bool:
@@ -167,6 +176,9 @@ def gathered(place: str, texts: Iterable[str]) -> Iterator[str]:
     for number, total in enumerate(exchange(place, str(given), patient=True)):
         for i in range(1, int(total) + 1):
             yield _store().blocking_key_value_get(f"{folder}/{number}/{i}", 60_000)
+    exchange(f"{place} read")
+    if is_main():
+        _store().key_value_delete(f"{folder}/")
 
 
 def summed(counts: Mapping[str, float]) -> dict[str, float]:
@@ -240,7 +252,7 @@ def telling() -> Iterator[None]:
             if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
                 lost = Lost(
                     f"a computation with the other processes broke down ({first_line(error)}): one of them was "
-                    "killed, or its machine is gone; start all again to go on from the last checkpoint"
+                    "killed, or its machine is gone; start all again, and a run goes on from its last checkpoint"
                 )
                 _publish(lost)
                 raise lost from error
@@ -266,9 +278,7 @@ def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
     beat, heard, moved = 0, {}, {}  # process -> its last beat or step, and when it came
     while not ended.wait(_pause(POLL)):
         beat += 1
-        step = (
-            f"{stops.taken}.{beat}" if _waits else str(stops.taken)
-        )  # one that waits on purpose is not at a standstill
+        step = f"{stops.taken}.{beat if _waits else _done}"  # who waits on purpose does not stand still
         try:
             _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True)
             said, alive = _failures(), _all_in(f"{_ROOT}/alive") if is_main() else {}
@@ -295,7 +305,7 @@ def _lost(heard: dict[int, tuple[str, float]], moved: dict[int, tuple[str, float
         if now - since > SILENCE:
             return Lost(
                 f"process {number} has not been heard of for {SILENCE} s: it was killed, or its machine is gone; start "
-                "all again to go on from the last checkpoint"
+                "all again, and a run goes on from its last checkpoint"
             )
     if moved and all(now - since > MEET for _, since in moved.values()):
         number, (step, _) = min(moved.items(), key=lambda item: int(item[1][0].partition(".")[0]))

@@ -112,6 +112,8 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
     known = _read(folder / "index.json")
     entries = {path: known[path] for path, now in files.items() if path in known and known[path][:2] == now}
 
+    several = _several_processes()
+
     def look(paths: list[str]) -> None:
         with (
             bar(f"looking at {root.name}", len(paths), progress and bool(paths), unit="image") as shown,
@@ -123,11 +125,13 @@ def refresh(root: pathlib.Path, folder: pathlib.Path, progress: bool = False) ->
                     for path, (width, height, reason) in done.result().items():
                         entries[path] = Entry(*files[path], width, height, reason)
                         shown.update()
+                    if several:
+                        several.progressed()
             finally:
                 pool.shutdown(cancel_futures=True)
 
     try:
-        if several := _several_processes():
+        if several:
             _look_together(several, files, entries, look)
         look([path for path in files if path not in entries])
     finally:
