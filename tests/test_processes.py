@@ -240,6 +240,13 @@ def test_how_long_processes_wait_for_each_other_is_checked(given, monkeypatch):
         processes.join()
 
 
+def test_numbers_are_summed_over_the_processes(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    monkeypatch.setattr(processes, "exchange", lambda place, text: [text, '{"unreadable_images": 4}', text])
+    assert processes.summed({"unreadable_images": 1}) == {"unreadable_images": 6}
+    assert processes.summed({}) == {}
+
+
 def test_a_process_alone_agrees_with_itself_and_waits_for_nobody(tmp_path):
     with processes.together():
         processes.agree({"seed": 0})
