@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax._src import distributed  # its store has no public door
 
 from sdclr_jax import parallel, stops
@@ -56,6 +58,7 @@ _PIECE = 2**20  # of a text that is given to all
 _LEAVE = 5  # seconds for a process to end by itself when another has failed
 _ROOT = "sdclr_jax"
 _met: dict[str, int] = {}  # how often a place was come to: a key is written once
+_connected = False  # whether it has computed with the others
 _told = False  # whether it has failed, and told the others
 _shared = False  # whether all processes do the same now
 _done = 0  # pieces of work other than steps
@@ -219,6 +222,7 @@ def together(*, stop: bool = False) -> Iterator[None]:
         yield
         return
     ended = threading.Event()
+    _connect()
     with Interrupts() if stop else contextlib.nullcontext() as interrupts:
         threading.Thread(target=_watch, args=(ended, interrupts), daemon=True).start()
         try:
@@ -232,6 +236,20 @@ def together(*, stop: bool = False) -> Iterator[None]:
                 exchange("end")
         finally:
             ended.set()
+
+
+def _connect() -> None:
+    """Compute something on all devices, side by side. On CPUs the first such computation fails where one process comes to
+    it 30 s later than another, as after a long compilation on a busy machine; those after it wait."""
+    global _connected
+    if _connected:
+        return
+    exchange("start")
+    shardings = parallel.shardings()
+    size = shardings.batch.mesh.size
+    ones = parallel.split(np.ones(size, np.float32), np.arange(size), size, shardings.batch)
+    jax.jit(jnp.sum, out_shardings=shardings.replicated)(ones).block_until_ready()
+    _connected = True
 
 
 @contextlib.contextmanager
