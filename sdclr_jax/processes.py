@@ -239,8 +239,8 @@ def together(*, stop: bool = False) -> Iterator[None]:
 
 
 def _connect() -> None:
-    """Compute something on all devices, side by side. On CPUs the first such computation fails where one process comes to
-    it 30 s later than another, as after a long compilation on a busy machine; those after it wait."""
+    """Compute something on all devices, side by side. On CPUs the first such computation fails where one process comes
+    to it 30 s later than another, as after a long compilation on a busy machine; those after it wait."""
     global _connected
     if _connected:
         return
