@@ -97,7 +97,7 @@ def serve(options: argparse.Namespace, number: int, port: int, process: int) -> 
     layout = LAYOUTS[number]
     if layout.processes > 1:
         jax.distributed.initialize(f"localhost:{port}", layout.processes, process)
-    from sdclr_jax import parallel, recipes, trees
+    from sdclr_jax import parallel, processes, recipes, trees
     from sdclr_jax.evaluation import frozen, knn
     from sdclr_jax.evaluation.neighbours import neighbours
 
@@ -118,25 +118,26 @@ def serve(options: argparse.Namespace, number: int, port: int, process: int) -> 
         wide = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
         return jax.tree.map(wide, state)
 
-    state = jax.jit(init, out_shardings=shardings.replicated)(np.uint32(0))
-    kept, losses = {}, []
-    for step in method.train(state, batches.from_step(0), until=options.steps):
-        losses.append(float(step.scalars["loss"]))
-        if step.number <= FIRST:
-            part = {"parameters": step.state.params, "statistics": step.state.stats, "mask": step.state.mask}
-            part |= {"gradient": step.state.opt_state} if step.number == 1 else {}
-            for kind, tree in part.items():
-                kept |= {f"{step.number}/{kind}/{name}": np.asarray(x) for name, x in trees.named(tree).items()}
-        if step.number == FIRST:
-            encoder = recipes.frozen_encoder(config, shardings)
-            variables = frozen.encoder_variables(frozen.dense(step.state))
-            features, test = (encoder.features(variables, part) for part in (images, data.test.images))
-            near = neighbours(features, 5, shardings=shardings)
-            labels = data.part(config.data.subset).labels
-            kept |= {"features": features, "neighbours": near.rows}
-            kept["predictions"] = knn.predict(features, labels, test, num_classes=10, k=20)
-    if process == 0:
-        np.savez(options.out / f"{number}.npz", losses=np.array(losses), **kept)
+    with processes.together():
+        state = jax.jit(init, out_shardings=shardings.replicated)(np.uint32(0))
+        kept, losses = {}, []
+        for step in method.train(state, batches.from_step(0), until=options.steps):
+            losses.append(float(step.scalars["loss"]))
+            if step.number <= FIRST:
+                part = {"parameters": step.state.params, "statistics": step.state.stats, "mask": step.state.mask}
+                part |= {"gradient": step.state.opt_state} if step.number == 1 else {}
+                for kind, tree in part.items():
+                    kept |= {f"{step.number}/{kind}/{name}": np.asarray(x) for name, x in trees.named(tree).items()}
+            if step.number == FIRST:
+                encoder = recipes.frozen_encoder(config, shardings)
+                variables = frozen.encoder_variables(frozen.dense(step.state))
+                features, test = (encoder.features(variables, part) for part in (images, data.test.images))
+                near = neighbours(features, 5, shardings=shardings)
+                labels = data.part(config.data.subset).labels
+                kept |= {"features": features, "neighbours": near.rows}
+                kept["predictions"] = knn.predict(features, labels, test, num_classes=10, k=20)
+        if process == 0:
+            np.savez(options.out / f"{number}.npz", losses=np.array(losses), **kept)
 
 
 def first_steps(found: dict[Layout, dict[str, np.ndarray]]) -> str:

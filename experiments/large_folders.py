@@ -9,13 +9,18 @@ and their vote among features of --dimensions. Writes `table.md`, and beside eac
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
 import resource
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -25,6 +30,7 @@ from tabulate import tabulate
 
 from sdclr_jax import compiler
 
+T = TypeVar("T")
 LINKS = 20_000  # to one file; file systems allow 65,000 and fewer
 QUERIES = 2_000  # images whose neighbours are looked for
 
@@ -35,17 +41,23 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=10_000)
     parser.add_argument("--dimensions", type=int, default=128)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/large_folders"))
+    parser.add_argument("--parts", default="folder,features", help="what is measured, one of these or both")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.out, options.measure, options.classes, options.dimensions)))
+        found = {}
+        if "folder" in options.parts:
+            found |= of_folder(options.out, options.measure, options.classes)
+        if "features" in options.parts:
+            found |= of_features(options.measure, options.classes, options.dimensions)
+        print(json.dumps(found | {"load of the machine at the end": os.getloadavg()[0]}))
         return
     found = {}
     for count in map(int, options.images.split(",")):
         make(options.out / str(count) / "images", count, options.classes)
         done = subprocess.run(
             [sys.executable, __file__, f"--measure={count}", f"--classes={options.classes}", f"--out={options.out}"]
-            + [f"--dimensions={options.dimensions}"],
+            + [f"--dimensions={options.dimensions}", f"--parts={options.parts}"],
             stdout=subprocess.PIPE, text=True, check=True, timeout=3600,
         )  # fmt: skip
         found[f"{count:,} images"] = json.loads(done.stdout.splitlines()[-1])
@@ -75,9 +87,8 @@ def make(folder: pathlib.Path, count: int, classes: int) -> None:
             os.link(originals / f"{number % kept}.png", directory / f"image_{number:08}.png")
 
 
-def measure(out: pathlib.Path, count: int, classes: int, dimensions: int) -> dict[str, float]:
+def of_folder(out: pathlib.Path, count: int, classes: int) -> dict[str, float]:
     """Seconds and MiB, by what takes them."""
-    compiler.set_flags()  # before JAX is imported
     from sdclr_jax.data import batches, sources
     from sdclr_jax.data.crops import RandomCrops
     from sdclr_jax.data.sources import index
@@ -97,11 +108,7 @@ def measure(out: pathlib.Path, count: int, classes: int, dimensions: int) -> dic
     if index_json:
         index_json.unlink()
 
-    def timed(name: str, work):
-        before = time.perf_counter()
-        made = work()
-        found[f"{name}, s"] = time.perf_counter() - before
-        return made
+    timed = partial(timed_into, found)
 
     def source() -> sources.Source:
         return sources.source(f"folder:{folder / 'images'}", folder / "data")
@@ -131,20 +138,61 @@ def measure(out: pathlib.Path, count: int, classes: int, dimensions: int) -> dic
 
     timed("two processes that decode, until their first batch", start)
 
+    return found
+
+
+def of_features(count: int, classes: int, dimensions: int) -> dict[str, float]:
+    """As `of_folder`, of k-NN and neighbours."""
+    compiler.set_flags()  # before JAX is imported
     from sdclr_jax.evaluation import knn
     from sdclr_jax.evaluation.neighbours import nearest
 
+    found: dict[str, float] = {}
     features = np.random.default_rng(0).normal(size=(count, dimensions)).astype(np.float32)
     labels = np.arange(count) % classes
-    before = peak()
-    timed(
-        f"k-NN of {QUERIES:,} images, k 200",
-        lambda: knn.predict(features, labels, features[:QUERIES], num_classes=classes, k=200),
-    )
-    timed(f"ten neighbours of {QUERIES:,} images", lambda: nearest(features, features[:QUERIES], 10))
-    found["both, MiB at most beside the features"] = peak() - before
-    found["load of the machine at the end"] = os.getloadavg()[0]
+    few = features[:QUERIES]
+    nearest(features[:QUERIES], few, 1)  # JAX itself takes memory, too
+    with rising(found, "MiB at most for k-NN beside the features"):
+        timed_into(
+            found,
+            f"k-NN of {QUERIES:,} images, k 200",
+            lambda: knn.predict(features, labels, few, num_classes=classes, k=200),
+        )
+    with rising(found, "MiB at most for neighbours beside the features"):
+        timed_into(found, f"ten neighbours of {QUERIES:,} images", lambda: nearest(features, few, 10))
     return found
+
+
+def timed_into(found: dict[str, float], name: str, work: Callable[[], T]) -> T:
+    before = time.perf_counter()
+    made = work()
+    found[f"{name}, s"] = time.perf_counter() - before
+    return made
+
+
+@contextlib.contextmanager
+def rising(found: dict[str, float], name: str) -> Iterator[None]:
+    """How far the memory of this process rises inside."""
+    before, highest, ended = resident(), resident(), threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not ended.wait(0.02):
+            highest = max(highest, resident())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    found[name] = highest - before
+
+
+def resident() -> float:
+    """MiB that this process has now."""
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def peak() -> float:

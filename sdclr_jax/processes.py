@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax._src import distributed  # its store has no public door
 
 from sdclr_jax import parallel, stops
@@ -42,6 +44,7 @@ __all__ = [
     "leave",
     "number",
     "of_first",
+    "progressed",
     "stopping_before_the_first_step",
     "summed",
     "telling",
@@ -55,8 +58,10 @@ _PIECE = 2**20  # of a text that is given to all
 _LEAVE = 5  # seconds for a process to end by itself when another has failed
 _ROOT = "sdclr_jax"
 _met: dict[str, int] = {}  # how often a place was come to: a key is written once
+_connected = False  # whether it has computed with the others
 _told = False  # whether it has failed, and told the others
 _shared = False  # whether all processes do the same now
+_done = 0  # pieces of work other than steps
 _waits = False  # whether it waits for what another one does, however long that takes
 
 
@@ -79,6 +84,13 @@ def number() -> int:
 def is_main() -> bool:
     """Whether this process is the one that writes files and shows progress."""
     return jax.process_index() == 0
+
+
+def progressed() -> None:
+    """Note that this process has done a piece of work other than a step; where none does any for `MEET` seconds, they
+    stand still, and end."""
+    global _done
+    _done += 1
 
 
 def is_shared() -> bool:
@@ -167,6 +179,9 @@ def gathered(place: str, texts: Iterable[str]) -> Iterator[str]:
     for number, total in enumerate(exchange(place, str(given), patient=True)):
         for i in range(1, int(total) + 1):
             yield _store().blocking_key_value_get(f"{folder}/{number}/{i}", 60_000)
+    exchange(f"{place} read")
+    if is_main():
+        _store().key_value_delete(f"{folder}/")
 
 
 def summed(counts: Mapping[str, float]) -> dict[str, float]:
@@ -207,6 +222,7 @@ def together(*, stop: bool = False) -> Iterator[None]:
         yield
         return
     ended = threading.Event()
+    _connect()
     with Interrupts() if stop else contextlib.nullcontext() as interrupts:
         threading.Thread(target=_watch, args=(ended, interrupts), daemon=True).start()
         try:
@@ -220,6 +236,20 @@ def together(*, stop: bool = False) -> Iterator[None]:
                 exchange("end")
         finally:
             ended.set()
+
+
+def _connect() -> None:
+    """Compute something on all devices, side by side. On CPUs the first such computation fails where one process comes
+    to it 30 s later than another, as after a long compilation on a busy machine; those after it wait."""
+    global _connected
+    if _connected:
+        return
+    exchange("start")
+    shardings = parallel.shardings()
+    size = shardings.batch.mesh.size
+    ones = parallel.split(np.ones(size, np.float32), np.arange(size), size, shardings.batch)
+    jax.jit(jnp.sum, out_shardings=shardings.replicated)(ones).block_until_ready()
+    _connected = True
 
 
 @contextlib.contextmanager
@@ -240,7 +270,7 @@ def telling() -> Iterator[None]:
             if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
                 lost = Lost(
                     f"a computation with the other processes broke down ({first_line(error)}): one of them was "
-                    "killed, or its machine is gone; start all again to go on from the last checkpoint"
+                    "killed, or its machine is gone; start all again, and a run goes on from its last checkpoint"
                 )
                 _publish(lost)
                 raise lost from error
@@ -266,9 +296,7 @@ def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
     beat, heard, moved = 0, {}, {}  # process -> its last beat or step, and when it came
     while not ended.wait(_pause(POLL)):
         beat += 1
-        step = (
-            f"{stops.taken}.{beat}" if _waits else str(stops.taken)
-        )  # one that waits on purpose is not at a standstill
+        step = f"{stops.taken}.{beat if _waits else _done}"  # who waits on purpose does not stand still
         try:
             _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True)
             said, alive = _failures(), _all_in(f"{_ROOT}/alive") if is_main() else {}
@@ -295,7 +323,7 @@ def _lost(heard: dict[int, tuple[str, float]], moved: dict[int, tuple[str, float
         if now - since > SILENCE:
             return Lost(
                 f"process {number} has not been heard of for {SILENCE} s: it was killed, or its machine is gone; start "
-                "all again to go on from the last checkpoint"
+                "all again, and a run goes on from its last checkpoint"
             )
     if moved and all(now - since > MEET for _, since in moved.values()):
         number, (step, _) = min(moved.items(), key=lambda item: int(item[1][0].partition(".")[0]))

@@ -315,6 +315,13 @@ def test_one_machine_without_a_cluster_trains_alone(monkeypatch):
     assert processes.count() == 1 and not processes.joined()
 
 
+def test_numbers_are_summed_over_the_processes(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    monkeypatch.setattr(processes, "exchange", lambda place, text: [text, '{"unreadable_images": 4}', text])
+    assert processes.summed({"unreadable_images": 1}) == {"unreadable_images": 6}
+    assert processes.summed({}) == {}
+
+
 def test_a_process_alone_agrees_with_itself_and_waits_for_nobody(tmp_path):
     with processes.together():
         processes.agree({"seed": 0})

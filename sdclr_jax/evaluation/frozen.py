@@ -132,6 +132,7 @@ class FrozenEncoder:
         return closing(batches.in_order(images, self._crop, self._batch_size, self._workers, places))
 
     def _of_batch(self, variables: Tree, images: np.ndarray) -> jax.Array:
+        processes.progressed()
         batch = parallel.split(images, self._places, self._batch_size, self.shardings.batch)
         return self._encode(variables, batch)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from sdclr_jax import parallel
+from sdclr_jax import parallel, processes
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation.features import unit
 from sdclr_jax.parallel import Shardings
@@ -115,6 +115,7 @@ def _search(
     if not k:
         return found
     for first in range(0, len(features), batch):
+        processes.progressed()
         of = split(_filled(features[first : first + batch], batch))
         best = split(np.zeros((batch, k), np.int32)), split(np.full((batch, k), -np.inf, np.float32))
         for start, block in kept or blocks():

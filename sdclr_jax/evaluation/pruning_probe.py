@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax import parallel, pruning, trees
+from sdclr_jax import parallel, processes, pruning, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.branches import variables as branch_variables
 from sdclr_jax.data import batches
@@ -213,5 +213,6 @@ class PruningProbe:
 
     def _put(self, rows: np.ndarray) -> Any:
         """The images of these rows on the devices, of which each process decodes its share."""
+        processes.progressed()
         places = parallel.places(len(rows), self._shardings.batch)
         return parallel.split(self._pixels(rows[places]), places, len(rows), self._shardings.batch)

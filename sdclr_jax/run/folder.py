@@ -129,7 +129,7 @@ def check_shared(workdir: pathlib.Path) -> None:
             (folder / mark).unlink(missing_ok=True)
     if "" in answers:
         raise UserError(
-            f"process {answers.index('')} does not see what process 0 writes to {answers[0]}: give a --workdir on a "
+            f"process {answers.index('')} does not see what process 0 writes to {answers[0]}: give a folder on a "
             "disk that all of them share"
         )
 

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdclr_jax import parallel, recipes, records, trees
+from sdclr_jax import parallel, processes, recipes, records, trees
 from sdclr_jax.api import pretrain as pretrain_command
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data.batches import Resident
-from sdclr_jax.errors import Diverged, UserError
+from sdclr_jax.errors import Diverged, Stopped, UserError
 from sdclr_jax.recipes import methods
 from sdclr_jax.run import folder, metrics, versions
 
@@ -135,6 +135,22 @@ def test_a_crashed_run_goes_on_exactly(finished_between_refreshes, data_dir, tmp
     state = run(between, tmp_path / "cut", data_dir)
     assert_same_bits(state, expected)
     assert lines(tmp_path / "cut") == lines(whole)
+
+
+def test_a_stop_between_two_lines_of_metrics_changes_no_line(
+    finished_between_refreshes, data_dir, tmp_path, monkeypatch
+):
+    whole, expected = finished_between_refreshes
+    between = config("sdclr", "--config.prune.every=4", "--config.collapse_every=3")
+    monkeypatch.setattr(processes.Stop, "at", lambda self, step, convenient: step in (1, 7))
+    for step in (1, 7):
+        with pytest.raises(Stopped, match=f"^stopped at step {step} of 15: run it again to resume$"):
+            run(between, tmp_path / "stopped", data_dir)
+    monkeypatch.undo()
+    assert_same_bits(run(between, tmp_path / "stopped", data_dir), expected)
+    assert lines(tmp_path / "stopped") == lines(whole)
+    seconds = [line["seconds"] for line in metrics.read(tmp_path / "stopped" / "metrics.jsonl")]
+    assert seconds == sorted(seconds)
 
 
 def test_batches_sent_from_the_host_are_those_that_lie_on_the_devices(finished, data_dir, tmp_path):

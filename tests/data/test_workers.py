@@ -1,8 +1,10 @@
 """Workers make what this process makes, die with a sentence, and leave nothing behind."""
 
 import gc
+import mmap
 import os
 import pathlib
+import pickle
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from multiprocessing import Pipe
 import numpy as np
 import pytest
 
+from sdclr_jax.data import workers
 from sdclr_jax.data.crops import RandomCrops
 from sdclr_jax.data.images import Encoded, Files
 from sdclr_jax.data.workers import Croppers, Task
@@ -35,6 +38,32 @@ def files(tmp_path_factory):
     for i in range(10):
         (folder / f"{i}.jpg").write_bytes(jpeg(photo(40 + i, 30, seed=i)))
     return Files(folder, np.array([f"{i}.jpg" for i in range(10)]))
+
+
+def test_what_is_sent_to_a_worker_does_not_grow_with_the_number_of_images(monkeypatch):
+    """The paths lie in memory that all share, under a descriptor, and are those of the images."""
+    sent = []
+
+    class Worker:
+        def __init__(self, memory, known):
+            self._known = os.dup(known)
+
+        def send(self, message):
+            sent.append((len(pickle.dumps(message)), message, self._known))
+
+        def stop(self): ...
+
+        def close(self):
+            os.close(self._known)
+
+    monkeypatch.setattr(workers, "_Worker", Worker)
+    for count in (10, 100_000):
+        paths = np.array([f"{i:08}.jpg" for i in range(count)])
+        with Croppers(Files("/photos", paths), (SMALL,), largest=2, workers=1):
+            length, (described, sizes, *_), known = sent[-1]
+            buffers = workers._shared(known, [(size,) for size in sizes], mmap.ACCESS_READ)
+            assert pickle.loads(described, buffers=buffers).paths.tolist() == paths.tolist()
+    assert sent[0][0] < 2000 and abs(sent[1][0] - sent[0][0]) < 20
 
 
 def crops_of(files, workers, ahead, tasks=TASKS):

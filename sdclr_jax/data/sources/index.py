@@ -154,6 +154,8 @@ def refresh(
     known = _read(folder / "index.json", gray_range)
     entries = {path: known[path] for path, now in there.items() if path in known and known[path][:2] == now}
 
+    several = _several_processes()
+
     def look(paths: list[str]) -> None:
         with (
             bar(f"looking at {root.name}", len(paths), progress and bool(paths), unit="image") as shown,
@@ -165,11 +167,13 @@ def refresh(
                     for path, found in done.result().items():
                         entries[path] = Entry(*there[path], **found)
                         shown.update()
+                    if several:
+                        several.progressed()
             finally:
                 pool.shutdown(cancel_futures=True)
 
     try:
-        if several := _several_processes():
+        if several:
             _look_together(several, there, entries, look)
         look([path for path in there if path not in entries])
     finally:
