@@ -1,7 +1,7 @@
 """From a run to other programs and back: export, import, and pretraining that starts from a file."""
 
 import json
-import re
+import sys
 
 import jax
 import numpy as np
@@ -218,7 +218,7 @@ def test_the_card_says_how_it_is_loaded(to, encoder, lines):
 
 
 def test_onnx_without_its_extra_says_what_to_install(sdclr, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "jax2onnx", None)
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(
         UserError, match=r"ONNX takes jax2onnx, which is not installed: pip install 'sdclr_jax\[onnx\]'"
     ):
