@@ -354,7 +354,6 @@ def golden() -> None:
         ]
     (ROOT / "tests" / "golden" / "torch_names.txt").write_text("\n".join(lines) + "\n")
     tiny = {
-        "resnet, basic": (SmallResNet(resnet.BasicBlock, [1, 1, 1, 1]), 67),
         "resnet, bottleneck": (SmallResNet(resnet.Bottleneck, [1, 1, 1, 1]), 64),
         "vit": (
             VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=2, num_heads=2, num_classes=0),

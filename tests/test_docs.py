@@ -55,6 +55,8 @@ NOT_RUN = {
     "sdclr pretrain --config=cifar10_lt:*": "CIFAR-10 as `sdclr prepare` leaves it",
     "sdclr pretrain --config=imagenet100_lt:*": "ImageNet",
     "sdclr evaluate runs/cifar10": "a run on CIFAR-10",
+    "sdclr import moco*": "weights that others trained",
+    "sdclr evaluate runs/moco": "the same, and ImageNet",
     "srun *": "a cluster",
 }
 

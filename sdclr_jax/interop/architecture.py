@@ -69,6 +69,9 @@ def described(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
 def _resnet(own: Mapping[str, tuple[int, ...]], first: tuple[int, ...]) -> Architecture:
     stages = _counts(own, r"layer(\d+)\.(\d+)\.conv1\.weight")
     bottleneck = any(re.fullmatch(r"layer\d+\.\d+\.conv3\.weight", name) for name in own)
+    # Of a wide ResNet the inner convolutions have more outputs, of a grouped one fewer inputs.
+    inner = own.get("layer1.0.conv2.weight", (first[0], first[0]))
+    usual = inner[:2] == (first[0], first[0])
     name = next(
         (
             name
@@ -84,8 +87,8 @@ def _resnet(own: Mapping[str, tuple[int, ...]], first: tuple[int, ...]) -> Archi
         side = "authors, a norm per branch"
     elif "fc.fc1.weight" in own:
         side = "authors"
-    model = {"name": name, "stem": "imagenet" if first[2] > 3 else "cifar", "width": first[0]}
-    blocks = "bottlenecks" if bottleneck else "blocks"
+    model = {"name": name if usual else "", "stem": "imagenet" if first[2] > 3 else "cifar", "width": first[0]}
+    blocks = ("" if usual else "wide or grouped ") + ("bottlenecks" if bottleneck else "blocks")
     return Architecture("", "", side, model, f"a ResNet of {stages} {blocks}, {first[0]} wide", first[1])
 
 

@@ -82,3 +82,10 @@ def test_who_wrote_a_file_shows_in_its_names(prefix, beside, source):
     assert (found.source, found.prefix) == (source, prefix)
     assert found.model == {"name": "resnet8", "stem": "cifar", "width": 2}
     assert interop.described({"x.conv2.weight": (1, 2, 3, 4)}) is None
+
+
+def test_a_resnet_of_another_kind_is_not_taken_for_the_usual_one():
+    real = files.names()["torchvision", "resnet50"]
+    for changed, shape in {"wide": (128, 128, 3, 3), "grouped": (128, 4, 3, 3)}.items():
+        found = interop.described(real | {"layer1.0.conv2.weight": shape})
+        assert (found.model["name"], "wide or grouped" in found.says) == ("", True), changed
