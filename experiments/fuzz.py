@@ -182,7 +182,14 @@ def _child(name: str, seconds: int, out: pathlib.Path) -> None:
         rng.seed(seed)
         return mutated(target.kind, data, seeds, rng) if rng.random() < 0.5 else atheris.Mutate(data, longest)
 
-    options = [f"-max_total_time={seconds}", "-max_len=300000", "-rss_limit_mb=0", "-timeout=0", "-print_final_stats=0"]
+    options = [
+        f"-max_total_time={seconds}",
+        f"-artifact_prefix={out}/",
+        "-max_len=300000",
+        "-rss_limit_mb=0",
+        "-timeout=0",
+        "-print_final_stats=0",
+    ]
     atheris.Setup([sys.argv[0], *options, str(corpus)], one, custom_mutator=mutate)
     atheris.Fuzz()  # ends the process
 
