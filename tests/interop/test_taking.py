@@ -113,12 +113,13 @@ NAN = np.array([1, np.nan], np.float32)
 REFUSED = {
     "another width": (
         {"conv1.weight": np.ones((4, 1, 3, 3), np.float32)},
-        r"is of a ResNet of \(1, 1, 1\) blocks, 4 wide, and not of resnet8: conv1.weight has the shape \(4, 1, 3, 3\), "
-        r"and there it is \(2, 1, 3, 3\): for this file give --config.model.name='resnet8' --config.model.stem='cifar'",
+        r"is of a ResNet of \(1, 1, 1\) wide or grouped blocks, 4 wide, and not of resnet8: conv1.weight has the shape \(4, 1, 3, 3\), "
+        r"and there it is \(2, 1, 3, 3\): no encoder of this version is like it",
     ),
     "colours": (
         {"conv1.weight": np.ones((2, 3, 3, 3), np.float32)},
-        r"conv1.weight has the shape \(2, 3, 3, 3\), .* and images of 3 channels",
+        r"conv1.weight has the shape \(2, 3, 3, 3\), .* for this file give "
+        r"--config.model.name='resnet8' --config.model.stem='cifar' --config.model.width=2, and images of 3 channels",
     ),
     "a tensor less": ({"layer2.0.bn1.bias": None}, r"and not of resnet8: it lacks layer2\.0\.bn1\.bias"),
     "a block more": (
