@@ -100,13 +100,13 @@ def train(
             of_images = f"{trained_on.images} images, SHA-256 {trained_on.sha256[:8]}…"
             processes.agree(versions.alike() | recipes.identity(config) | {"list of images": of_images})
         folder.check_shared(directory)
-        with folder.lock(directory) if processes.is_main() else contextlib.nullcontext():
+        with folder.lock(directory) if processes.is_main() else contextlib.nullcontext(lambda: None) as still_held:
             if processes.is_main():
                 encoder = recipes.encoder_record(config, shape, encoded=not as_images(images).is_decoded)
                 folder.claim(directory, config, trained_on, encoder, recipes.identity)
             processes.exchange("the start of training")
             view_shape = recipes.view_shape(config, shape)
-            return _train(config, method, directory, batches, online, like, view_shape, shardings, progress)
+            return _train(config, method, directory, batches, online, like, view_shape, shardings, still_held, progress)
 
 
 class _Measurement(NamedTuple):
@@ -125,6 +125,7 @@ def _train(
     like: State,
     view_shape: tuple[int, ...],
     shardings: Shardings,
+    still_held: Callable[[], None],
     progress: bool,
 ) -> State:
     epoch = batches.steps_per_epoch  # all that follows counts in steps
@@ -200,6 +201,8 @@ def _train(
                 bar.set_postfix(shown)
                 bar.update(number - bar.n)
                 if checkpoint or stopping:
+                    still_held()
+                    log.publish()
                     checkpoints.save(number, state)
                 if stopping and not last:
                     raise Stopped(f"stopped at step {number} of {total}: run it again to resume")

@@ -36,7 +36,7 @@ def report(
     >>> [path.name for path in found.paths[:2]], "sdclr" in found.text
     (['report.html', 'report.md'], True)
     """
-    output = pathlib.Path(output)
+    output = files.expanded(output)
     if output.suffix != ".html":
         raise ArgumentError("output", f"is {output}: it must end in .html; the tables go beside it as .csv, .md, .tex")
     found = runs.read([dirs] if isinstance(dirs, str | os.PathLike) else dirs)

@@ -1,7 +1,6 @@
 """`sdclr exemplars`: which images pruning makes trained networks forget, and a page to look at them."""
 
 import argparse
-import pathlib
 
 from sdclr_jax import files, recipes, records
 from sdclr_jax.api import exemplars
@@ -83,13 +82,14 @@ def _options(argv: list[str]) -> argparse.Namespace:
         help="images on the page: the most and the least forgotten, and the first by the other ways to sort",
     )
     add("--neighbours", type=int, default=6, metavar="K", help="nearest images in feature space beside each")
-    add("--overlap", type=pathlib.Path, default="exemplars_overlap.json", metavar="FILE", help="of several runs")
+    add("--overlap", default="exemplars_overlap.json", metavar="FILE", help="of several runs")
     add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
     add("--noprogress", action="store_true", help="no progress bars")
     is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
     options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
     options.overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
     options.dirs = [files.expanded(path) for path in options.dirs]
+    options.overlap = files.expanded(options.overlap)
     try:
         options.rates = tuple(float(rate) for rate in options.rates.split(","))
     except ValueError:

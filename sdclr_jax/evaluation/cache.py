@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from sdclr_jax import files
 from sdclr_jax.errors import UserError
 
 
-def features(folder: pathlib.Path, key: dict[str, Any], extract: Callable[[], np.ndarray]) -> np.ndarray:
+def features(folder: files.Path, key: dict[str, Any], extract: Callable[[], np.ndarray]) -> np.ndarray:
     """The float32 [N, D] that `folder` holds under `key`, or what `extract()` gives, which it holds from then on.
 
     `key` is what the features are a function of, anything that JSON writes. Files are plain `.npy` arrays; one that is
@@ -22,7 +21,8 @@ def features(folder: pathlib.Path, key: dict[str, Any], extract: Callable[[], np
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = folder / f"{name}.npy"
     try:
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            return np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):  # there is none, or only a part of one
         found = extract()
     with contextlib.suppress(UserError), files.replacing(path) as part:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import pathlib
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from sdclr_jax import files, processes, records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import names
 
+LOG = logging.getLogger(__name__)
 Line = dict[str, float | None]  # None is what cannot be measured, null in the file
 
 
@@ -21,13 +23,14 @@ class Metrics:
     """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`; later lines are dropped."""
 
     def __init__(self, workdir: pathlib.Path, step: int):
-        self._path, self._warnings = workdir / names.METRICS, workdir / names.WARNINGS
-        kept = _cut(self._path, read(self._path), step)
-        warned = _cut(self._warnings, records.lines(self._warnings, ("step", "cause")), step)
+        self._grown = files.Growing(workdir)
+        self._path, self._warnings = self._grown.at / names.METRICS, self._grown.at / names.WARNINGS
+        kept = _cut(self._path, read(workdir / names.METRICS), step)
+        warned = _cut(self._warnings, records.lines(workdir / names.WARNINGS, ("step", "cause")), step)
         self._warned = {line["cause"] for line in warned}
-        (workdir / names.TENSORBOARD).mkdir(exist_ok=True)
+        (self._grown.at / names.TENSORBOARD).mkdir(exist_ok=True)
         # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and whoever writes then waits for good.
-        self._events = EventsWriter(str(workdir / names.TENSORBOARD / "events"))
+        self._events = EventsWriter(str(self._grown.at / names.TENSORBOARD / "events"))
         start = SessionLog(status=SessionLog.START)  # what was written of this step and later ones is void
         self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
         self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
@@ -56,9 +59,21 @@ class Metrics:
         _append(self._warnings, warning)
         return True
 
+    def publish(self) -> None:
+        """See that all lines are where a later process finds them: before a checkpoint that they belong to.
+
+        Raises:
+            UserError: the run is in a bucket that cannot be written.
+        """
+        self._grown.publish()
+
     def close(self) -> None:
         with contextlib.suppress(OSError):  # each line is on the disk, or `write` has said why not
             self._events.close()
+        try:
+            self._grown.close()
+        except UserError as error:  # what checkpoints cover is there
+            LOG.warning("the last lines of metrics are lost: %s", error)
 
 
 class _Unwritten(Metrics):
@@ -72,6 +87,9 @@ class _Unwritten(Metrics):
 
     def warn(self, line: Line, cause: str, message: str) -> bool:
         return False
+
+    def publish(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -107,9 +125,9 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-    """Keep of a file's lines those up to `step`, whole or not at all, and return them."""
+    """Write to a file those of its lines up to `step`, whole or not at all, and return them."""
     kept = [line for line in lines if line["step"] <= step]
-    if not path.exists():
+    if not (kept or path.exists()):
         return kept
     files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     return kept

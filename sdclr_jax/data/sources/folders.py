@@ -16,7 +16,7 @@ from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.files import expanded, write_changed
+from sdclr_jax.files import on_disk, write_changed
 
 RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this
 
@@ -34,8 +34,8 @@ class Folder:
     def __init__(self, path: str, data_dir: pathlib.Path, *, manifest: str = "", seed: int = 0):
         if not path:
             raise ArgumentError("name", "is 'folder:' without a path: write folder:/path/to/images")
-        self._root = pathlib.Path(os.path.abspath(expanded(path)))
-        self._manifest = expanded(manifest) if manifest else None
+        self._root = pathlib.Path(os.path.abspath(on_disk(path, "photos are read")))
+        self._manifest = on_disk(manifest, "a manifest is read") if manifest else None
         self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, for whoever waits
         name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:16]
         self._known = data_dir / "folders" / name
