@@ -32,14 +32,14 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         UserError: the disk is full, or the folder cannot be written; what stood there still does.
     """
     try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if in_bucket(path):
             with tempfile.TemporaryDirectory(prefix="sdclr_jax-") as scratch:
                 part = pathlib.Path(scratch) / path.name
                 yield part
                 path.put(part)
             return
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
         # A folder of its own: another process may write the same file, on another machine under the same process id.

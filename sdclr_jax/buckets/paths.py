@@ -277,7 +277,7 @@ def path(address: str) -> BucketPath:
         UserError: no address of a bucket, or the packages that reach one are missing.
     """
     found = BucketPath(address)
-    if len(found.parts) < 3 or not found.bucket:
+    if not address.removeprefix(SCHEME).partition("/")[0]:
         raise UserError(f"{address} names no bucket: write {SCHEME}BUCKET/FOLDER")
     if ".." in found.parts:
         raise UserError(f"{address} has .. in it, which means nothing in a bucket: write the address out")
