@@ -10,6 +10,10 @@ class UserError(ValueError):
     status = 2  # of the process that it ends
 
 
+class Unreadable(UserError):
+    """The system does not let a file be read, for want of permission or the like: nothing is known of its content."""
+
+
 class Diverged(RuntimeError):
     """The loss is no longer a number: the message names step and branch."""
 

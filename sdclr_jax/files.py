@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, on a disk or in a bucket, and paths as a person writes them.
+"""Files that are written whole or not at all, files that are read, and paths as a person writes them.
 
 A path is a `pathlib.Path`, or a `buckets.paths.BucketPath`, which answers to the same methods. On a disk a file takes
 its name when all of it is there; an object of a bucket is put there in one piece.
@@ -11,16 +11,65 @@ import os
 import pathlib
 import re
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Unreadable, UserError
 
 if TYPE_CHECKING:
     from pathlib import Path  # for a type checker, a path in a bucket is one on a disk
+
+    from sdclr_jax.buckets.paths import BucketPath
 else:
     Path = pathlib.PurePath
+
+_PART, _PATH = 255, 3900  # bytes: of a name in most file systems; of 4,096 of a path, with room for what is below it
+_LEFT_BEHIND = 3600  # seconds after which a scratch folder that nobody holds was left by a killed process
+_tidied: set[tuple[pathlib.Path, str]] = set()  # folders and prefixes that this process has looked through
+
+
+@contextlib.contextmanager
+def scratch(folder: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
+    """A new folder in `folder`, which is removed in the end, with those that killed processes have left there.
+
+    Its name begins with `prefix`. It is held by a lock as long as its process lives, however that ends.
+
+    Raises:
+        OSError: `folder` cannot be written.
+    """
+    if (folder, prefix) not in _tidied:
+        _tidied.add((folder, prefix))
+        _tidy(folder, prefix)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as made:
+        held = _held(pathlib.Path(made))
+        try:
+            yield pathlib.Path(made)
+        finally:
+            if held is not None:
+                os.close(held)
+
+
+def _tidy(folder: pathlib.Path, prefix: str) -> None:
+    """Remove what killed processes have left: nobody holds it, as far as one can see from here, and it is old."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{prefix}*"):
+            if time.time() - path.stat().st_mtime > _LEFT_BEHIND and (held := _held(path)) is not None:
+                os.close(held)
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _held(folder: pathlib.Path) -> int | None:
+    """An open and locked folder; None where another process holds it, or the disk knows no locks."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
 
 
 @contextlib.contextmanager
@@ -33,8 +82,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     try:
         if in_bucket(path):
-            with tempfile.TemporaryDirectory(prefix="sdclr_jax-") as scratch:
-                part = pathlib.Path(scratch) / path.name
+            with tempfile.TemporaryDirectory(prefix="sdclr_jax-") as folder:
+                part = pathlib.Path(folder) / path.name
                 yield part
                 path.put(part)
             return
@@ -43,8 +92,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
         # A folder of its own: another process may write the same file, on another machine under the same process id.
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as scratch:
-            part = pathlib.Path(scratch) / path.name
+        with scratch(path.parent, ".writing-") as folder:
+            part = folder / path.name
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())  # else the new name may outlive a power cut and the content not
@@ -72,7 +121,33 @@ def write_changed(path: pathlib.Path, content: bytes) -> None:
         write(path, content)
 
 
-def in_bucket(path: Any) -> bool:
+def content(path: pathlib.Path, most: int = 2**30) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Unreadable: the system does not let it be read, it is no regular file (but a pipe or a device, which may have no
+            end), or it has more than `most` bytes.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable(f"{path} cannot be read (it is no regular file): put a file in its place")
+        if status.st_size > most:
+            raise Unreadable(f"{path} cannot be read (it has {status.st_size} bytes, and at most {most} are read)")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except OSError as error:
+        raise Unreadable(
+            f"{path} cannot be read ({error.strerror or error}), which says nothing of its content: let this user read "
+            "it"
+        ) from error
+
+
+def in_bucket(path: Any) -> "TypeGuard[BucketPath]":
     """Whether a path lies in a bucket."""
     return not isinstance(path, pathlib.Path) and "://" in str(path)
 
@@ -81,13 +156,14 @@ def expanded(path: str | os.PathLike) -> Path:
     """A path with the home folder in place of `~`, or an address in a bucket.
 
     Raises:
-        UserError: there is no such home folder; or an address of another kind than gs://BUCKET/FOLDER, or gcsfs is
-            missing.
+        UserError: there is no such home folder; the path, or a part of it, is longer than file systems allow; or it is
+            an address of another kind than gs://BUCKET/FOLDER, or gcsfs is missing.
 
     >>> expanded("runs/sdclr"), in_bucket(expanded("runs/sdclr"))
     (PosixPath('runs/sdclr'), False)
     """
     text = os.fspath(path)
+    _check_length(text)
     if scheme := re.match(r"([a-z][a-z0-9+.-]+):/(/?)", text, re.IGNORECASE):
         if scheme[0] == "gs://":
             from sdclr_jax.buckets import paths  # which the others need not wait for
@@ -102,6 +178,21 @@ def expanded(path: str | os.PathLike) -> Path:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path} begins with a home folder that is not known: write the path out") from error
+
+
+def _check_length(given: str) -> None:
+    if "\0" in given:
+        raise UserError("a path has a character of number 0 in it: write it without")
+    parts = [part for part in given.split("/") if len(os.fsencode(part)) > _PART]
+    if parts:
+        size = len(os.fsencode(parts[0]))
+        raise UserError(f"the path {_start(given)} has a part of {size} bytes: it may have {_PART} at most")
+    if (size := len(os.fsencode(os.path.abspath(given)))) > _PATH:
+        raise UserError(f"the path {_start(given)} has {size} bytes: it may have {_PATH} at most, for what is below it")
+
+
+def _start(path: str) -> str:
+    return path if len(path) <= 60 else f"{path[:60]}…"
 
 
 def on_disk(path: str | os.PathLike, what: str) -> Path:
@@ -211,7 +302,8 @@ class Growing:
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._published = folder, {}
+        self._folder = folder
+        self._published: dict[pathlib.Path, tuple[int, int]] = {}  # size and time of change
         self._scratch = tempfile.mkdtemp(prefix="sdclr_jax-") if in_bucket(folder) else None
         self.at = pathlib.Path(self._scratch) if self._scratch else folder
 

@@ -3,12 +3,16 @@
 import contextlib
 import errno
 import os
+import pathlib
+import subprocess
+import sys
+import time
 
 import pytest
 
 from sdclr_jax import files
 from sdclr_jax.commands import main
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Unreadable, UserError
 
 
 def test_a_file_is_replaced_and_its_folder_made(tmp_path):
@@ -60,6 +64,52 @@ def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *given: done.append("name") or replace(*given))
     files.write(tmp_path / "a", b"x")
     assert done == ["content", "name"]
+
+
+def _left(folder, name, age):
+    made = folder / name
+    made.mkdir()
+    (made / "part").write_text("half")
+    os.utime(made, (time.time() - age,) * 2)
+    return made
+
+
+def test_what_killed_processes_left_is_removed_and_what_lives_is_not(tmp_path):
+    """Another process holds one of three old folders; a new one may be of a process that is about to hold it."""
+    dead, new = _left(tmp_path, ".writing-dead", 7200), _left(tmp_path, ".writing-new", 60)
+    other = _left(tmp_path, ".other", 7200)
+    code = "import pathlib, sys; from sdclr_jax import files\n"
+    code += "with files.scratch(pathlib.Path(sys.argv[1]), '.writing-') as held: print(held, flush=True); input()"
+    command = [sys.executable, "-c", code, tmp_path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        living = pathlib.Path(process.stdout.readline().strip())
+        assert not dead.exists() and new.exists()  # it has removed what it found
+        os.utime(living, (time.time() - 7200,) * 2)
+        files.write(tmp_path / "a", b"x")
+        assert living.exists() and new.exists() and other.exists()
+        process.kill()
+    assert living.exists()
+    files._tidied.clear()
+    files.write(tmp_path / "a", b"y")
+    assert {path.name for path in tmp_path.iterdir()} == {"a", ".writing-new", ".other"}
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"1234")
+    assert files.content(tmp_path / "a") == b"1234"
+    with pytest.raises(FileNotFoundError):
+        files.content(tmp_path / "a" / "b")
+    with pytest.raises(Unreadable, match=r"a cannot be read \(it has 4 bytes, and at most 3 are read\)"):
+        files.content(tmp_path / "a", most=3)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", pathlib.Path("/dev/zero")):
+        with pytest.raises(Unreadable, match=r"cannot be read \(it is no regular file\)"):
+            files.content(path)
+    with pytest.raises(Unreadable, match=r"cannot be read \(Is a directory\)"):
+        files.content(tmp_path)
 
 
 def test_a_home_folder_that_is_not_known_is_told_of(monkeypatch):

@@ -59,10 +59,10 @@ def test_every_weight_of_the_encoder_moves(name):
 @every
 def test_it_resumes_to_the_bit(name, tmp_path):
     states, _ = run(name)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(2, states[2])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=ONE), states[2])
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(like=like)
     for _ in range(2, STEPS):
         state, _ = step(name)(state, tiny.images())

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import parallel, recipes, records, trees
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.errors import Unreadable, UserError, renamed
 from sdclr_jax.evaluation import collapse, embedding, frozen
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures
 from sdclr_jax.evaluation.protocols import PROTOCOLS, measure
@@ -129,6 +129,8 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
         before = records.read(Results, path)
     except FileNotFoundError:
         return found
+    except Unreadable:
+        raise
     except UserError as error:  # kept aside: it may hold scores of hours
         aside = path.with_name(f"{path.stem}.damaged.{time.time_ns()}{path.suffix}")
         path.rename(aside)
@@ -150,7 +152,7 @@ def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
         state = checkpoints.restore(like=like)
     if state is None:
-        raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
+        raise folder.no_checkpoint(directory)
     return int(state.step), frozen.dense(state)
 
 

@@ -19,11 +19,11 @@ from sdclr_jax import files, parallel, recipes, records
 from sdclr_jax.data import batches, thumbnails
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, knn, pruning_probe
 from sdclr_jax.records import Summary, names
-from sdclr_jax.reports import gallery
+from sdclr_jax.reports import gallery, sheets
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
 
@@ -140,7 +140,7 @@ def exemplars_of_run(
         _pixels(config, examples, shardings) as pixels,
     ):
         if not kept.steps:
-            raise UserError(f"{directory} has no checkpoint yet: let sdclr pretrain reach its first one")
+            raise folder.no_checkpoint(directory)
         settings = {"rates": rates, "pairs": pairs_of_views, "against": against}
         probe = recipes.pruning_probe(
             config, pixels, len(examples.ids), **settings, shardings=shardings, progress=progress
@@ -305,8 +305,17 @@ def _pair(a: tuple[pathlib.Path, Ranking], b: tuple[pathlib.Path, Ranking]) -> d
 def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
     """The ranking and the page, each whole or not at all."""
     tables = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
-    pyarrow.csv.write_csv(table, tables["exemplars.csv"])
+    pyarrow.csv.write_csv(_for_sheets(table), tables["exemplars.csv"])
     pyarrow.parquet.write_table(table, tables["exemplars.parquet"])
     contents = {name: table.getvalue() for name, table in tables.items()} | {"gallery.html": page.encode()}
     for name, content in contents.items():
         files.write(folder / name, content)
+
+
+def _for_sheets(table: pyarrow.Table) -> pyarrow.Table:
+    """The table, whose text no spreadsheet takes for a formula."""
+    for place, field in enumerate(table.schema):
+        if pyarrow.types.is_string(field.type):
+            texts = [sheets.cell(text) for text in table.column(place).to_pylist()]
+            table = table.set_column(place, field, pyarrow.array(texts, field.type))
+    return table

@@ -46,7 +46,7 @@ def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
     with Checkpoints(path / names.CHECKPOINTS, read_only=True) as checkpoints:
         found = checkpoints.encoder(step)
     if found is None:
-        raise UserError(f"{path} has no checkpoint yet: let sdclr pretrain reach its first one")
+        raise folder.no_checkpoint(path)
     step, variables = found
     _check_fit(path, record, variables)
     return Run(path, config, step, record, variables)

@@ -151,16 +151,24 @@ def _train(
         if state is None:
             state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32))
         start = int(state.step)
+        notes = checkpoints.notes(start) if start else {}
         stream = batches.from_step(start)
         with (
             contextlib.closing(stream),
-            contextlib.closing(metrics.opened(directory, start)) as log,
+            contextlib.closing(metrics.opened(directory, start, notes)) as log,
             _bar(total, start, progress) as bar,
             processes.telling(),
         ):
             clock = Clock(config.batch_size, start, log.seconds)
             window = []  # scalars of the steps since the last line, on the device
             shown = {}  # beside the bar
+
+            def say_lost(sentences: list[str], step: int) -> None:
+                for sentence in sentences:
+                    bar.write(f"warning at step {step}: {sentence}", file=sys.stderr)
+                    log.warn({"step": step, "epoch": step / epoch}, f"lost lines at step {step}", sentence)
+
+            say_lost(log.lost, start)
 
             def measure_collapse(step: Step) -> metrics.Line:
                 return _mean_of([collapsed(step.state, step.images)], step.number)
@@ -193,7 +201,7 @@ def _train(
                 for measure in due:
                     line |= measure(step)
                 line |= batches.counts() | clock.read(number)
-                log.write(line)
+                say_lost(log.write(line), number)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):
                         bar.write(f"warning at step {number}: {message}", file=sys.stderr)
@@ -203,7 +211,7 @@ def _train(
                 if checkpoint or stopping:
                     still_held()
                     log.publish()
-                    checkpoints.save(number, state)
+                    checkpoints.save(number, state, log.notes())
                 if stopping and not last:
                     raise Stopped(f"stopped at step {number} of {total}: run it again to resume")
     return state

@@ -39,7 +39,8 @@ def report(
     output = files.expanded(output)
     if output.suffix != ".html":
         raise ArgumentError("output", f"is {output}: it must end in .html; the tables go beside it as .csv, .md, .tex")
-    found = runs.read([dirs] if isinstance(dirs, str | os.PathLike) else dirs)
+    dirs = [dirs] if isinstance(dirs, str | os.PathLike) else dirs
+    found = runs.read(map(files.expanded, dirs))
     levels, differences = tables.compare(found), tables.differences(found)
     contents = {
         output: page.render(found, note, output.parent),

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import pathlib
+import stat
 import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -83,8 +84,9 @@ class BucketPath(PosixGPath):
     def stat(self) -> types.SimpleNamespace:
         found = self._info()
         size, changed = found["size"], found["mtime"].timestamp() if "mtime" in found else 0.0
-        both = {"st_size": size, "st_mtime": changed, "length": size, "mtime": int(changed)}
-        return types.SimpleNamespace(is_directory=found["type"] == "directory", **both)
+        is_folder = found["type"] == "directory"
+        as_on_disk = {"st_size": size, "st_mtime": changed, "st_mode": stat.S_IFDIR if is_folder else stat.S_IFREG}
+        return types.SimpleNamespace(is_directory=is_folder, length=size, mtime=int(changed), **as_on_disk)
 
     def iterdir(self) -> Iterator["BucketPath"]:
         """What is in a folder; nothing where there is no such folder."""

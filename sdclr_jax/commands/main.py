@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import absl.logging
 
 from sdclr_jax import compiler
+from sdclr_jax.commands import ending
 from sdclr_jax.errors import ArgumentError, Diverged, Lost, Stopped, UserError
 
 USAGE = """usage: sdclr COMMAND ...
@@ -26,6 +27,11 @@ USAGE = """usage: sdclr COMMAND ...
 
 sdclr COMMAND --help says more."""
 COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report")
+
+
+def console() -> int:
+    """`main`, as the console script runs it: the process ends with this status, whatever threads libraries hold."""
+    return ending.run(main)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,6 +86,15 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("sdclr: stopped", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        why = str(error) or "the system gives no more"
+        print(f"sdclr: there is not enough memory ({why}): free some, or lower batch_size", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if not (error.filename and error.strerror):
+            raise
+        print(f"sdclr: {error.filename} cannot be used ({error.strerror}): mend that, then run again", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -98,4 +113,4 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

@@ -7,6 +7,7 @@ decoded when they are asked for. This module imports neither JAX nor tfds, so th
 import abc
 import hashlib
 import io
+import os
 import pathlib
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,8 @@ class Images(abc.ABC):
 
     @abc.abstractmethod
     def digest(self) -> str:
-        """SHA-256 of the content of all images, in order."""
+        """SHA-256 of what identifies these images, in order. No image is read from a disk: one that lies there is
+        identified by the name of its file, the file's size, and the time of its last change."""
 
     @abc.abstractmethod
     def picture(self, row: int) -> Image.Image:
@@ -83,18 +85,6 @@ class Encoded(Images):
     def shape(self, size: int) -> tuple[int, int, int]:
         return (size, size, 3)
 
-    def digest(self) -> str:
-        """An image that cannot be read counts as an empty one: to say so is for what decodes it."""
-
-        def of_one(row: int) -> bytes:
-            try:
-                return hashlib.sha256(self.read(row)).digest()
-            except OSError:
-                return hashlib.sha256().digest()
-
-        with ThreadPoolExecutor() as threads:
-            return hashlib.sha256(b"".join(threads.map(of_one, range(len(self))))).hexdigest()
-
     def picture(self, row: int) -> Image.Image:
         return rgb(opened(self.read(row)))
 
@@ -116,6 +106,23 @@ class Files(Encoded):
 
     def name(self, row: int) -> str:
         return str(self.root / self.paths[row])
+
+    def digest(self) -> str:
+        """Where the folder lies is no part of it."""
+        total = hashlib.sha256()
+        with ThreadPoolExecutor() as threads:  # a disk in the network answers many questions at once
+            for path, stamp in zip(self.paths, threads.map(stamp_of, map(self.name, range(len(self)))), strict=True):
+                total.update(f"{path}\n{stamp}\n".encode(errors="surrogateescape"))
+        return total.hexdigest()
+
+
+def stamp_of(path: pathlib.Path | str) -> str:
+    """Size and time of the last change of a file; '' where there is none: to say so is for what reads it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def as_images(images: np.ndarray | Images) -> Images:

@@ -1,5 +1,6 @@
 """Pictures that a caller has at hand, as encoded images: one way through decoding, resizing and cropping for all."""
 
+import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -74,6 +75,16 @@ class Pictures(Encoded):
             seen = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
             fitted[row] = np.asarray(seen)[..., :channels]
         return fitted
+
+    def digest(self) -> str:
+        def of(picture: Picture) -> str:
+            if isinstance(picture, str | os.PathLike):
+                return f"{os.fspath(picture)} {images.stamp_of(picture)}"
+            array = np.asarray(picture)
+            return f"{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+
+        stamps = "\n".join(map(of, self._pictures))
+        return hashlib.sha256(f"{self._grayscale}\n{stamps}".encode(errors="surrogateescape")).hexdigest()
 
     def name(self, row: int) -> str:
         picture = self._pictures[row]

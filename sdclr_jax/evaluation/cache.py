@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +12,48 @@ import numpy as np
 from sdclr_jax import files
 from sdclr_jax.errors import UserError
 
+_HASH = hashlib.sha256
+_SIZE = _HASH().digest_size  # bytes at the end of a file: the hash of its name and of all bytes before
+_CHUNK = 2**20  # bytes that are hashed at once
+
 
 def features(folder: files.Path, key: dict[str, Any], extract: Callable[[], np.ndarray]) -> np.ndarray:
     """The float32 [N, D] that `folder` holds under `key`, or what `extract()` gives, which it holds from then on.
 
-    `key` is what the features are a function of, anything that JSON writes. Files are plain `.npy` arrays; one that is
-    damaged is written again. A folder that cannot be written, or a full disk, only costs the next evaluation its time.
+    `key` is what the features are a function of, anything that JSON writes. A file is a plain `.npy` array, followed by
+    a SHA-256 of its name and content. A file that does not match its hash is not used: the features are extracted
+    again, and the file is replaced. A folder that cannot be written, or a full disk, only costs the next evaluation its
+    time.
     """
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    path = folder / f"{name}.npy"
-    try:
-        with path.open("rb") as file:
-            return np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # there is none, or only a part of one
-        found = extract()
-    with contextlib.suppress(UserError), files.replacing(path) as part:
-        np.save(part, found, allow_pickle=False)
+    path = folder / f"{_HASH(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.npy"
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
+        return _read(path)
+    found = extract()
+    with contextlib.suppress(UserError), files.replacing(path) as part, part.open("w+b") as file:
+        np.save(file, found, allow_pickle=False)
+        digest = _digest(path.name, file, file.tell())
+        file.write(digest)
     return found
+
+
+def _read(path: files.Path) -> np.ndarray:
+    """The array in a file. Nothing of it is interpreted before its hash is known to be right."""
+    with path.open("rb") as file:
+        size = file.seek(0, io.SEEK_END) - _SIZE
+        if size < 0 or _digest(path.name, file, size) != file.read():
+            raise ValueError(f"{path} is damaged")
+        file.seek(0)
+        return np.load(file, allow_pickle=False)
+
+
+def _digest(name: str, file: io.BufferedRandom | io.BufferedReader, size: int) -> bytes:
+    """The hash of a file's name and its first `size` bytes, behind which the file then stands."""
+    file.seek(0)
+    total = _HASH(f"{name}\n".encode())
+    while size:
+        chunk = file.read(min(size, _CHUNK))
+        if not chunk:
+            raise ValueError("the file became shorter while it was read")
+        total.update(chunk)
+        size -= len(chunk)
+    return total.digest()

@@ -7,10 +7,10 @@ results.protocols["knn"].few
 from sdclr_jax.records import config, names
 from sdclr_jax.records.encoder import EncoderRecord, View
 from sdclr_jax.records.exemplars import Summary
-from sdclr_jax.records.folder import Embedding, TrainedOn
+from sdclr_jax.records.folder import Embedding, Saved, TrainedOn
 from sdclr_jax.records.groups import GROUPS, SUMMARY, summary
-from sdclr_jax.records.metrics import lines
-from sdclr_jax.records.record import Record, about, decode, flat, load, read, write
+from sdclr_jax.records.metrics import read_metrics, read_warnings
+from sdclr_jax.records.record import Record, about, decode, flat, load, load_object, read, write
 from sdclr_jax.records.results import Results, Score
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Embedding",
     "Record",
     "Results",
+    "Saved",
     "Score",
     "Summary",
     "TrainedOn",
@@ -28,10 +29,12 @@ __all__ = [
     "config",
     "decode",
     "flat",
-    "lines",
     "load",
+    "load_object",
     "names",
     "read",
+    "read_metrics",
+    "read_warnings",
     "summary",
     "write",
 ]

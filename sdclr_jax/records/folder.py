@@ -1,4 +1,4 @@
-"""data.json and embedding.json of a run's folder."""
+"""data.json, saved.json and embedding.json of a run's folder."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,6 +14,17 @@ class TrainedOn(Record):
 
     images: Count = says("how many images are trained on")
     sha256: str = says("SHA-256 of their sorted ids, as in `lists` of results.json")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Saved(Record):
+    """saved.json: whether the run has had a checkpoint. One that has, and has none now, does not start from nothing."""
+
+    FORMAT: ClassVar[int] = 1
+    REMEDY: ClassVar[str] = "put it back from a copy, or delete it"
+
+    format: int = says("version of this file", default=FORMAT)
+    step: Count = says("that of the newest checkpoint that is whole on the disk; 0 before the first")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

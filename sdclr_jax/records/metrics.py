@@ -4,9 +4,11 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sdclr_jax import files
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import record
 
+_MOST = 2**32  # bytes of a file of lines: 3 million lines
 # Of a line of metrics.jsonl, one every `log_every` steps and at every checkpoint; means are over the steps since the
 # line before. Capitals stand for a name.
 METRICS = {
@@ -46,35 +48,81 @@ WARNINGS = {
 }
 
 
+def read_metrics(path: pathlib.Path, needed: Sequence[str] = ("step",)) -> list[dict[str, int | float | None]]:
+    """The lines of a metrics.jsonl: in each, `step` is a whole number from 0, and every other field a finite number or
+    null, which stands for what cannot be measured.
+
+    Args:
+        path: the file; none is as one without lines.
+        needed: fields that each line has; they are no null.
+
+    Raises:
+        UserError: as `lines`.
+    """
+
+    def made(line: dict[str, Any]) -> dict[str, int | float | None]:
+        for name, value in line.items():
+            right = record.is_count(value) if name == "step" else record.is_number(value)
+            if not (right or (value is None and name not in needed)):
+                raise ValueError(f"{name[:100]} is no {'step' if name == 'step' else 'number'}")
+        return line
+
+    return lines(path, needed, made)
+
+
+def read_warnings(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a warnings.jsonl, with what `WARNINGS` names; `cause` may be missing.
+
+    Raises:
+        UserError: as `lines`.
+    """
+
+    def made(line: dict[str, Any]) -> dict[str, Any]:
+        kinds = {"step": record.is_count, "epoch": record.is_number, "message": _is_text, "cause": _is_text}
+        for name, right in kinds.items():
+            if name in line and not right(line[name]):
+                raise ValueError(f"{name} is not what it should be")
+        return line
+
+    return lines(path, ("step", "epoch", "message"), made)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def lines(
     path: pathlib.Path,
     needed: Sequence[str] = (),
     made: Callable[[dict[str, Any]], dict[str, Any]] = lambda line: line,
 ) -> list[dict[str, Any]]:
-    """The objects in a file of one JSON object a line, less a last one that a crash has cut short; none without a file.
+    """The objects in a file of one JSON object a line; none without a file. A last line without an end is left out
+    where it is not whole: a crash has cut it short, or it is being written.
 
     Args:
         path: the file.
         needed: fields that each line has.
-        made: what is given of a line; raises ValueError or TypeError where a field is not what it should be.
+        made: what is given of a line; raises ValueError where a field is not what it should be.
 
     Raises:
         UserError: the file cannot be read, or another line is damaged.
     """
     try:
-        content = path.read_bytes().splitlines()
-    except (FileNotFoundError, NotADirectoryError):
+        content = files.content(path, _MOST)
+    except FileNotFoundError:
         return []
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from error
-    found = []
-    for number, line in enumerate(content, start=1):
+    found, separate = [], content.split(b"\n")
+    for number, line in enumerate(separate, start=1):
+        is_last = number == len(separate)
+        if is_last and not line:
+            break
         try:
             found.append(made(_line(line, needed)))
-        except (ValueError, TypeError, OverflowError) as error:
-            if number < len(content):
+        except ValueError as error:
+            if not is_last:
+                why = str(error)[:200]
                 raise UserError(
-                    f"line {number} of {path} is damaged ({error}): mend or delete that line, or put the file back"
+                    f"line {number} of {path} is damaged ({why}): mend or delete that line, or put the file back"
                 ) from error
     return found
 

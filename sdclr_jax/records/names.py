@@ -5,6 +5,7 @@ CHANGES = "changes.jsonl"  # a line for each field of config.json that a later c
 VERSIONS = "versions.json"  # commit, libraries, devices
 DATA = "data.json"  # how many images are trained on, and the SHA-256 of the list of them
 ENCODER = "encoder.json"  # what turns images into features
+SAVED = "saved.json"  # the step of the newest checkpoint
 METRICS = "metrics.jsonl"  # one JSON object a line, every `log_every` steps
 WARNINGS = "warnings.jsonl"  # one JSON object a line for each cause of a warning; no file where there was none
 TENSORBOARD = "tensorboard"  # the metrics as event files

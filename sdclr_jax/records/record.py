@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -83,13 +83,11 @@ def read(kind: type[T], path: pathlib.Path, *, folder: pathlib.Path | None = Non
 
     Raises:
         FileNotFoundError: there is no such file.
-        UserError: it is damaged, or of a newer format: names the first field that is missing or wrong, and the remedy.
+        UserError: it is damaged, or of a newer format: names the first field that is missing or wrong, and the remedy;
+            or the system does not let it be read.
     """
-    try:
-        return decode(kind, load(path))
-    except ValueError as error:
-        remedy = kind.REMEDY.format(folder=path.parent if folder is None else folder)
-        raise UserError(f"{path} cannot be used ({error}): {remedy}") from error
+    remedy = kind.REMEDY.format(folder=path.parent if folder is None else folder)
+    return load(path, remedy, lambda value: decode(kind, value))
 
 
 def write(path: pathlib.Path, content: Any) -> None:
@@ -102,22 +100,38 @@ def write(path: pathlib.Path, content: Any) -> None:
     files.write(path, (json.dumps(to_json(content), indent=1, allow_nan=False) + "\n").encode())
 
 
-def load(path: pathlib.Path) -> Any:
+def load(path: pathlib.Path, remedy: str, made: Callable[[Any], Any] = lambda value: value) -> Any:
     """What a JSON file holds, without NaN and infinities.
+
+    Args:
+        path: the file.
+        remedy: what to do with one that is damaged, the end of a sentence.
+        made: what is given of its content; raises ValueError where that is not what it should be.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: says in a few words why it cannot be read.
+        UserError: says in a few words why it cannot be used.
     """
+    content = files.content(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(path) from None
-    except UnicodeDecodeError:
-        raise ValueError("not text in UTF-8") from None
-    except OSError as error:
-        raise ValueError(error.strerror) from None
-    return parse(text)
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            raise ValueError("not text in UTF-8") from None
+        return made(parse(text))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be used ({str(error)[:200]}): {remedy}") from error
+
+
+def load_object(path: pathlib.Path, remedy: str) -> dict[str, Any]:
+    """`load`, of a file that holds one object of fields."""
+
+    def made(value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError("not an object of fields")
+        return value
+
+    return load(path, remedy, made)
 
 
 def parse(text: str) -> Any:
@@ -157,7 +171,7 @@ def decode(kind: type[T], value: Any, where: str = "") -> T:
     if not where and (known := getattr(kind, "FORMAT", None)) is not None:
         if "format" not in value:
             raise ValueError("it lacks format")
-        if not _is_whole(value["format"]):
+        if not is_whole(value["format"]):
             _wrong("format")
         if value["format"] != known:
             raise ValueError(f"format {value['format']} is not the format {known} that this version reads")
@@ -219,7 +233,7 @@ def _decoded(hint: Any, value: Any, where: str) -> Any:
         return {key: _decoded(parts[1], item, _below(where, key)) for key, item in value.items()}
     if issubclass(hint, Record):
         return decode(hint, value, where)
-    right = {str: lambda x: isinstance(x, str), int: _is_whole, float: _is_number, bool: lambda x: isinstance(x, bool)}
+    right = {str: lambda x: isinstance(x, str), int: is_whole, float: is_number, bool: lambda x: isinstance(x, bool)}
     return value if right[hint](value) else _wrong(where)
 
 
@@ -227,12 +241,19 @@ class _NotFinite(ValueError):
     pass
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Whether what JSON gave is a whole number."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: Any) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and -_LARGEST < value < _LARGEST
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 0."""
+    return is_whole(value) and value >= 0
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that a float can hold, and finite."""
+    return (is_whole(value) or isinstance(value, float)) and -_LARGEST < value < _LARGEST
 
 
 def _wrong(where: str) -> NoReturn:

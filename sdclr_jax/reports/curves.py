@@ -1,6 +1,5 @@
 """Fields of the metrics over training: of each run, and as the mean of a group's runs."""
 
-import csv
 import io
 from typing import NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from sdclr_jax.reports.groups import Group, by_data, group
 from sdclr_jax.reports.runs import Run, plain
+from sdclr_jax.reports.sheets import Writer
 
 POINTS = 150  # of a curve in a picture at most; more cannot be seen, and would make the page heavy
 POINTS_IN_FILES = 400
@@ -45,9 +45,11 @@ def mean(curves: list[Curve]) -> Curve:
 
 def thinned(curve: Curve, points: int = POINTS) -> Curve:
     """Means over neighbours, `points` of them at most."""
+    if curve.steps.size <= points:
+        return curve
 
     def fewer(line: np.ndarray) -> np.ndarray:
-        return np.array([part.mean() for part in np.array_split(line, min(points, line.size))]) if line.size else line
+        return np.array([part.mean() for part in np.array_split(line, points)])
 
     return Curve(*(None if line is None else fewer(line) for line in curve))
 
@@ -60,7 +62,7 @@ def fields(runs: tuple[Run, ...] | list[Run]) -> list[str]:
 def to_csv(runs: list[Run]) -> str:
     """The mean of each group in each field of the metrics, thinned to `POINTS_IN_FILES`; empty where no number is."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = Writer(text)
     writer.writerow(("data", "group", "field", "n", "step", "epoch", "mean", "sd"))
     for member in (member for part in by_data(group(runs)) for member in part):
         for field in fields(member.runs):

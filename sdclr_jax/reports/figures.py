@@ -25,6 +25,7 @@ BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, no
 NAMED_CLASSES = 20  # up to which every class has its name on the axis
 MOST_BARS = 60  # in a picture: thinner ones cannot be told apart, and lines take their place
 BARS = 0.8  # of the room of a class, for all its bars together
+MOST_RUNS = 30  # of a group whose own lines are drawn beside their mean
 MARKED_POINTS = 20  # of a line at most, up to which each has a marker
 
 
@@ -36,7 +37,7 @@ def loss(groups: list[Group], name: str) -> str:
     with drawing(height=280) as axes:
         for member, lines in found.items():
             look = {"color": colour(member.index), "linestyle": dash(member.index)}
-            for line in map(curves.thinned, lines):
+            for line in map(curves.thinned, lines[:MOST_RUNS]):
                 axes.plot(line.epochs, line.values, **look | {"linestyle": "-"}, linewidth=0.8, alpha=0.45)
             if lines:
                 line = curves.thinned(curves.mean(lines))

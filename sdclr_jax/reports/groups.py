@@ -1,7 +1,9 @@
 """Which runs are repeats of one experiment, and what keeps two experiments from being compared like with like."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import PurePath
 
@@ -9,6 +11,8 @@ from sdclr_jax import records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records.config import FOLDER, free
 from sdclr_jax.reports.runs import Run, plain
+
+MANY = 20  # groups on one data set: of more, each is compared with the first only, and pictures show the first ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +25,7 @@ class Group:
     runs: tuple[Run, ...]
     on: str  # `, digits (long_tail)` where the report has other data sets or subsets beside, else empty
 
-    @property
+    @cached_property
     def data_name(self) -> str:
         return _data_name(self.runs[0])
 
@@ -29,9 +33,18 @@ class Group:
     def has_sparse_branch(self) -> bool:
         return self.runs[0].has_sparse_branch
 
+    @cached_property
+    def settings(self) -> dict[str, object]:
+        return settings(self.runs[0])
+
 
 def group(runs: list[Run]) -> list[Group]:
     """Groups in the order in which the runs were given, those without a sparse branch first: they are baselines."""
+    return list(_group(tuple(runs)))
+
+
+@lru_cache(maxsize=2)  # a report asks for the groups of the same runs a dozen times
+def _group(runs: tuple[Run, ...]) -> tuple[Group, ...]:
     members: dict[tuple, list[Run]] = {}
     variants: dict[tuple, list[str]] = {}
     for run in sorted(runs, key=lambda run: run.has_sparse_branch):
@@ -50,7 +63,13 @@ def group(runs: list[Run]) -> list[Group]:
         groups.append(
             Group(labels[index], index, data, tuple(repeats), f", {names[index]}" if len(set(names)) > 1 else "")
         )
-    return groups
+    return tuple(groups)
+
+
+def compared(part: list[Group]) -> list[tuple[Group, Group]]:
+    """Which groups on one data set are compared, the baseline first: each two of them; of more than `MANY` groups, each
+    with the first one, or there would be half a million comparisons of a thousand."""
+    return list(combinations(part, 2)) if len(part) <= MANY else [(part[0], other) for other in part[1:]]
 
 
 def by_data(groups: list[Group]) -> list[list[Group]]:
@@ -86,10 +105,10 @@ def shown(value: object) -> str:
 
 
 def confounds(groups: list[Group]) -> dict[str, dict[str, object]]:
-    """Settings in which groups of different methods differ besides the method: field -> label -> value."""
+    """Settings in which compared groups of different methods differ besides the method: field -> label -> value."""
     fields: dict[str, dict[str, object]] = {}
-    for first, second in combinations(groups, 2):
-        one, two = settings(first.runs[0]), settings(second.runs[0])
+    for first, second in compared(groups):
+        one, two = first.settings, second.settings
         if one["method"] == two["method"]:
             continue
         for name in one.keys() & two.keys() - {"method", "pairs", "objective.name"}:
@@ -108,21 +127,30 @@ def _data(run: Run) -> tuple:
 def _labels(members: list[list[Run]]) -> list[str]:
     """The method of each group, with the settings in which it differs from others of that method on that data set."""
     every = [(_data(repeats[0])[:2], settings(repeats[0])) for repeats in members]
-    labels, seen = [], []
+    values: dict[tuple, dict[str, Counter]] = {}  # of a method on a data set: field -> how often it has a value
+    counts = Counter()
     for data, one in every:
-        same = [other for on, other in every if on == data and other["method"] == one["method"]]
-        varying = [name for name in one if any(other.get(name) != one[name] for other in same)]
+        counts[data, one["method"]] += 1
+        of_method = values.setdefault((data, one["method"]), {})
+        for name, value in one.items():
+            of_method.setdefault(name, Counter())[json.dumps(value)] += 1
+    labels, seen = [], Counter()
+    for data, one in every:
+        of_method, count = values[data, one["method"]], counts[data, one["method"]]
+        varying = [name for name in one if max(of_method[name].values()) < count]
         label = " ".join([shown(one["method"]), *(plain(f"{name}={shown(one[name])}") for name in varying)])
         # Equal configurations are two groups only where their example lists differ.
-        seen.append((data, label))
-        labels.append(label + (f" (lists {seen.count(seen[-1])})" if seen.count(seen[-1]) > 1 else ""))
+        seen[data, label] += 1
+        labels.append(label + (f" (lists {seen[data, label]})" if seen[data, label] > 1 else ""))
     return labels
 
 
 def _forbid_twins(repeats: list[Run]) -> None:
     """Two runs of one seed and split are no two samples: the spread between them would say nothing."""
-    for first, second in combinations(repeats, 2):
-        if (first.seed, first.split) == (second.seed, second.split):
+    seen: dict[tuple, Run] = {}
+    for run in repeats:
+        first = seen.setdefault((run.seed, run.split), run)
+        if first is not run:
             raise UserError(
-                f"{first.path} and {second.path} have the same configuration, seed and split: leave one of them out"
+                f"{first.path} and {run.path} have the same configuration, seed and split: leave one of them out"
             )

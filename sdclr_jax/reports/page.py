@@ -12,7 +12,7 @@ from markupsafe import Markup
 from sdclr_jax import files, records
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import extras, figures, forgetting, maps, tables, templates, words
-from sdclr_jax.reports.groups import Group, by_data, group, shown
+from sdclr_jax.reports.groups import MANY, Group, by_data, group, shown
 from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.svg import swatch
 
@@ -62,6 +62,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         UserError: what a run's folder holds besides its results is damaged.
     """
     groups = group(runs)
+    pictured = [member for part in by_data(groups) for member in part[:MANY]]
     methods = words.listed(list(dict.fromkeys(run.method for member in groups for run in member.runs)))
     data = words.listed(list(dict.fromkeys(member.data_name for member in groups)))
     levels = tables.compare(runs)
@@ -80,7 +81,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         scores=SUMMARY,
         levels=levels,
         differences=tables.differences(runs),
-        sections=list(filter(None, [_pictures(groups), _maps(groups), _exemplars(groups, folder)])),
+        sections=list(filter(None, [_pictures(pictured), _maps(pictured), _exemplars(pictured, folder)])),
         of_paper=any(row.of_paper for row in levels),
         rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results.data.group_rule for run in runs})],
         attributes=any(score.metric != "accuracy" for run in runs for score in run.protocols.values()),
@@ -195,12 +196,14 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 is_open=place == 0,
             )
         if picture := figures.loss(part, f"loss-{number}"):
+            many = any(len(member.runs) > figures.MOST_RUNS for member in part)
+            some = f" ({figures.MOST_RUNS} of a group at most)" if many else ""
             yield Figure(
                 f"Training loss{on}",
                 Markup(picture),
-                "Thin lines are runs, thick lines the mean of their group up to where all its runs have come. Heights "
-                "of different methods or settings do not say whose features are better: damage makes the same task "
-                "harder.",
+                f"Thin lines are runs{some}, thick lines the mean of their group up to where all its runs have come. "
+                "Heights of different methods or settings do not say whose features are better: damage makes the same "
+                "task harder.",
                 _legend([member for member in part if any(run.metrics for run in member.runs)]),
             )
         for measure in ("knn", "probe"):

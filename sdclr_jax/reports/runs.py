@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from unicodedata import category
 
 from sdclr_jax import files, records
@@ -26,7 +27,7 @@ class Run:
     results: Results
     trained_on: str | None = None  # SHA-256 of the list of images, None where that is not known
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The last two parts of the folder's path: enough to tell runs apart, without the machine's own layout."""
         return plain("/".join(self.path.resolve().parts[-2:]))
@@ -138,25 +139,19 @@ class _Config(Record):
 
 
 def _read_config(path: Path) -> dict:
-    try:
-        config = records.load(path)
+    def made(config: Any) -> dict:
         config = records.config.of_today(config) if isinstance(config, dict) else config
         records.decode(_Config, config)
-    except ValueError as error:
-        raise UserError(f"{path} cannot be used ({error}): run `sdclr pretrain` again, or leave it out") from error
-    return config
+        return config
+
+    return records.load(path, "run `sdclr pretrain` again, or leave it out", made)
 
 
 def _read_versions(path: Path) -> dict:
     try:
-        versions = records.load(path)
-        if not isinstance(versions, dict):
-            raise ValueError("not an object of fields")
+        return records.load_object(path, "delete it to report without versions")
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise UserError(f"{path} cannot be used ({error}): delete it to report without versions") from error
-    return versions
 
 
 def _read_trained_on(path: Path) -> str | None:
@@ -167,15 +162,16 @@ def _read_trained_on(path: Path) -> str | None:
 
 
 def _read_metrics(path: Path) -> list[dict[str, float]]:
-    def numbers(line: dict) -> dict[str, float]:
-        return {key: math.nan if value is None else float(value) for key, value in line.items()}
-
-    rows = {row["step"]: row for row in records.lines(path, ("step",), numbers)}
-    return [rows[step] for step in sorted(rows)]
+    rows = {row["step"]: row for row in records.read_metrics(path)}
+    return [
+        {name: math.nan if value is None else float(value) for name, value in rows[step].items()}
+        for step in sorted(rows)
+    ]
 
 
 def _read_warnings(path: Path) -> list[dict]:
-    def made(line: dict) -> dict:
-        return {"step": float(line["step"]), "epoch": float(line["epoch"]), "message": plain(line["message"])}
-
-    return sorted(records.lines(path, ("step", "epoch", "message"), made), key=lambda row: row["step"])
+    found = [
+        {"step": row["step"], "epoch": row["epoch"], "message": plain(row["message"])}
+        for row in records.read_warnings(path)
+    ]
+    return sorted(found, key=lambda row: row["step"])

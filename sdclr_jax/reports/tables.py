@@ -1,6 +1,5 @@
 """Means, spreads and paired differences over runs, as rows, text, Markdown, LaTeX and CSV."""
 
-import csv
 import io
 import math
 import re
@@ -14,8 +13,9 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import published
-from sdclr_jax.reports.groups import Group, by_data, group
+from sdclr_jax.reports.groups import Group, by_data, compared, group
 from sdclr_jax.reports.runs import Run, plain
+from sdclr_jax.reports.sheets import Writer
 
 CONFIDENCE = 0.95  # of the intervals of differences
 LOWER_IS_BETTER = {"std"}
@@ -104,9 +104,13 @@ def compare(runs: list[Run]) -> list[Row]:
     rows = []
     for protocol in protocols(groups):
         for part in by_data(groups):
+            best = {score: _best(part, protocol, score) for score in SUMMARY}
             for member in part:
                 if n := sum(protocol in run.protocols for run in member.runs):
-                    cells = {score: _score_cell(member, groups, protocol, score) for score in SUMMARY}
+                    cells = {
+                        score: replace(level(member, protocol, score), stands_out=best[score] is member)
+                        for score in SUMMARY
+                    }
                     rows.append(Row(member.data_name, protocol, member.label, member.on, member.index, n, cells))
             for match in published.matches(part, protocol):
                 rows.append(_of_paper(match.method, match, protocol, match.scores))
@@ -114,7 +118,7 @@ def compare(runs: list[Run]) -> list[Row]:
 
 
 def differences(runs: list[Run]) -> list[Row]:
-    """For each protocol and two groups on the same data: the second minus the first, paired by seed and split.
+    """For each protocol and two compared groups on the same data: the second minus the first, paired by seed and split.
 
     Below them the difference of the means that the paper reports, which has no interval: its pairs are not known.
     """
@@ -122,7 +126,7 @@ def differences(runs: list[Run]) -> list[Row]:
     rows = []
     for protocol in protocols(groups):
         for part in by_data(groups):
-            for first, second in combinations(part, 2):
+            for first, second in compared(part):
                 cells = {score: difference(second, first, protocol, score) for score in SUMMARY}
                 if n := cells["all"].n:
                     label = f"{second.label} − {first.label}"
@@ -176,10 +180,14 @@ def level(member: Group, protocol: str, score: str) -> Cell:
     return Cell(*_statistics(values))
 
 
-def _score_cell(member: Group, groups: list[Group], protocol: str, score: str) -> Cell:
-    rivals = [rival for rival in groups if rival is not member and rival.data == member.data]
-    best = bool(rivals) and all(leads(difference(member, rival, protocol, score), score) for rival in rivals)
-    return replace(level(member, protocol, score), stands_out=best)
+def _best(part: list[Group], protocol: str, score: str) -> Group | None:
+    """The group that is clearly better than each other one on the same data; None where there is none."""
+    means = {member: cell.mean for member in part if (cell := level(member, protocol, score)).mean is not None}
+    if not means or len(part) == 1:
+        return None
+    first = (min if score in LOWER_IS_BETTER else max)(means, key=means.get)
+    rivals = (rival for rival in part if rival is not first)
+    return first if all(leads(difference(first, rival, protocol, score), score) for rival in rivals) else None
 
 
 def _statistics(values: list[float]) -> tuple[int, float | None, float | None]:
@@ -246,7 +254,7 @@ def _cells(
 def to_csv(runs: list[Run]) -> str:
     """One line for each run, protocol and score, as shares from 0 to 1 at full precision."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = Writer(text)
     writer.writerow(
         ("run", "group", "method", "seed", "split", "data_seed", "data", "subset", "protocol", "score", "value")
     )
@@ -265,7 +273,7 @@ def means_to_csv(levels: list[Row], differences: list[Row]) -> str:
     """One line for each number of the two tables, as shares from 0 to 1: n, mean, sample standard deviation, and of
     differences the confidence interval."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = Writer(text)
     writer.writerow(("kind", "data", "protocol", "group", "score", "n", "mean", "sd", "low", "high"))
     for kind, rows in (("mean", levels), ("difference", differences)):
         for row in rows:
@@ -280,7 +288,7 @@ def means_to_csv(levels: list[Row], differences: list[Row]) -> str:
 def classes_to_csv(runs: list[Run]) -> str:
     """One line for each run, protocol and class, the most frequent class first: its score as a share from 0 to 1."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = Writer(text)
     writer.writerow(("run", "group", "protocol", "rank", "class", "class_group", "train_images", "value"))
     for member in group(runs):
         for run in member.runs:

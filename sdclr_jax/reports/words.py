@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import published
-from sdclr_jax.reports.groups import Group, by_data, confounds, group, settings, shown
+from sdclr_jax.reports.groups import MANY, Group, by_data, confounds, group, shown
 from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.tables import Cell, difference, leads, level, protocols, title
 
@@ -18,8 +18,10 @@ def summary(runs: list[Run]) -> list[str]:
         on = f"{title(protocol)}{', ' + part[0].data_name if len(parts) > 1 else ''}: "
         if len(part) == 1:
             sentences.append(on + _alone(part[0], protocol))
-        for place, member in enumerate(part[1:], start=1):
-            sentences.append(on + _against(member, _nearest(member, part[:place]), protocol))
+        said = [_against(member, other, protocol) for member, other in _neighbours(part[: MANY + 1])]
+        sentences += [on + sentence for sentence in said]
+        if len(part) > MANY + 1:
+            sentences.append(f"{on}{len(part) - MANY - 1} more groups are in the table of differences.")
     return sentences
 
 
@@ -29,7 +31,7 @@ def notes(runs: list[Run]) -> list[str]:
     found = []
     parts = by_data(groups)
     if len(parts) > 1:
-        lists = ", ".join("; ".join(member.label for member in part) + f" on {part[0].data_name}" for part in parts)
+        lists = ", ".join(f"{_some([member.label for member in part])} on {part[0].data_name}" for part in parts)
         found.append(
             f"The runs are of different data, or of different subsets of it, and stand side by side only: "
             f"nothing is averaged or compared across {lists}."
@@ -38,8 +40,12 @@ def notes(runs: list[Run]) -> list[str]:
         for field, values in confounds(part).items():
             listed = ", ".join(f"{label} {shown(value)}" for label, value in values.items())
             found.append(f"Besides the method, {plain(field)} differs ({listed}): compare groups where it is equal.")
-        for place, member in enumerate(part[1:], start=1):
-            other = _nearest(member, part[:place])
+        if len(part) > MANY:
+            found.append(
+                f"There are {len(part)} groups{part[0].on}: each is compared with {part[0].label} only, and pictures "
+                f"show the first {MANY}."
+            )
+        for member, other in _neighbours(part[: MANY + 1]):
             shared = len(_samples(member) & _samples(other))
             if shared < max(len(member.runs), len(other.runs)):
                 found.append(
@@ -75,6 +81,11 @@ def notes(runs: list[Run]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _some(labels: list[str]) -> str:
+    more = [f"{len(labels) - MANY} more"] if len(labels) > MANY else []
+    return "; ".join(labels[:MANY] + more)
+
+
 def _unequal_evaluations(part: list[Group]) -> Iterator[str]:
     """A sentence for each protocol that runs on one data set were evaluated by with different settings."""
     runs = [run for member in part for run in member.runs]
@@ -88,13 +99,19 @@ def _unequal_evaluations(part: list[Group]) -> Iterator[str]:
             )
 
 
+def _neighbours(part: list[Group]) -> list[tuple[Group, Group]]:
+    """Each group but the first, with the one it is held against: the nearest before it; of many groups, the first."""
+    if len(part) > MANY:
+        return [(member, part[0]) for member in part[1:]]
+    return [(member, _nearest(member, part[:place])) for place, member in enumerate(part[1:], start=1)]
+
+
 def _nearest(member: Group, earlier: list[Group]) -> Group:
     """The group before it that differs in the fewest settings; of these, one without a sparse branch."""
-    mine = settings(member.runs[0])
 
     def distance(other: Group) -> tuple[bool, int]:
-        theirs = settings(other.runs[0])
-        return other.has_sparse_branch, sum(mine[name] != theirs[name] for name in mine.keys() & theirs.keys())
+        shared = member.settings.keys() & other.settings.keys()
+        return other.has_sparse_branch, sum(member.settings[name] != other.settings[name] for name in shared)
 
     return min(earlier, key=distance)
 

@@ -6,7 +6,8 @@ with Checkpoints(workdir / "checkpoints") as checkpoints:
     step, variables = checkpoints.encoder()      # the encoder of its dense branch alone
 
 A checkpoint has three items: `encoder`, the variables of the dense branch's encoder; `state`, all other leaves of the
-state; and `meta`, the format and a checksum of each of the two. Format 1 had the whole state in one item.
+state; and `meta`: the format, the step, the SHA-256 of each of the two items, and notes. Format 2 had no step, and
+checksums that saw less; format 1 had the whole state in one item.
 """
 
 import contextlib
@@ -24,15 +25,18 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
-from sdclr_jax import processes, trees
+from sdclr_jax import processes, records, trees
 from sdclr_jax.errors import UserError
-from sdclr_jax.records import names
+from sdclr_jax.records import Saved, names
+from sdclr_jax.run import folder
 from sdclr_jax.trees import Tree
 
 LOG = logging.getLogger(__name__)
+# What numpy, tensorstore and XLA say where memory is short.
+_NO_MEMORY = ("RESOURCE_EXHAUSTED", "bad_alloc", "Cannot allocate memory", "Out of memory")
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 # Fields of a state that have another name in a checkpoint of format 1.
 RENAMED = {"objective_state": "memory"}
 # Where the leaves of the dense branch's encoder stand in a state, and in the item `encoder`.
@@ -57,7 +61,9 @@ class Checkpoints(contextlib.AbstractContextManager):
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._directory, self._read_only = directory.absolute(), read_only
-        with _quiet():
+        self._begun: int | None = None  # the step that is being written
+        folder.steps_in(self._directory)  # refuses what is no folder, or may not be read
+        with _quiet(), self._writing():
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
@@ -69,6 +75,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     def __exit__(self, *error: Any) -> None:
         with self._writing():
             self._manager.close()
+        self._note_saved()
 
     @property
     def steps(self) -> list[int]:
@@ -77,34 +84,48 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager.reload()
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, notes: dict[str, Any] | None = None) -> None:
         """Save in the background, unless this step is there; the state may be donated as soon as this returns.
+
+        Args:
+            step: that of the state.
+            state: what is saved.
+            notes: what `notes(step)` gives afterwards, anything that JSON writes.
 
         Raises:
             UserError: the disk is full, or the folder cannot be written; perhaps one before could not be.
         """
         if step in self._manager.all_steps():
             return
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._note_saved()
         items = {"encoder": encoder(state), "state": _others(state)}
-        meta = {"format": FORMAT, "checksums": {name: int(trees.checksum(item)) for name, item in items.items()}}
+        hashes = {name: trees.digest(item) for name, item in items.items()} if processes.is_main() else {}
+        meta = {"format": FORMAT, "step": step, "sha256": hashes, "notes": notes or {}}
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta)))
+        self._begun = step
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """The notes that a checkpoint was saved with."""
+        return self._meta(step).get("notes", {})
 
     def restore(self, like: Any, step: int | None = None) -> Any | None:
         """The state of the newest whole checkpoint, or None where there is no checkpoint.
 
-        A newer one that cannot be read, or whose checksum is wrong (orbax does not notice a flipped byte), is passed
-        over with a warning. Once an older one has been read it is moved out of the way, so that the run can save that
-        step again; if none can be read, the cause may be this program, and all stay where they are.
+        A newer one that is damaged, or that is of another step than its folder says, is passed over with a warning;
+        orbax itself notices neither. Once an older one has been read it is moved out of the way, so that the run can
+        save that step again; if none can be read, the cause may be this program, and all stay where they are.
 
         Args:
             like: a state of the same structure; shapes, types and shardings are taken from it.
             step: one step only.
 
         Raises:
-            UserError: there are checkpoints, but none can be read; there is none of this step; or one has a newer
-                format.
+            UserError: there are checkpoints, but none can be read; there is none of this step; one has a newer format;
+                or the system does not let one be read, for want of permission or memory, which is no damage.
         """
         found = self._newest(step, lambda candidate: self._state(candidate, like))
         return found and found[1]
@@ -113,8 +134,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Step and encoder of the newest whole checkpoint, or None where there is no checkpoint.
 
         The encoder is that of the dense branch, {"params": tree, "batch_stats": tree} of NumPy arrays, without
-        `batch_stats` where the network keeps none. Nothing else of the state is read. Its checksum is compared, but
-        for a checkpoint of format 1, which has one for the whole state only.
+        `batch_stats` where the network keeps none. Nothing else of the state is read. Its hash is compared, but for a
+        checkpoint of format 1, which has one for the whole state only.
 
         Args:
             step: one step only.
@@ -127,6 +148,11 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _newest(self, step: int | None, read: Callable[[int], T]) -> tuple[int, T] | None:
         """Step and what `read(step)` gives of the newest checkpoint where it succeeds."""
         steps = self.steps if step is None else [s for s in self.steps if s == step]
+        saved = folder.saved_step(self._directory.parent)
+        if step is None and steps and steps[-1] < saved:
+            LOG.warning(
+                "checkpoint %d of %s is gone, and %d is the newest that is there", saved, self._directory, steps[-1]
+            )
         damaged, cause = [], None
         for candidate in reversed(steps):
             try:
@@ -134,6 +160,11 @@ class Checkpoints(contextlib.AbstractContextManager):
             except UserError:
                 raise
             except Exception as error:  # orbax raises bare Exception for a damaged file
+                if why := _hindrance(self._directory / str(candidate), error):
+                    raise UserError(
+                        f"checkpoint {candidate} of {self._directory} cannot be read ({why}): it may well be whole, so "
+                        "see to that and run the same command again; or move it away, to go on from the one before"
+                    ) from error
                 LOG.warning("checkpoint %d of %s cannot be used: %s", candidate, self._directory, _first_line(error))
                 damaged.append(candidate)
                 cause = error
@@ -165,7 +196,15 @@ class Checkpoints(contextlib.AbstractContextManager):
                 f"checkpoint {step} of {self._directory} has format {meta['format']}, and this version reads formats "
                 f"up to {FORMAT}: use the version that versions.json names"
             )
+        if "step" in meta:
+            _verify_step(step, meta["step"])
         return meta
+
+    def _note_saved(self) -> None:
+        """Write down in the run's folder which step was saved last, once its checkpoint is whole on the disk."""
+        if self._begun is not None and processes.is_main():
+            records.write(self._directory.parent / names.SAVED, Saved(step=self._begun))
+        self._begun = None
 
     def _state(self, step: int, like: Any) -> Any:
         meta = self._meta(step)
@@ -174,7 +213,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         items = {"encoder": encoder(like), "state": _others(like)}
         restored = self._restored(step, **{name: ocp.args.StandardRestore(item) for name, item in items.items()})
         for name in items:
-            _verify(restored[name], meta["checksums"][name])
+            _verify(restored[name], meta, name)
+        _verify_step(step, restored["state"].step)
         leaves = traverse_util.flatten_dict(restored["encoder"], sep="/")
         return jax.tree_util.tree_map_with_path(
             lambda path, _, other: leaves[place] if (place := _place(trees.name(path))) else other,
@@ -187,26 +227,34 @@ class Checkpoints(contextlib.AbstractContextManager):
         item = {stored: getattr(like, name) for name, stored in stored_as.items()}
         restored = self._restored(step, state=ocp.args.StandardRestore(item))["state"]
         state = like.replace(**{name: restored[stored] for name, stored in stored_as.items()})
-        _verify(state, checksum)
+        if int(trees.checksum(state)) != checksum:
+            raise ValueError(_DAMAGED)
+        _verify_step(step, state.step)
         return state
 
     def _encoder(self, step: int) -> Tree:
         meta = self._meta(step)
-        in_item = meta.get("format", 1) > 1
-        folder = self._directory / str(step) / ("encoder" if in_item else "state")
-        handler = ocp.PyTreeCheckpointHandler()
+        if meta.get("format", 1) == 1:
+            found = self._leaves(step, "state", lambda name: name == "step" or bool(_place(name)))
+            _verify_step(step, found["step"])
+            return encoder(found)
+        if "step" not in meta:
+            _verify_step(step, self._leaves(step, "state", lambda name: name == "step")["step"])
+        found = self._leaves(step, "encoder", lambda name: True)
+        _verify(found, meta, "encoder")
+        return found
+
+    def _leaves(self, step: int, item: str, wanted: Callable[[str], bool]) -> Tree:
+        """The leaves of an item whose names are wanted, as NumPy arrays, without the shape of anything."""
+        place, handler = self._directory / str(step) / item, ocp.PyTreeCheckpointHandler()
         with _quiet():
-            metadata = handler.metadata(folder).tree
+            metadata = handler.metadata(place).tree
         stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), metadata)
-        wanted = stored if in_item else trees.partition(stored, lambda name, leaf: bool(_place(name)))[0]
-        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=not in_item)
+        some = trees.partition(stored, lambda name, leaf: wanted(name))[0]
+        as_numpy = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), some)
+        args = ocp.args.PyTreeRestore(item=some, restore_args=as_numpy, partial_restore=True)
         with _quiet():
-            restored = handler.restore(folder, args=args)
-        if not in_item:
-            return encoder(restored)
-        _verify(restored, meta["checksums"]["encoder"])
-        return restored
+            return handler.restore(place, args=args)
 
     def _restored(self, step: int, **items: Any) -> Any:
         with warnings.catch_warnings():
@@ -253,10 +301,42 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _verify(item: Tree, checksum: int) -> None:
-    if int(trees.checksum(item)) != checksum:
-        raise ValueError("its checksum is wrong, so it is damaged")
+_DAMAGED = "its content is not what was written"
 
 
-def _first_line(error: Exception) -> str:
+def _verify(item: Tree, meta: dict[str, Any], name: str) -> None:
+    of_format_2 = meta["format"] == 2
+    found = int(trees.checksum(item)) if of_format_2 else trees.digest(item)
+    if found != meta["checksums" if of_format_2 else "sha256"][name]:
+        raise ValueError(_DAMAGED)
+
+
+def _verify_step(step: int, found: Any) -> None:
+    if int(found) != step:
+        raise ValueError(f"it is of step {int(found)}, as if it were a copy of that one")
+
+
+def _hindrance(checkpoint: pathlib.Path, error: BaseException) -> str:
+    """Why the system does not let a checkpoint be read, which says nothing of its content; '' where it does."""
+
+    def unwilling(error: OSError) -> bool:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError)
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or any(sign in str(seen) for sign in _NO_MEMORY):
+            return f"there is not enough memory: {_first_line(seen)}"
+        seen = seen.__cause__ or seen.__context__
+    try:
+        for path in [checkpoint, *checkpoint.rglob("*")]:
+            if path.is_dir():
+                next(iter(path.iterdir()), None)
+            else:
+                path.open("rb").close()
+    except OSError as found:
+        return f"{found.filename}: {found.strerror}" if unwilling(found) else ""
+    return ""
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]

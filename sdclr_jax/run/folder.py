@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import files, processes, records
 from sdclr_jax.errors import UserError
-from sdclr_jax.records import EncoderRecord, TrainedOn, names
+from sdclr_jax.records import EncoderRecord, Saved, TrainedOn, names
 from sdclr_jax.run import versions
 
+_SAID = 10  # fields that one sentence names
 _SHARED_AFTER = 15  # seconds until a network disk shows a new file everywhere
 
 
@@ -27,13 +28,9 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
     """
     path = workdir / names.CONFIG
     try:
-        fields = records.load(path)
+        fields = records.load_object(path, "put it back from a copy")
     except FileNotFoundError:
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of an sdclr pretrain") from None
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}): put it back from a copy") from error
-    if not isinstance(fields, dict):
-        raise UserError(f"{path} is not an object of fields: put it back from a copy")
     return ConfigDict(_tuples(records.config.of_today(fields)))
 
 
@@ -58,20 +55,21 @@ def check(
         identity: the fields of a config that make a run this run; the others may be what they like.
 
     Raises:
-        UserError: the folder belongs to another run or to something else, or cannot be written.
+        UserError: the folder belongs to another run or to something else, has lost its checkpoints, or cannot be
+            written.
     """
     if (workdir / names.CONFIG).exists():
         here, given = identity(read_config(workdir)), identity(ConfigDict(_tuples(json.loads(config.to_json()))))
-        differing = [
-            f"{field} ({here.get(field, 'absent')} there, {given.get(field, 'absent')} given)"
-            for field in sorted(here.keys() | given.keys())
-            if here.get(field) != given.get(field)
-        ]
+        differing = [name for name in sorted(here.keys() | given.keys()) if here.get(name) != given.get(name)]
         if differing:
+            said = [f"{_shown(x)} ({_shown(here.get(x))} there, {_shown(given.get(x))} given)" for x in differing]
+            more = f" and {len(said) - _SAID} more fields" if len(said) > _SAID else ""
             raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(differing)}: give another --workdir, "
+                f"{workdir} holds a run of another config: {'; '.join(said[:_SAID])}{more}: give another --workdir, "
                 "or the fields of that run to go on with it"
             )
+        if not steps_in(workdir / names.CHECKPOINTS) and _had_checkpoint(workdir):
+            raise no_checkpoint(workdir)
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run: give a new or empty folder as --workdir")
     # Orbax looks for the parts of a checkpoint by a pattern that begins with this path, and would not find them; what
@@ -82,13 +80,21 @@ def check(
     check_writable(workdir)
 
 
+def _shown(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
 def check_writable(workdir: pathlib.Path) -> None:
     """Refuse a folder in which nothing could be written, before hours of work; it need not exist yet.
 
     Raises:
-        UserError: it is read-only, or a file; or its bucket is not there, or may not be written.
+        UserError: it is read-only, or a file; its bucket is not there, or may not be written; or what it holds of an
+            evaluation cannot be read.
     """
     files.check_writable(workdir)
+    with contextlib.suppress(FileNotFoundError):
+        files.content(workdir / names.RESULTS)  # which an evaluation adds to
 
 
 def check_shared(workdir: pathlib.Path) -> None:
@@ -117,6 +123,60 @@ def check_shared(workdir: pathlib.Path) -> None:
             f"process {answers.index('')} does not see what process 0 writes to {answers[0]}: give a --workdir on a "
             "disk that all of them share"
         )
+
+
+def steps_in(directory: pathlib.Path) -> list[int]:
+    """The steps that have a folder below a folder of checkpoints, ascending; none where it is missing.
+
+    Raises:
+        UserError: it cannot be read, or is a file.
+    """
+    try:
+        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{directory} cannot be read ({error.strerror}): make it a folder, and readable") from error
+
+
+def no_checkpoint(workdir: pathlib.Path) -> UserError:
+    """What to say of a run without a checkpoint to those that need one."""
+    if had := _had_checkpoint(workdir):
+        return UserError(
+            f"{workdir} has no checkpoint, but {had}: put {workdir / names.CHECKPOINTS} back as it was, with a folder "
+            "for each step, or give another --workdir to train from the start"
+        )
+    return UserError(f"{workdir} has no checkpoint yet: let sdclr pretrain reach its first one")
+
+
+def saved_step(workdir: pathlib.Path) -> int:
+    """The step of the newest checkpoint that a run has had; 0 where there was none, or an older version did not write
+    it down.
+
+    Raises:
+        UserError: a damaged saved.json.
+    """
+    try:
+        return records.read(Saved, workdir / names.SAVED).step
+    except FileNotFoundError:
+        return 0
+
+
+def _had_checkpoint(workdir: pathlib.Path) -> str:
+    """How it is known that a run has had a checkpoint; '' where it has had none yet."""
+    if step := saved_step(workdir):
+        return f"{names.SAVED} says that it had one of step {step}"
+    if (workdir / names.SAVED).exists():
+        return ""
+    for found in (names.RESULTS, names.SUMMARY, names.EMBEDDING):
+        if (workdir / found).exists():
+            return f"{found} was made from one"
+    config = read_config(workdir)
+    lines = records.read_metrics(workdir / names.METRICS)
+    epoch = max((line.get("epoch") or 0 for line in lines), default=0)
+    # The first one is whole when the second one is begun; a run that was killed in the first has none.
+    certain = min(2 * config.get("checkpoint_every", 1), config.get("epochs", 1))
+    return f"{names.METRICS} goes to epoch {epoch:g}" if epoch >= certain else ""
 
 
 def trained_on(workdir: pathlib.Path) -> TrainedOn | None:
@@ -165,22 +225,20 @@ def claim(
     encoder: EncoderRecord,
     identity: Callable[[ConfigDict], dict[str, Any]] = _fields,
 ) -> None:
-    """Write config.json, data.json, encoder.json and versions.json to a folder that is held by `lock`.
+    """Write config.json, data.json, encoder.json, saved.json and versions.json to a folder that is held by `lock`.
 
     Raises:
         UserError: as in `check`, which another process may have passed at the same time; or versions.json is damaged.
     """
     check(workdir, config, identity)
     write_config(workdir, config)
-    for name, content in {names.DATA: data, names.ENCODER: encoder}.items():
+    saved = Saved(step=max(steps_in(workdir / names.CHECKPOINTS), default=0))
+    for name, content in {names.DATA: data, names.ENCODER: encoder, names.SAVED: saved}.items():
         if not (workdir / name).exists():
             records.write(workdir / name, content)
     now, path = versions.current(), workdir / names.VERSIONS
     # What a run was started with stays; what a later start has otherwise stands beside it.
-    try:
-        first = records.load(path) if path.exists() else now
-    except ValueError as error:
-        raise UserError(f"{path} cannot be read ({error}): put it back from a copy, or delete it") from error
+    first = records.load_object(path, "put it back from a copy, or delete it") if path.exists() else now
     records.write(path, first | {f"resumed_{k}": v for k, v in now.items() if first.get(k) != v})
 
 

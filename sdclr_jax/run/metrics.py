@@ -5,7 +5,8 @@ import json
 import logging
 import pathlib
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -20,44 +21,98 @@ Line = dict[str, float | None]  # None is what cannot be measured, null in the f
 
 
 class Metrics:
-    """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`; later lines are dropped."""
+    """metrics.jsonl, warnings.jsonl and TensorBoard events, continued after `step`; later lines are dropped.
 
-    def __init__(self, workdir: pathlib.Path, step: int):
-        self._grown = files.Growing(workdir)
-        self._path, self._warnings = self._grown.at / names.METRICS, self._grown.at / names.WARNINGS
-        kept = _cut(self._path, read(workdir / names.METRICS), step)
-        warned = _cut(self._warnings, records.lines(workdir / names.WARNINGS, ("step", "cause")), step)
-        self._warned = {line["cause"] for line in warned}
-        (self._grown.at / names.TENSORBOARD).mkdir(exist_ok=True)
-        # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and whoever writes then waits for good.
-        self._events = EventsWriter(str(self._grown.at / names.TENSORBOARD / "events"))
-        start = SessionLog(status=SessionLog.START)  # what was written of this step and later ones is void
-        self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
-        self.seconds = kept[-1]["seconds"] if kept else 0.0  # spent on training before this process
+    Args:
+        workdir: the run's folder.
+        step: that of the checkpoint which the run goes on from.
+        notes: what `notes` gave when that checkpoint was saved.
 
-    def write(self, line: Line) -> None:
-        """Add a line.
+    Attributes:
+        seconds: spent on training before this process.
+        lost: sentences on lines that were written, and are gone.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int, notes: Mapping[str, Any] | None = None):
+        notes = notes or {}
+        self._grown, self.lost = files.Growing(workdir), []
+        self._folder = self._grown.at
+        kept = _cut(self._folder / names.METRICS, read(workdir / names.METRICS), step)
+        warned = _cut(self._folder / names.WARNINGS, records.read_warnings(workdir / names.WARNINGS), step)
+        self._warned = {line.get("cause") for line in warned}
+        self._files = {}
+        for name, lines in {names.METRICS: kept, names.WARNINGS: warned}.items():
+            self._files[name] = _Written(len(lines), _size(self._folder / name))
+            expected = notes.get(name, len(lines))
+            if len(lines) < expected:
+                self.lost.append(f"{name} has {len(lines)} of the {expected} lines that were written up to step {step}")
+        if step and names.METRICS not in notes and (last := kept[-1]["step"] if kept else 0) != step:
+            self.lost.append(f"{names.METRICS} has no lines of the steps after {last}, up to {step}")
+        self._start_events(step)
+        self.seconds = notes.get("seconds", kept[-1]["seconds"] if kept else 0.0)
+        self._now = self.seconds
+
+    def notes(self) -> dict[str, Any]:
+        """What belongs to a checkpoint of this step: how many lines there are, and the seconds."""
+        return {name: file.lines for name, file in self._files.items()} | {"seconds": self._now}
+
+    def write(self, line: Line) -> list[str]:
+        """Add a line; None is what cannot be measured, null in the file.
+
+        Returns:
+            Sentences on what was written before and is gone now, most often none.
 
         Raises:
-            UserError: the disk is full, or the folder is gone.
+            UserError: the disk is full, or the run's folder is gone.
         """
-        _append(self._path, line)
+        lost = self._append(names.METRICS, line)
+        self._now = line["seconds"]
         values = {name: value for name, value in line.items() if name != "step" and value is not None}
         summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
         try:
+            if not self._events_path.exists():
+                lost.append(f"{names.TENSORBOARD} was removed while the run trained, and is begun again")
+                self._close_events()
+                self._start_events(line["step"] - 1)
             self._events.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
             self._events.flush()
         except OSError as error:
-            raise _unwritable(self._path.parent / names.TENSORBOARD, error) from error
+            raise _unwritable(self._folder / names.TENSORBOARD, error) from error
+        return lost
 
-    def warn(self, line: Line, cause: str, message: str) -> bool:
+    def warn(self, line: Mapping[str, Any], cause: str, message: str) -> bool:
         """Write down a warning that a line of metrics gives rise to; False if the run has been warned of that cause."""
         if cause in self._warned:
             return False
         self._warned.add(cause)
-        warning = {"step": line["step"], "epoch": line["epoch"], "cause": cause, "message": message}
-        _append(self._warnings, warning)
+        self._append(names.WARNINGS, {"step": line["step"], "epoch": line["epoch"], "cause": cause, "message": message})
         return True
+
+    def _append(self, name: str, line: dict[str, Any]) -> list[str]:
+        """Add a line to a file; returns a sentence where the file is not what it was after the line before."""
+        path, written, lost = self._folder / name, self._files[name], []
+        try:
+            if _size(path) != written.bytes:
+                lost = [f"{name} was removed or changed while the run trained, so lines before may be missing"]
+            with path.open("ab") as file:
+                file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+            self._files[name] = _Written(written.lines + 1, _size(path))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return lost
+
+    def _start_events(self, step: int) -> None:
+        folder = self._folder / names.TENSORBOARD
+        try:
+            folder.mkdir(exist_ok=True)
+            # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and its caller then waits for ever.
+            self._events = EventsWriter(str(folder / "events"))
+            start = SessionLog(status=SessionLog.START)  # what was written of this step and later ones is void
+            self._events.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+            self._events.flush()
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        self._events_path = max(folder.glob("events*"), key=lambda path: path.stat().st_mtime_ns)
 
     def publish(self) -> None:
         """See that all lines are where a later process finds them: before a checkpoint that they belong to.
@@ -68,24 +123,30 @@ class Metrics:
         self._grown.publish()
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # each line is on the disk, or `write` has said why not
-            self._events.close()
+        self._close_events()
         try:
             self._grown.close()
         except UserError as error:  # what checkpoints cover is there
             LOG.warning("the last lines of metrics are lost: %s", error)
+
+    def _close_events(self) -> None:
+        with contextlib.suppress(OSError):  # each line is on the disk, or `write` has said why not
+            self._events.close()
 
 
 class _Unwritten(Metrics):
     """Of a process that is not the main one."""
 
     def __init__(self):
-        self.seconds = 0.0
+        self.seconds, self.lost = 0.0, []
 
-    def write(self, line: Line) -> None:
-        pass
+    def notes(self) -> dict[str, Any]:
+        return {}
 
-    def warn(self, line: Line, cause: str, message: str) -> bool:
+    def write(self, line: Line) -> list[str]:
+        return []
+
+    def warn(self, line: Mapping[str, Any], cause: str, message: str) -> bool:
         return False
 
     def publish(self) -> None:
@@ -95,17 +156,24 @@ class _Unwritten(Metrics):
         pass
 
 
-def opened(workdir: pathlib.Path, step: int) -> Metrics:
+def opened(workdir: pathlib.Path, step: int, notes: Mapping[str, Any] | None = None) -> Metrics:
     """The metrics of a run, continued after `step`; of several processes only the main one writes."""
-    return Metrics(workdir, step) if processes.is_main() else _Unwritten()
+    return Metrics(workdir, step, notes) if processes.is_main() else _Unwritten()
 
 
-def _append(path: pathlib.Path, line: dict[str, Any]) -> None:
+class _Written(NamedTuple):
+    """A file as this process has left it."""
+
+    lines: int
+    bytes: int
+
+
+def _size(path: pathlib.Path) -> int:
+    """Bytes in a file, 0 without one."""
     try:
-        with path.open("a") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-    except OSError as error:
-        raise _unwritable(path, error) from error
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
@@ -121,7 +189,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
         UserError: another line is damaged.
     """
-    return records.lines(path, ("step", "seconds"))
+    return records.read_metrics(path, ("step", "seconds"))
 
 
 def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:

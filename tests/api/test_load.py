@@ -35,7 +35,7 @@ def make(directory, config, image_shape, steps=(1,), is_encoded=False):
         folder.claim(directory, config, TrainedOn(images=1, sha256="0"), record)
     with Checkpoints(directory / "checkpoints", keep_every=1) as checkpoints:
         for step in steps:
-            checkpoints.save(step, jax.tree.map(filled, like))
+            checkpoints.save(step, jax.tree.map(filled, like).replace(step=jax.numpy.int32(step)))
     return directory
 
 
@@ -221,7 +221,10 @@ def edit(path, **fields):
     [
         (lambda run: (run / "config.json").unlink(), "holds no run"),
         (lambda run: (run / "config.json").write_text("{"), r"config\.json cannot be read \(not complete JSON\)"),
-        (lambda run: shutil.rmtree(run / "checkpoints"), "has no checkpoint yet"),
+        (
+            lambda run: shutil.rmtree(run / "checkpoints"),
+            "has no checkpoint, but saved.json says that it had one of step 2",
+        ),
         (lambda run: (run / "encoder.json").write_text("[]"), r"encoder\.json .* \(not an object of fields\)"),
         (lambda run: edit(run / "encoder.json", format=2), "format 2 is not the format 1 that this version reads"),
         (lambda run: edit(run / "encoder.json", std=[0]), "std is not what it should be"),
@@ -250,5 +253,5 @@ def test_a_step_without_a_checkpoint_and_a_newer_format(grey, monkeypatch):
     with pytest.raises(UserError, match="nowhere holds no run"):
         load("nowhere")
     monkeypatch.setattr(checkpoints_module, "FORMAT", 1)
-    with pytest.raises(UserError, match="checkpoint 2 of .* has format 2, and this version reads formats up to 1"):
+    with pytest.raises(UserError, match="checkpoint 2 of .* has format 3, and this version reads formats up to 1"):
         load(grey)

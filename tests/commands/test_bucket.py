@@ -61,7 +61,8 @@ def test_a_killed_run_is_resumed_to_the_bit(resumed, cloud):
     assert [line["step"] for line in continued] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
     names = cloud.names("my runs/sdclr")
     assert {name.partition("/")[0] for name in names} == {
-        "config.json", "data.json", "encoder.json", "versions.json", "metrics.jsonl", "tensorboard", "checkpoints",
+        "config.json", "data.json", "encoder.json", "saved.json", "versions.json", "metrics.jsonl", "tensorboard",
+        "checkpoints",
     }  # fmt: skip
     assert {name.split("/")[1] for name in names if name.startswith("checkpoints")} == {"10", "15"}
     assert not cloud.names("data")  # the digits are made where they are needed

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdclr_jax import parallel, recipes, trees
+from sdclr_jax import parallel, recipes, records, trees
 from sdclr_jax.api import pretrain as pretrain_command
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
@@ -97,7 +98,7 @@ def test_what_a_run_leaves_behind(finished):
     directory, state = finished
     assert {p.name for p in directory.iterdir()} == {
         ".lock", "config.json", "data.json", "encoder.json", "versions.json", "metrics.jsonl", "tensorboard",
-        "checkpoints",
+        "checkpoints", "saved.json",
     }  # fmt: skip
     lines = metrics.read(directory / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
@@ -146,6 +147,27 @@ def test_a_finished_run_stays_as_it_is(finished, data_dir):
     before = (directory / "metrics.jsonl").read_text()
     assert_same_bits(run(config(), directory, data_dir), expected)
     assert (directory / "metrics.jsonl").read_text() == before
+
+
+def test_a_finished_run_that_has_lost_something_is_not_trained_again(finished, data_dir, tmp_path, capsys):
+    """Its checkpoints: refused, and nothing is written. Lines of its metrics: said, and kept where reports find it."""
+    directory = shutil.copytree(finished[0], tmp_path / "run")
+    (directory / "checkpoints" / "15").rename(directory / "checkpoints" / "15.bak")
+    (directory / "checkpoints" / "10").rename(directory / "checkpoints" / "10.bak")
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    argv = ["pretrain", *arguments(directory, data_dir, "sdclr"), "--noprogress"]
+    assert main.main(argv) == 2
+    assert "has no checkpoint, but saved.json says that it had one of step 15: put" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    (directory / "checkpoints" / "15.bak").rename(directory / "checkpoints" / "15")
+    kept = (directory / "metrics.jsonl").read_text().splitlines(keepends=True)[:4]
+    (directory / "metrics.jsonl").write_text("".join(kept))
+    assert main.main(argv) == 0
+    lost = "metrics.jsonl has 4 of the 9 lines that were written up to step 15"
+    assert f"warning at step 15: {lost}" in capsys.readouterr().err
+    (warning,) = records.read_warnings(directory / "warnings.jsonl")
+    assert (warning["step"], warning["epoch"], warning["message"]) == (15, 3.0, lost)
+    assert (directory / "metrics.jsonl").read_text() == "".join(kept)
 
 
 def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(

@@ -87,6 +87,9 @@ class Damaged(Encoded):
     def name(self, row):
         return self.files.name(row)
 
+    def digest(self):
+        raise NotImplementedError
+
 
 def missing(row):
     if row == 3:

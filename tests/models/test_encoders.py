@@ -102,10 +102,10 @@ def test_it_trains_plain_and_damaged(name, row):
 @each
 def test_it_resumes_to_the_bit(name, tmp_path):
     states, _ = run(name)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, states[1])
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=ONE), states[1])
-    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", read_only=True) as checkpoints:
         state, _ = step(name, "sdclr")(checkpoints.restore(like=like), tiny.images())
     found, expected = named(state), named(states[2])
     assert found.keys() == expected.keys()

@@ -173,21 +173,62 @@ def test_names_of_fields_in_records_say_where_they_stand():
 
 def test_every_field_of_a_line_of_metrics_is_described():
     patterns = [re.sub(r"[A-Z]+", ".+", name) for name in fields.METRICS]
-    lines = records.lines(OLD / "metrics.jsonl", ("step", "seconds"))
+    lines = records.read_metrics(OLD / "metrics.jsonl", ("step", "seconds"))
     assert [line["step"] for line in lines][-1] == 20
     for name in {name for line in lines for name in line}:
         assert any(re.fullmatch(pattern, name) for pattern in patterns), name
 
 
-def test_lines_are_read_up_to_one_that_is_being_written(tmp_path):
+GOOD = {
+    records.read_metrics: ({"step": 1, "loss": 0.5}, {"step": 2, "loss": None}),
+    records.read_warnings: tuple({"step": n, "epoch": n / 2, "cause": "a", "message": "b"} for n in (1, 2)),
+}
+DAMAGED_LINES = (
+    "{",
+    "[]",
+    "3",
+    "{}",
+    '{"step": NaN}',
+    '{"step": 1, "loss": 1e999}',
+    "\xff",
+    "[" * 100_000,
+    "",
+    "\0" * 9,
+)
+WRONG_FIELDS = {
+    records.read_metrics: ({"step": "2"}, {"step": None}, {"step": 1.5}, {"step": -1}, {"step": True})
+    + ({"loss": "0.5"}, {"loss": [1]}, {"loss": 10**400}, {"loss": True}, {"knn/all": {}}),
+    records.read_warnings: ({"step": "2"}, {"epoch": None}, {"epoch": "1"}, {"message": 5}, {"cause": ["x"]}),
+}
+
+
+@pytest.mark.parametrize("read", GOOD)
+def test_lines_are_read_up_to_one_that_is_being_written_and_others_must_be_right(tmp_path, read):
+    path, good = tmp_path / "a.jsonl", GOOD[read]
+    assert read(path) == []
+    first, second = (json.dumps(line) for line in good)
+    path.write_text(f"{first}\n{second}\n{second[:9]}")
+    assert read(path) == list(good)
+    damages = [*DAMAGED_LINES, *(json.dumps(good[1] | field) for field in WRONG_FIELDS[read])]
+    damages += [json.dumps({name: x for name, x in good[1].items() if name != "step"})]
+    for damage in damages:
+        for rest in ("", f"{second}\n"):
+            path.write_text(f"{first}\n{damage}\n{rest}", encoding="latin-1")
+            with pytest.raises(UserError, match=r"line 2 of .*a.jsonl is damaged \(.+\): mend or delete") as error:
+                read(path)
+            assert len(str(error.value)) < 1000
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"a.jsonl cannot be read \(Is a directory\)"):
+        read(path)
+
+
+def test_seconds_must_be_a_number_where_they_are_needed(tmp_path):
     path = tmp_path / "a.jsonl"
-    assert records.lines(path) == []
-    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
-    assert records.lines(path, ("step",)) == [{"step": 1}, {"step": 2}]
-    for damage in ("{", "[]", "{}", '{"step": NaN}', "\xff"):
-        path.write_text(f'{{"step": 1}}\n{damage}\n{{"step": 3}}\n', encoding="latin-1")
-        with pytest.raises(UserError, match=r"line 2 of .*a.jsonl is damaged \(.+\): mend or delete that line"):
-            records.lines(path, ("step",))
+    path.write_text('{"step": 1, "seconds": null}\n')
+    assert records.read_metrics(path) == [{"step": 1, "seconds": None}]
+    with pytest.raises(UserError, match="seconds is no number"):
+        records.read_metrics(path, ("step", "seconds"))
 
 
 def test_the_room_imports_no_jax():

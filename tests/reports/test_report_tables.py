@@ -4,7 +4,7 @@ import io
 import pytest
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.reports import page, runs, tables, words
+from sdclr_jax.reports import groups, page, runs, tables, words
 from sdclr_jax.reports.groups import confounds, group
 
 
@@ -367,3 +367,43 @@ def test_classes_as_csv_are_ranked_by_frequency(make_run):
         ("1", "one", "many", "110", "0.2"), ("2", "three", "many", "40", "0.4"),
         ("3", "two", "medium", "20", "0.3"), ("4", "zero", "few", "5", "0.1"),
     ]  # fmt: skip
+
+
+def test_many_groups_are_compared_with_the_first_one_and_few_are_pictured(make_run, monkeypatch):
+    """Each two of a thousand would be half a million rows."""
+    folders = [make_run("simclr", accuracy=0.5)]
+    folders += [
+        make_run(f"t{t}-{seed}", "sdclr", seed, accuracy=0.6 + t / 100 + seed / 1000, config={"prune.rate": t / 10})
+        for t in range(4)
+        for seed in range(2)
+    ]
+    found = runs.read([make_run("simclr-1", seed=1, accuracy=0.501), *folders])
+    assert len(tables.differences(found)) == 2 * 10
+    whole = tables.compare(found)
+    for module in (groups, words, page):
+        monkeypatch.setattr(module, "MANY", 3)
+    rows = tables.differences(found)
+    assert [row.label for row in rows[:4]] == [f"sdclr prune.rate={t / 10} − simclr" for t in range(4)]
+    assert (len(rows), rows[3].cells["all"].n) == (2 * 4, 2)
+    assert tables.compare(found) == whole  # the best one is still marked
+    assert [row.label for row in whole if row.cells["all"].stands_out] == ["sdclr prune.rate=0.3"] * 2
+    said = words.summary(found)
+    assert [sentence.split(": ")[1].split(",")[0] for sentence in said[:3]] == ["against simclr"] * 3
+    assert said[3:] == ["Linear probe (full): 1 more groups are in the table of differences."]
+    assert "There are 5 groups: each is compared with simclr only, and pictures show the first 3." in words.notes(found)
+    pictured = []
+    monkeypatch.setattr(page, "_pictures", lambda groups: pictured.extend(member.label for member in groups))
+    page.render(found)
+    assert pictured == ["simclr", "sdclr prune.rate=0.0", "sdclr prune.rate=0.1"]
+
+
+def test_labels_name_all_settings_in_which_any_group_differs(make_run):
+    folders = [
+        make_run(str(i), config=config)
+        for i, config in enumerate(({"epochs": 1}, {"epochs": 2}, {"epochs": 2, "projector.layers": 2}))
+    ]
+    assert [found.label for found in group(runs.read(folders))] == [
+        "simclr epochs=1 projector.layers=3",
+        "simclr epochs=2 projector.layers=3",
+        "simclr epochs=2 projector.layers=2",
+    ]

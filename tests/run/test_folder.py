@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import pathlib
+import shutil
 import struct
 import types
 
@@ -79,7 +80,7 @@ def test_missing_and_damaged_configs(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         folder.read_config(tmp_path)
     (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be used"):
         folder.read_config(tmp_path)
 
 
@@ -105,6 +106,131 @@ def test_metrics_are_continued_after_a_step(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 1.0), (20, 2.0), (30, 7.0)]
     assert lines[-1]["knn/few"] is None
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+def _lines(log, steps):
+    return [sentence for step in steps for sentence in log.write({"step": step, "loss": 1.0, "seconds": float(step)})]
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: path.unlink(), "metrics.jsonl has 0 of the 3 lines that were written up to step 30"),
+        (lambda path: path.write_text(""), "metrics.jsonl has 0 of the 3 lines"),
+        (lambda path: path.write_bytes(path.read_bytes()[:70]), "metrics.jsonl has 1 of the 3 lines"),
+        (
+            lambda path: path.write_bytes(path.read_bytes().split(b"\n", 1)[1]),
+            "metrics.jsonl has 2 of the 3 lines",
+        ),  # the first
+    ],
+)
+def test_lines_that_are_gone_are_told_of(tmp_path, damage, says):
+    log = metrics.Metrics(tmp_path, 0)
+    assert log.lost == []
+    assert _lines(log, (10, 20, 30)) == []
+    notes = log.notes()
+    assert notes == {"metrics.jsonl": 3, "warnings.jsonl": 0, "seconds": 30.0}
+    assert _lines(log, (40,)) == []
+    log.close()
+    again = metrics.Metrics(tmp_path, 30, notes)
+    assert (again.lost, again.seconds) == ([], 30.0)
+    again.close()
+    damage(tmp_path / "metrics.jsonl")
+    again = metrics.Metrics(tmp_path, 30, notes)
+    assert len(again.lost) == 1 and again.lost[0].startswith(says)
+    assert again.seconds == 30.0
+    _lines(again, (40,))
+    again.close()
+    later = metrics.Metrics(tmp_path, 40, again.notes())
+    assert later.lost == []  # once is enough
+    later.close()
+
+
+def test_lines_that_are_gone_of_an_older_run_and_of_warnings(tmp_path):
+    log = metrics.Metrics(tmp_path, 0)
+    _lines(log, (10, 20))
+    log.warn({"step": 20, "epoch": 1}, "cause", "message")
+    log.close()
+    for step, notes, lost in (
+        (20, {}, []),
+        (25, {}, ["metrics.jsonl has no lines of the steps after 20, up to 25"]),
+        (20, log.notes(), []),
+    ):
+        again = metrics.Metrics(tmp_path, step, notes)
+        again.close()
+        assert again.lost == lost
+    (tmp_path / "warnings.jsonl").unlink()
+    again = metrics.Metrics(tmp_path, 20, log.notes())
+    again.close()
+    assert again.lost == ["warnings.jsonl has 0 of the 1 lines that were written up to step 20"]
+
+
+def test_what_is_removed_while_a_run_trains_is_told_of_once(tmp_path):
+    log = metrics.Metrics(tmp_path, 0)
+    assert _lines(log, (1, 2)) == []
+    (tmp_path / "metrics.jsonl").unlink()
+    assert _lines(log, (3, 4)) == [
+        "metrics.jsonl was removed or changed while the run trained, so lines before may be missing"
+    ]
+    shutil.rmtree(tmp_path / "tensorboard")
+    assert _lines(log, (5, 6)) == ["tensorboard was removed while the run trained, and is begun again"]
+    assert [line["step"] for line in metrics.read(tmp_path / "metrics.jsonl")] == [3, 4, 5, 6]
+    assert (tmp_path / "tensorboard").is_dir()
+    log.close()
+    shutil.rmtree(tmp_path)
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(No such file or directory\)"):
+        log.write({"step": 7, "loss": 1.0, "seconds": 7.0})
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_refused_and_not_trained_again(tmp_path):
+    """Renamed, removed, or the folder of them renamed; a run that has had none yet may start again."""
+    run = tmp_path / "run"
+    claim(run)
+    folder.check(run, CONFIG)
+    assert str(folder.no_checkpoint(run)) == f"{run} has no checkpoint yet: let sdclr pretrain reach its first one"
+    records.write(run / "saved.json", records.Saved(step=25))
+    says = (
+        rf"{run} has no checkpoint, but saved.json says that it had one of step 25: put {run}/checkpoints back as it "
+        "was, with a folder for each step, or give another --workdir"
+    )
+    with pytest.raises(UserError, match=says):
+        folder.check(run, CONFIG)
+    (run / "checkpoints" / "25.bak").mkdir(parents=True)
+    (run / "checkpoints" / "25").touch()
+    before = sorted(run.rglob("*"))
+    for _ in range(2):
+        with pytest.raises(UserError, match=says):
+            claim(run)
+    assert sorted(run.rglob("*")) == before
+    (run / "checkpoints" / "20").mkdir()
+    folder.check(run, CONFIG)
+    assert folder.steps_in(run / "checkpoints") == [20]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "files", "refused"),
+    [
+        ((0.5, 1.5), (), False),  # it may have been killed while it saved the first
+        ((0.5, 2.0), (), "metrics.jsonl goes to epoch 2"),
+        ((0.5,), ("results.json",), "results.json was made from one"),
+        ((), ("exemplars/summary.json",), "exemplars/summary.json was made from one"),
+    ],
+)
+def test_a_run_of_an_older_version_that_has_lost_its_checkpoints(tmp_path, epochs, files, refused):
+    config = ConfigDict(CONFIG.to_dict() | {"epochs": 20, "checkpoint_every": 1})
+    claim(tmp_path / "run", config)
+    (tmp_path / "run" / "saved.json").unlink()
+    lines = [json.dumps({"step": 9, "epoch": epoch, "seconds": 1.0}) + "\n" for epoch in epochs]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines))
+    for name in files:
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("{}")
+    if refused:
+        with pytest.raises(UserError, match=f"has no checkpoint, but {refused}"):
+            folder.check(tmp_path / "run", config)
+    else:
+        claim(tmp_path / "run", config)
+        assert folder.saved_step(tmp_path / "run") == 0
 
 
 @pytest.mark.parametrize("where", ["metrics.jsonl", "tensorboard"])
@@ -222,7 +348,7 @@ def test_of_two_starts_that_found_the_folder_empty_one_has_it(tmp_path):
 def test_damaged_versions_are_told_of(tmp_path):
     claim(tmp_path / "run")
     (tmp_path / "run" / "versions.json").write_text("")
-    with pytest.raises(UserError, match=r"versions.json cannot be read .*: put it back from a copy, or delete it"):
+    with pytest.raises(UserError, match=r"versions.json cannot be used .*: put it back from a copy, or delete it"):
         claim(tmp_path / "run")
 
 

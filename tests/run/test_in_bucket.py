@@ -121,7 +121,7 @@ def test_metrics_of_another_machine_are_continued(cloud):
     again.write({"step": 20, "epoch": 1.0, "loss": 7.0, "seconds": 21.0})
     again.close()
     assert [(line["step"], line["loss"]) for line in metrics.read(run / "metrics.jsonl")] == [(10, 1.0), (20, 7.0)]
-    assert [line["message"] for line in records.lines(run / "warnings.jsonl")] == ["once more"]
+    assert [line["message"] for line in records.read_warnings(run / "warnings.jsonl")] == ["once more"]
     assert sum("events" in name for name in cloud.names("run/tensorboard")) in (1, 2)  # named by the second
 
 
@@ -164,7 +164,7 @@ def test_a_run_claims_its_folder_in_a_bucket(cloud):
     run = files.expanded("gs://bucket/my runs/one")
     claim(run)
     claim(run)
-    assert cloud.names("my runs/one") == {"config.json", "data.json", "encoder.json", "versions.json"}
+    assert cloud.names("my runs/one") == {"config.json", "data.json", "encoder.json", "saved.json", "versions.json"}
     assert folder.read_config(run).to_dict() == CONFIG.to_dict()
     other = CONFIG.copy_and_resolve_references()
     other.seed = 3

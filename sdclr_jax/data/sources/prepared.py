@@ -9,7 +9,6 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,8 +46,8 @@ def prepared(data_dir: pathlib.Path, relative: str, make: Callable[[pathlib.Path
             return folder
         data_dir.mkdir(parents=True, exist_ok=True)
         prefix = f".preparing-{folder.parent.name}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=data_dir) as scratch, quiet():
-            made = make(pathlib.Path(scratch))
+        with files.scratch(data_dir, prefix) as scratch, quiet():
+            made = make(scratch)
             folder.parent.mkdir(exist_ok=True)
             try:
                 os.rename(made, folder)

@@ -5,6 +5,7 @@ among the images: a pass over ImageNet.
 """
 
 import contextlib
+import hashlib
 import pathlib
 import zipfile
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 
 from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.images import Encoded
+from sdclr_jax.data.images import Encoded, stamp_of
 from sdclr_jax.data.sources import prepared
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.data.targets import are_attributes
@@ -55,6 +56,12 @@ class Records(Encoded):
 
     def name(self, row: int) -> str:
         return f"{self._folder}, {self._split} record {self._rows[row]}"
+
+    def digest(self) -> str:
+        """Where the folder lies is no part of it."""
+        files = sorted(path for path in pathlib.Path(self._folder).iterdir() if ".array_record" in path.name)
+        content = f"{self._split} {[(path.name, stamp_of(path)) for path in files]}\n".encode()
+        return hashlib.sha256(content + self._rows.tobytes()).hexdigest()
 
 
 def find(data_dir: pathlib.Path, name: str) -> pathlib.Path | None:

@@ -1,0 +1,101 @@
+"""How a command ends as a process: with its status, soon after its last word, wherever its output goes."""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+# Seconds that a process may take after its last word. Threads of libraries may wait minutes for a disk that is gone. Of
+# several processes, one may have to wait for the others.
+PATIENCE, PATIENCE_OF_SEVERAL = 5, 30
+
+
+class Output:
+    """A stream as Python has it, that a disk without room does not stop: what is written from then on is lost.
+
+    A reader that has gone is an error as ever (BrokenPipeError): it has seen enough.
+
+    Attributes:
+        error: what was the matter, None where nothing was.
+    """
+
+    def __init__(self, stream: TextIO):
+        self._stream, self.error = stream, None
+
+    def write(self, text: str) -> int:
+        self._tried(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._tried(self._stream.flush)
+
+    def _tried(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.error = self.error or error
+            with contextlib.suppress(OSError):  # what waits to be written goes nowhere
+                _to_nowhere(self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def run(main: Callable[[], int]) -> int:
+    """Run the whole program, which gives its exit status, and see to it that the process ends soon after.
+
+    Its status is 1 where what it printed could not be written.
+    """
+    _open_streams()
+    sys.stdout, sys.stderr = output, errors = Output(sys.stdout), Output(sys.stderr)
+    status = 1
+    try:
+        status = main()
+        output.flush()
+        if output.error:
+            print(f"sdclr: what was printed could not be written ({output.error.strerror})", file=errors)
+            status = status or 1
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        threading.Thread(target=_end, args=(status, _patience()), daemon=True).start()
+    return status
+
+
+def _patience() -> int:
+    processes = sys.modules.get("sdclr_jax.processes")
+    return PATIENCE_OF_SEVERAL if processes and processes.joined() else PATIENCE
+
+
+def _end(status: int, seconds: float) -> None:
+    """End this process where Python, which waits for all threads, has not ended it by itself."""
+    time.sleep(seconds)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _open_streams() -> None:
+    """Where a stream is closed, as by `>&-`, print to nowhere; else a file that is opened later would take its place,
+    and get what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            _to_nowhere(number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
+def _to_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+        os.dup2(nowhere, number)
+        os.close(nowhere)

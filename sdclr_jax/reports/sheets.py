@@ -1,0 +1,38 @@
+"""CSV files that a spreadsheet shows as they are: what would be a formula there stays text.
+
+A name that begins with `=`, `+`, `-` or `@` may be a command to the program that opens the file, and names come from
+images of other people. https://owasp.org/www-community/attacks/CSV_Injection
+"""
+
+import csv
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width
+
+
+def cell(value: Any) -> Any:
+    """The value, or text with a ' before it where a spreadsheet would take that for a formula; -1 is none.
+
+    >>> cell("=1+1"), cell("-cat"), cell("-1"), cell(-1.0), cell("cat")
+    ("'=1+1", "'-cat", '-1', -1.0, 'cat')
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_STARTS) and not _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.isascii() and text.strip() == text
+
+
+class Writer:
+    """A CSV writer whose cells are no formulas."""
+
+    def __init__(self, file: TextIO):
+        self._writer = csv.writer(file, lineterminator="\n")
+
+    def writerow(self, row: Iterable[Any]) -> None:
+        self._writer.writerow([cell(value) for value in row])

@@ -1,0 +1,57 @@
+"""Names that a spreadsheet would take for formulas reach CSV files as text."""
+
+import csv
+import doctest
+import io
+
+import pyarrow
+import pytest
+
+from sdclr_jax.api import exemplars
+from sdclr_jax.api.report import report
+from sdclr_jax.reports import sheets
+
+EVIL = ['=HYPERLINK("http://evil")', "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)"]
+
+
+def test_the_example_is_true():
+    found = doctest.testmod(sheets)
+    assert found.attempted and not found.failed
+
+
+@pytest.mark.parametrize("text", [*EVIL, "\t=1", "\r=1", "\uff1d1", "-", "+ 1", "-1 "])
+def test_formulas_become_text(text):
+    assert sheets.cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("value", ["cat", "a=b", "-1", "+0.5", "-1e-3", "", -1, 0.5, None, "'=1"])
+def test_the_rest_stays_as_it_is(value):
+    assert sheets.cell(value) == value
+
+
+def _cells(text):
+    return [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+
+
+def test_no_file_of_a_report_holds_a_formula(make_run, tmp_path):
+    def named(results):
+        results["data"]["class_names"] = EVIL
+        results["protocols"]["=knn"] = results["protocols"].pop("knn")
+
+    found = report(
+        [make_run(name, edit=named, seed=seed) for seed, name in enumerate(("=a", "-b"))], tmp_path / "r.html"
+    )
+    texts = {path.name: path.read_text() for path in found.paths if path.suffix == ".csv"}
+    assert len(texts) == 4
+    cells = [cell for text in texts.values() for cell in _cells(text)]
+    assert {f"'{name}" for name in EVIL} <= set(cells)
+    assert not [cell for cell in cells if cell != sheets.cell(cell)]
+
+
+def test_the_table_of_exemplars_holds_none_either(tmp_path):
+    table = pyarrow.table({"rank": [1, 2, 3, 4], "id": EVIL, "score": [-1.0, 0.5, -0.5, 0.0]})
+    exemplars._write(tmp_path, table, "page")
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "exemplars.csv").read_text())))
+    assert [row["id"] for row in rows] == [f"'{name}" for name in EVIL]
+    assert [float(row["score"]) for row in rows] == [-1.0, 0.5, -0.5, 0.0]
+    assert pyarrow.parquet.read_table(tmp_path / "exemplars.parquet")["id"].to_pylist() == EVIL
