@@ -239,8 +239,8 @@ def check_writable(folder: Path) -> None:
             folder.check()
         except OSError as error:
             raise UserError(
-                f"{folder} cannot be written ({error.strerror}): see that the bucket is there and that the credentials "
-                "may read and write it; `gcloud auth application-default login` gives some"
+                f"{folder} cannot be written ({error.strerror}): see that the bucket is there, and that you may read and "
+                "write it"
             ) from error
         if folder.is_file():
             raise UserError(f"{folder} cannot be written: it is a file")

@@ -24,6 +24,8 @@ from etils.epath.gpath import PosixGPath
 from sdclr_jax.errors import UserError
 
 SCHEME = "gs://"
+_NO_CREDENTIALS = "no credentials that it accepts; `gcloud auth application-default login` gives some"
+_FORBIDDEN = "the credentials do not allow it"
 _CONNECT, _SILENCE, _REQUEST = 20, 60, 300  # seconds: to reach the server; until it says something; of a request in all
 
 
@@ -267,8 +269,9 @@ class BucketPath(PosixGPath):
         except Exception as error:
             code = getattr(error, "code", None)
             if code in (401, 403) or "Forbidden" in str(error):
-                why = "no credentials that it accepts" if code == 401 else "the credentials do not allow it"
-                raise PermissionError(errno.EACCES, f"{why}: {_first_line(error)}", str(self)) from error
+                raise PermissionError(
+                    errno.EACCES, _NO_CREDENTIALS if code == 401 else _FORBIDDEN, str(self)
+                ) from error
             raise OSError(errno.EIO, f"the bucket does not answer: {_first_line(error)}", str(self)) from error
 
 
@@ -299,7 +302,8 @@ def _filesystem() -> Any:
     import aiohttp
     import gcsfs
 
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what it says there is raised, too
+    for name in ("gcsfs", "google.auth"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say there is raised, too
     waits = aiohttp.ClientTimeout(total=_REQUEST, sock_connect=_CONNECT, sock_read=_SILENCE)
     # Lists are not kept, since other processes write to the bucket.
     return gcsfs.GCSFileSystem(use_listings_cache=False, session_kwargs={"timeout": waits})

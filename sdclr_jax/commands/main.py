@@ -71,8 +71,8 @@ def _run(argv: list[str]) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}: known are {', '.join(COMMANDS)}")
-        # Orbax and tfds tell of their own housekeeping as warnings.
-        absl.logging.set_verbosity(absl.logging.ERROR)
+        # Orbax and tfds tell of their own housekeeping as warnings; what they log as errors, they raise, too.
+        absl.logging.set_verbosity(absl.logging.FATAL)
         # Imported here, so that `report` and `prepare` do not wait for JAX.
         with _sigterm_as_ctrl_c():
             importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
