@@ -239,8 +239,7 @@ def check_writable(folder: Path) -> None:
             folder.check()
         except OSError as error:
             raise UserError(
-                f"{folder} cannot be written ({error.strerror}): see that the bucket is there, and that you may read and "
-                "write it"
+                f"{folder} cannot be written ({error.strerror}): see that the bucket is there and you may write it"
             ) from error
         if folder.is_file():
             raise UserError(f"{folder} cannot be written: it is a file")

@@ -56,6 +56,8 @@ NOT_RUN = {
     "sdclr pretrain --config=imagenet100_lt:*": "ImageNet",
     "sdclr evaluate runs/cifar10": "a run on CIFAR-10",
     "srun *": "a cluster",
+    "gcloud *": "an account",
+    "sdclr *gs://bucket/*": "a bucket; tests/commands/test_bucket.py runs these with an emulator",
 }
 
 TINY = {

@@ -269,9 +269,8 @@ class BucketPath(PosixGPath):
         except Exception as error:
             code = getattr(error, "code", None)
             if code in (401, 403) or "Forbidden" in str(error):
-                raise PermissionError(
-                    errno.EACCES, _NO_CREDENTIALS if code == 401 else _FORBIDDEN, str(self)
-                ) from error
+                why = _NO_CREDENTIALS if code == 401 else _FORBIDDEN
+                raise PermissionError(errno.EACCES, why, str(self)) from error
             raise OSError(errno.EIO, f"the bucket does not answer: {_first_line(error)}", str(self)) from error
 
 
