@@ -78,7 +78,7 @@ def _run(argv: list[str]) -> int:
             importlib.import_module(f"sdclr_jax.commands.{command}").main(rest)
             sys.stdout.flush()
     except (UserError, ArgumentError, Diverged, Lost, Stopped) as error:
-        print(f"sdclr: {error}", file=sys.stderr)
+        print(f"sdclr: {_bounded(str(error))}", file=sys.stderr)
         return error.status
     except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
@@ -96,6 +96,11 @@ def _run(argv: list[str]) -> int:
         print(f"sdclr: {error.filename} cannot be used ({error.strerror}): mend that, then run again", file=sys.stderr)
         return 1
     return 0
+
+
+def _bounded(sentence: str) -> str:
+    """A sentence without the middle of one that quotes a page of somebody's file."""
+    return sentence if len(sentence) <= 2000 else f"{sentence[:1000]} … {sentence[-500:]}"
 
 
 @contextlib.contextmanager

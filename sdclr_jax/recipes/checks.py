@@ -3,6 +3,7 @@
 import inspect
 import pathlib
 import pkgutil
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -41,14 +42,32 @@ def read(directory: pathlib.Path) -> ConfigDict:
     """
     config = folder.read_config(directory)
     for field in set(lacking(config)) & set(free(DECLARED)):
-        if field.partition(".")[0] in config or "." not in field:  # else it is no config at all, which is said below
+        group, _, name = field.rpartition(".")
+        inside = config.get(group) if group else config
+        if isinstance(inside, ConfigDict) and name not in inside:  # else it is no config at all, which is said below
             config.update_from_flattened_dict({field: DECLARED[field].default})
     if missing := lacking(config):
         raise UserError(
             f"{directory / names.CONFIG} lacks {_first_ones(missing)}, as that of a run of an older version does: add "
             "them there as configs/base.py has them, or pretrain again"
         )
+    known = fields(config)
+    for name, field in declared(config).items():
+        if name in known and not _is_like(known[name], field):
+            raise UserError(
+                f"{directory / names.CONFIG} cannot be used ({name} is not what it should be, like {field.default!r}): "
+                "put it back from a copy"
+            )
     return config
+
+
+def _is_like(value: Any, field: base.Field) -> bool:
+    """Whether a value is of the kind of a field's default."""
+    if field.per_view and isinstance(value, tuple):
+        return True
+    is_switch = isinstance(field.default, bool)
+    kind = (int, float) if isinstance(field.default, int | float) and not is_switch else type(field.default)
+    return isinstance(value, kind) and isinstance(value, bool) == is_switch
 
 
 def lacking(config: ConfigDict) -> list[str]:

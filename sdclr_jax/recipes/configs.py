@@ -55,9 +55,10 @@ def declared(config: ConfigDict) -> dict[str, base.Field]:
     """What base.py declares of the fields that a config of these kinds has, by their full names."""
     found = {name: field for name, field in DECLARED.items() if name.partition(".")[0] not in base.KINDS}
     for group, kinds in base.KINDS.items():
-        kind = config.get(group, {}).get("name")
-        found |= {f"{group}.name": DECLARED[f"{group}.name"]} if kind else {}
-        found |= {f"{group}.{name}": field for name, field in kinds.get(kind, {}).items()}
+        kind = config[group].get("name") if isinstance(config.get(group), ConfigDict) else None
+        found |= {f"{group}.name": DECLARED[f"{group}.name"]} if kind not in (None, "") else {}
+        of_kind = kinds.get(kind, {}) if isinstance(kind, str) else {}
+        found |= {f"{group}.{name}": field for name, field in of_kind.items()}
     return found
 
 

@@ -75,7 +75,8 @@ class Checkpoints(contextlib.AbstractContextManager):
     def __exit__(self, *error: Any) -> None:
         with self._writing():
             self._manager.close()
-        self._note_saved()
+        with contextlib.suppress(*[UserError] if error and error[0] else []):  # the first error is the one to tell
+            self._note_saved()
 
     @property
     def steps(self) -> list[int]:
@@ -202,7 +203,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _note_saved(self) -> None:
         """Write down in the run's folder which step was saved last, once its checkpoint is whole on the disk."""
-        if self._begun is not None and processes.is_main():
+        if self._begun is not None and processes.is_main() and self._directory.is_dir():
             records.write(self._directory.parent / names.SAVED, Saved(step=self._begun))
         self._begun = None
 

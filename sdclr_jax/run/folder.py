@@ -27,11 +27,19 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
         UserError: no run there, or a damaged config.json.
     """
     path = workdir / names.CONFIG
+
+    def made(fields: Any) -> ConfigDict:
+        if not isinstance(fields, dict):
+            raise ValueError("not an object of fields")
+        try:
+            return ConfigDict(_tuples(records.config.of_today(fields)))
+        except (AttributeError, KeyError, TypeError) as error:  # a name that no config may have
+            raise ValueError(str(error)) from error
+
     try:
-        fields = records.load_object(path, "put it back from a copy")
+        return records.load(path, "put it back from a copy", made)
     except FileNotFoundError:
         raise UserError(f"{workdir} holds no run (no config.json): give the --workdir of an sdclr pretrain") from None
-    return ConfigDict(_tuples(records.config.of_today(fields)))
 
 
 def _tuples(value: Any) -> Any:

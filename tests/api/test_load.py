@@ -220,7 +220,7 @@ def edit(path, **fields):
     ("damage", "says"),
     [
         (lambda run: (run / "config.json").unlink(), "holds no run"),
-        (lambda run: (run / "config.json").write_text("{"), r"config\.json cannot be read \(not complete JSON\)"),
+        (lambda run: (run / "config.json").write_text("{"), r"config\.json cannot be used \(not complete JSON\)"),
         (
             lambda run: shutil.rmtree(run / "checkpoints"),
             "has no checkpoint, but saved.json says that it had one of step 2",

@@ -1,6 +1,8 @@
 """A command ends with its status, soon after its last word, wherever its output goes."""
 
+import json
 import os
+import pathlib
 import subprocess
 import sys
 import textwrap
@@ -9,6 +11,7 @@ import time
 import pytest
 
 from sdclr_jax.commands import ending, main
+from sdclr_jax.errors import UserError
 
 START = """
 import sys, threading, time
@@ -122,3 +125,43 @@ def test_paths_that_no_file_system_has_are_refused_in_a_sentence(argv, path, cap
     assert "Traceback" not in said and len(said) < 3000
     assert any(word in said for word in ("it may have 255 at most", "it may have 3900 at most", "number 0", "invalid"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sentence_that_quotes_a_page_is_cut(monkeypatch, capsys):
+    def refused(argv):
+        raise UserError(f"it is {'x' * 6000}: the remedy")
+
+    monkeypatch.setattr("sdclr_jax.commands.report.main", refused)
+    assert main.main(["report", "x"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sdclr: it is xxx") and said.endswith("xxx: the remedy\n") and len(said) < 2000
+
+
+CONFIG = pathlib.Path(__file__).parents[1] / "golden" / "run_f1e7a00" / "config.json"
+WRONG = {
+    "data.name": [5, None, ["folder"], {"a": 1}],
+    "objective.name": [[], 5, {}],
+    "views": [1.5, [], "simclr"],
+    "evaluate": [3],
+    "evaluate.logistic_l2": [{"a": 1}, "x", 5],
+    "optimizer.learning_rate": ["0.5", True, {"__class__": 1}],
+    "a.b": [1],
+    "epochs": [["x"] * 9, {"": 1}],
+    "__class__": [1],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
+def test_any_config_json_is_refused_in_a_sentence(field, value, tmp_path, capsys):
+    written = json.loads(CONFIG.read_text())
+    *groups, name = field.split(".") if field != "a.b" else [field]
+    inner = written
+    for group in groups:
+        inner = inner[group]
+    inner[name] = value
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    for argv in (["evaluate", str(tmp_path)], ["pretrain", "--config=digits_lt:sdclr", f"--workdir={tmp_path}"]):
+        assert main.main(argv) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("sdclr: ") and said.count("\n") == 1 and len(said) < 2100
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import pathlib
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import jax
@@ -525,3 +526,26 @@ def test_every_subset_can_be_pretrained_on(data_dir):
     data = recipes.data(config(), str(data_dir))
     sizes = {subset: len(data.part(subset).labels) for subset in configs.DECLARED["data.subset"].accepted}
     assert sizes == {"long_tail": 369, "balanced": 369, "probe_train": 1152}
+
+
+def test_damaged_results_are_kept_aside_and_what_cannot_be_read_is_left_alone(tmp_path, capsys):
+    """A results.json without its last byte holds other protocols' scores, which are not lost without a word."""
+    golden = pathlib.Path(__file__).parents[1] / "golden" / "run_f1e7a00" / "results.json"
+    path, whole = tmp_path / "results.json", golden.read_bytes().rstrip()
+    found = records.read(records.Results, golden)
+    one = replace(found, protocols={"knn": found.protocols["knn"]})
+    path.write_bytes(whole)
+    assert evaluate._with_others(one, path) == found
+    for cut in (1, 7, len(whole)):
+        path.write_bytes(whole[: len(whole) - cut])
+        assert evaluate._with_others(one, path) == one
+        (aside,) = tmp_path.iterdir()
+        said = capsys.readouterr().err
+        assert f"{path} cannot be used (not complete JSON)" in said and f"it is kept as {aside.name}" in said
+        assert aside.read_bytes() == whole[: len(whole) - cut]
+        aside.unlink()
+    os.mkfifo(path)  # stands for a file that may not be read, which root may
+    for read in (lambda: evaluate._with_others(one, path), lambda: folder.check_writable(tmp_path)):
+        with pytest.raises(UserError, match=r"results.json cannot be read \(it is no regular file\)"):
+            read()
+    assert [path] == list(tmp_path.iterdir())

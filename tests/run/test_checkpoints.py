@@ -362,6 +362,8 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
 
 
 def test_notes_and_the_last_step_that_is_whole(tmp_path, state):
+    """In a folder whose name has signs that addresses of disks have."""
+    tmp_path = tmp_path / "a:b,c;" / "s3:"
     path = tmp_path / "saved.json"
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(1, at(1, state), {"lines": 3})

@@ -73,7 +73,7 @@ def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
 def test_a_path_that_checkpoints_would_be_lost_in_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"has one of \*\?\[\\ in it, so no checkpoint could be read: rename it"):
         folder.check(tmp_path / name / "run", CONFIG)
-    folder.check(tmp_path / "spaces, ümlauts & #%{}()'@" / "run", CONFIG)
+    folder.check(tmp_path / "spaces, ümlauts & #%{}()'@:;|$" / "run", CONFIG)
 
 
 def test_missing_and_damaged_configs(tmp_path):
