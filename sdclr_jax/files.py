@@ -52,6 +52,11 @@ def scratch(folder: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
                 os.close(held)
 
 
+def _on_this_machine() -> contextlib.AbstractContextManager[pathlib.Path]:
+    """A scratch folder for what goes to a bucket."""
+    return scratch(pathlib.Path(tempfile.gettempdir()), "sdclr_jax-")
+
+
 def _tidy(folder: pathlib.Path, prefix: str) -> None:
     """Remove what killed processes have left: nobody holds it, as far as one can see from here, and it is old."""
     with contextlib.suppress(OSError):
@@ -82,8 +87,8 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     try:
         if in_bucket(path):
-            with tempfile.TemporaryDirectory(prefix="sdclr_jax-") as folder:
-                part = pathlib.Path(folder) / path.name
+            with _on_this_machine() as folder:
+                part = folder / path.name
                 yield part
                 path.put(part)
             return
@@ -303,8 +308,8 @@ class Growing:
     def __init__(self, folder: Path):
         self._folder = folder
         self._published: dict[pathlib.Path, tuple[int, int]] = {}  # size and time of change
-        self._scratch = tempfile.mkdtemp(prefix="sdclr_jax-") if in_bucket(folder) else None
-        self.at = pathlib.Path(self._scratch) if self._scratch else folder
+        self._scratch = contextlib.ExitStack()
+        self.at = self._scratch.enter_context(_on_this_machine()) if in_bucket(folder) else folder
 
     def publish(self) -> None:
         """Put what has been written into the bucket.
@@ -312,7 +317,7 @@ class Growing:
         Raises:
             UserError: the bucket cannot be written.
         """
-        if not self._scratch:
+        if not in_bucket(self._folder):
             return
         for path in sorted(path for path in self.at.rglob("*") if path.is_file()):
             size, changed = path.stat().st_size, path.stat().st_mtime_ns
@@ -323,8 +328,5 @@ class Growing:
 
     def close(self) -> None:
         """Publish, and remove what is on the disk of this machine."""
-        try:
+        with self._scratch:
             self.publish()
-        finally:
-            if self._scratch:
-                shutil.rmtree(self._scratch, ignore_errors=True)

@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +16,8 @@ from sdclr_jax.errors import UserError
 
 ROOT = pathlib.Path("~/.cache/sdclr_jax/buckets")
 _KNOWN = ".copied.json"  # the generation of each file, in the copy itself
+_PART = ".copying-"  # what a scratch folder's name begins with
+_LEFT_BEHIND = 24 * 3600  # seconds after which such a folder was left by a killed process
 _AT_ONCE = 8
 
 
@@ -38,13 +42,16 @@ def fetch(folder: BucketPath, last: str = "") -> bool:
     target = place(folder)
     try:
         below, known = folder.below(), _known(target)
-        if not any(pathlib.PurePath(name).name == (last or pathlib.PurePath(name).name) for name in below):
+        if last and last not in map(_base, below):
             return False
         for name in below:
             if not {"", ".", ".."}.isdisjoint(name.split("/")):
                 raise OSError(f"{folder}/{name} has no place on a disk")
         stale = [name for name in below if known.get(name) != below[name]["generation"]]
         target.mkdir(parents=True, exist_ok=True)
+        for left in target.rglob(f"{_PART}*"):
+            if time.time() - left.stat().st_mtime > _LEFT_BEHIND:
+                shutil.rmtree(left, ignore_errors=True)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(lambda name: _take(folder / name, target / name, below[name].get("md5Hash")), stale))
         for name in known.keys() - below.keys():
@@ -71,7 +78,7 @@ def send(folder: BucketPath, last: str) -> None:
     source = place(folder)
     try:
         names = {path.relative_to(source).as_posix() for path in source.rglob("[!.]*") if path.is_file()}
-        for name in sorted(names - folder.below().keys(), key=lambda name: pathlib.PurePath(name).name == last):
+        for name in sorted(names - folder.below().keys(), key=lambda name: _base(name) == last):
             (folder / name).put(source / name)
         _know(source, folder.below())
     except OSError as error:
@@ -80,21 +87,24 @@ def send(folder: BucketPath, last: str) -> None:
         ) from error
 
 
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
 def _known(target: pathlib.Path) -> dict[str, str]:
     """Generation of each file that the copy has."""
     try:
         found = json.loads((target / _KNOWN).read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    return (
-        {name: given for name, given in found.items() if (target / name).is_file()} if isinstance(found, dict) else {}
-    )
+    found = found if isinstance(found, dict) else {}
+    return {name: generation for name, generation in found.items() if (target / name).is_file()}
 
 
 def _take(source: BucketPath, target: pathlib.Path, md5: str | None) -> None:
     """One file, whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".copying-", dir=target.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=_PART, dir=target.parent) as scratch:
         part = pathlib.Path(scratch) / "part"
         source.take(part)
         with part.open("rb") as file:
@@ -107,7 +117,7 @@ def _take(source: BucketPath, target: pathlib.Path, md5: str | None) -> None:
 def _know(target: pathlib.Path, below: dict[str, dict[str, Any]]) -> None:
     """Note which generation of each file the copy has."""
     content = json.dumps({name: about["generation"] for name, about in below.items()})
-    with tempfile.TemporaryDirectory(prefix=".copying-", dir=target) as scratch:
+    with tempfile.TemporaryDirectory(prefix=_PART, dir=target) as scratch:
         part = pathlib.Path(scratch) / "part"
         part.write_text(content)
         os.replace(part, target / _KNOWN)

@@ -195,7 +195,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
     """Write to a file those of its lines up to `step`, whole or not at all, and return them."""
     kept = [line for line in lines if line["step"] <= step]
-    if not (kept or path.exists()):
+    if not (lines or path.exists()):
         return kept
     files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     return kept

@@ -1,5 +1,6 @@
 """Prepared data in a bucket, and its copy on the disk."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -38,12 +39,15 @@ def test_a_copy_follows_the_bucket_and_reads_nothing_twice(cloud):
     here = copies.place(folder)
     assert (here / "1.0.0" / "c d").read_bytes() == b"1.0.0/c d"
     read.clear()
+    (here / "1.0.0" / ".copying-left").mkdir()
+    os.utime(here / "1.0.0" / ".copying-left", (0, 0))
     cloud.put("data/set/1.0.0/a", b"changed")
     del cloud.objects["data/set/1.0.0/b"]
     (here / "1.0.0" / "c d").unlink()
     copies.fetch(folder, "last.json")
     assert sorted(read) == ["data/set/1.0.0/a", "data/set/1.0.0/c d"]
     found = {path.relative_to(here).as_posix(): path.read_bytes() for path in here.rglob("[!.]*") if path.is_file()}
+    assert not (here / "1.0.0" / ".copying-left").exists()
     assert found == {"1.0.0/a": b"changed", "1.0.0/c d": b"1.0.0/c d", "1.0.0/last.json": b"{}"}
 
 

@@ -40,7 +40,7 @@ class InBucket:
         if not (self._is_there or self._name == _MADE_HERE):
             raise UserError(
                 f"{self._name} is not prepared in {self._data_dir}; run: sdclr prepare {self._name} "
-                f"--data_dir={self._data_dir}"
+                f"--data_dir={self._data_dir}, or copy the folder {self._folder.name} of another data folder there"
             )
         return self._source.load(split)
 
