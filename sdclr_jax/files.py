@@ -1,18 +1,30 @@
-"""Files that are written whole or not at all, files that are read, and paths as a person writes them."""
+"""Files that are written whole or not at all, files that are read, and paths as a person writes them.
+
+A path is a `pathlib.Path`, or a `buckets.paths.BucketPath`, which answers to the same methods. On a disk a file takes
+its name when all of it is there; an object of a bucket is put there in one piece.
+"""
 
 import contextlib
 import errno
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
 from sdclr_jax.errors import Unreadable, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path  # for a type checker, a path in a bucket is one on a disk
+
+    from sdclr_jax.buckets.paths import BucketPath
+else:
+    Path = pathlib.PurePath
 
 _PART, _PATH = 255, 3900  # bytes: of a name in most file systems; of 4,096 of a path, with room for what is below it
 _LEFT_BEHIND = 3600  # seconds after which a scratch folder that nobody holds was left by a killed process
@@ -38,6 +50,11 @@ def scratch(folder: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
         finally:
             if held is not None:
                 os.close(held)
+
+
+def _on_this_machine() -> contextlib.AbstractContextManager[pathlib.Path]:
+    """A scratch folder for what goes to a bucket."""
+    return scratch(pathlib.Path(tempfile.gettempdir()), "sdclr_jax-")
 
 
 def _tidy(folder: pathlib.Path, prefix: str) -> None:
@@ -69,6 +86,12 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         UserError: the disk is full, or the folder cannot be written; what stood there still does.
     """
     try:
+        if in_bucket(path):
+            with _on_this_machine() as folder:
+                part = folder / path.name
+                yield part
+                path.put(part)
+            return
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not path.parent.exists():
@@ -130,7 +153,7 @@ def read(path: str | os.PathLike, most: int) -> bytes:
         return file.read(most)
 
 
-def content(path: pathlib.Path, most: int = 2**30) -> bytes:
+def content(path: Path, most: int = 2**30) -> bytes:
     """`read`, where what hinders it is said in a sentence.
 
     Raises:
@@ -138,7 +161,7 @@ def content(path: pathlib.Path, most: int = 2**30) -> bytes:
         Unreadable: it cannot be read, is none of data, or has more than `most` bytes.
     """
     try:
-        return read(path, most)
+        return _object(path, most) if in_bucket(path) else read(path, most)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
     except OSError as error:
@@ -148,13 +171,48 @@ def content(path: pathlib.Path, most: int = 2**30) -> bytes:
         ) from error
 
 
-def expanded(path: str | os.PathLike) -> pathlib.Path:
-    """A path with the home folder in place of `~`.
+def _object(path: "BucketPath", most: int) -> bytes:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.stat().st_size > most:
+        raise OSError(errno.EFBIG, f"larger than {most:,} bytes")
+    return path.read_bytes()
+
+
+def in_bucket(path: Any) -> "TypeGuard[BucketPath]":
+    """Whether a path lies in a bucket."""
+    return not isinstance(path, pathlib.Path) and "://" in str(path)
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """A path with the home folder in place of `~`, or an address in a bucket.
 
     Raises:
-        UserError: there is no such home folder; or the path, or a part of it, is longer than file systems allow.
+        UserError: there is no such home folder; the path, or a part of it, is longer than file systems allow; or it is
+            an address of another kind than gs://BUCKET/FOLDER, or gcsfs is missing.
+
+    >>> expanded("runs/sdclr"), in_bucket(expanded("runs/sdclr"))
+    (PosixPath('runs/sdclr'), False)
     """
-    given = os.fspath(path)
+    text = os.fspath(path)
+    _check_length(text)
+    if scheme := re.match(r"([a-z][a-z0-9+.-]+):/(/?)", text, re.IGNORECASE):
+        if scheme[0] == "gs://":
+            from sdclr_jax.buckets import paths  # which the others need not wait for
+
+            return paths.path(text)
+        if scheme[1] in ("gs", "s3") or scheme[2]:
+            raise UserError(
+                f"{text} cannot be used: of addresses only gs://BUCKET/FOLDER is known; mount another bucket as a "
+                "folder, and give that"
+            )
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path} begins with a home folder that is not known: write the path out") from error
+
+
+def _check_length(given: str) -> None:
     if "\0" in given:
         raise UserError("a path has a character of number 0 in it: write it without")
     parts = [part for part in given.split("/") if len(os.fsencode(part)) > _PART]
@@ -163,11 +221,139 @@ def expanded(path: str | os.PathLike) -> pathlib.Path:
         raise UserError(f"the path {_start(given)} has a part of {size} bytes: it may have {_PART} at most")
     if (size := len(os.fsencode(os.path.abspath(given)))) > _PATH:
         raise UserError(f"the path {_start(given)} has {size} bytes: it may have {_PATH} at most, for what is below it")
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{path} begins with a home folder that is not known: write the path out") from error
 
 
 def _start(path: str) -> str:
     return path if len(path) <= 60 else f"{path[:60]}…"
+
+
+def on_disk(path: str | os.PathLike, what: str) -> Path:
+    """`expanded`, for what is read from a disk only.
+
+    Args:
+        path: as a person writes it.
+        what: names it in the sentence that refuses a bucket.
+
+    Raises:
+        UserError: as `expanded`, and where the path lies in a bucket.
+    """
+    found = expanded(path)
+    if in_bucket(found):
+        raise UserError(
+            f"{found} is in a bucket, and {what} from a disk only: copy it to one, or mount the bucket as a folder"
+        )
+    return found
+
+
+def copied(folder: str | os.PathLike) -> Path:
+    """`expanded`, for a small folder that is read from a disk: one of a bucket is copied to the disk of this machine.
+
+    Raises:
+        UserError: as `expanded`, or the bucket cannot be read.
+    """
+    found = expanded(folder)
+    if in_bucket(found):
+        from sdclr_jax.buckets import copies
+
+        copies.fetch(found)
+        return copies.place(found)
+    return found
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing could be written; it need not exist yet, and nothing stays written.
+
+    Raises:
+        UserError: it is read-only, or a file; or its bucket is not there, or may not be written.
+    """
+    if in_bucket(folder):
+        try:
+            folder.check()
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be written ({error.strerror}): see that the bucket is there and you may write it"
+            ) from error
+        if folder.is_file():
+            raise UserError(f"{folder} cannot be written: it is a file")
+        return
+    existing = nearest(folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{folder} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")
+
+
+def nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists; in a bucket each exists."""
+    return folder if in_bucket(folder) else next(p for p in (folder, *folder.absolute().parents) if p.exists())
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[Callable[[], None]]:
+    """Hold a lock while the context lasts; gives what to call before something is written, which raises UserError where
+    another process holds it by now.
+
+    On a disk the system lets go of it when the process ends, however it ends. In a bucket it is an object, whose owner
+    is followed when it shows no sign of life.
+
+    Raises:
+        UserError: another process holds it, or its folder cannot be written.
+    """
+    if in_bucket(path):
+        from sdclr_jax.buckets.lock import Lock
+
+        with contextlib.ExitStack() as stack:
+            try:
+                held = stack.enter_context(Lock(path))
+            except OSError as error:
+                raise UserError(f"{path.parent} cannot be written: {error.strerror or error}") from error
+            yield held.check
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be written: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is training in {path.parent}: wait for it or give another --workdir"
+            ) from None
+        yield lambda: None
+
+
+class Growing:
+    """Files of a folder that grow line by line.
+
+    On a disk they grow where they are. For a bucket, whose objects do not grow, they do so on the disk of this machine,
+    and `publish` puts those that have changed into the bucket.
+
+    Attributes:
+        at: the folder to write to.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._published: dict[pathlib.Path, tuple[int, int]] = {}  # size and time of change
+        self._scratch = contextlib.ExitStack()
+        self.at = self._scratch.enter_context(_on_this_machine()) if in_bucket(folder) else folder
+
+    def publish(self) -> None:
+        """Put what has been written into the bucket.
+
+        Raises:
+            UserError: the bucket cannot be written.
+        """
+        if not in_bucket(self._folder):
+            return
+        for path in sorted(path for path in self.at.rglob("*") if path.is_file()):
+            size, changed = path.stat().st_size, path.stat().st_mtime_ns
+            if self._published.get(path) != (size, changed):
+                with replacing(self._folder / path.relative_to(self.at).as_posix()) as part:
+                    shutil.copyfile(path, part)
+                self._published[path] = size, changed
+
+    def close(self) -> None:
+        """Publish, and remove what is on the disk of this machine."""
+        with self._scratch:
+            self.publish()

@@ -58,6 +58,8 @@ NOT_RUN = {
     "sdclr import moco*": "weights that others trained",
     "sdclr evaluate runs/moco": "the same, and ImageNet",
     "srun *": "a cluster",
+    "gcloud *": "an account",
+    "sdclr *gs://bucket/*": "a bucket; tests/commands/test_bucket.py runs these with an emulator",
 }
 
 TINY = {

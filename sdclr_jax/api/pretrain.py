@@ -109,7 +109,7 @@ def train(
         # No process writes before all have looked and found the same.
         agreement.on_images({"training": data.part(config.data.subset)})
         folder.check_shared(directory)
-        with folder.lock(directory) if processes.is_main() else contextlib.nullcontext():
+        with folder.lock(directory) if processes.is_main() else contextlib.nullcontext(lambda: None) as still_held:
             if processes.is_main():
                 encoder = recipes.encoder_record(config, shape, encoded=not as_images(images).is_decoded)
                 folder.claim(directory, config, trained_on, encoder, recipes.identity)
@@ -118,7 +118,18 @@ def train(
             if taken and processes.is_main():
                 print(f"{config.model.start}: {taken}", file=sys.stderr)
             return _train(
-                config, method, directory, batches, online, like, taken, view_shape, shardings, progress, profiled_steps
+                config,
+                method,
+                directory,
+                batches,
+                online,
+                like,
+                taken,
+                view_shape,
+                shardings,
+                still_held,
+                progress,
+                profiled_steps,
             )
 
 
@@ -142,6 +153,7 @@ def _train(
     taken: Taken | None,
     view_shape: tuple[int, ...],
     shardings: Shardings,
+    still_held: Callable[[], None],
     progress: bool,
     profiled_steps: int,
 ) -> State:
@@ -249,6 +261,8 @@ def _train(
                 bar.set_postfix(shown)
                 bar.update(number - bar.n)
                 if checkpoint or stopping:
+                    still_held()
+                    log.publish()
                     checkpoints.save(number, state, log.notes())
                 if stopping and not last:
                     raise Stopped(f"stopped at step {number} of {total}: run it again to resume")

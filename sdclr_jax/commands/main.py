@@ -76,8 +76,8 @@ def _run(argv: list[str]) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"there is no command {command!r}: known are {', '.join(COMMANDS)}")
-        # Orbax and tfds tell of their own housekeeping as warnings.
-        absl.logging.set_verbosity(absl.logging.ERROR)
+        # Orbax and tfds tell of their own housekeeping as warnings; what they log as errors, they raise, too.
+        absl.logging.set_verbosity(absl.logging.FATAL)
         # Orbax leaves readers behind where one of them fails, and asyncio prints a traceback of each.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # Imported here, so that `report` and `prepare` do not wait for JAX.

@@ -13,7 +13,7 @@ SIGTERM lets it save first.
   --config=NAME:METHOD      such as digits_lt:sdclr; `sdclr config digits_lt:sdclr` prints its fields
   --config=FILE.py:METHOD   a config file of your own
   --config.FIELD=VALUE      overrides a field, such as --config.prune.rate=0.7
-  --workdir=DIR             the run's folder
+  --workdir=DIR             the run's folder; gs://BUCKET/FOLDER is one in a bucket
   --data_dir=DIR            prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
   --distributed             join the processes of a cluster first (TPU pod, Slurm, MPI); without one, train alone
   --noprogress              no progress bar

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import io
 import json
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ _CHUNK = 2**20  # bytes that are hashed at once
 
 
 def features(
-    folder: pathlib.Path, key: dict[str, Any], extract: Callable[[], np.ndarray], *, together: bool = False
+    folder: files.Path, key: dict[str, Any], extract: Callable[[], np.ndarray], *, together: bool = False
 ) -> np.ndarray:
     """The float32 [N, D] that `folder` holds under `key`, or what `extract()` gives, which it holds from then on.
 
@@ -45,7 +44,7 @@ def features(
     return found
 
 
-def _read(path: pathlib.Path) -> np.ndarray:
+def _read(path: files.Path) -> np.ndarray:
     """The array in a file. Nothing of it is interpreted before its hash is known to be right."""
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END) - _SIZE

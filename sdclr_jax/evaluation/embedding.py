@@ -4,11 +4,11 @@ van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 2008, as scikit-le
 """
 
 import hashlib
-import pathlib
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from sdclr_jax import files
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import cache
 from sdclr_jax.evaluation.features import unit
@@ -19,7 +19,7 @@ PERPLEXITY = 30.0  # neighbours that each image looks at, fewer where there are 
 
 
 def tsne(
-    features: np.ndarray, seed: int, limit: int = LIMIT, folder: pathlib.Path | None = None
+    features: np.ndarray, seed: int, limit: int = LIMIT, folder: files.Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of images on a map, by the directions of their features, as the cosine of nearest neighbours sees them.
 
@@ -61,7 +61,7 @@ def _positions(directions: np.ndarray, seed: int) -> np.ndarray:
 
 
 def about(
-    features: np.ndarray, labels: np.ndarray, seed: int, limit: int = LIMIT, folder: pathlib.Path | None = None
+    features: np.ndarray, labels: np.ndarray, seed: int, limit: int = LIMIT, folder: files.Path | None = None
 ) -> dict:
     """What embedding.json holds: the map with the class of each image on it.
 

@@ -1,7 +1,6 @@
 """Labelled images with the features that a frozen encoder gives them: what protocols score."""
 
 import contextlib
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sdclr_jax import processes, trees
+from sdclr_jax import files, processes, trees
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.targets import Targets
@@ -75,7 +74,7 @@ class FrozenFeatures:
         *,
         views: ProbeViews,
         seed: int = 0,
-        folder: pathlib.Path | None = None,
+        folder: files.Path | None = None,
         model: Mapping[str, Any] | None = None,
     ):
         self.encoder, self.variables, self.views, self.seed = encoder, variables, views, seed

@@ -80,7 +80,7 @@ def located(config: ConfigDict) -> ConfigDict:
 
 
 def _whole(path: str) -> str:
-    return str(pathlib.Path(expanded(path)).absolute())
+    return str(expanded(path).absolute())
 
 
 def note_places(directory: pathlib.Path, config: ConfigDict, data: TrainedOn) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from sdclr_jax import records
+from sdclr_jax import files, records
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import extras, figures, forgetting, maps, tables, templates, words
 from sdclr_jax.reports.groups import MANY, Group, by_data, group, shown
@@ -131,6 +131,15 @@ def _maps(groups: list[Group]) -> Section | None:
     return Section("Maps of the features", found, []) if found else None
 
 
+def _link(page: Path, folder: Path) -> str:
+    """From a page in `folder` to another one; to one in a bucket by its address for browsers."""
+    if files.in_bucket(page):
+        return f"https://storage.cloud.google.com/{quote(f'{page.bucket}/{page.key}')}"
+    if files.in_bucket(folder):
+        return page.resolve().as_uri()
+    return quote(os.fsencode(os.path.relpath(page.resolve(), folder.resolve()).replace(os.sep, "/")))
+
+
 def _exemplars(groups: list[Group], folder: Path | None) -> Section | None:
     """What pruning forgets, for each data set in turn, and links to the galleries of runs."""
     every = {run: found for member in groups for run in member.runs if (found := extras.exemplars(run))}
@@ -167,11 +176,7 @@ def _exemplars(groups: list[Group], folder: Path | None) -> Section | None:
                     _legend(members),
                 )
             )
-    links = [
-        (run.name, quote(os.fsencode(os.path.relpath(found.gallery.resolve(), folder.resolve()).replace(os.sep, "/"))))
-        for run, found in every.items()
-        if found.gallery and folder
-    ]
+    links = [(run.name, _link(found.gallery, folder)) for run, found in every.items() if found.gallery and folder]
     return Section("What pruning forgets", shown_figures, links)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from sdclr_jax import records
+from sdclr_jax import files, records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import Record, Results, Score, TrainedOn, names
 
@@ -68,7 +68,7 @@ class Run:
 def read(dirs: Iterable[str | os.PathLike]) -> list[Run]:
     """The runs of these folders, each once. A folder without config.json stands for its subfolders that have one."""
     folders = {}
-    for folder in map(Path, dirs):
+    for folder in map(files.expanded, dirs):
         for found in _run_folders(folder):
             folders.setdefault(found.resolve(), found)
     return [_read_run(folder) for folder in folders.values()]

@@ -13,7 +13,6 @@ checksums that saw less; format 1 had the whole state in one item.
 import contextlib
 import dataclasses
 import logging
-import os
 import pathlib
 import time
 import warnings
@@ -268,6 +267,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             for step in steps:
                 damaged = self._directory.parent / names.DAMAGED / f"{step}.{time.time_ns()}"
                 damaged.parent.mkdir(exist_ok=True)
+                # A bucket moves file by file: without this one, what is left counts as unfinished at once.
+                (self._directory / str(step) / "commit_success.txt").unlink(missing_ok=True)
                 (self._directory / str(step)).rename(damaged)
         processes.exchange("damaged checkpoints moved")
         self._manager.reload()
@@ -330,7 +331,7 @@ def _hindrance(checkpoint: pathlib.Path, error: BaseException) -> str:
     try:
         for path in [checkpoint, *checkpoint.rglob("*")]:
             if path.is_dir():
-                os.scandir(path).close()
+                next(iter(path.iterdir()), None)
             else:
                 path.open("rb").close()
     except OSError as found:

@@ -2,13 +2,11 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
-import os
 import pathlib
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -82,9 +80,11 @@ def check(
             raise no_checkpoint(workdir)
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run: give a new or empty folder as --workdir")
-    if any(sign in str(workdir.absolute()) for sign in "*?[\\"):
-        # Orbax looks for the parts of a checkpoint by a pattern that begins with this path, and would not find them.
-        raise UserError(f"{workdir.absolute()} has one of *?[\\ in it, so no checkpoint could be read: rename it")
+    # Orbax looks for the parts of a checkpoint by a pattern that begins with this path, and would not find them; what
+    # follows # in an address is lost to it.
+    signs, path = "*?[\\" + "#" * files.in_bucket(workdir), str(workdir.absolute())
+    if any(sign in path for sign in signs):
+        raise UserError(f"{path} has one of {signs} in it, so no checkpoint could be read: rename it")
     check_writable(workdir)
 
 
@@ -97,11 +97,10 @@ def check_writable(workdir: pathlib.Path) -> None:
     """Refuse a folder in which nothing could be written, before hours of work; it need not exist yet.
 
     Raises:
-        UserError: it is read-only, or a file; or what it holds of an evaluation cannot be read.
+        UserError: it is read-only, or a file; its bucket is not there, or may not be written; or what it holds of an
+            evaluation cannot be read.
     """
-    existing = _existing(workdir)
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{workdir} cannot be written: {existing} is {'read-only' if existing.is_dir() else 'a file'}")
+    files.check_writable(workdir)
     with contextlib.suppress(FileNotFoundError):
         files.content(workdir / names.RESULTS)  # which an evaluation adds to
 
@@ -114,14 +113,14 @@ def check_shared(workdir: pathlib.Path) -> None:
     """
     if processes.count() == 1:
         return
-    folder = _existing(workdir)
+    folder = files.nearest(workdir)
     (mark, *_) = processes.exchange("the folder", f".sdclr_jax_{secrets.token_hex(8)}")
     try:
         if processes.is_main():
             (folder / mark).touch()
         processes.exchange("the folder is marked")
         until = time.monotonic() + _SHARED_AFTER
-        while not (seen := mark in os.listdir(folder)) and time.monotonic() < until:
+        while not (seen := any(path.name == mark for path in folder.iterdir())) and time.monotonic() < until:
             time.sleep(0.2)
         answers = processes.exchange("the folder is looked for", str(folder) if seen else "")
     finally:
@@ -132,11 +131,6 @@ def check_shared(workdir: pathlib.Path) -> None:
             f"process {answers.index('')} does not see what process 0 writes to {answers[0]}: give a folder on a "
             "disk that all of them share"
         )
-
-
-def _existing(workdir: pathlib.Path) -> pathlib.Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
@@ -262,23 +256,10 @@ def claim(
     records.write(path, first | {f"resumed_{k}": v for k, v in now.items() if first.get(k) != v})
 
 
-@contextlib.contextmanager
-def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Make a run's folder and hold it; the system lets go of it when the process ends, however it ends.
+def lock(workdir: pathlib.Path) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """Make a run's folder and hold it, as `files.locked` says.
 
     Raises:
         UserError: another process trains there, or the folder cannot be written.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / names.LOCK).open("w")
-    except OSError as error:
-        raise UserError(f"{workdir} cannot be written: {error}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is training in {workdir}: wait for it or give another --workdir"
-            ) from None
-        yield
+    return files.locked(workdir / names.LOCK)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from sdclr_jax import files, processes, records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import names
 
+LOG = logging.getLogger(__name__)
 Line = dict[str, float | None]  # None is what cannot be measured, null in the file
 
 
@@ -33,13 +35,14 @@ class Metrics:
 
     def __init__(self, workdir: pathlib.Path, step: int, notes: Mapping[str, Any] | None = None):
         notes = notes or {}
-        self._workdir, self.lost = workdir, []
-        kept = _cut(workdir / names.METRICS, read(workdir / names.METRICS), step)
-        warned = _cut(workdir / names.WARNINGS, records.read_warnings(workdir / names.WARNINGS), step)
+        self._grown, self.lost = files.Growing(workdir), []
+        self._folder = self._grown.at
+        kept = _cut(self._folder / names.METRICS, read(workdir / names.METRICS), step)
+        warned = _cut(self._folder / names.WARNINGS, records.read_warnings(workdir / names.WARNINGS), step)
         self._warned = {line.get("cause") for line in warned}
         self._files = {}
         for name, lines in {names.METRICS: kept, names.WARNINGS: warned}.items():
-            self._files[name] = _Written(len(lines), _size(workdir / name))
+            self._files[name] = _Written(len(lines), _size(self._folder / name))
             expected = notes.get(name, len(lines))
             if len(lines) < expected:
                 self.lost.append(f"{name} has {len(lines)} of the {expected} lines that were written up to step {step}")
@@ -69,12 +72,12 @@ class Metrics:
         try:
             if not self._events_path.exists():
                 lost.append(f"{names.TENSORBOARD} was removed while the run trained, and is begun again")
-                self.close()
+                self._close_events()
                 self._start_events(line["step"] - 1)
             self._events.write_event(Event(wall_time=time.time(), step=line["step"], summary=summary))
             self._events.flush()
         except OSError as error:
-            raise _unwritable(self._workdir / names.TENSORBOARD, error) from error
+            raise _unwritable(self._folder / names.TENSORBOARD, error) from error
         return lost
 
     def warn(self, line: Mapping[str, Any], cause: str, message: str) -> bool:
@@ -87,7 +90,7 @@ class Metrics:
 
     def _append(self, name: str, line: dict[str, Any]) -> list[str]:
         """Add a line to a file; returns a sentence where the file is not what it was after the line before."""
-        path, written, lost = self._workdir / name, self._files[name], []
+        path, written, lost = self._folder / name, self._files[name], []
         try:
             if _size(path) != written.bytes:
                 lost = [f"{name} was removed or changed while the run trained, so lines before may be missing"]
@@ -99,7 +102,7 @@ class Metrics:
         return lost
 
     def _start_events(self, step: int) -> None:
-        folder = self._workdir / names.TENSORBOARD
+        folder = self._folder / names.TENSORBOARD
         try:
             folder.mkdir(exist_ok=True)
             # Not tensorboardX's SummaryWriter: its thread dies of a full disk, and its caller then waits for ever.
@@ -111,7 +114,22 @@ class Metrics:
             raise _unwritable(folder, error) from error
         self._events_path = max(folder.glob("events*"), key=lambda path: path.stat().st_mtime_ns)
 
+    def publish(self) -> None:
+        """See that all lines are where a later process finds them: before a checkpoint that they belong to.
+
+        Raises:
+            UserError: the run is in a bucket that cannot be written.
+        """
+        self._grown.publish()
+
     def close(self) -> None:
+        self._close_events()
+        try:
+            self._grown.close()
+        except UserError as error:  # what checkpoints cover is there
+            LOG.warning("the last lines of metrics are lost: %s", error)
+
+    def _close_events(self) -> None:
         with contextlib.suppress(OSError):  # each line is on the disk, or `write` has said why not
             self._events.close()
 
@@ -130,6 +148,9 @@ class _Unwritten(Metrics):
 
     def warn(self, line: Mapping[str, Any], cause: str, message: str) -> bool:
         return False
+
+    def publish(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -172,9 +193,9 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-    """Keep of a file's lines those up to `step`, whole or not at all, and return them."""
+    """Write to a file those of its lines up to `step`, whole or not at all, and return them."""
     kept = [line for line in lines if line["step"] <= step]
-    if not path.exists():
+    if not (lines or path.exists()):
         return kept
     files.write(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
     return kept

@@ -14,9 +14,10 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources.catalogues import CATALOGUES, Catalogue
 from sdclr_jax.data.sources.celeba import CelebA
 from sdclr_jax.data.sources.folders import Folder
+from sdclr_jax.data.sources.in_bucket import InBucket
 from sdclr_jax.data.sources.small import Cifar, Digits
 from sdclr_jax.errors import ArgumentError
-from sdclr_jax.files import expanded
+from sdclr_jax.files import expanded, in_bucket
 from sdclr_jax.records.config import FOLDER
 
 
@@ -58,6 +59,9 @@ NUM_CLASSES = {name: layout.classes for name, layout in CATALOGUES.items()}
 # Height, width and channels of those that are one array of images; all others are decoded as they are needed.
 SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
 _WITH_ROOT = {*CATALOGUES, "celeba"}
+# In the data folder; the others have their own name there.
+_FOLDERS = {"digits": "sdclr_digits", "celeba": "celeb_a"} | {name: layout.tfds for name, layout in CATALOGUES.items()}
+_DATA_DIR = "~/.cache/sdclr_jax/data"
 
 
 def check_name(name: str) -> None:
@@ -109,6 +113,10 @@ def source(
         )
     if given and not is_folder:
         raise ArgumentError("gray_range", f"is {gray_range}, which {name} does not use: leave it at (0.0, 0.0)")
+    if in_bucket(data_dir):
+        if not (is_folder or root):
+            return InBucket(name, data_dir, _FOLDERS.get(name, name), DATASETS[name])
+        data_dir = expanded(_DATA_DIR)  # for what is known of the images, which is found again by looking at them
     if is_folder:
         options = {"manifest": manifest, "seed": seed, "class_order": class_order}
         return Folder(name.removeprefix(FOLDER), data_dir, gray_range=gray_range if given else (), **options)
@@ -117,4 +125,4 @@ def source(
 
 def default_data_dir() -> pathlib.Path:
     """Where prepared data sets lie: `$SDCLR_DATA` if it is set and not empty, else `~/.cache/sdclr_jax/data`."""
-    return expanded(os.environ.get("SDCLR_DATA") or "~/.cache/sdclr_jax/data")
+    return expanded(os.environ.get("SDCLR_DATA") or _DATA_DIR)

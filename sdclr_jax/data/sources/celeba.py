@@ -13,7 +13,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
 from sdclr_jax.data.sources import records
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.files import expanded
+from sdclr_jax.files import on_disk
 
 _IMAGES, _ATTRIBUTES, _PARTITION = "img_align_celeba", "list_attr_celeba.txt", "list_eval_partition.txt"
 _LARGEST = 2**30  # bytes of a list
@@ -26,7 +26,7 @@ class CelebA:
 
     def __init__(self, data_dir: pathlib.Path, root: str = ""):
         self._data_dir = data_dir
-        self._root = pathlib.Path(os.path.abspath(expanded(root))) if root else None
+        self._root = pathlib.Path(os.path.abspath(on_disk(root, "the files of a data set are read"))) if root else None
 
     def prepare(
         self, archive: pathlib.Path | None = None, accept_checksum: str = "", progress: bool = False

@@ -21,7 +21,7 @@ from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts, manifests, notes
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.files import expanded, write_changed
+from sdclr_jax.files import on_disk, write_changed
 
 REASONS = 8  # of skipped files that are written down, the most frequent ones
 LOG = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class Folder:
     ):
         if not path:
             raise ArgumentError("name", "is 'folder:' without a path: write folder:/path/to/images")
-        self._root = pathlib.Path(os.path.abspath(expanded(path)))
-        self._manifest = expanded(manifest) if manifest else None
+        self._root = pathlib.Path(os.path.abspath(on_disk(path, "photos are read")))
+        self._manifest = on_disk(manifest, "a manifest is read") if manifest else None
         self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, for whoever waits
         self._gray_range, self._class_order = tuple(gray_range), class_order
         name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:16]

@@ -18,7 +18,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import lists, longtail
 from sdclr_jax.data.targets import are_attributes
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.files import expanded
+from sdclr_jax.files import copied
 
 SUBSETS = ("long_tail", "balanced", "few_shot", "probe_train", "validation", "test")
 # (data set, profile) -> subset -> file. ImageNet and Places: Liu et al., https://github.com/zhmiao/
@@ -72,7 +72,7 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
     Raises:
         ArgumentError: no such folder, no list in it, or two for one subset.
     """
-    folder = expanded(folder)
+    folder = copied(folder)
     if not os.path.isdir(folder):
         raise ArgumentError("folder", f"is {folder}, which is no folder: give the folder of the lists")
     there = {path.name.lower(): path for path in sorted(folder.iterdir()) if not path.is_dir()}

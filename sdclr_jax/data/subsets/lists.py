@@ -20,7 +20,7 @@ from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.files import expanded
+from sdclr_jax.files import copied
 
 NAMES = {
     "long_tail": "split{}_D_i",
@@ -45,7 +45,7 @@ def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.
     Raises:
         ArgumentError: no such folder, no such split, or a list is missing.
     """
-    folder = expanded(folder)
+    folder = copied(folder)
     if not os.path.isdir(folder):
         raise ArgumentError("folder", f"is {folder}, which is no folder: give the folder of the lists")
     prefix = "" if name == "cifar10" else f"{name}_"
