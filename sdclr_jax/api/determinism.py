@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import parallel, processes, recipes, trees
-from sdclr_jax.api.pretrain import quick_compile
+from sdclr_jax.api.loop import quick_compile
 from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.trees import Tree
 

@@ -1,37 +1,21 @@
-"""Train a method, or resume a run that was stopped."""
+"""Train a method, or resume a run that was stopped: what is looked at and refused before anything is written."""
 
 import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from sdclr_jax import parallel, processes, pruning, recipes
-from sdclr_jax.api import agreement
+from sdclr_jax import parallel, processes, recipes
+from sdclr_jax.api import agreement, loop
 from sdclr_jax.api.load import Run, load
-from sdclr_jax.data.batches import Resident, Sent, Streamed
 from sdclr_jax.data.images import as_images
-from sdclr_jax.errors import Diverged, Stopped, UserError
-from sdclr_jax.evaluation import collapse
-from sdclr_jax.evaluation.online import OnlineProbe
-from sdclr_jax.files import expanded
-from sdclr_jax.interop import Taken
-from sdclr_jax.parallel import Shardings
-from sdclr_jax.processes import Stop
-from sdclr_jax.records import names
-from sdclr_jax.run import folder, metrics, profile
-from sdclr_jax.run.checkpoints import Checkpoints
-from sdclr_jax.run.clock import Clock
-from sdclr_jax.train import Method, State, Step
-
-_BEGUN = "begun"  # among the notes of a checkpoint: what the next line of metrics has so far
+from sdclr_jax.errors import UserError
+from sdclr_jax.files import expanded, in_bucket
+from sdclr_jax.run import folder, profile
+from sdclr_jax.train import State
 
 
 def pretrain(
@@ -100,8 +84,13 @@ def train(
         if changed := folder.about_other_data(directory, trained_on):
             raise UserError(f"{changed}: put the images back, or give another --workdir")
         batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
+        total = config.epochs * batches.steps_per_epoch
         if profiled_steps:
-            profile.check(profiled_steps, 0, config.epochs * batches.steps_per_epoch)
+            profile.check(profiled_steps, 0, total)
+            if in_bucket(directory):
+                raise UserError(
+                    f"--profile writes to a disk, and {directory} is in a bucket: give a --workdir on a disk"
+                )
         like = recipes.abstract_state(config, shape, shardings)
         method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
         taken = recipes.start(config, like) if config.model.start and not folder.has_checkpoint(directory) else None
@@ -109,205 +98,21 @@ def train(
         # No process writes before all have looked and found the same.
         agreement.on_images({"training": data.part(config.data.subset)})
         folder.check_shared(directory)
+        parts = loop.Parts(
+            config=config,
+            method=method,
+            batches=batches,
+            online=online,
+            like=like,
+            start=taken.branches if taken else {},
+            view_shape=recipes.view_shape(config, shape),
+            shardings=shardings,
+        )
         with folder.lock(directory) if processes.is_main() else contextlib.nullcontext(lambda: None) as still_held:
             if processes.is_main():
                 encoder = recipes.encoder_record(config, shape, encoded=not as_images(images).is_decoded)
                 folder.claim(directory, config, trained_on, encoder, recipes.identity)
             processes.exchange("the start of training")
-            view_shape = recipes.view_shape(config, shape)
             if taken and processes.is_main():
                 print(f"{config.model.start}: {taken}", file=sys.stderr)
-            return _train(
-                config,
-                method,
-                directory,
-                batches,
-                online,
-                like,
-                taken,
-                view_shape,
-                shardings,
-                still_held,
-                progress,
-                profiled_steps,
-            )
-
-
-Scalars = dict[str, Any]  # of a step, by name: on the devices, or read back from a checkpoint
-
-
-class _Measurement(NamedTuple):
-    """What is measured every so many steps, and after the last; 0 is never."""
-
-    every: int
-    measure: Callable[[Step], metrics.Line]
-
-
-def _train(
-    config: ConfigDict,
-    method: Method,
-    directory: pathlib.Path,
-    batches: Resident | Sent | Streamed,
-    online: OnlineProbe | None,
-    like: State,
-    taken: Taken | None,
-    view_shape: tuple[int, ...],
-    shardings: Shardings,
-    still_held: Callable[[], None],
-    progress: bool,
-    profiled_steps: int,
-) -> State:
-    epoch = batches.steps_per_epoch  # all that follows counts in steps
-    total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
-
-    init = jax.jit(
-        lambda seed, view, arrays: recipes.started(method.init(seed, view), arrays),
-        out_shardings=shardings.replicated,
-        compiler_options=quick_compile(shardings),
-    )
-    density = jax.jit(pruning.density)
-    collapsed = jax.jit(
-        lambda state, batch: collapse.measure(method.diagnose(state, batch), method.pairs),
-        out_shardings=shardings.replicated,
-    )
-    warnings_in = partial(
-        collapse.warnings,
-        epochs=config.epochs,
-        dimensions=config.projector.out,
-        images=config.batch_size,
-        objective=config.objective.name,
-        damaged=[name for name, branch in method.branches.items() if branch.masked],
-    )
-
-    with Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints, Stop() as stop:
-        state = checkpoints.restore(like=like)
-        if state is None:
-            arrays = taken.branches if taken else {}
-            state = init(np.uint32(config.seed), np.zeros(view_shape, np.float32), arrays)
-        start = int(state.step)
-        traces = directory / names.PROFILE
-        lower = method.jitted_step.lower
-        profiled = profile.Profile(traces, profiled_steps, start, total, lower) if profiled_steps else None
-        notes = checkpoints.notes(start) if start else {}
-        stream = batches.from_step(start)
-        with (
-            contextlib.closing(stream),
-            contextlib.closing(metrics.opened(directory, start, notes)) as log,
-            _bar(total, start, progress) as bar,
-            processes.telling(),
-        ):
-            begun = notes.get(_BEGUN, {})  # where the run stopped between two lines
-            clock = Clock(config.batch_size, start, begun.get("seconds", log.seconds))
-            # Scalars of the steps since the last line, on the device.
-            window: list[Scalars] = [
-                {name: np.float32(x) for name, x in scalars.items()} for scalars in begun.get("scalars", ())
-            ]
-            counted = begun.get("counts", {})
-            shown = {}  # beside the bar
-
-            def say_lost(sentences: list[str], step: int) -> None:
-                for sentence in sentences:
-                    bar.write(f"warning at step {step}: {sentence}", file=sys.stderr)
-                    log.warn({"step": step, "epoch": step / epoch}, f"lost lines at step {step}", sentence)
-
-            say_lost(log.lost, start)
-
-            def measure_collapse(step: Step) -> metrics.Line:
-                return _mean_of([collapsed(step.state, step.images)], step.number)
-
-            def measure_online(probe: OnlineProbe, step: Step) -> metrics.Line:
-                with clock.paused():
-                    scores = probe.measure(step.state)
-                shown.update({f"knn_{group}": _percent(scores.get(f"knn/{group}")) for group in ("all", "few")})
-                return scores
-
-            measurements = [_Measurement(config.collapse_every, measure_collapse)]
-            if online:
-                measurements.append(_Measurement(config.evaluate.every * epoch, partial(measure_online, online)))
-            for step in method.train(state, clock.timed(stream), until=total):
-                number, state = step.number, step.state
-                window.append(step.scalars)
-                if profiled and (costs := profiled.after(step, waited=clock.waited, batch_size=config.batch_size)):
-                    bar.write(costs.sentence(traces), file=sys.stderr)
-                # What is due falls on lines of the log, so the means in a line do not depend on where a run stopped.
-                last = number == total
-                due = [m.measure for m in measurements if m.every and (last or number % m.every == 0)]
-                checkpoint = last or number % checkpoint_every == 0
-                convenient = bool(due) or checkpoint or number % config.log_every == 0
-                stopping = stop.at(number, convenient)
-                if not (convenient or stopping):
-                    continue
-                counts = processes.summed(batches.counts())
-                counts = {name: count + counted.get(name, 0) for name, count in counts.items()}
-                if not convenient:  # the next line is that of a run without a stop
-                    scalars = [{name: float(x) for name, x in each.items()} for each in _fetched(window, number)]
-                    begun = {"scalars": scalars, "counts": counts, "seconds": clock.read(number)["seconds"]}
-                    checkpoints.save(number, state, log.notes() | {_BEGUN: begun})
-                    raise Stopped(f"stopped at step {number} of {total}: run it again to resume")
-                counted = {}
-                line = _mean_of(window, number)  # waits for the devices
-                window.clear()
-                line |= {"epoch": number / epoch}
-                if method.damaged:
-                    line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
-                for measure in due:
-                    line |= measure(step)
-                line |= counts | clock.read(number)
-                say_lost(log.write(line), number)
-                for cause, message in warnings_in(line):
-                    if log.warn(line, cause, message):
-                        bar.write(f"warning at step {number}: {message}", file=sys.stderr)
-                shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}
-                bar.set_postfix(shown)
-                bar.update(number - bar.n)
-                if checkpoint or stopping:
-                    still_held()
-                    log.publish()
-                    checkpoints.save(number, state, log.notes())
-                if stopping and not last:
-                    raise Stopped(f"stopped at step {number} of {total}: run it again to resume")
-    return state
-
-
-def quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
-    """What the compiler is told of `Method.init`."""
-    # One random draw a layer, run once: on a CPU, unoptimised code compiles in a quarter of the time.
-    on_cpu = shardings.batch.mesh.devices.flat[0].platform == "cpu"
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None
-
-
-def _mean_of(window: list[Scalars], done: int) -> metrics.Line:
-    """Means of the scalars of the steps up to `done`. Raises Diverged, as `_fetched`."""
-    fetched = _fetched(window, done)
-    return {"step": done} | {name: float(np.mean([scalars[name] for scalars in fetched])) for name in fetched[0]}
-
-
-def _fetched(window: list[Scalars], done: int) -> list[dict[str, np.ndarray]]:
-    """The scalars of the steps up to `done`, on the host.
-
-    Raises:
-        Diverged: names the first step with a scalar that is not finite, and the branch it came from.
-    """
-    fetched: list[dict[str, np.ndarray]] = jax.device_get(window)
-    for step, scalars in enumerate(fetched, done - len(fetched) + 1):
-        bad = [name for name, x in scalars.items() if not np.isfinite(x)]
-        if bad:
-            branches = [name.split("/")[1] for name in bad if "/" in name]
-            where = f"in the {' and the '.join(branches)} branch" if branches else "in no branch's outputs"
-            name = "loss" if "loss" in bad else bad[0]
-            raise Diverged(
-                f"the {name} is {scalars[name]} at step {step}, {where}: the last good checkpoint is kept; "
-                "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or model.dtype float32"
-            )
-    return fetched
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}%"
-
-
-def _bar(total: int, start: int, progress: bool) -> tqdm:
-    # A terminal is drawn again often; a file would fill up.
-    interval = 0.5 if sys.stderr.isatty() else 30
-    quiet = not (progress and processes.is_main())
-    return tqdm(total=total, initial=start, unit="step", mininterval=interval, disable=quiet, dynamic_ncols=True)
+            return loop.train(parts, directory, still_held, progress=progress, profiled_steps=profiled_steps)

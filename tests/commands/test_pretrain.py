@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from sdclr_jax import parallel, processes, recipes, records, trees
-from sdclr_jax.api import pretrain as pretrain_command
+from sdclr_jax.api import loop
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data.batches import Resident
@@ -192,8 +192,8 @@ def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
 ):
     """Every three steps and at the end, compiled once; the run is that without measures, to the bit."""
     traced = []
-    measure = pretrain_command.collapse.measure
-    monkeypatch.setattr(pretrain_command.collapse, "measure", lambda *given: traced.append(1) or measure(*given))
+    measure = loop.collapse.measure
+    monkeypatch.setattr(loop.collapse, "measure", lambda *given: traced.append(1) or measure(*given))
     state = run(config("sdclr", "--config.collapse_every=3"), tmp_path / "often", data_dir)
     assert len(traced) == 1
     assert_same_bits(state, run(config("sdclr", "--config.collapse_every=0"), tmp_path / "never", data_dir))
@@ -218,7 +218,7 @@ def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
 
 
 def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pretrain_command.collapse, "POINT", 2.0)  # so that every run has collapsed
+    monkeypatch.setattr(loop.collapse, "POINT", 2.0)  # so that every run has collapsed
     with power_cut(monkeypatch, 7):
         run(config(), tmp_path / "run", data_dir)
     assert capsys.readouterr().err.count("warning at step 2: the projections of the dense and sparse branches") == 1

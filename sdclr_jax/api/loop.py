@@ -1,0 +1,253 @@
+"""The loop of a run: steps, lines of metrics, measurements, checkpoints, and stops."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from sdclr_jax import files, processes, pruning, recipes
+from sdclr_jax.data.batches import Resident, Sent, Streamed
+from sdclr_jax.errors import Diverged, Stopped
+from sdclr_jax.evaluation import collapse
+from sdclr_jax.evaluation.online import OnlineProbe
+from sdclr_jax.parallel import Shardings
+from sdclr_jax.processes import Stop
+from sdclr_jax.records import names
+from sdclr_jax.run import metrics
+from sdclr_jax.run.checkpoints import Checkpoints
+from sdclr_jax.run.clock import Clock
+from sdclr_jax.run.profile import Profile
+from sdclr_jax.train import Method, State, Step
+from sdclr_jax.trees import Tree
+
+_BEGUN = "begun"  # among the notes of a checkpoint: what the next line of metrics has so far
+Scalars = dict[str, Any]  # of a step, by name: on the devices, or read back from a checkpoint
+
+
+class Parts(NamedTuple):
+    """What a run is made of, once all of it has been looked at."""
+
+    config: ConfigDict
+    method: Method
+    batches: Resident | Sent | Streamed
+    online: OnlineProbe | None  # None where nothing is measured while it trains
+    like: State  # shapes, types and shardings
+    start: Mapping[str, Tree]  # weights that the first state takes over, by branch; most often none
+    view_shape: tuple[int, ...]
+    shardings: Shardings
+
+
+def train(
+    parts: Parts, directory: files.Path, still_held: Callable[[], None], *, progress: bool, profiled_steps: int
+) -> State:
+    """Train to the last step, from the newest checkpoint in `directory` if there is one; returns the last state.
+
+    Args:
+        parts: what the run is made of.
+        directory: the run's folder, which this process holds.
+        still_held: raises UserError where another process holds it by now; called before a checkpoint.
+        progress: whether to draw a progress bar.
+        profiled_steps: steps that are traced.
+
+    Raises:
+        Diverged: something is no longer finite; the last good checkpoint stays.
+        Stopped: a stop was asked for, and the state is saved.
+    """
+    config, method, batches = parts.config, parts.method, parts.batches
+    epoch = batches.steps_per_epoch  # all that follows counts in steps
+    total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
+    density = jax.jit(pruning.density)
+    warnings_in = partial(
+        collapse.warnings,
+        epochs=config.epochs,
+        dimensions=config.projector.out,
+        images=config.batch_size,
+        objective=config.objective.name,
+        damaged=[name for name, branch in method.branches.items() if branch.masked],
+    )
+
+    with Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints, Stop() as stop:
+        state = checkpoints.restore(like=parts.like)
+        state = _first(parts) if state is None else state
+        start = int(state.step)
+        notes = checkpoints.notes(start) if start else {}
+        stream = batches.from_step(start)
+        with (
+            contextlib.closing(stream),
+            contextlib.closing(metrics.opened(directory, start, notes)) as log,
+            _bar(total, start, progress) as bar,
+            processes.telling(),
+        ):
+            window = _Window(notes.get(_BEGUN, {}))
+            clock = Clock(config.batch_size, start, window.seconds or log.seconds)
+            traces, lower = directory / names.PROFILE, method.jitted_step.lower
+            profile = Profile(traces, profiled_steps, start, total, lower) if profiled_steps else None
+            measurements = _measurements(parts, clock)
+            shown: dict[str, str] = {}  # beside the bar
+
+            def say_lost(sentences: list[str], step: int) -> None:
+                for sentence in sentences:
+                    bar.write(f"warning at step {step}: {sentence}", file=sys.stderr)
+                    log.warn({"step": step, "epoch": step / epoch}, f"lost lines at step {step}", sentence)
+
+            def save(more: dict[str, Any]) -> None:
+                still_held()
+                log.publish()
+                checkpoints.save(number, state, log.notes() | more)
+
+            say_lost(log.lost, start)
+            for step in method.train(state, clock.timed(stream), until=total):
+                number, state = step.number, step.state
+                window.add(step.scalars)
+                if profile and (costs := profile.after(step, waited=clock.waited, batch_size=config.batch_size)):
+                    bar.write(costs.sentence(traces), file=sys.stderr)
+                # What is due falls on lines of the log, so the means in a line do not depend on where a run stopped.
+                last = number == total
+                due = [m.measure for m in measurements if m.every and (last or number % m.every == 0)]
+                checkpoint = last or number % checkpoint_every == 0
+                convenient = bool(due) or checkpoint or number % config.log_every == 0
+                stopping = stop.at(number, convenient)
+                if not (convenient or stopping):
+                    continue
+                window.count(processes.summed(batches.counts()))
+                if not convenient:  # the next line is that of a run without a stop
+                    save({_BEGUN: window.notes(number, clock.read(number)["seconds"])})
+                    raise Stopped(_stopped(number, total))
+                line = window.line(number) | {"epoch": number / epoch}  # waits for the devices
+                if method.damaged:
+                    line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
+                for measure in due:
+                    line |= measure(step)
+                line |= clock.read(number)
+                say_lost(log.write(line), number)
+                for cause, message in warnings_in(line):
+                    if log.warn(line, cause, message):
+                        bar.write(f"warning at step {number}: {message}", file=sys.stderr)
+                shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}
+                shown |= {f"knn_{g}": _percent(line[f"knn/{g}"]) for g in ("all", "few") if f"knn/{g}" in line}
+                bar.set_postfix(shown)
+                bar.update(number - bar.n)
+                if checkpoint or stopping:
+                    save({})
+                if stopping and not last:
+                    raise Stopped(_stopped(number, total))
+    return state
+
+
+def _first(parts: Parts) -> State:
+    """The state before the first step."""
+    init = jax.jit(
+        lambda seed, view, start: recipes.started(parts.method.init(seed, view), start),
+        out_shardings=parts.shardings.replicated,
+        compiler_options=quick_compile(parts.shardings),
+    )
+    return init(np.uint32(parts.config.seed), np.zeros(parts.view_shape, np.float32), parts.start)
+
+
+def quick_compile(shardings: Shardings) -> dict[str, object] | None:
+    """What the compiler is told of `Method.init`."""
+    # One random draw a layer, run once: on a CPU, unoptimised code compiles in a quarter of the time.
+    on_cpu = shardings.batch.mesh.devices.flat[0].platform == "cpu"
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None
+
+
+class _Measurement(NamedTuple):
+    """What is measured every so many steps, and after the last; 0 is never."""
+
+    every: int
+    measure: Callable[[Step], metrics.Line]
+
+
+def _measurements(parts: Parts, clock: Clock) -> list[_Measurement]:
+    config, method, online = parts.config, parts.method, parts.online
+    collapsed = jax.jit(
+        lambda state, batch: collapse.measure(method.diagnose(state, batch), method.pairs),
+        out_shardings=parts.shardings.replicated,
+    )
+
+    def measure_collapse(step: Step) -> metrics.Line:
+        (found,) = _fetched([collapsed(step.state, step.images)], step.number)
+        return {name: float(value) for name, value in found.items()}
+
+    def measure_online(probe: OnlineProbe, step: Step) -> metrics.Line:
+        with clock.paused():
+            return probe.measure(step.state)
+
+    found = [_Measurement(config.collapse_every, measure_collapse)]
+    if online:
+        every = config.evaluate.every * parts.batches.steps_per_epoch
+        found.append(_Measurement(every, partial(measure_online, online)))
+    return found
+
+
+class _Window:
+    """The steps since the last line of metrics: their scalars, which stay on the devices until they are asked for, and
+    counts. `begun` is what `notes` gave where the run stopped between two lines."""
+
+    def __init__(self, begun: Mapping[str, Any]):
+        scalars = begun.get("scalars", ())
+        self._scalars: list[Scalars] = [{name: np.float32(x) for name, x in step.items()} for step in scalars]
+        self._counts: dict[str, float] = dict(begun.get("counts", {}))
+        self.seconds: float | None = begun.get("seconds")  # spent on training by then
+
+    def add(self, scalars: Scalars) -> None:
+        """Add those of a step."""
+        self._scalars.append(scalars)
+
+    def count(self, counts: Mapping[str, float]) -> None:
+        """Add counts since the last ones."""
+        self._counts |= {name: count + self._counts.get(name, 0) for name, count in counts.items()}
+
+    def line(self, number: int) -> metrics.Line:
+        """Means and counts of the steps up to `number`, with which the next line begins. Raises Diverged."""
+        steps = _fetched(self._scalars, number)
+        line: metrics.Line = {"step": number}
+        line |= {name: float(np.mean([step[name] for step in steps])) for name in steps[0]} | self._counts
+        self._scalars, self._counts = [], {}
+        return line
+
+    def notes(self, number: int, seconds: float) -> dict[str, Any]:
+        """What goes on in another process after step `number`. Raises Diverged."""
+        scalars = [{name: float(x) for name, x in step.items()} for step in _fetched(self._scalars, number)]
+        return {"scalars": scalars, "counts": self._counts, "seconds": seconds}
+
+
+def _fetched(window: list[Scalars], done: int) -> list[dict[str, np.ndarray]]:
+    """The scalars of the steps up to `done`, on the host.
+
+    Raises:
+        Diverged: names the first step with a scalar that is not finite, and the branch it came from.
+    """
+    fetched: list[dict[str, np.ndarray]] = jax.device_get(window)
+    for step, scalars in enumerate(fetched, done - len(fetched) + 1):
+        bad = [name for name, x in scalars.items() if not np.isfinite(x)]
+        if bad:
+            branches = [name.split("/")[1] for name in bad if "/" in name]
+            where = f"in the {' and the '.join(branches)} branch" if branches else "in no branch's outputs"
+            name = "loss" if "loss" in bad else bad[0]
+            raise Diverged(
+                f"the {name} is {scalars[name]} at step {step}, {where}: the last good checkpoint is kept; "
+                "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or model.dtype float32"
+            )
+    return fetched
+
+
+def _stopped(number: int, total: int) -> str:
+    return f"stopped at step {number} of {total}: run it again to resume"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def _bar(total: int, start: int, progress: bool) -> tqdm:
+    # A terminal is drawn again often; a file would fill up.
+    interval = 0.5 if sys.stderr.isatty() else 30
+    quiet = not (progress and processes.is_main())
+    return tqdm(total=total, initial=start, unit="step", mininterval=interval, disable=quiet, dynamic_ncols=True)
