@@ -86,8 +86,9 @@ def train(
         ):
             window = _Window(notes.get(_BEGUN, {}))
             clock = Clock(config.batch_size, start, window.seconds or log.seconds)
-            traces, lower = directory / names.PROFILE, method.jitted_step.lower
-            profile = Profile(traces, profiled_steps, start, total, lower) if profiled_steps else None
+            traces, profile = directory / names.PROFILE, None
+            if profiled_steps:
+                profile = Profile(traces, profiled_steps, start, total, method.jitted_step.lower)
             measurements = _measurements(parts, clock)
             shown: dict[str, str] = {}  # beside the bar
 

@@ -88,9 +88,7 @@ def train(
         if profiled_steps:
             profile.check(profiled_steps, 0, total)
             if in_bucket(directory):
-                raise UserError(
-                    f"--profile writes to a disk, and {directory} is in a bucket: give a --workdir on a disk"
-                )
+                raise UserError(f"--profile needs a --workdir on a disk, and {directory} is in a bucket: leave it out")
         like = recipes.abstract_state(config, shape, shardings)
         method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
         taken = recipes.start(config, like) if config.model.start and not folder.has_checkpoint(directory) else None
