@@ -122,7 +122,7 @@ def test_a_home_folder_that_is_not_known_is_told_of(monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["report"], "usage: sdclr report"),  # needs no home
+        (["report"], "the following arguments are required: DIR: sdclr report --help says more"),  # needs no home
         (["prepare", "digits"], "~/.cache/sdclr_jax/data begins with a home folder that is not known"),
         (["evaluate", "~/run"], "~/run begins with"),
         (["exemplars", "~/run"], "~/run begins with"),
