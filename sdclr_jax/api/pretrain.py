@@ -138,7 +138,7 @@ def _train(
     init = jax.jit(
         lambda seed, view, arrays: recipes.started(method.init(seed, view), arrays),
         out_shardings=shardings.replicated,
-        compiler_options=_quick_compile(shardings),
+        compiler_options=quick_compile(shardings),
     )
     density = jax.jit(pruning.density)
     collapsed = jax.jit(
@@ -217,7 +217,8 @@ def _train(
     return state
 
 
-def _quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
+def quick_compile(shardings: parallel.Shardings) -> dict[str, object] | None:
+    """Options for what makes a state."""
     # One random draw a layer, run once: on a CPU, unoptimised code compiles in a quarter of the time.
     on_cpu = shardings.batch.mesh.devices.flat[0].platform == "cpu"
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None

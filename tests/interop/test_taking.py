@@ -113,8 +113,8 @@ NAN = np.array([1, np.nan], np.float32)
 REFUSED = {
     "another width": (
         {"conv1.weight": np.ones((4, 1, 3, 3), np.float32)},
-        r"is of a ResNet of \(1, 1, 1\) wide or grouped blocks, 4 wide, and not of resnet8: conv1.weight has the shape \(4, 1, 3, 3\), "
-        r"and there it is \(2, 1, 3, 3\): no encoder of this version is like it",
+        r"is of a ResNet of \(1, 1, 1\) wide or grouped blocks, 4 wide, and not of resnet8: conv1.weight has the shape "
+        r"\(4, 1, 3, 3\), and there it is \(2, 1, 3, 3\): no encoder of this version is like it",
     ),
     "colours": (
         {"conv1.weight": np.ones((2, 3, 3, 3), np.float32)},
