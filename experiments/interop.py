@@ -157,17 +157,20 @@ def cost(folder: pathlib.Path) -> dict:
     found = {}
     commands = {
         "import .safetensors": ["import", str(folder / "resnet50.safetensors"), f"--out={folder / 'run'}"],
-        "import .pth": ["import", str(folder / "resnet50.pth"), f"--out={folder / 'run2'}"],
         "export torchvision": ["export", str(folder / "run"), "--to=torchvision"],
-        "export authors": ["export", str(folder / "run"), "--to=authors"],
-        "export onnx": ["export", str(folder / "run"), "--to=onnx"],
         "python -c 'import jax' and a device": None,
+        "export authors": ["export", str(folder / "run"), "--to=authors"],
+        "import .pth": ["import", str(folder / "resnet50.pth"), f"--out={folder / 'run2'}"],
+        "export onnx": ["export", str(folder / "run"), "--to=onnx"],
     }
-    code = (
-        "import resource, sys; from sdclr_jax.commands.main import main; status = main(sys.argv[1:]); "
-        "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
+    # Processor time does not depend on what else the machine does. VmHWM is of this program alone; getrusage's peak
+    # begins with that of the process that started it.
+    told = (
+        "import re, resource; r = resource.getrusage(resource.RUSAGE_SELF); "
+        "print('USED', re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1], r.ru_utime + r.ru_stime)"
     )
-    idle = "import jax, resource; jax.devices(); print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    code = f"import sys; from sdclr_jax.commands.main import main; s = main(sys.argv[1:]); {told}; sys.exit(s)"
+    idle = f"import jax; jax.devices(); {told}"
     for name, argv in commands.items():
         start = time.perf_counter()
         command = [sys.executable, "-c", code, *argv] if argv else [sys.executable, "-c", idle]
@@ -175,8 +178,8 @@ def cost(folder: pathlib.Path) -> dict:
         seconds = time.perf_counter() - start
         if said.returncode:
             raise SystemExit(f"{name}: {said.stderr}")
-        peak = int(said.stdout.split("PEAK ")[1]) / 1024
-        found[name] = {"seconds": round(seconds, 1), "peak_mib": round(peak)}
+        peak, busy = map(float, said.stdout.split("USED ")[1].split())
+        found[name] = {"seconds": round(seconds, 1), "cpu_seconds": round(busy, 1), "peak_mib": round(peak / 1024)}
         print(name, found[name], flush=True)
     found["the weights"] = {"mib": round((folder / "resnet50.safetensors").stat().st_size / 2**20)}
     return found

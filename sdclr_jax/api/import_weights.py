@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import interop, parallel, recipes
 from sdclr_jax.api.load import Run, load
+from sdclr_jax.api.loop import quick_compile
 from sdclr_jax.data import sources
 from sdclr_jax.errors import UserError
 from sdclr_jax.files import expanded
@@ -97,7 +98,10 @@ def import_run(config: ConfigDict, directory: pathlib.Path) -> None:
     like = recipes.abstract_state(config, shape, shardings)
     taken = recipes.start(config, like)
     view, method = recipes.view_shape(config, shape), recipes.method(config, steps_per_epoch=1)
-    init = jax.jit(lambda seed, view, arrays: recipes.started(method.init(seed, view), arrays))
+    init = jax.jit(
+        lambda seed, view, arrays: recipes.started(method.init(seed, view), arrays),
+        compiler_options=quick_compile(shardings),
+    )
     state = init(np.uint32(config.seed), np.zeros(view, np.float32), taken.branches)
     with contextlib.ExitStack() as stack:
         stack.enter_context(folder.lock(directory))
