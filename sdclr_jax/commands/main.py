@@ -23,9 +23,10 @@ USAGE = """usage: sdclr COMMAND ...
   evaluate    probe the frozen encoder of a run
   exemplars   find the images that pruning makes a run forget, and look at them
   report      compare runs: a table, and a page with pictures
+  photos      find what is wrong and what is rare in a folder of images, in one go
 
 sdclr COMMAND --help says more."""
-COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report")
+COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report", "photos")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -29,8 +29,12 @@ from sdclr_jax.recipes.images import (
     views,
 )
 from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
+from sdclr_jax.recipes.photos import LEAST_EPOCHS, MOST_EPOCHS, ON_ACCELERATOR, described_recipe, photos, photos_side
 
 __all__ = [
+    "LEAST_EPOCHS",
+    "MOST_EPOCHS",
+    "ON_ACCELERATOR",
     "Data",
     "abstract_state",
     "batches",
@@ -41,6 +45,7 @@ __all__ = [
     "check_same_run",
     "choose_encoder",
     "data",
+    "described_recipe",
     "encoder",
     "encoder_record",
     "encoder_record_of_config",
@@ -60,6 +65,8 @@ __all__ = [
     "online_probe",
     "override",
     "override_free",
+    "photos",
+    "photos_side",
     "plain_view",
     "probe_batch_size",
     "probe_crops",
