@@ -7,8 +7,8 @@ IMAGES has one directory a class. Of each seed a long-tailed choice is made from
 other split, a quarter under another label), foreign images (2 %: digits of scikit-learn and drawn textures) and wrong
 labels (3 %). `sdclr photos` then looks at the folder, and sees nothing of what is planted. Its lists are compared with
 those of cleanlab on the same features and of the pixel hashes of imagededup and cleanvision, where these are installed
-(`pip install cleanlab imagededup cleanvision`), in the same run. The folder gets `table.md` and `table.csv`. Run it again
-to resume.
+(`pip install cleanlab imagededup cleanvision`), in the same run. The folder gets `table.md` and `table.csv`. Run it
+again to resume.
 """
 
 import csv

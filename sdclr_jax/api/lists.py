@@ -56,18 +56,25 @@ def find(
     if features is None:
         return Lists(tables, pyarrow.table(columns))
 
-    distance = curation.distances(features)
-    foreign = curation.apart(distance)
-    columns |= {"distance": distance, "outlier": foreign}
-    tables["outliers"] = _ranked(seen, distance, foreign, {"distance": distance})
+    looks = curation.appearance(small.thumbnails)
+    near, some = (np.full(count, np.nan) for _ in range(2))
+    near[kept], some[kept] = curation.distances(features[kept], looks[kept])  # copies are near for another reason
+    alone, group_alone = (np.zeros(count) for _ in range(2))
+    alone[kept], group_alone[kept] = curation.above_median(near[kept]), curation.above_median(some[kept])
+    apart = np.maximum(alone, group_alone)
+    foreign = apart > curation.APART
+    columns |= {"apart": apart, "outlier": foreign}
+    why = np.where(alone >= group_alone, "like no other", "a small group apart")
+    tables["outliers"] = _ranked(seen, apart, foreign, {"apart": apart, "why": why})
     if labels is not None:
-        issues = curation.label_issues(features, labels, len(seen.class_names), group)
+        issues = curation.label_issues(np.concatenate([features, looks], axis=1), labels, len(seen.class_names), group)
         suggested = np.array(seen.class_names)[issues.suggested]
-        columns |= {"label_score": issues.score, "suggested": suggested, "label_issue": issues.suspect}
-        tables["labels"] = _ranked(seen, issues.score, issues.suspect, {"suggested": suggested, "score": issues.score})
+        columns |= {"label_probability": issues.probability, "suggested": suggested, "label_issue": issues.suspect}
+        scores = {"suggested": suggested, "label_probability": issues.probability}
+        tables["labels"] = _ranked(seen, -issues.probability, issues.suspect, scores)
     ordinary = kept & ~foreign
-    rare = _highest(distance, ordinary, SHARE)
-    tables["rare"] = _ranked(seen, distance, rare, {"distance": distance})
+    rare = _highest(alone, ordinary, SHARE)
+    tables["rare"] = _ranked(seen, alone, rare, {"apart": alone})
     columns["rare"] = rare
     known = np.isfinite(forgotten)
     late = _highest(np.where(known, forgotten, -np.inf), known, SHARE)

@@ -241,8 +241,8 @@ def _chosen(
     epochs = int(np.clip(60 * minutes * speed / count, recipes.LEAST_EPOCHS, recipes.MOST_EPOCHS))
     config = recipe(epochs)
     say(
-        f"{recipes.described_recipe(config)}: about {epochs * count / speed / 60:.1f} minutes, since a step of training "
-        f"takes {1000 * config.batch_size / speed:.0f} ms here."
+        f"{recipes.described_recipe(config)}: about {epochs * count / speed / 60:.1f} minutes, since a step of "
+        f"training takes {1000 * config.batch_size / speed:.0f} ms here."
     )
     if settings["on_cpu"]:
         say(f"An accelerator would train {recipes.ON_ACCELERATOR}, for up to {recipes.MOST_EPOCHS} epochs.")

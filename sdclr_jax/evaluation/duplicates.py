@@ -16,10 +16,10 @@ from scipy import sparse
 from sdclr_jax.evaluation import knn
 
 SIDE = 32  # pixels of the whole picture, whatever its shape, that are laid one over the other
-# Two pictures are one where no more than this share of their pixels' variance differs. A copy saved again at a low quality
-# differs by 0.04, and so do two pictures of one kind, such as a digit written twice. So it must also be far less than
-# what the picture differs by from those most like it, but for what differs so little that any kind of copy does it, of
-# which there may be many. The three numbers are chosen on one planted folder and reported on others
+# Two pictures are one where no more than this share of their pixels' variance differs. A copy saved again at a low
+# quality differs by 0.04, and so do two pictures of one kind, such as a digit written twice. So it must also be far
+# less than what the picture differs by from those most like it, but for what differs so little that any kind of copy
+# does it, of which there may be many. The three numbers are chosen on one planted folder and reported on others
 # (experiments/photos.py).
 DIFFERENCE = 0.05
 DIFFERENCE_TO_OTHERS = 0.25  # of the lower quartile of the differences to the images compared with it
