@@ -20,8 +20,8 @@ class About(NamedTuple):
 ABOUT = {
     "duplicates": About(
         "Near duplicates",
-        "The same picture saved again, resized, slightly cropped or mirrored. The framed one of each row has the most "
-        "pixels; the others can go. Copies in train and test make scores too good; copies with two labels "
+        "The same picture saved again, resized, slightly cropped or mirrored. The framed one of each group has the "
+        "most pixels; the others can go. Copies in train and test make scores too good; copies with two labels "
         "contradict each other.",
         "No picture is there twice.",
     ),
