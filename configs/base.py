@@ -107,6 +107,8 @@ FIELDS = {
     "epochs": Field(2000, "[1, inf)"),
     "batch_size": Field(512, "[2, inf)"),  # images a step, over all devices; each gives two views
     "log_every": Field(20, "[1, inf)"),  # steps between lines of metrics, the only host synchronisation
+    # Project of Weights & Biases that metrics are sent to, too; '' sends nothing. Takes `pip install wandb`.
+    "wandb": Field("", None),
     "checkpoint_every": Field(100, "[1, inf)"),  # epochs between checkpoints; the last two are kept
     "keep_every": Field(0, "[0, inf)"),  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
     "collapse_every": Field(100, "[0, inf)"),  # steps between measurements of collapse, each a forward pass; 0: none

@@ -4,7 +4,7 @@ import contextlib
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -17,14 +17,14 @@ from sdclr_jax import parallel, processes, pruning, recipes
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.data.batches import Resident, Sent, Streamed
 from sdclr_jax.data.images import as_images
-from sdclr_jax.errors import Diverged, Stopped, UserError
+from sdclr_jax.errors import Diverged, Stopped, UserError, renamed
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.files import expanded
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
-from sdclr_jax.run import folder, metrics, versions
+from sdclr_jax.run import folder, metrics, versions, wandb
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
 from sdclr_jax.train import Method, State, Step
@@ -83,6 +83,8 @@ def train(
     with processes.together():
         recipes.check(config)
         recipes.check_protocols(config)
+        with renamed({"project": "wandb"}):
+            wandb.check(config.wandb)
         config = recipes.located(config)
         folder.check(directory, config, recipes.identity)
         shardings = parallel.shardings(devices)
@@ -154,6 +156,7 @@ def _train(
         with (
             contextlib.closing(stream),
             contextlib.closing(_log(directory, start)) as log,
+            _sent(directory, config) as send,
             _bar(total, start, progress) as bar,
             processes.telling(),
         ):
@@ -194,6 +197,7 @@ def _train(
                     line |= measure(step)
                 line |= batches.counts() | clock.read(number)
                 log.write(line)
+                send(line)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):
                         bar.write(f"warning at step {number}: {message}", file=sys.stderr)
@@ -254,6 +258,16 @@ class _NoLog:
 
 def _log(directory: pathlib.Path, step: int):
     return metrics.Metrics(directory, step) if processes.is_main() else _NoLog()
+
+
+@contextlib.contextmanager
+def _sent(directory: pathlib.Path, config: ConfigDict) -> Iterator[Callable[[dict], None]]:
+    """Sends a line of metrics to Weights & Biases, where that is asked for, from the main process."""
+    if not (config.wandb and processes.is_main()):
+        yield lambda line: None
+        return
+    with contextlib.closing(wandb.WandB(config.wandb, directory, recipes.fields(config))) as run:
+        yield run.write
 
 
 def _bar(total: int, start: int, progress: bool) -> tqdm:

@@ -6,7 +6,7 @@ from typing import Any
 # Fields, or whole groups, that change nothing of what is learnt: a run is resumed and evaluated under other values of
 # them. All others are the run's identity.
 FREE = (
-    *("log_every", "checkpoint_every", "keep_every", "collapse_every", "evaluate"),
+    *("log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate"),
     *("data.root", "data.manifest", "data.lists", "data.groups", "data.input", "data.workers", "data.prefetch"),
 )
 FOLDER = "folder:"  # data.name of a folder of images, with its path behind
