@@ -21,6 +21,7 @@ import re
 import shlex
 import shutil
 from fnmatch import fnmatch
+from functools import partial
 from typing import NamedTuple
 from unittest import mock
 
@@ -81,6 +82,8 @@ TINY_PHOTOS = {
     "evaluate.knn_k": 3,
     "data.workers": 0,
 }
+# Of `sdclr photos`, which chooses the rest itself.
+TINY_LISTS = {name: value for name, value in TINY.items() if not name.startswith("evaluate.")} | {"batch_size": 8}
 
 
 class Block(NamedTuple):
@@ -115,6 +118,8 @@ def tiny(argv: list[str]) -> list[str]:
     """A command line of a small run: what the page gives comes later, and so it wins."""
     if argv[0] == "exemplars":
         return [argv[0], "--views=1", *argv[1:]]
+    if argv[0] == "photos":
+        return [argv[0], *(f"--config.{name}={value}" for name, value in TINY_LISTS.items()), "--noprogress", *argv[1:]]
     if argv[0] != "pretrain":
         return argv
     config = next(arg.removeprefix("--config=") for arg in argv if arg.startswith("--config="))
@@ -154,6 +159,7 @@ def folder(tmp_path_factory):
         config = sdclr_jax.config
         small = lambda name, fields=(), **more: config(name, TINY | dict(fields), **more)  # noqa: E731
         patch.setattr(sdclr_jax, "config", small, raising=False)
+        patch.setattr(sdclr_jax, "photos", partial(sdclr_jax.photos, overrides=TINY_LISTS), raising=False)
         yield folder
         os.chdir(before)
 
@@ -270,7 +276,14 @@ def names(page: str, heading: str) -> set[str]:
 
 
 # Files and fields that a small run without faults does not write.
-SELDOM = {"changes.jsonl", "damaged_checkpoints/", "warnings.jsonl", "unreadable_images", "prototype_usage/BRANCH"}
+SELDOM = {
+    "changes.jsonl",
+    "damaged_checkpoints/",
+    "wandb/",
+    "warnings.jsonl",
+    "unreadable_images",
+    "prototype_usage/BRANCH",
+}
 
 
 def test_a_runs_folder_holds_what_its_page_says(folder):

@@ -85,9 +85,9 @@ def photos(
         ArgumentError: an argument is out of its bounds.
         Stopped: a stop was asked for (Ctrl-C), and the state is saved.
 
-    >>> found = sdclr_jax.photos("photos", "runs/curated", overrides={"epochs": 2})
-    >>> found.page.name, sorted(found.tables)
-    ('index.html', ['duplicates', 'labels', 'not_learned', 'outliers', 'rare', 'subset'])
+    >>> found = sdclr_jax.photos("photos", "runs/photos_found", subset=10)
+    >>> found.page.name, found.tables["subset"].num_rows
+    ('index.html', 10)
     """
     check(minutes=minutes, subset=subset, shown=shown)
     root = pathlib.Path(os.path.abspath(files.expanded(folder)))
