@@ -20,6 +20,7 @@ MOST_NEIGHBOURS = 200
 APART = 6.0
 UNLIKELY = 0.3
 FOLDS = 5
+FIT = 16.0  # weight of the mean loss of an image against the penalty on the squared weights
 LEAST_OF_CLASS = 5  # images of a class, below which nobody can say what it looks like
 _BANDS = (1, 2, 4, 6, 9, 12, 16)  # borders of bands of frequencies, in waves a picture
 
@@ -121,7 +122,7 @@ def label_issues(
         # A class whose images are all copies lies in one fold; what is not converged is near enough.
         warnings.simplefilter("ignore")
         for train, test in folds.split(judged, y, together):
-            classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
+            classifier = make_pipeline(StandardScaler(), LogisticRegression(C=FIT / len(train), max_iter=300))
             if len(np.unique(y[train])) > 1:
                 classifier.fit(features[judged[train]], y[train])
                 shares[np.ix_(test, classifier.classes_)] = classifier.predict_proba(features[judged[test]])

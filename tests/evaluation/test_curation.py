@@ -55,7 +55,7 @@ def test_a_copy_does_not_vouch_for_a_wrong_label():
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1], 60)
     features = rng.normal(size=(120, 4)) + 3 * np.eye(4)[truth]
-    features[1:10] = features[0] = [3, 0, 4, 0]
+    features[1:10] = features[0] = [3, 0, 2, 0]
     labels, copies = truth.copy(), np.full(120, -1)
     labels[:10], copies[:10] = 1, 0
     assert curation.label_issues(features, labels, 2, copies).suspect[:10].all()
