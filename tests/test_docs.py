@@ -26,6 +26,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -201,6 +202,24 @@ def test_the_examples_of_the_door_are_true(name, folder):
     names = {"sdclr_jax": sdclr_jax, "np": np}
     found = doctest.testmod(importlib.import_module(f"sdclr_jax.api.{name}"), extraglobs=names)
     assert found.attempted >= 2 and not found.failed
+
+
+@pytest.mark.usefixtures("one_trace")
+def test_the_notebook_runs_from_top_to_bottom(folder, monkeypatch, capsys):
+    """Small, and without your own photos, which docs/photos.md looks at."""
+    shown, names = [], {}
+    monkeypatch.setattr(plt, "show", lambda: shown.append([len(axes.patches) for axes in plt.gcf().axes]))
+    for cell in json.loads((ROOT / "experiments" / "colab.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            source = "".join(cell["source"]).replace("EPOCHS = 60", "EPOCHS = 2")
+            exec(compile(source, "colab.ipynb", "exec"), names)
+    plt.close("all")
+    assert shown[1] == [6, 6]  # bars: many, medium and few of two methods, of two protocols
+    assert [len(axes) for axes in shown] == [1, 2, 24, 18]
+    assert names["features"].shape == (100, names["run"].encoder.features)
+    np.testing.assert_array_equal(names["nearest"][:, 0], np.arange(100))
+    said = capsys.readouterr().out
+    assert "There is no accelerator" in said and "Write the path of your photos" in said
 
 
 def test_blocks_have_a_language_that_is_known_and_what_is_not_run_is_there():

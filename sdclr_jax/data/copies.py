@@ -11,7 +11,6 @@ from PIL import Image
 from sdclr_jax.data import crops, images
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
-from sdclr_jax.files import replacing
 
 
 class Copies(NamedTuple):
@@ -70,11 +69,13 @@ def write(squares: np.ndarray, names: list[str], folder: pathlib.Path) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    with replacing(folder / ".complete") as complete:  # one message for all that can go wrong with a disk
+    try:
         for square, name in zip(squares, names, strict=True):
             file = io.BytesIO()
             Image.fromarray(square).save(file, "png")
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(file.getvalue())
-        complete.touch()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder} cannot be written ({reason}): make room and permission there") from error
