@@ -66,7 +66,7 @@ def main() -> None:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    write(rows, out, options)
+    write(rows, out, options, fields)
     print(f"Wrote {out / 'table.md'}")
 
 
@@ -188,7 +188,7 @@ def wrong_labels(table: dict, features: np.ndarray, labels: np.ndarray) -> Itera
         yield "cleanlab", listed, -get_label_quality_scores(labels, shares)
 
 
-def write(rows: list[dict], out: pathlib.Path, options: argparse.Namespace) -> None:
+def write(rows: list[dict], out: pathlib.Path, options: argparse.Namespace, fields: list[str]) -> None:
     def cell(found: list[dict], name: str) -> str:
         values = [row[name] for row in found if row[name] is not None]
         return f"{100 * statistics.mean(values):.0f}" if values else ""
@@ -214,10 +214,12 @@ def write(rows: list[dict], out: pathlib.Path, options: argparse.Namespace) -> N
     config = json.loads((out / f"found-{seeds[0]}" / "run" / "config.json").read_text())
     versions = json.loads((out / f"found-{seeds[0]}" / "run" / "versions.json").read_text())
     note = NOTE.format(seeds=len(seeds), images=rows[0]["images"], rare=100 * rows[0]["rarer_half"])
+    command = " ".join(
+        ["python experiments/photos.py IMAGES", f"--seeds={options.seeds} --minutes={options.minutes:g}", *fields]
+    )
     made = (
-        f"`python experiments/photos.py IMAGES --seeds={options.seeds} --minutes={options.minutes:g}`: {minutes} "
-        f"minutes for `sdclr photos` as a whole, {config['epochs']} epochs in the first; trained at commit "
-        f"{versions['commit'][:7]}, jax {versions['jax']}, {versions['hardware']}."
+        f"`{command}`: {minutes} minutes for `sdclr photos` as a whole, {config['epochs']} epochs in the first; "
+        f"trained at commit {versions['commit'][:7]}, jax {versions['jax']}, {versions['hardware']}."
     )
     (out / "table.md").write_text(f"{note}\n\n{tabulate(table, headers='keys', tablefmt='github')}\n\n{made}\n")
 
