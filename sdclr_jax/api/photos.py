@@ -65,7 +65,7 @@ def photos(
 
     Args:
         folder: of the images, in any layout of docs/images.md.
-        out: where everything is written; None is `runs/` and the folder's name.
+        out: where everything is written; None is `runs/NAME_lists`, of the folder's name.
         method: a row of configs/methods.py.
         minutes: how long training may take; a measured step says how many epochs that gives.
         start: file of weights to start from.
@@ -85,13 +85,13 @@ def photos(
         ArgumentError: an argument is out of its bounds.
         Stopped: a stop was asked for (Ctrl-C), and the state is saved.
 
-    >>> found = sdclr_jax.photos("photos", "runs/photos_found", subset=10)
+    >>> found = sdclr_jax.photos("photos", "runs/photos_lists", subset=10)
     >>> found.page.name, found.tables["subset"].num_rows
     ('index.html', 10)
     """
     check(minutes=minutes, subset=subset, shown=shown)
     root = pathlib.Path(os.path.abspath(files.expanded(folder)))
-    out = pathlib.Path(os.path.abspath(files.expanded(out or pathlib.Path("runs") / root.name)))
+    out = pathlib.Path(os.path.abspath(files.expanded(out or pathlib.Path("runs") / f"{root.name}_lists")))
     if out.is_relative_to(root):
         raise ArgumentError("out", f"is {out}, which lies in the folder of the images: name another place")
     run_folder.check_writable(out)

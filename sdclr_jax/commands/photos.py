@@ -21,7 +21,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="sdclr photos", description=DESCRIPTION)
     add = parser.add_argument
     add("folder", metavar="FOLDER", help="the images: flat, one directory a class, or with a manifest")
-    add("--out", metavar="DIR", help="where everything is written; default runs/ and the folder's name")
+    add("--out", metavar="DIR", help="where everything is written; default runs/NAME_lists, of the folder's name")
     add("--start", default="", metavar="FILE", help="weights to start from (config.model.start)")
     add("--method", default="sdclr", metavar="NAME", help="what it is trained with")
     add("--minutes", type=float, default=10.0, metavar="M", help="how long training may take")

@@ -119,10 +119,10 @@ def test_few_pictures_are_searched_for_copies_without_training(untrained, tmp_pa
         assert run(tmp_path / name) == 0
         said = capsys.readouterr().out
         assert "different pictures are too few to learn from" in said and "There are no labels." in said
-        rows = read(tmp_path / "runs" / name / "duplicates.csv")
+        rows = read(tmp_path / "runs" / f"{name}_lists" / "duplicates.csv")
         assert len(rows) == (2 if name == "three" else 500) and {row["group"] for row in rows} == {"1"}
         assert [row["keep"] for row in rows].count("true") == 1
-        assert not (tmp_path / "runs" / name / "outliers.csv").exists()
+        assert not (tmp_path / "runs" / f"{name}_lists" / "outliers.csv").exists()
     assert not untrained
 
 
