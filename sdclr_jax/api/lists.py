@@ -53,7 +53,7 @@ def find(
     columns = _about(seen) | {"height": small.sizes[:, 0], "width": small.sizes[:, 1], "bytes": small.bytes}
     columns |= {"copies": pyarrow.array(group, mask=group < 0), "keep": kept}
     tables = {"duplicates": _duplicates(seen, pairs, group, kept)}
-    if features is None:
+    if features is None or forgotten is None:
         return Lists(tables, pyarrow.table(columns))
 
     looks = curation.appearance(small.thumbnails)

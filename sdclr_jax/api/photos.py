@@ -5,7 +5,7 @@ import pathlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -133,14 +133,14 @@ def look(root: pathlib.Path, manifest: str, data_dir: str | os.PathLike | None) 
     Raises:
         UserError: no folder or no usable image there, or a manifest that is wrong.
     """
-    source = sources.source(f"{sources.FOLDER}{root}", data_dir, manifest=manifest)
-    why = ""
+    source = cast(sources.Folder, sources.source(f"{sources.FOLDER}{root}", data_dir, manifest=manifest))
+    why, test = "", None
     try:
         train, test = source.load("train"), source.load("test")
     except UserError as error:
         if manifest:
             raise
-        train, test = source.unlabelled(), None  # which raises the same where there is no image at all
+        train = source.unlabelled()  # which raises the same where there is no image at all
         why = str(error)
     held_out = train.held_out if train.held_out is not None else np.zeros(len(train.ids), bool)
     splits = np.where(held_out, "val", "train").astype("<U5")
@@ -149,8 +149,8 @@ def look(root: pathlib.Path, manifest: str, data_dir: str | os.PathLike | None) 
     splits = np.concatenate([splits, *(np.full(len(part.ids), "test") for part in parts[1:])])
     labels = np.concatenate([part.labels for part in parts])
     order = np.argsort(ids, kind="stable")
-    made_from = source.provenance() if test is not None else {}
-    if made_from.get("test"):  # drawn for scores, which are no matter here
+    skipped, skipped_list = source.skipped
+    if test is not None and "test" in source.provenance():  # drawn for scores, which are no matter here
         splits[:] = "train"
     classes = bool(train.class_names) and not train.targets.has_attributes
     if train.class_names and not classes:
@@ -161,8 +161,8 @@ def look(root: pathlib.Path, manifest: str, data_dir: str | os.PathLike | None) 
         splits=splits[order],
         labels=labels[order] if classes else None,
         class_names=train.class_names if classes else (),
-        skipped=made_from.get("skipped", 0),
-        skipped_list=made_from.get("skipped_list", ""),
+        skipped=skipped,
+        skipped_list=skipped_list,
         why_no_labels=why,
     )
 

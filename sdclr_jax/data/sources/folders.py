@@ -66,6 +66,11 @@ class Folder:
         ids = np.array(self._usable, str)
         return Examples(images.Files(self._root, ids), np.full(len(ids), -1, np.int32), ids, (), None, self._root)
 
+    @property
+    def skipped(self) -> tuple[int, str]:
+        """How many files are no usable images, and where they are listed."""
+        return len(self._index.skipped), str(self._index.skipped_list)
+
     def provenance(self) -> dict[str, Any]:
         found, table = self._index, self._table
         about = {
