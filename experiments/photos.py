@@ -254,19 +254,22 @@ def plant(images: pathlib.Path, folder: pathlib.Path, count: int, seed: int) -> 
             wrong = rng.random() < WRONG
             label = other(name) if wrong else name
             split = "test" if place < TEST * len(chosen) else "train"
-            image = Image.open(files[name][row]).convert("RGB")
+            with Image.open(files[name][row]) as opened:
+                image = opened.convert("RGB")
             save(image, label, split, 90, kind="wrong" if wrong else "", **{"class": name})
     sources = rng.permutation([i for i, row in enumerate(rows) if not row["kind"]])[: round(COPIES * count)]
     for i, source in enumerate(sources.tolist()):
         row, (how, change) = rows[source], list(CHANGES.items())[i % len(CHANGES)]
         split = {"train": "test", "test": "train"}[row["split"]] if i % 2 else row["split"]
         label = other(row["label"]) if i % 4 == 3 else row["label"]
-        image = change(Image.open(folder / row["path"]), rng)
+        with Image.open(folder / row["path"]) as opened:
+            image = change(opened.convert("RGB"), rng)
         quality = int(rng.integers(30, 71)) if how == "saved again" else 85
         save(image, label, split, quality, kind=f"copy, {how}", of=row["path"], **{"class": row["class"]})
     digits = load_digits().images
     for i in range(round(FOREIGN * count)):
-        size = Image.open(folder / rows[i]["path"]).size
+        with Image.open(folder / rows[i]["path"]) as image:
+            size = image.size
         if i % 2:
             image = Image.fromarray((digits[rng.integers(len(digits))] * (255 / 16)).astype(np.uint8)).resize(size, 3)
         else:
