@@ -123,13 +123,11 @@ FIELDS = {
     "epochs": Field(2000, f"[1, {STEPS}]"),
     "batch_size": Field(512, f"[2, {IMAGES}]"),  # images a step, over all devices; each gives two views
     "log_every": Field(20, f"[1, {STEPS}]"),  # steps between lines of metrics, the only host synchronisation
+    # Project of Weights & Biases that metrics are sent to, too; '' sends nothing. Takes `pip install wandb`.
+    "wandb": Field("", None),
     "checkpoint_every": Field(100, f"[1, {STEPS}]"),  # epochs between checkpoints; the last two are kept
-    "keep_every": Field(
-        0, f"[0, {STEPS}]"
-    ),  # checkpoints of epochs divisible by it are kept for good; 0 keeps none of them
-    "collapse_every": Field(
-        100, f"[0, {STEPS}]"
-    ),  # steps between measurements of collapse, each a forward pass; 0: none
+    "keep_every": Field(0, f"[0, {STEPS}]"),  # checkpoints of epochs divisible by it are kept for good; 0 keeps none
+    "collapse_every": Field(100, f"[0, {STEPS}]"),  # steps between measurements of collapse, a forward pass; 0: none
     # Who is compared with whom: pairs of (branch, view); the first learns from the second, or both from each other.
     # Branches are 'dense', 'sparse' and 'target'. As many views are made as the pairs name, from 0 on.
     "pairs": Field(((("dense", 0), ("dense", 1)),), None),

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from sdclr_jax.api.export import export
     from sdclr_jax.api.import_weights import import_weights
     from sdclr_jax.api.load import Run, load
+    from sdclr_jax.api.photos import photos
     from sdclr_jax.api.pretrain import pretrain
     from sdclr_jax.api.report import report
 
 __version__ = "0.1.0"
-__all__ = ["Run", "config", "evaluate", "exemplars", "export", "import_weights", "load", "pretrain", "report"]
+__all__ = ["Run", "config", "evaluate", "exemplars", "export", "import_weights", "load", "photos", "pretrain", "report"]
 
 _HOMES = {"Run": "load"}  # of the others the file has the function's own name
 

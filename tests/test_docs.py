@@ -25,11 +25,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatch
+from functools import partial
 from typing import NamedTuple
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -90,6 +92,8 @@ TINY_PHOTOS = {
     "evaluate.knn_k": 3,
     "data.workers": 0,
 }
+# Of `sdclr photos`, which chooses the rest itself.
+TINY_LISTS = {name: value for name, value in TINY.items() if not name.startswith("evaluate.")} | {"batch_size": 8}
 
 
 class Block(NamedTuple):
@@ -124,6 +128,8 @@ def tiny(argv: list[str]) -> list[str]:
     """A command line of a small run: what the page gives comes later, and so it wins."""
     if argv[0] == "exemplars":
         return [argv[0], "--views=1", *argv[1:]]
+    if argv[0] == "photos":
+        return [argv[0], *(f"--config.{name}={value}" for name, value in TINY_LISTS.items()), "--noprogress", *argv[1:]]
     if argv[0] != "pretrain":
         return argv
     config = next(arg.removeprefix("--config=") for arg in argv if arg.startswith("--config="))
@@ -163,6 +169,7 @@ def folder(tmp_path_factory):
         config = sdclr_jax.config
         small = lambda name, fields=(), **more: config(name, TINY | dict(fields), **more)  # noqa: E731
         patch.setattr(sdclr_jax, "config", small, raising=False)
+        patch.setattr(sdclr_jax, "photos", partial(sdclr_jax.photos, overrides=TINY_LISTS), raising=False)
         yield folder
         os.chdir(before)
 
@@ -224,6 +231,24 @@ def test_a_documented_function_has_an_example_that_is_true(function):
     (test,) = doctest.DocTestFinder(recurse=False).find(inspect.unwrap(function), globs=names)
     ran = doctest.DocTestRunner().run(test)
     assert ran.attempted and not ran.failed
+
+
+@pytest.mark.usefixtures("one_trace")
+def test_the_notebook_runs_from_top_to_bottom(folder, monkeypatch, capsys):
+    """Small, and without your own photos, which docs/photos.md looks at."""
+    shown, names = [], {}
+    monkeypatch.setattr(plt, "show", lambda: shown.append([len(axes.patches) for axes in plt.gcf().axes]))
+    for cell in json.loads((ROOT / "experiments" / "colab.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            source = "".join(cell["source"]).replace("EPOCHS = 60", "EPOCHS = 2")
+            exec(compile(source, "colab.ipynb", "exec"), names)
+    plt.close("all")
+    assert shown[1] == [6, 6]  # bars: many, medium and few of two methods, of two protocols
+    assert [len(axes) for axes in shown] == [1, 2, 24, 18]
+    assert names["features"].shape == (100, names["run"].encoder.features)
+    np.testing.assert_array_equal(names["nearest"][:, 0], np.arange(100))
+    said = capsys.readouterr().out
+    assert "There is no accelerator" in said and "Write the path of your photos" in said
 
 
 def test_blocks_have_a_language_that_is_known_and_what_is_not_run_is_there():
@@ -300,7 +325,7 @@ def names(page: str, heading: str) -> set[str]:
 
 # Files and fields that a small run without faults does not write.
 SELDOM = {"changes.jsonl", "damaged_checkpoints/", "warnings.jsonl", "unreadable_images", "prototype_usage/BRANCH"}
-SELDOM |= {"export/"}
+SELDOM |= {"export/", "wandb/"}
 
 
 def test_a_runs_folder_holds_what_its_page_says(folder):

@@ -11,12 +11,14 @@ import time
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from sdclr_jax import parallel
 from sdclr_jax.commands import main
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.run import metrics
+from tests.photos import jpeg, photo
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -239,3 +241,25 @@ def test_collectives_are_read_from_a_compiled_program(monkeypatch):
     assert eight["network"] == sixteen["network"] == pytest.approx(200)
     assert eight["gradients"] == pytest.approx(1750, rel=1e-3)
     assert sixteen["logits"] == pytest.approx(2 * eight["logits"])
+
+
+def test_faults_are_planted_into_a_folder_of_photographs_and_scored(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    experiment = load("photos")
+    for i in range(240):
+        path = tmp_path / "mine" / "abc"[i % 3] / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(photo(16, 16, seed=i)))
+    rows = experiment.plant(tmp_path / "mine", tmp_path / "planted", 80, seed=0)
+    kinds = [row["kind"].partition(",")[0] for row in rows]
+    assert (kinds.count("copy"), kinds.count("foreign"), len(rows)) == (1, 2, 83)
+    assert sorted(
+        path.relative_to(tmp_path / "planted").as_posix() for path in (tmp_path / "planted").rglob("*.jpg")
+    ) == (sorted(row["path"] for row in rows))
+    assert all((row["label"] != row["class"]) == (row["kind"] == "wrong") for row in rows[:80])
+    counts = sorted(sum(row["class"] == name for row in rows[:80]) for name in "abc")
+    assert counts == [1, 10, 69]  # 50 to 1
+    assert experiment.plant(tmp_path / "mine", tmp_path / "planted", 80, seed=0) == rows  # read again
+    wanted, score = np.array([True, False, True, False]), np.array([3.0, 2, 1, 0])
+    found = experiment.ranked("list", "program", np.array([True, True, False, False]), score, wanted, np.full(4, True))
+    assert (found["precision"], found["recall"], found["best_n"], found["listed"]) == (0.5, 0.5, 0.5, 2)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
-from sdclr_jax.run import metrics
+from sdclr_jax.run import metrics, wandb
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
 from sdclr_jax.run.profile import Profile
@@ -81,6 +81,7 @@ def train(
         with (
             contextlib.closing(stream),
             contextlib.closing(metrics.opened(directory, start, notes)) as log,
+            _sent(directory, config) as send,
             _bar(total, start, progress) as bar,
             processes.telling(),
         ):
@@ -127,6 +128,7 @@ def train(
                     line |= measure(step)
                 line |= clock.read(number)
                 say_lost(log.write(line), number)
+                send(line)
                 for cause, message in warnings_in(line):
                     if log.warn(line, cause, message):
                         bar.write(f"warning at step {number}: {message}", file=sys.stderr)
@@ -245,6 +247,16 @@ def _stopped(number: int, total: int) -> str:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}%"
+
+
+@contextlib.contextmanager
+def _sent(directory: files.Path, config: ConfigDict) -> Iterator[Callable[[metrics.Line], None]]:
+    """Sends a line of metrics to Weights & Biases, where that is asked for, from the main process."""
+    if not (config.wandb and processes.is_main()):
+        yield lambda line: None
+        return
+    with contextlib.closing(wandb.WandB(config.wandb, directory, recipes.fields(config))) as run:
+        yield run.write
 
 
 def _bar(total: int, start: int, progress: bool) -> tqdm:

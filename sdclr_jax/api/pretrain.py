@@ -12,9 +12,9 @@ from sdclr_jax import parallel, processes, recipes
 from sdclr_jax.api import agreement, loop
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.data.images import as_images
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.files import expanded, in_bucket
-from sdclr_jax.run import folder, profile
+from sdclr_jax.run import folder, profile, wandb
 from sdclr_jax.train import State
 
 
@@ -74,6 +74,8 @@ def train(
     with processes.together():
         recipes.check(config)
         recipes.check_protocols(config)
+        with renamed({"project": "wandb"}):
+            wandb.check(config.wandb)
         config = recipes.with_hash_of_start(recipes.located(config), directory)
         folder.check(directory, config, recipes.identity)
         agreement.on_run(config)

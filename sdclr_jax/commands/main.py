@@ -27,9 +27,10 @@ USAGE = """usage: sdclr COMMAND ...
   report      compare runs: a table, and a page with pictures
   export      write the encoder of a run for torchvision, timm, ONNX or a model hub
   import      make a run of weights that another program trained
+  photos      find what is wrong and what is rare in a folder of images, in one go
 
 sdclr COMMAND --help says more."""
-COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report", "export", "import")
+COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report", "export", "import", "photos")
 
 _MODULES = {"import": "import_"}  # where a command is a word of Python's
 

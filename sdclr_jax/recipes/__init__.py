@@ -29,9 +29,13 @@ from sdclr_jax.recipes.images import (
     views,
 )
 from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
+from sdclr_jax.recipes.photos import LEAST_EPOCHS, MOST_EPOCHS, ON_ACCELERATOR, described_recipe, photos, photos_side
 from sdclr_jax.recipes.start import choose_architecture, start, started, with_hash_of_start
 
 __all__ = [
+    "LEAST_EPOCHS",
+    "MOST_EPOCHS",
+    "ON_ACCELERATOR",
     "Data",
     "abstract_state",
     "alike",
@@ -44,6 +48,7 @@ __all__ = [
     "choose_architecture",
     "choose_encoder",
     "data",
+    "described_recipe",
     "encoder",
     "encoder_record",
     "encoder_record_of_config",
@@ -63,6 +68,8 @@ __all__ = [
     "online_probe",
     "override",
     "override_free",
+    "photos",
+    "photos_side",
     "plain_view",
     "probe_batch_size",
     "probe_crops",

@@ -6,7 +6,7 @@ from typing import Any
 # Fields, or whole groups, that change nothing of what is learnt: a run is resumed and evaluated under other values of
 # them. All others are the run's identity.
 FREE = (
-    *("log_every", "checkpoint_every", "keep_every", "collapse_every", "evaluate"),
+    *("log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate"),
     *(
         "model.start",
         "data.root",

@@ -96,7 +96,7 @@ def render(summary: Summary, images: list[dict], neighbours: list[list[int]], th
         shown_words=_shown(len(neighbours), data.images, [name for name in names if name in OTHERS]),
         columns=COLUMNS,
         pixelated=thumbnails.shape[1] <= LOSSLESS,
-        sheets=[Markup(sheet) for sheet in _sheets(thumbnails)],
+        sheets=[Markup(sheet) for sheet in sheets(thumbnails)],
         data=_json(
             {
                 "total": data.images,
@@ -169,9 +169,9 @@ def _json(value: object) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def _sheets(thumbnails: np.ndarray) -> list[str]:
+def sheets(thumbnails: np.ndarray) -> list[str]:
     """The thumbnails in rows of `COLUMNS`, `SHEET` to an image, as WebP in base64."""
-    side, sheets = thumbnails.shape[1], []
+    side, made = thumbnails.shape[1], []
     for start in range(0, len(thumbnails), SHEET):
         part = thumbnails[start : start + SHEET]
         rows = -(-len(part) // COLUMNS)
@@ -180,8 +180,8 @@ def _sheets(thumbnails: np.ndarray) -> list[str]:
         sheet = whole.reshape(rows, COLUMNS, side, side, 3).swapaxes(1, 2).reshape(rows * side, COLUMNS * side, 3)
         file = io.BytesIO()
         Image.fromarray(sheet).save(file, "webp", lossless=side <= LOSSLESS, quality=80)
-        sheets.append(base64.b64encode(file.getvalue()).decode())
-    return sheets
+        made.append(base64.b64encode(file.getvalue()).decode())
+    return made
 
 
 def _figure(summary: Summary) -> tuple[str, list[tuple[int, str]]]:

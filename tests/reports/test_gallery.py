@@ -159,7 +159,7 @@ def test_the_chosen_images_are_as_many_as_asked_for_and_no_image_comes_twice(cou
 @pytest.mark.parametrize("side", [8, 64])
 def test_sheets_hold_every_thumbnail_in_its_place(side):
     colours = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 3), np.uint8)
-    sheets = gallery._sheets(np.broadcast_to(colours, (300, side, side, 3)))
+    sheets = gallery.sheets(np.broadcast_to(colours, (300, side, side, 3)))
     assert len(sheets) == 2
     pictures = [np.asarray(Image.open(io.BytesIO(base64.b64decode(sheet)))) for sheet in sheets]
     for i in (0, 15, 16, 255, 256, 299):

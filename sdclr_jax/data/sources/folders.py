@@ -85,6 +85,16 @@ class Folder:
         held_out = held_out if held_out.any() else None
         return Examples(self._images(ids), labels[rows], ids, class_names, held_out, self._root)
 
+    def unlabelled(self) -> Examples:
+        """All usable images, whatever the folder says of classes and splits. Raises UserError where there is none."""
+        ids = np.array(self._usable, str)
+        return Examples(images.Files(self._root, ids), np.full(len(ids), -1, np.int32), ids, (), None, self._root)
+
+    @property
+    def skipped(self) -> tuple[int, str]:
+        """How many files are no usable images, and where they are listed."""
+        return len(self._index.skipped), str(self._index.skipped_list)
+
     def provenance(self) -> dict[str, Any]:
         found, table = self._index, self._table
         about = {
@@ -126,18 +136,23 @@ class Folder:
             )
         return index.refresh(self._root, self._known, self._progress, self._gray_range)
 
-    @cached_property
-    def _table(self) -> layouts.Table:
+    @property
+    def _usable(self) -> list[str]:
         found = self._index
         if not found.usable:
             why = f"{len(found.skipped)} skipped, see {found.skipped_list}" if found.skipped else "none at all"
             first = next(iter(self._skipped()), "")
             why += f", most of them as: {first}" if first else ""
             raise UserError(f"{self._root} holds no usable image ({why}); give a folder of JPEG, PNG or other images.")
+        return list(found.usable)
+
+    @cached_property
+    def _table(self) -> layouts.Table:
+        found, usable = self._index, self._usable
         if self._manifest:
             table = manifests.from_manifest(self._manifest, found.usable, found.skipped, self._class_order)
         else:
-            table = layouts.from_directories(list(found.usable), self._root, self._class_order)
+            table = layouts.from_directories(usable, self._root, self._class_order)
         table = layouts.with_test(table, self._seed)
         if table.drawn:
             text = io.StringIO()

@@ -1,0 +1,223 @@
+"""What `sdclr photos` finds in a folder, as tables for other programs and as a page."""
+
+import io
+import pathlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+
+from sdclr_jax import files
+from sdclr_jax.data import thumbnails
+from sdclr_jax.data.copies import Copies
+from sdclr_jax.evaluation import curation, duplicates
+from sdclr_jax.reports import photos as report
+
+if TYPE_CHECKING:
+    from sdclr_jax.api.photos import Collection
+
+SHARE = 0.05  # of the images, that are listed as rare and as not learned yet
+
+
+class Lists(NamedTuple):
+    """What was found, and where it was written."""
+
+    tables: dict[str, pyarrow.Table]  # by the list's name; each also lies beside the page as NAME.csv and NAME.parquet
+    images: pyarrow.Table  # a row an image, with all scores
+    page: pathlib.Path | None = None
+
+
+def find(
+    seen: "Collection",
+    small: Copies,
+    features: np.ndarray | None,
+    forgotten: np.ndarray | None,
+    *,
+    subset: int,
+) -> Lists:
+    """The lists of a folder.
+
+    Args:
+        seen: its images.
+        small: copies of these.
+        features: float32 [N, D]; None where nothing was learned, and only copies are looked for.
+        forgotten: float64 [N], how much pruning changes each image; NaN where that is not known.
+        subset: images in the diverse subset.
+    """
+    count, labels = len(seen.ids), seen.labels
+    pairs = duplicates.find(features, small.thumbnails)
+    group = duplicates.groups(pairs, count)
+    kept = _kept(group, small)
+    columns = _about(seen) | {"height": small.sizes[:, 0], "width": small.sizes[:, 1], "bytes": small.bytes}
+    columns |= {"copies": pyarrow.array(group, mask=group < 0), "keep": kept}
+    tables = {"duplicates": _duplicates(seen, pairs, group, kept)}
+    if features is None or forgotten is None:
+        return Lists(tables, pyarrow.table(columns))
+
+    looks = curation.appearance(small.thumbnails)
+    near, some = (np.full(count, np.nan) for _ in range(2))
+    near[kept], some[kept] = curation.distances(features[kept], looks[kept])  # copies are near for another reason
+    alone, group_alone = (np.zeros(count) for _ in range(2))
+    alone[kept], group_alone[kept] = curation.above_median(near[kept]), curation.above_median(some[kept])
+    apart = np.maximum(alone, group_alone)
+    foreign = apart > curation.APART
+    columns |= {"apart": apart, "outlier": foreign}
+    why = np.where(alone >= group_alone, "like no other", "a small group apart")
+    tables["outliers"] = _ranked(seen, apart, foreign, {"apart": apart, "why": why})
+    if labels is not None:
+        issues = curation.label_issues(np.concatenate([features, looks], axis=1), labels, len(seen.class_names), group)
+        suggested = np.array(seen.class_names)[issues.suggested]
+        columns |= {"label_probability": issues.probability, "suggested": suggested, "label_issue": issues.suspect}
+        scores = {"suggested": suggested, "label_probability": issues.probability}
+        tables["labels"] = _ranked(seen, -issues.probability, issues.suspect, scores)
+    ordinary = kept & ~foreign
+    rare = _highest(alone, ordinary, SHARE)
+    tables["rare"] = _ranked(seen, alone, rare, {"apart": alone})
+    columns["rare"] = rare
+    known = np.isfinite(forgotten)
+    late = _highest(np.where(known, forgotten, -np.inf), known, SHARE)
+    columns |= {"change": pyarrow.array(forgotten, mask=~known), "not_learned": late}
+    tables["not_learned"] = _ranked(seen, forgotten, late, {"change": forgotten})
+    rows = curation.diverse(features, subset, ordinary)
+    place = np.zeros(count, np.int64)
+    place[rows] = np.arange(1, len(rows) + 1)
+    columns["subset"] = pyarrow.array(place, mask=place == 0)
+    tables["subset"] = _rows(seen, rows, {"place": place[rows]})
+    return Lists(tables, pyarrow.table(columns))
+
+
+def write(
+    found: Lists, seen: "Collection", features: np.ndarray | None, out: pathlib.Path, *, shown: int, title: str
+) -> Lists:
+    """Write each list, the table of all images, the features and the page to `out`, each file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    for name, table in (found.tables | {"images": found.images}).items():
+        write_csv(out / f"{name}.csv", table)
+        _write_parquet(out / f"{name}.parquet", table)
+    if features is not None:
+        file = io.BytesIO()
+        np.savez(file, ids=seen.ids, features=features)
+        files.write(out / "features.npz", file.getvalue())
+        vectors = pyarrow.FixedSizeListArray.from_arrays(features.astype(np.float32).ravel(), features.shape[1])
+        table = pyarrow.table(_about(seen) | {"features": vectors})
+        _write_parquet(out / "features.parquet", table)
+    first = {name: table.slice(0, shown if name != "duplicates" else 3 * shown) for name, table in found.tables.items()}
+    pictured = sorted({image for table in first.values() for image in table["id"].to_pylist()})
+    place = {image: i for i, image in enumerate(pictured)}
+    rows = np.searchsorted(seen.ids, np.array(pictured, str)) if pictured else np.empty(0, int)
+    page = report.render(
+        title,
+        images=len(seen.ids),
+        totals={name: table.num_rows for name, table in found.tables.items()},
+        lists={name: table.to_pylist() for name, table in first.items()},
+        place=place,
+        thumbnails=thumbnails.make(seen.files, rows) if pictured else np.zeros((0, 1, 1, 3), np.uint8),
+    )
+    files.write(out / "index.html", page.encode())
+    return found._replace(page=out / "index.html")
+
+
+def write_csv(path: pathlib.Path, table: pyarrow.Table, *, guarded: bool = True) -> None:
+    """A table as CSV. `guarded`, text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    if guarded:
+        for i, field in enumerate(table.schema):
+            if pyarrow.types.is_string(field.type):
+                text = ["'" + x if x and x[0] in "=+-@\t\r" else x for x in table[field.name].to_pylist()]
+                table = table.set_column(i, field.name, pyarrow.array(text, field.type))
+    file = io.BytesIO()
+    pyarrow.csv.write_csv(table, file)
+    files.write(path, file.getvalue())
+
+
+def _write_parquet(path: pathlib.Path, table: pyarrow.Table) -> None:
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(table, file)
+    files.write(path, file.getvalue())
+
+
+def _about(seen: "Collection") -> dict[str, list]:
+    """Which image, of each."""
+    columns = {
+        "id": seen.ids.tolist(),
+        "path": [seen.files.name(row) for row in range(len(seen.ids))],
+        "split": seen.splits.tolist(),
+    }
+    if seen.labels is not None:
+        columns["class"] = [seen.class_names[label] for label in seen.labels]
+    return columns
+
+
+def _rows(seen: "Collection", rows: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
+    """These rows, in this order, with scores [len(rows)]."""
+    table = pyarrow.table(_about(seen)).take(pyarrow.array(rows, pyarrow.int64()))
+    for name, values in scores.items():
+        table = table.append_column(name, pyarrow.array(values))
+    return table
+
+
+def _ranked(seen: "Collection", score: np.ndarray, chosen: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
+    """The chosen images, bool [N], by descending score [N]."""
+    rows = np.flatnonzero(chosen)
+    rows = rows[np.argsort(-score[rows], kind="stable")]
+    return _rows(seen, rows, {name: values[rows] for name, values in scores.items()})
+
+
+def _highest(score: np.ndarray, among: np.ndarray, share: float) -> np.ndarray:
+    """bool [N]: of those `among`, that share of all with the highest scores, whole numbers up."""
+    chosen = np.zeros(len(score), bool)
+    rows = np.flatnonzero(among)
+    chosen[rows[np.argsort(-score[rows], kind="stable")][: int(np.ceil(share * len(score)))]] = True
+    return chosen
+
+
+def _kept(group: np.ndarray, small: Copies) -> np.ndarray:
+    """bool [N]: of each group of copies the one of most pixels, of several that of most bytes, and of those the first;
+    and every image that has none."""
+    order = np.lexsort((np.arange(len(group)), -small.bytes, -np.prod(small.sizes, axis=1, dtype=np.int64)))
+    kept = group < 0
+    _, first = np.unique(group[order], return_index=True)
+    kept[order[first]] = True
+    return kept
+
+
+def _duplicates(seen: "Collection", pairs: duplicates.Pairs, group: np.ndarray, kept: np.ndarray) -> pyarrow.Table:
+    """A row an image of each group of copies: first the groups whose images have different labels, then those that lie
+    in different splits."""
+    nearest, mirrored = np.zeros(len(group)), np.zeros(len(group), bool)
+    for (a, b), likeness, turned in zip(pairs.rows.tolist(), pairs.likeness.tolist(), pairs.mirrored, strict=True):
+        for row in (a, b):
+            if likeness > nearest[row]:
+                nearest[row], mirrored[row] = likeness, turned
+    rows = np.flatnonzero(group >= 0)
+    number = group[rows]
+
+    def several(values: np.ndarray) -> np.ndarray:
+        """Of each of the rows: whether its group has more than one of the values [N]."""
+        _, value = np.unique(values, return_inverse=True)
+        pairs = np.unique(np.stack([number, value[rows]], axis=1), axis=0)
+        return (np.bincount(pairs[:, 0], minlength=number.max(initial=0) + 1) > 1)[number]
+
+    splits = several(seen.splits)
+    classes = several(seen.labels) if seen.labels is not None else np.zeros(len(rows), bool)
+    order = np.lexsort((~kept[rows], number, ~splits, ~classes))
+    rows, number = rows[order], number[order]
+    _, first = np.unique(number, return_index=True)
+    renumbered = np.empty(len(first), np.int64)
+    renumbered[np.argsort(first)] = np.arange(1, len(first) + 1)
+    return _rows(
+        seen,
+        rows,
+        {
+            "group": renumbered[np.searchsorted(np.unique(number), number)],
+            "likeness": nearest[rows],
+            "mirrored": mirrored[rows],
+            "keep": kept[rows],
+            "in_several_splits": splits[order],
+            "in_several_classes": classes[order],
+        },
+    )

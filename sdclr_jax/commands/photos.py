@@ -1,0 +1,58 @@
+"""`sdclr photos`: what is wrong and what is rare in a folder of images, in one go."""
+
+import argparse
+import webbrowser
+
+from sdclr_jax import recipes
+from sdclr_jax.api import photos
+from sdclr_jax.commands import flags
+from sdclr_jax.errors import renamed
+
+DESCRIPTION = """\
+Looks at a folder of images, trains on it for some minutes without labels, and writes to DIR: a page (index.html), and
+as CSV and Parquet near duplicates, images that do not belong, labels that look wrong, rare images, images that are not
+learned yet, and a diverse subset; the features, too. Ctrl-C saves; the same command resumes, and after the folder has
+changed it looks again without training again. --config.FIELD=VALUE overrides what is chosen, as of sdclr pretrain."""
+
+FLAGS = {name: f"--{name}" for name in ("out", "minutes", "start", "manifest", "subset", "shown", "method")}
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="sdclr photos", description=DESCRIPTION)
+    add = parser.add_argument
+    add("folder", metavar="FOLDER", help="the images: flat, one directory a class, or with a manifest")
+    add("--out", metavar="DIR", help="where everything is written; default runs/NAME_lists, of the folder's name")
+    add("--start", default="", metavar="FILE", help="weights to start from (config.model.start)")
+    add("--method", default="sdclr", metavar="NAME", help="what it is trained with")
+    add("--minutes", type=float, default=10.0, metavar="M", help="how long training may take")
+    add("--subset", type=int, default=100, metavar="N", help="images in the diverse subset")
+    add("--shown", type=int, default=60, metavar="N", help="images of each list on the page; the tables have all")
+    add("--manifest", default="", metavar="FILE", help="a CSV file about the images, as of sdclr prepare")
+    add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    add("--open", action="store_true", help="open the page in a browser")
+    add("--noprogress", action="store_true", help="no progress bars")
+    is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
+    options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
+    given = [arg for arg, other in zip(argv, is_override, strict=True) if other]
+    config = flags.overridden(recipes.load(f"folder:{options.method}"), given)
+    fields = recipes.fields(config)
+    with renamed(FLAGS | {"name": "FOLDER"}):
+        found = photos.photos(
+            options.folder,
+            options.out,
+            method=options.method,
+            minutes=options.minutes,
+            start=options.start,
+            manifest=options.manifest,
+            subset=options.subset,
+            shown=options.shown,
+            overrides={name: fields[name] for name in flags.fields(given)},
+            data_dir=options.data_dir,
+            progress=not options.noprogress,
+            say=lambda line: print(line, flush=True),
+        )
+    counts = ", ".join(f"{name} {table.num_rows}" for name, table in found.tables.items())
+    print(f"Images listed: {counts}")
+    print(f"Wrote {found.page.parent}: open {found.page}")
+    if options.open:
+        webbrowser.open(found.page.as_uri())

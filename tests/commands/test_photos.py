@@ -1,0 +1,174 @@
+"""`sdclr photos` on small folders with planted faults: what it lists and writes, what it refuses. Training is left out:
+features are what the fixture says; tests/test_docs.py trains."""
+
+import csv
+import types
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import ImageOps
+
+from sdclr_jax.api import photos
+from sdclr_jax.commands import main
+from tests.photos import encoded, jpeg, photo
+
+
+@pytest.fixture
+def untrained(monkeypatch, tmp_path):
+    """The configs of the runs that would be trained. Their features are the mean colours of an image's quarters."""
+    configs = []
+
+    def pretrain(config, directory, **settings):
+        configs.append(config)
+        (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+
+        def encode(squares, progress):
+            return squares.reshape(len(squares), 2, 16, 2, 16, 3).mean((2, 4)).reshape(len(squares), -1)
+
+        return types.SimpleNamespace(path=directory, step=1, encode=encode)
+
+    monkeypatch.setattr(photos, "pretrain", pretrain)
+    monkeypatch.setattr(photos, "_forgotten", lambda run, ids, *more: np.arange(len(ids), dtype=float))
+    monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    return configs
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def run(*argv):
+    return main.main(["photos", *map(str, argv), "--noprogress", "--config.epochs=2"])
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_folder_with_copies_across_splits_and_labels(untrained, tmp_path, capsys):
+    """Two classes, one light and one dark; a copy in test, a mirrored one under the other label, a wrong label."""
+    folder = tmp_path / "pets"
+    for i in range(30):
+        name = "=cats" if i % 2 else "dogs"
+        picture = photo(60, 60, seed=i).point(lambda level, bright=i % 2: level // 2 + 120 * bright)
+        write(folder / ("test" if i >= 26 else "train") / name / f"{i:02}.jpg", jpeg(picture))
+    dark, light = (photo(60, 60, seed=i).point(lambda x, b=i % 2: x // 2 + 120 * b) for i in (0, 1))
+    write(folder / "test" / "dogs" / "again.png", encoded(dark.resize((90, 90)), "PNG"))
+    write(folder / "train" / "dogs" / "turned.jpg", jpeg(ImageOps.mirror(light), 60))
+    write(folder / "train" / "=cats" / "broken.jpg", b"no image")
+    assert run(folder, "--out=found", "--subset=5", "--shown=3") == 0
+    said = capsys.readouterr().out
+    assert "32 images: 27 train, 5 test\n2 classes: dogs 17, =cats 15\n1 files are skipped, listed in " in said
+    assert "sdclr, resnet8 of width 16 on 32 x 32 pixels, 2 epochs, 8 images a step." in said
+    assert f"open {tmp_path / 'found' / 'index.html'}" in said
+    (config,) = untrained
+    assert config.data.name == f"folder:{tmp_path / 'found' / 'small'}" and config.evaluate.crop == 224
+    assert config.optimizer.learning_rate == pytest.approx(0.5 * 128 / 512 * 8 / 128)
+    assert [row["path"] for row in read(tmp_path / "found" / "images_of_run.csv")] == sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.name != "broken.jpg"
+    )
+
+    rows = read(tmp_path / "found" / "duplicates.csv")
+    assert [(row["group"], row["id"], row["keep"]) for row in rows] == [
+        ("1", "train/=cats/01.jpg", "true"), ("1", "train/dogs/turned.jpg", "false"),
+        ("2", "test/dogs/again.png", "true"), ("2", "train/dogs/00.jpg", "false"),
+    ]  # fmt: skip
+    assert [row["mirrored"] for row in rows] == ["true", "true", "false", "false"]
+    assert [row["in_several_classes"] for row in rows] == ["true", "true", "false", "false"]
+    assert [row["in_several_splits"] for row in rows] == ["false", "false", "true", "true"]
+    assert {row["class"] for row in rows} == {"'=cats", "dogs"}  # no formula for a spreadsheet
+    parquet = pyarrow.parquet.read_table(tmp_path / "found" / "duplicates.parquet").to_pylist()
+    assert parquet[0]["class"] == "=cats" and parquet[0]["path"] == str(folder / "train" / "=cats" / "01.jpg")
+    labels = read(tmp_path / "found" / "labels.csv")
+    assert [(row["id"], row["suggested"]) for row in labels] == [("train/dogs/turned.jpg", "'=cats")]
+    subset = [row["id"] for row in read(tmp_path / "found" / "subset.csv")]
+    assert len(set(subset)) == 5 and not {"train/dogs/turned.jpg", "train/dogs/00.jpg"} & set(subset)
+    assert [row["id"] for row in read(tmp_path / "found" / "not_learned.csv")] == [
+        "train/dogs/turned.jpg", "train/dogs/24.jpg",
+    ]  # fmt: skip
+
+    images = pyarrow.parquet.read_table(tmp_path / "found" / "images.parquet").to_pylist()
+    vectors = pyarrow.parquet.read_table(tmp_path / "found" / "features.parquet").to_pydict()
+    with np.load(tmp_path / "found" / "features.npz") as features:  # allow_pickle is off
+        assert features["ids"].tolist() == vectors["id"] == [row["id"] for row in images]
+        np.testing.assert_array_equal(features["features"], np.array(vectors["features"], np.float32))
+    assert [(row["height"], row["width"]) for row in images if row["id"].endswith("again.png")] == [(90, 90)]
+    page = (tmp_path / "found" / "index.html").read_text()
+    assert "two labels" in page and "in train and test" in page and "The first 3 of 5 images" in page
+
+    (tmp_path / "found" / "run" / "config.json").write_text(config.to_json())  # as `pretrain` leaves it
+    (folder / "train" / "dogs" / "turned.jpg").unlink()
+    assert run(folder, "--out=found") == 0  # looked at again; the run's own copies stay as they were
+    assert [row["id"] for row in read(tmp_path / "found" / "duplicates.csv")] == [
+        "test/dogs/again.png",
+        "train/dogs/00.jpg",
+    ]
+    assert len(read(tmp_path / "found" / "images_of_run.csv")) == 32
+    assert main.main(["photos", str(folder), "--out=found", "--method=simclr", "--noprogress"]) == 2
+    assert "was trained with sdclr: give that method, or another folder" in capsys.readouterr().err
+
+
+def test_few_pictures_are_searched_for_copies_without_training(untrained, tmp_path, capsys):
+    for name, pictures in {"three": (0, 1, 0), "copied": (5,) * 500}.items():
+        for i, seed in enumerate(pictures):
+            write(tmp_path / name / f"{i:03}.jpg", jpeg(photo(24, 24, seed=seed)))
+        assert run(tmp_path / name) == 0
+        said = capsys.readouterr().out
+        assert "different pictures are too few to learn from" in said and "There are no labels." in said
+        rows = read(tmp_path / "runs" / f"{name}_lists" / "duplicates.csv")
+        assert len(rows) == (2 if name == "three" else 500) and {row["group"] for row in rows} == {"1"}
+        assert [row["keep"] for row in rows].count("true") == 1
+        assert not (tmp_path / "runs" / f"{name}_lists" / "outliers.csv").exists()
+    assert not untrained
+
+
+def test_one_class_is_looked_at_without_labels(untrained, tmp_path, capsys):
+    for i in range(24):
+        write(tmp_path / "one" / "cats" / f"{i:02}.png", encoded(photo(20 + i, 24, seed=i), "PNG"))
+    assert run(tmp_path / "one", "--out=found") == 0
+    said = capsys.readouterr().out
+    assert "24 images: 24 train\nNo labels are used: " in said and "'cats' only" in said
+    rows = read(tmp_path / "found" / "images.csv")
+    assert len(rows) == 24 and "class" not in rows[0] and "label_issue" not in rows[0]
+    assert not read(tmp_path / "found" / "duplicates.csv")
+
+
+def test_bad_input_is_one_sentence_and_nothing_is_written(untrained, tmp_path, capsys, monkeypatch):
+    write(tmp_path / "photos" / "0.jpg", jpeg(photo(24, 24)))
+    write(tmp_path / "texts" / "0.txt", b"text")
+    (tmp_path / "file").write_text("")
+    for argv, sentence in {
+        ("nowhere",): "FOLDER is folder:",
+        ("texts",): "holds no usable image (none at all)",
+        ("photos", "--out=photos/found"): "--out is ",
+        ("photos", "--out=file/found"): "file is a file",
+        ("photos", "--minutes=0"): "--minutes is 0.0: it must be above 0",
+        ("photos", "--subset=0"): "--subset is 0: it must be from 1",
+        ("photos", "--shown=9999"): "--shown is 9999",
+        ("photos", "--method=simcrl"): "simcrl",
+        ("photos", "--config.model.widht=3"): "widht",
+        ("photos", "--manifest=nowhere.csv"): "nowhere.csv cannot be read",
+    }.items():
+        assert main.main(["photos", *argv, "--noprogress"]) == 2, argv
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1, said
+    assert not untrained and not (tmp_path / "runs").exists() and not (tmp_path / "photos" / "found").exists()
+
+
+def test_the_time_chooses_the_epochs(monkeypatch, tmp_path):
+    squares = np.zeros((600, 32, 32, 3), np.uint8)
+    small, said = types.SimpleNamespace(squares=squares), []
+    settings = {"method": "simclr", "start": "", "on_cpu": True}
+    for minutes, epochs in {1: 10, 0.01: 4, 1000: 200}.items():
+        monkeypatch.setattr(photos, "_images_per_second", lambda config, squares: 100.0)
+        config = photos._chosen(tmp_path, tmp_path / "m.csv", small, settings, minutes, {}, said.append)
+        assert (config.epochs, config.method, config.optimizer.warmup_epochs) == (epochs, "simclr", epochs // 10)
+    assert said[0] == (
+        "simclr, resnet8 of width 16 on 32 x 32 pixels, 10 epochs, 128 images a step: about 1.0 minutes, since a step "
+        "of training takes 1280 ms here."
+    )
+    assert said[1] == "An accelerator would train resnet18 of width 64 on 128 x 128 pixels, for up to 200 epochs."

@@ -1,0 +1,58 @@
+"""The notebook for Colab: what is committed with it is what its cells show. tests/test_docs.py runs it whole."""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+import types
+
+import sdclr_jax
+from sdclr_jax import recipes
+
+NOTEBOOK = pathlib.Path(__file__).parents[1] / "experiments" / "colab.ipynb"
+CELLS = json.loads(NOTEBOOK.read_text())["cells"]
+
+
+def code():
+    return ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code"]
+
+
+def test_on_an_accelerator_it_trains_on_cifar(monkeypatch):
+    """Which the whole run of tests/test_docs.py does not see: training and scores are left out, configs are checked."""
+    commands, trained = [], []
+
+    def pretrain(config, directory, progress):
+        recipes.check(config)
+        trained.append((config.method, config.data.name, config.epochs, directory))
+
+    monkeypatch.setattr(subprocess, "run", lambda command, check: commands.append(command[-2:]))
+    monkeypatch.setattr(sdclr_jax, "pretrain", pretrain, raising=False)
+    scores = types.SimpleNamespace(protocols={"knn": types.SimpleNamespace(all=0.5, few=0.2)})
+    monkeypatch.setattr(sdclr_jax, "evaluate", lambda run, protocols: scores, raising=False)
+    (cell,) = (source for source in code() if "cifar10_lt" in source)
+    names = {"has_accelerator": True, "sdclr_jax": sdclr_jax, "subprocess": subprocess, "sys": sys}
+    exec(compile(cell, str(NOTEBOOK), "exec"), names)
+    assert commands == [["prepare", "cifar10"]]
+    assert trained == [(m, "cifar10", 100, f"runs/colab/cifar10_{m}") for m in ("simclr", "sdclr")]
+
+
+def test_its_outputs_are_those_of_a_whole_run_without_an_error():
+    cells = [cell for cell in CELLS if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    assert NOTEBOOK.stat().st_size < 600_000
+    assert "/tmp" not in NOTEBOOK.read_text() and "/home" not in NOTEBOOK.read_text()
+
+
+def test_it_ends_with_your_own_photos_and_calls_only_what_there_is():
+    assert "Your own photos" in "".join(CELLS[-2]["source"])
+    used = {
+        node.attr
+        for source in code()
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "sdclr_jax"
+    }
+    assert used == {"config", "pretrain", "evaluate", "exemplars", "load", "photos"} <= set(sdclr_jax.__all__)
