@@ -1,6 +1,8 @@
 """Damaged files of a run and killed commands, the short form of experiments/torture.py."""
 
 import collections
+import json
+import os
 import random
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import torture
+from experiments import torture, torture_damage
 from experiments.fuzz_targets import EXAMPLE
 from sdclr_jax import parallel, trees
 from sdclr_jax.errors import UserError
@@ -22,13 +24,23 @@ from tests import tiny
 from tests.pictures import put
 
 
-# Of what orbax has begun when one of its readers fails.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_refused_or_passed_over_or_equal(tmp_path):
-    """Never are other numbers given; what is given is a state that was saved."""
+    """Never are other numbers given; what is given is a state that was saved. In a process of its own: what orbax has
+    begun when one of its readers fails ends later, and pytest would take it for a fault of another test."""
+    program = "import pathlib, sys; from tests import test_torture; test_torture.damaged(pathlib.Path(sys.argv[1]))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_NUM_CPU_DEVICES": "1"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=torture.ROOT)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert sum(counts.values()) == 12 and min(counts.get(came_to, 0) for came_to in ("1", "2")) > 2
+
+
+def damaged(folder):
+    """Prints how often the first and the second of two checkpoints were given, or an error, once a file is damaged."""
     one = tiny.state().replace(step=jnp.int32(1))
     two = jax.tree.map(lambda x: x + 1 if x.dtype == jnp.float32 else x, one).replace(step=jnp.int32(2))
-    whole, copy = tmp_path / "whole", tmp_path / "copy"
+    whole, copy = folder / "whole", folder / "copy"
     with Checkpoints(whole / "checkpoints") as checkpoints:
         checkpoints.save(1, one)
         checkpoints.save(2, two)
@@ -38,7 +50,7 @@ def test_a_damaged_checkpoint_is_refused_or_passed_over_or_equal(tmp_path):
     for _ in range(12):
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(whole, copy)
-        what = torture.damage(copy, rng)
+        what = torture_damage.damage(copy, rng)
         try:
             with Checkpoints(copy / "checkpoints", read_only=True) as checkpoints:
                 found = checkpoints.restore(like=like)
@@ -48,7 +60,7 @@ def test_a_damaged_checkpoint_is_refused_or_passed_over_or_equal(tmp_path):
             saved = {1: one, 2: two}.get(found and int(found.step))
             assert saved is not None and _bits(found) == _bits(saved), what
             counts[int(found.step)] += 1
-    assert counts[1] > 2 and counts[2] > 2, counts
+    print(json.dumps(counts))
 
 
 def _bits(state):
@@ -63,7 +75,7 @@ def test_damaged_records_are_refused_or_read_as_they_were(tmp_path):
         shutil.rmtree(tmp_path / EXAMPLE.name, ignore_errors=True)
         run = shutil.copytree(EXAMPLE, tmp_path / EXAMPLE.name, ignore=shutil.ignore_patterns("checkpoints"))
         path = rng.choice(sorted(p for p in run.rglob("*") if p.is_file()))
-        how = rng.choice(torture.DAMAGES)
+        how = rng.choice(torture_damage.DAMAGES)
         how(path, rng)
         try:
             found = repr(runs.read([run])).replace(str(tmp_path), str(EXAMPLE.parent))
@@ -72,7 +84,12 @@ def test_damaged_records_are_refused_or_read_as_they_were(tmp_path):
             counts["refused"] += 1
         else:
             counts["read"] += found == whole
-            assert found == whole or how in (torture.flip, torture.swap, torture.remove, torture.cut), (path, how)
+            assert found == whole or how in (
+                torture_damage.flip,
+                torture_damage.swap,
+                torture_damage.remove,
+                torture_damage.cut,
+            ), (path, how)
     assert counts["read"] > 10 and counts["refused"] > 10, counts
 
 
