@@ -512,7 +512,7 @@ def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
     older = json.loads(config().to_json())
     del older["evaluate"]["map_images"], older["method"]  # the first changes nothing of what is learnt
     for content, sentence in (
-        ([1], "is not an object"),
+        ([1], "not an object of fields"),
         ({"seed": 0}, "lacks batch_size, data.few_shot_per_class, "),
         (older, f"{tmp_path / 'config.json'} lacks method, as that of a run of an older version"),
     ):
