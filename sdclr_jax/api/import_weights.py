@@ -97,7 +97,7 @@ def import_run(config: ConfigDict, directory: pathlib.Path) -> None:
     shape = (1, *(known or (size, size, 3)))
     like = recipes.abstract_state(config, shape, shardings)
     taken = recipes.start(config, like)
-    view, method = recipes.view_shape(config, shape), recipes.method(config, steps_per_epoch=1)
+    view, method = recipes.view_shape(config, shape), recipes.method(config, 1)
     init = jax.jit(
         lambda seed, view, arrays: recipes.started(method.init(seed, view), arrays),
         compiler_options=quick_compile(shardings),
