@@ -15,9 +15,9 @@ from PIL import Image
 
 from sdclr_jax import recipes, records
 from sdclr_jax.commands import flags
-from sdclr_jax.data import crops, images
+from sdclr_jax.data import crops, decoding
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.data.sources import catalogues, celeba, cifar, index, layouts, prepared
+from sdclr_jax.data.sources import catalogues, celeba, cifar, index, layouts, manifests, prepared
 from sdclr_jax.data.subsets import labelled_lists, lists
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import cache
@@ -25,7 +25,7 @@ from sdclr_jax.records import EncoderRecord, Results, Summary, TrainedOn
 from sdclr_jax.records.folder import Embedding
 from sdclr_jax.reports import runs
 
-OWN = (UserError, ArgumentError, images.BadImage)  # what readers may raise
+OWN = (UserError, ArgumentError, decoding.BadImage)  # what readers may raise
 EXAMPLE = pathlib.Path(__file__).parents[1] / "tests" / "golden" / "run_f1e7a00"  # a finished run
 
 
@@ -71,7 +71,7 @@ def _read_labelled(folder: pathlib.Path, data: bytes) -> object:
 
 def _read_manifest(folder: pathlib.Path, data: bytes) -> object:
     names = [f"{c}/{i}.png" for c in "ab" for i in range(3)]
-    return layouts.with_test(layouts.from_manifest(_put(folder / "m.csv", data), names, ["c/x.png"]), 0)
+    return layouts.with_test(manifests.from_manifest(_put(folder / "m.csv", data), names, ["c/x.png"]), 0)
 
 
 def _catalogue(folder: pathlib.Path) -> None:
@@ -149,9 +149,9 @@ def _pictures() -> list[bytes]:
 def _read_image(folder: pathlib.Path, data: bytes) -> object:
     random_crops = crops.RandomCrops(count=2, size=6, scale=(0.1, 1.0), ratio=(0.75, 1.3), seed=0, first=0)
     crops.cut(data, [random_crops, crops.CentreCrop(size=4, resize=5)], 0, 0)
-    image = images.rgb(images.opened(data))
-    height, width, _ = images.layout(images.opened(data))
-    assert (image.height, image.width) == (height, width), "the size that crops are chosen by is not that of the pixels"
+    found = decoding.decode(data)
+    size = found.image.height, found.image.width
+    assert size == (found.height, found.width), "the size that crops are chosen by is not that of the pixels"
 
 
 def _archive(members: list[tuple[str, bytes]]) -> bytes:

@@ -12,14 +12,9 @@ from experiments.fuzz_mutations import mutated
 from experiments.fuzz_targets import TARGETS
 
 SLOWER = ("archive", "overrides", "summary.json")
-# Readers that do not hold yet.
-OPEN = ("list.npy", "archive", "catalogue", "attributes", "folder index", "provenance", "image", "feature cache")
-OPEN += ("config.json",)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(strict=False) if n in OPEN else ()) for n in TARGETS]
-)
+@pytest.mark.parametrize("name", TARGETS)
 def test_only_errors_of_the_project_come_out(name):
     found = fuzz.tried(name, 40 if name in SLOWER else 100)
     assert not found.found

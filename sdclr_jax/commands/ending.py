@@ -2,15 +2,18 @@
 
 import contextlib
 import os
+import pathlib
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, TextIO
 
 # Seconds that a process may take after its last word. Threads of libraries may wait minutes for a disk that is gone. Of
 # several processes, one may have to wait for the others.
 PATIENCE, PATIENCE_OF_SEVERAL = 5, 30
+_PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 class Output:
@@ -52,6 +55,8 @@ def run(main: Callable[[], int]) -> int:
     Its status is 1 where what it printed could not be written.
     """
     _open_streams()
+    threading.excepthook = of_thread
+    sys.unraisablehook = unraised
     sys.stdout, sys.stderr = output, errors = Output(sys.stdout), Output(sys.stderr)
     status = 1
     try:
@@ -66,6 +71,21 @@ def run(main: Callable[[], int]) -> int:
     finally:
         threading.Thread(target=_end, args=(status, _patience()), daemon=True).start()
     return status
+
+
+def of_thread(found: threading.ExceptHookArgs) -> None:
+    """What Python does with an error that ends a thread: nothing where the thread is of a library alone, which raises
+    it in the main thread too, as orbax does with a disk that is full."""
+    frames = traceback.extract_tb(found.exc_traceback)
+    if any(pathlib.Path(frame.filename).is_relative_to(_PACKAGE) for frame in frames):
+        threading.__excepthook__(found)
+
+
+def unraised(found: "sys.UnraisableHookArgs") -> None:
+    """What Python does with an error that nobody can catch: nothing where a reader that orbax has left behind, because
+    another one failed, finds that its event loop is closed."""
+    if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+        sys.__unraisablehook__(found)
 
 
 def _patience() -> int:

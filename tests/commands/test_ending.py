@@ -6,10 +6,13 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import types
 
 import pytest
 
+from sdclr_jax import files
 from sdclr_jax.commands import ending, main
 from sdclr_jax.errors import UserError
 
@@ -165,3 +168,19 @@ def test_any_config_json_is_refused_in_a_sentence(field, value, tmp_path, capsys
         said = capsys.readouterr().err
         assert said.startswith("sdclr: ") and said.count("\n") == 1 and len(said) < 2100
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_threads_of_libraries_are_silent_and_our_own_are_not(monkeypatch, capsys):
+    """A library raises the same error in the main thread, where it becomes a sentence."""
+    monkeypatch.setattr(threading, "excepthook", ending.of_thread)
+
+    def fail(work, *given):
+        thread = threading.Thread(target=work, args=given)
+        thread.start()
+        thread.join()
+        return capsys.readouterr().err
+
+    assert fail(json.loads, "{") == ""
+    assert "UserError: a path has a character" in fail(files.expanded, "\0")
+    ending.unraised(types.SimpleNamespace(exc_value=RuntimeError("Event loop is closed")))
+    assert capsys.readouterr().err == ""
