@@ -240,7 +240,7 @@ def on_disk(path: str | os.PathLike, what: str) -> Path:
     found = expanded(path)
     if in_bucket(found):
         raise UserError(
-            f"{found} is in a bucket, and {what} from a disk only: copy it to one, or mount the bucket as a folder"
+            f"{found} is in a bucket, and {what} a disk only: copy it to one, or mount the bucket as a folder"
         )
     return found
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import interop, parallel, recipes
+from sdclr_jax import parallel, recipes
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.api.loop import quick_compile
 from sdclr_jax.data import sources
@@ -70,11 +70,7 @@ def config_of(file: str | os.PathLike, config: str) -> ConfigDict:
     """
     path = expanded(file)
     made = recipes.load(config)
-    with interop.opened(path) as tensors:
-        found = interop.described({name: tensor.shape for name, tensor in tensors.items()})
-    if found is None:
-        raise UserError(f"{path} holds no encoder of a kind that is known here: give one of a ResNet, ViT or ConvNeXt")
-    recipes.choose_architecture(made, found)
+    recipes.choose_architecture(made, recipes.architecture_of(path))
     made.method = METHOD
     made.model.start = str(path)
     return made

@@ -90,8 +90,10 @@ def photos(
     ('index.html', 10)
     """
     check(minutes=minutes, subset=subset, shown=shown)
-    root = pathlib.Path(os.path.abspath(files.expanded(folder)))
-    out = pathlib.Path(os.path.abspath(files.expanded(out or pathlib.Path("runs") / f"{root.name}_lists")))
+    root = pathlib.Path(os.path.abspath(files.on_disk(folder, "photos are read from")))
+    out = files.on_disk(out or pathlib.Path("runs") / f"{root.name}_lists", "lists are written to")
+    out = pathlib.Path(os.path.abspath(out))
+    start = str(files.expanded(start)) if start else ""
     if out.is_relative_to(root):
         raise ArgumentError("out", f"is {out}, which lies in the folder of the images: name another place")
     run_folder.check_writable(out)
@@ -99,7 +101,9 @@ def photos(
     for line in described(seen):
         say(line)
     on_cpu = jax.devices()[0].platform == "cpu"
-    small = copies.make(seen.files, recipes.photos_side(on_cpu), duplicates.SIDE, progress)
+    known = recipes.read(out / RUN) if (out / RUN / names.CONFIG).exists() else None
+    side = known.views.size if known else recipes.photos_side(on_cpu, start)
+    small = copies.make(seen.files, side, duplicates.SIDE, progress)
     different = len(np.unique(small.thumbnails.reshape(len(small.thumbnails), -1), axis=0))
     features = forgotten = None
     if different < LEAST:
@@ -108,7 +112,7 @@ def photos(
             f"(at least {LEAST} are needed for more)."
         )
     else:
-        settings = {"method": method, "start": str(start and files.expanded(start)), "on_cpu": on_cpu}
+        settings = {"method": method, "start": start, "on_cpu": on_cpu}
         run = _train(out, seen, small, settings, minutes, dict(overrides or {}), data_dir, progress, say)
         features = run.encode(small.squares, progress=progress)
         forgotten = _forgotten(run, seen.ids, data_dir, progress)

@@ -30,7 +30,7 @@ from sdclr_jax.recipes.images import (
 )
 from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
 from sdclr_jax.recipes.photos import LEAST_EPOCHS, MOST_EPOCHS, ON_ACCELERATOR, described_recipe, photos, photos_side
-from sdclr_jax.recipes.start import choose_architecture, start, started, with_hash_of_start
+from sdclr_jax.recipes.start import architecture_of, choose_architecture, start, started, with_hash_of_start
 
 __all__ = [
     "LEAST_EPOCHS",
@@ -39,6 +39,7 @@ __all__ = [
     "Data",
     "abstract_state",
     "alike",
+    "architecture_of",
     "batches",
     "centre_crop",
     "check",

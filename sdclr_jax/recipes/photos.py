@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from sdclr_jax.data import sources
 from sdclr_jax.recipes.configs import load, override
+from sdclr_jax.recipes.start import architecture_of, choose_architecture
 
 MOST_EPOCHS, LEAST_EPOCHS = 200, 4
 ON_ACCELERATOR = "resnet18 of width 64 on 128 x 128 pixels"
@@ -26,7 +27,7 @@ def photos(
         start: file of weights to start from; '' for none.
 
     Raises:
-        UserError: there is no such method.
+        UserError: there is no such method; or the file is damaged, or of no encoder that is known here.
     """
     config = load(f"folder:{method}")
     batch = max(2, min(config.batch_size, images // 4))
@@ -39,11 +40,12 @@ def photos(
         "collapse_every": 0,
         "data.name": f"{sources.FOLDER}{folder}",
         "data.manifest": str(manifest),
-        "views.size": photos_side(on_cpu),
+        "views.size": photos_side(on_cpu, start),
         "views.crop_scale": (0.2, 1.0),
         "views.blur_probability": 0.0,
     }
     if start:
+        choose_architecture(config, architecture_of(pathlib.Path(start)))
         values["model.start"] = start
     elif on_cpu:
         values |= {"model.name": "resnet8", "model.width": 16, "model.stem": "cifar"}
@@ -52,9 +54,10 @@ def photos(
     return config
 
 
-def photos_side(on_cpu: bool) -> int:
-    """Pixels of a copy's side."""
-    return 32 if on_cpu else 128
+def photos_side(on_cpu: bool, start: str = "") -> int:
+    """Pixels of a copy's side, which is that of a view: what the encoder in the file `start` is for, if it says so."""
+    fixed = architecture_of(pathlib.Path(start)).view if start else None
+    return fixed or (32 if on_cpu else 128)
 
 
 def described_recipe(config: ConfigDict) -> str:

@@ -89,6 +89,19 @@ def started(state: State, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> Sta
     return jax.tree_util.tree_map_with_path(placed, state)
 
 
+def architecture_of(path: pathlib.Path) -> Architecture:
+    """What the names and shapes of a file of weights say.
+
+    Raises:
+        UserError: the file is damaged, holds more than weights, or none of a kind that is known here.
+    """
+    with interop.opened(path) as tensors:
+        found = interop.described({name: tensor.shape for name, tensor in tensors.items()})
+    if found is None:
+        raise UserError(f"{path} holds no encoder of a kind that is known here: give one of a ResNet, ViT or ConvNeXt")
+    return found
+
+
 def choose_architecture(config: ConfigDict, found: Architecture) -> None:
     """Make a config that of a file of weights: its encoder, and views of the size that it is for.
 

@@ -99,7 +99,7 @@ def test_a_bucket_that_may_not_be_written_is_refused_before_anything_is_made(clo
     [
         ("folder:gs://bucket/photos", {}, "photos are read from a disk only: copy it to one"),
         ("folder:/photos", {"manifest": "gs://bucket/m.csv"}, "a manifest is read from a disk only"),
-        ("imagenet100", {"root": "gs://bucket/imagenet"}, "the files of a data set are read from a disk only"),
+        ("imagenet100", {"root": "gs://bucket/imagenet"}, "data sets are read from a disk only"),
         ("celeba", {"root": "s3://bucket/celeba"}, "only gs://BUCKET/FOLDER is known"),
     ],
 )

@@ -213,9 +213,9 @@ def test_on_a_disk_lines_grow_where_they_are(tmp_path):
 
 
 def test_what_is_read_from_a_disk_only_is_refused_in_a_bucket(tmp_path):
-    assert files.on_disk(tmp_path, "photos are read") == tmp_path
+    assert files.on_disk(tmp_path, "photos are read from") == tmp_path
     with pytest.raises(UserError, match="gs://bucket/photos is in a bucket, and photos are read from a disk only"):
-        files.on_disk("gs://bucket/photos", "photos are read")
+        files.on_disk("gs://bucket/photos", "photos are read from")
 
 
 def test_the_filesystem_keeps_no_lists(cloud):

@@ -63,7 +63,7 @@ class Catalogue:
 
     def __init__(self, name: str, data_dir: pathlib.Path, root: str = ""):
         self._name, self._layout, self._data_dir = name, CATALOGUES[name], data_dir
-        self._root = pathlib.Path(os.path.abspath(on_disk(root, "the files of a data set are read"))) if root else None
+        self._root = pathlib.Path(os.path.abspath(on_disk(root, "data sets are read from"))) if root else None
 
     def prepare(
         self, archive: pathlib.Path | None = None, accept_checksum: str = "", progress: bool = False

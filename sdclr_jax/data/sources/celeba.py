@@ -26,7 +26,7 @@ class CelebA:
 
     def __init__(self, data_dir: pathlib.Path, root: str = ""):
         self._data_dir = data_dir
-        self._root = pathlib.Path(os.path.abspath(on_disk(root, "the files of a data set are read"))) if root else None
+        self._root = pathlib.Path(os.path.abspath(on_disk(root, "data sets are read from"))) if root else None
 
     def prepare(
         self, archive: pathlib.Path | None = None, accept_checksum: str = "", progress: bool = False
