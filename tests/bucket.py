@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import fsspec
 import pytest
 
 ENVIRONMENT = {
@@ -75,6 +76,7 @@ def served() -> Iterator[Bucket]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in server.bucket.environment.items():
                 patch.setenv(name, value)
+            patch.setitem(fsspec.config.conf, "gs", {"token": "anon"})
             yield server.bucket
     finally:
         server.shutdown()
