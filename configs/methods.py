@@ -46,7 +46,7 @@ def other_views_by(branch):
 
 
 def first_or_all(pairs):
-    """Plain, view 0 alone learns; damaged, all do, lest the sparse branch see no gradient."""
+    """Plain, view 0 alone learns; damaged, all do, so that the sparse branch gets a gradient."""
     return lambda views, damaged: pairs(views, damaged) if damaged else pairs(views, damaged)[:1]
 
 

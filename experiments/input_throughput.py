@@ -5,7 +5,7 @@
 Files are JPEGs of 500 x 375 pixels and about 100 kB, made on the spot; each image is decoded and gives two random
 resized crops of 224 x 224. The yardstick is a plain loop over Pillow in one process. Beside our stream stand grain and
 PyTorch's DataLoader with the same Pillow calls, where they are installed. All run in turns, several rounds of them,
-each started afresh and warmed up; the table gives the median and its ratio to the loop. Last, the memory of the
+each started again and warmed up; the table gives the median and its ratio to the loop. Last, the memory of the
 process and its workers over ten epochs of streaming.
 """
 

@@ -3,7 +3,7 @@
     python experiments/vicreg_ablation.py [--out=runs/vicreg_ablation] [--seeds=3] [--config.FIELD=VALUE ...]
 
 The paper's own ablation (Bardes et al., ICLR 2022, Section 5) on long-tailed digits. Without variance the projections
-draw together to one point, and what unit length makes of the rest is noise: images are not told apart. Without
+draw together to one point, and what unit length makes of the rest is noise: images are not distinguished. Without
 covariance they use few directions. Writes `table.md` and `table.json` (a row a
 run) to the folder. Started again, it goes on where it stopped.
 """

@@ -88,7 +88,7 @@ def magnitude_mask(
         weights: tree of arrays.
         rate: share cut by magnitude, 0 <= rate < 1.
         prunable: (name, leaf) -> whether a leaf is masked.
-        random_rate: share cut at random besides, 0 <= random_rate < 1 - rate.
+        random_rate: share cut at random in addition, 0 <= random_rate < 1 - rate.
         key: for the random part; not read when `random_rate` is 0.
 
     Returns:

@@ -316,6 +316,13 @@ def test_the_english_is_plain(page):
     assert not re.findall(r"(?<=[.:] )Of |^Of ", PAGES[page], re.MULTILINE)
 
 
+def test_the_english_of_the_package_is_plain():
+    places = [p for p in (*(ROOT / "sdclr_jax").rglob("*"), *(ROOT / "configs").glob("*.py")) if p.is_file()]
+    texts = {place: place.read_text() for place in places if place.suffix in (".py", ".jinja", ".js", ".css")}
+    assert len(texts) > 100
+    assert not [place for place, text in texts.items() if re.search(WORDS, text, re.IGNORECASE)]
+
+
 def names(page: str, heading: str) -> set[str]:
     """What stands in backticks in the first column of the table below a heading."""
     below = re.split(rf"^#+ {heading}$", PAGES[page], flags=re.MULTILINE)[1]

@@ -109,5 +109,5 @@ def _options(argv: list[str]) -> argparse.Namespace:
     except ValueError:
         raise UserError(f"--rates={options.rates}: give numbers with commas between, such as 0.5,0.7,0.9") from None
     if len({path.name for path in options.dirs}) < len(options.dirs):
-        raise UserError("two runs have one name, which would not tell them apart: name runs of different names")
+        raise UserError("two runs have one name, so their columns would be alike: give runs of different names")
     return options

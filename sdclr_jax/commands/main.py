@@ -88,7 +88,7 @@ def _run(argv: list[str]) -> int:
     except (UserError, ArgumentError, Diverged, Lost, Stopped) as error:
         print(f"sdclr: {_bounded(str(error))}", file=sys.stderr)
         return error.status
-    except BrokenPipeError:  # whoever reads what is printed has seen enough, as `head` does
+    except BrokenPipeError:  # the reader of what is printed has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
         return 1
     except KeyboardInterrupt:

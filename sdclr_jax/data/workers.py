@@ -30,7 +30,7 @@ from sdclr_jax.data.crops import Crops, Unreadable
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
 
-# glibc would give an image's memory back to the system and ask for it anew for the next, a tenth of a worker's time.
+# glibc would give an image's memory back to the system and ask for it again for the next, a tenth of a worker's time.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 
 

@@ -39,8 +39,8 @@ TO_ONE_POINT = {
 TO_FEW_DIRECTIONS = {
     "vicreg": "raise objective.covariance, which keeps dimensions from saying the same",
     "barlow_twins": "raise objective.redundancy, which keeps dimensions from saying the same",
-    "nt_xent": "lower objective.temperature or raise batch_size, so that more images are told apart",
-    "info_nce": "lower objective.temperature or raise objective.queue, so that more images are told apart",
+    "nt_xent": "lower objective.temperature or raise batch_size, so that more images are distinguished",
+    "info_nce": "lower objective.temperature or raise objective.queue, so that more images are distinguished",
 }
 TO_FEW_PROTOTYPES = "lower objective.epsilon or raise batch_size, so that images are shared out more evenly"
 DAMAGE = "the other branches are healthy, so prune.rate is likely too high: lower it"
@@ -216,10 +216,10 @@ def warnings(
     has_learnt = line["epoch"] >= AFTER * epochs and line["step"] >= AFTER_STEPS
     if not point and has_learnt and ratio > NOT_TOLD_APART:
         message = (
-            f"the projections do not tell images apart (the views of one are {ratio:.2g} times as far from each other "
+            f"the projections do not distinguish images (the views of one are {ratio:.2g} times as far from each other "
             f"as from those of another): {TO_ONE_POINT.get(objective, _RATE)}"
         )
-        found.append(Finding("images not told apart", message + (", or lower prune.rate" if damaged else "")))
+        found.append(Finding("images not distinguished", message + (", or lower prune.rate" if damaged else "")))
     if flat:
         what = f"use {{:.1f}} of {most} directions"
         find("few directions", flat, what, TO_FEW_DIRECTIONS.get(objective, _RATE))

@@ -97,7 +97,7 @@ def class_share(
 
     The null model is that the group is any choice of as many classes. Images of one class are forgotten alike, so a
     few classes can stray far from their share by what they show and not by how rare they are: where `share` lies beyond
-    chance and this within it, one run cannot tell the two apart, but several can whose classes stand in different
+    chance and this within it, one run cannot distinguish the two, but several can whose classes stand in different
     orders. With few classes this interval is wide: for ten, one of 252 halves is the most forgotten.
 
     Args:

@@ -23,7 +23,7 @@ from sdclr_jax.evaluation import fitting
 
 MOMENTUM = 0.9
 # A fit ends where the gradient's norm g is below the first and the loss, at most g^2 / (2 l2) above its minimum, is
-# within the second of it: of features that tell all classes apart the minimum is below 1e-3.
+# within the second of it: of features that separate all classes the minimum is below 1e-3.
 _TOLERANCE, _GAP = 1e-5, 5e-7
 _MAX_ITERATIONS = 1000
 

@@ -29,7 +29,7 @@ METRICS = {
     "uniformity/BRANCH": "uniformity of the projections (Wang and Isola, ICML 2020)",
     "prototype_usage/BRANCH": "share of the prototypes that are the nearest of some image, weighted",
     "alignment": "squared distance of the two views of an image",
-    "alignment_ratio": "that over the distance of two images: 1 where images are not told apart",
+    "alignment_ratio": "that over the distance of two images: 1 where images are not distinguished",
     "unreadable_images": "images that were replaced since the line before (decoded sets only)",
     "knn/GROUP": "every `evaluate.every` epochs: score of neighbours on validation images, 0 to 1, for all, many, "
     "medium, few, and their std; null for an empty group",

@@ -1,4 +1,4 @@
-"""What a run's folder may hold besides its results: what pruning forgets, and a map of its features."""
+"""What a run's folder may hold beside its results: what pruning forgets, and a map of its features."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -23,7 +23,7 @@ SIGNS = {  # of collapse: field of the metrics -> what its axis says
 }
 BRANCH_MARKERS = {"sparse": "v", "target": "o"}  # none for the dense branch, nor for what belongs to no branch
 NAMED_CLASSES = 20  # up to which every class has its name on the axis
-MOST_BARS = 60  # in a picture: thinner ones cannot be told apart, and lines take their place
+MOST_BARS = 60  # in a picture: thinner ones cannot be distinguished, and lines take their place
 BARS = 0.8  # of the room of a class, for all its bars together
 MOST_RUNS = 30  # of a group whose own lines are drawn beside their mean
 MARKED_POINTS = 20  # of a line at most, up to which each has a marker
@@ -85,7 +85,7 @@ def collapse(groups: list[Group], name: str) -> str:
 
 
 def measured(run: Run) -> bool:
-    """Whether signs of collapse were measured besides the standard deviation that every line of metrics has."""
+    """Whether signs of collapse were measured, other than the standard deviation that every line of metrics has."""
     return any(key.startswith("projection_rank/") for row in run.metrics for key in row)
 
 

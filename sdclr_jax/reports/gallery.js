@@ -43,7 +43,7 @@ function tileOf(i) {
   return tile;
 }
 
-// Ten thousand tiles would take a second to lay out afresh at every key: only those near the window exist.
+// Ten thousand tiles would take a second to lay out again at every key: only those near the window exist.
 function draw() {
   columns = Math.max(1, Math.floor(grid.clientWidth / WIDTH));
   rack.style.height = `${Math.ceil(view.length / columns) * HEIGHT}px`;

@@ -31,7 +31,7 @@ OTHERS = {  # columns that are of no rate, and what the images are for which the
     "loss": ("loss", "those of the highest loss"),
 }
 AGAINST = {
-    "recalibrated": "Both networks have batch norm statistics made afresh from the same training views.",
+    "recalibrated": "Both networks have batch norm statistics measured again on the same training views.",
     "pruned": "The pruned network keeps the batch norm statistics of the whole one, which fit it badly.",
     "sparse": "The pruned network is the sparse branch that it was trained with.",
 }

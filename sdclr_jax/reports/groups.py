@@ -105,7 +105,7 @@ def shown(value: object) -> str:
 
 
 def confounds(groups: list[Group]) -> dict[str, dict[str, object]]:
-    """Settings in which compared groups of different methods differ besides the method: field -> label -> value."""
+    """Settings in which compared groups of different methods differ, other than the method: field -> label -> value."""
     fields: dict[str, dict[str, object]] = {}
     for first, second in compared(groups):
         one, two = first.settings, second.settings

@@ -13,7 +13,7 @@ from sdclr_jax.reports.svg import COLOURS, SVG, WIDTH
 MARGIN = 14  # units of the picture
 SHAPES = ("h0", "m-2.2 0h4.4m-2.2-2.2v4.4", "m-1.8-1.8l3.6 3.6m0-3.6l-3.6 3.6")  # around a place: dot, plus, cross
 STROKES = (4.2, 1.4, 1.4)
-NAMED = COLOURS * len(SHAPES)  # classes that colour and shape can tell apart
+NAMED = COLOURS * len(SHAPES)  # classes that colour and shape can distinguish
 SHADES = 7  # of frequency, where there are more classes
 GROUP_COLOURS = {"many": 0, "medium": 2, "few": 1}
 
@@ -38,7 +38,7 @@ class Mark:
 
 
 def by_class(run: Run) -> list[Mark]:
-    """A mark for each class, the most frequent first; of more classes than can be told apart, a shade for each part."""
+    """A mark for each class, the most frequent first; where there are more classes than that, a shade for each part."""
     data = run.results.data
     order = np.argsort(-np.array(data.train_counts), kind="stable").tolist()
     if len(order) <= NAMED:

@@ -59,7 +59,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         folder: where the page will lie, for links from there to the runs' own pages; without it there are none.
 
     Raises:
-        UserError: what a run's folder holds besides its results is damaged.
+        UserError: what a run's folder holds beside its results is damaged.
     """
     groups = group(runs)
     pictured = [member for part in by_data(groups) for member in part[:MANY]]
@@ -223,8 +223,8 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 "the dense one. Std: mean standard deviation of the dimensions of unit-length projections, 0 where all "
                 "images have become one point. Rank: how many directions the projections, or the features, of a batch "
                 "use (RankMe). Uniformity: 0 for one point, about −4 for an even spread. Alignment: squared distance "
-                "of the two views of an image; its ratio: over that of two images, 1 where images are not told apart. "
-                "Prototypes: how evenly images use them, 1 is best.",
+                "of the two views of an image; its ratio: over that of two images, 1 where images are not "
+                "distinguished. Prototypes: how evenly images use them, 1 is best.",
                 _legend([member for member in part if any(map(figures.measured, member.runs))]),
                 is_open=False,
             )

@@ -36,7 +36,7 @@ class DataSet:
     splits: int
     scores: Mapping[tuple[str, str], Scores]  # protocol, method -> score -> figure
     recipe: Mapping[str, Any]  # fields of the config
-    recipe_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> besides
+    recipe_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> fields of its own
     probe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # protocol -> fields of its settings
 
 

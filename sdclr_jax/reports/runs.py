@@ -29,7 +29,7 @@ class Run:
 
     @cached_property
     def name(self) -> str:
-        """The last two parts of the folder's path: enough to tell runs apart, without the machine's own layout."""
+        """The last two parts of the folder's path: enough to distinguish runs, without the machine's own layout."""
         return plain("/".join(self.path.resolve().parts[-2:]))
 
     @property

@@ -42,7 +42,7 @@ TITLES = {
 class Cell:
     """A score over n runs, in percent: mean and sample standard deviation (None for one run).
 
-    For a difference in points over n pairs besides the 95 % confidence interval of the mean, None for one pair.
+    For a difference in points over n pairs, also the 95 % confidence interval of the mean, None for one pair.
     """
 
     n: int
@@ -77,7 +77,7 @@ class Row:
     data: str
     protocol: str
     label: str
-    on: str  # what readers need besides to know the data, as of a group
+    on: str  # what else readers need to know the data, as of a group
     index: int
     n: int
     cells: dict[str, Cell]

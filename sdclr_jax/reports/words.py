@@ -39,7 +39,7 @@ def notes(runs: list[Run]) -> list[str]:
     for part in parts:
         for field, values in confounds(part).items():
             listed = ", ".join(f"{label} {shown(value)}" for label, value in values.items())
-            found.append(f"Besides the method, {plain(field)} differs ({listed}): compare groups where it is equal.")
+            found.append(f"Not only the method, {plain(field)} differs ({listed}): compare groups where it is equal.")
         if len(part) > MANY:
             found.append(
                 f"There are {len(part)} groups{part[0].on}: each is compared with {part[0].label} only, and pictures "
@@ -133,11 +133,11 @@ def _against(member: Group, other: Group, protocol: str) -> str:
     if n == 1:
         return (
             f"{member.label} against {other.label}, {overall}, n = 1. "
-            f"One pair of runs cannot tell an effect from chance, so no direction is claimed."
+            f"One pair of runs cannot distinguish an effect from chance, so no direction is claimed."
         )
     clear = {score: cell for score, cell in cells.items() if cell.stands_out}
     if not clear:
-        return f"the runs do not tell {member.label} and {other.label} apart on any score ({overall}, n = {n})."
+        return f"the runs show no difference of {member.label} and {other.label} in any score ({overall}, n = {n})."
     shares = [score for score in clear if score != "std"]
     ahead = [score for score in shares if leads(cells[score], score)]
     behind = [score for score in shares if score not in ahead]
@@ -148,7 +148,7 @@ def _against(member: Group, other: Group, protocol: str) -> str:
     sentence = f"against {other.label}, {member.label} is {listed(said)}, in points over {n} pairs of runs"
     sentence += ", with 95 % confidence intervals"
     if unclear := [score.capitalize() for score, cell in cells.items() if cell.n and score not in clear]:
-        sentence += f"; on {listed(unclear)} the runs do not tell them apart"
+        sentence += f"; on {listed(unclear)} the runs do not separate them"
     return f"{sentence}."
 
 

@@ -163,7 +163,7 @@ def test_a_healthy_line_and_one_without_measures_give_no_warning():
     assert found(HEALTHY | SPARSE | {"prototype_usage/dense": 0.3}) == []
     assert found({"step": 20, "epoch": 1.0, "loss": 3.0, "projection_std/dense": 0.12}) == []
     assert found({"step": 20, "epoch": 1.0, "loss": 3.0}) == []
-    # Early on, images are not told apart yet.
+    # Early on, images are not distinguished yet.
     assert found(HEALTHY | {"epoch": 20.0, "alignment_ratio": 0.8}) == []
     assert found(HEALTHY | {"step": 150, "alignment_ratio": 0.8}) == []
     # A batch of few images cannot show many directions.
@@ -186,7 +186,7 @@ def test_a_healthy_line_and_one_without_measures_give_no_warning():
         (SPARSE | {"projection_rank/sparse": 1.5}, "nt_xent", "few directions, damaged branch only", ("prune.rate",)),
         (SPARSE | {"projection_rank/sparse": 1.5, "projection_rank/dense": 2.0}, "nt_xent", "few directions",
          ("dense and sparse branches use 1.5 of", "objective.temperature")),
-        ({"alignment_ratio": 0.8}, "vicreg", "images not told apart", ("0.8 times as far", "objective.variance, ")),
+        ({"alignment_ratio": 0.8}, "vicreg", "images not distinguished", ("0.8 times as far", "objective.variance, ")),
         ({"prototype_usage/dense": 0.01}, "swav", "few prototypes", ("use 1.0% of the", "objective.epsilon")),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The published settings are the defaults, and the factors that are easy to get wrong are told apart."""
+"""The published settings are the defaults, and the factors that are easy to get wrong have a test."""
 
 import inspect
 import re

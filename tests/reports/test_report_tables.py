@@ -66,7 +66,7 @@ def test_equal_runs_have_no_direction(make_run):
     found = runs.read([make_run(f"{m}-{s}", m, s, accuracy=0.7) for m in ("simclr", "sdclr") for s in range(3)])
     assert not any(cell.stands_out for row in tables.differences(found) for cell in row.cells.values())
     assert (
-        "do not tell sdclr and simclr apart on any score (+0.0 [+0.0, +0.0] points on All, n = 3)"
+        "show no difference of sdclr and simclr in any score (+0.0 [+0.0, +0.0] points on All, n = 3)"
         in words.summary(found)[0]
     )
 
@@ -78,7 +78,7 @@ def test_one_pair_never_has_a_direction(make_run):
     assert row.cells["all"].interval is None
     assert words.summary(found) == [
         "Linear probe (full): sdclr against simclr, +80.0 points on All, n = 1. "
-        "One pair of runs cannot tell an effect from chance, so no direction is claimed."
+        "One pair of runs cannot distinguish an effect from chance, so no direction is claimed."
     ]
 
 
@@ -295,7 +295,7 @@ def test_summary_says_what_is_clear_and_what_is_not(six_runs):
     assert words.summary(runs.read(six_runs)) == [
         "Linear probe (full): against simclr, sdclr is ahead on All (+3.0 [+1.9, +4.1]) and Few (+12.0 [+7.0, +17.0]) "
         "and more even over the classes, by Std (−4.6 [−5.9, −3.3]), in points over 3 pairs of runs, with 95 % "
-        "confidence intervals; on Many and Medium the runs do not tell them apart.",
+        "confidence intervals; on Many and Medium the runs do not separate them.",
     ]
 
 
@@ -328,7 +328,7 @@ def test_notes_name_confounds_unfinished_runs_and_environments(make_run):
     (folders[0] / "versions.json").write_text('{"commit": "other", "sdclr_jax": "0.1.0", "jax": "0.10.2"}')
     notes = words.notes(runs.read(folders))
     assert (
-        "Besides the method, projector.layers differs (simclr 2, sdclr 3): compare groups where it is equal." in notes
+        "Not only the method, projector.layers differs (simclr 2, sdclr 3): compare groups where it is equal." in notes
     )
     assert "runs/a was evaluated at epoch 2 of 8." in notes
     assert "The runs do not share one environment; see the details for: commit." in notes

@@ -55,7 +55,7 @@ class Folder:
             raise ArgumentError("name", "is 'folder:' without a path: write folder:/path/to/images")
         self._root = pathlib.Path(os.path.abspath(on_disk(path, "photos are read from")))
         self._manifest = on_disk(manifest, "a manifest is read from") if manifest else None
-        self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, for whoever waits
+        self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, where a person waits
         self._gray_range, self._class_order = tuple(gray_range), class_order
         name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:16]
         self._known = data_dir / "folders" / name

@@ -23,7 +23,7 @@ PROVENANCE = "provenance.json"
 
 
 def provenance(folder: pathlib.Path) -> dict[str, Any] | None:
-    """What a prepared data set was made from, as whoever prepared it wrote down; None where nothing is."""
+    """What a prepared data set was made from, as written down when it was prepared; None where nothing is."""
     try:
         found = json.loads(files.read(folder / PROVENANCE, 2**20))
         if not isinstance(found, dict):
@@ -76,7 +76,7 @@ def written(builder) -> pathlib.Path:
 def read_once(folder: pathlib.Path, split: str) -> Examples:
     """`read`, with the result kept in the data set's folder: decoding 50,000 images takes 8 seconds.
 
-    As one uncompressed zip file of arrays, which has a checksum for each of them; a damaged one is made afresh.
+    As one uncompressed zip file of arrays, which has a checksum for each of them; a damaged one is made again.
     """
     path = folder / f"decoded_{split}.npz"
     if kept := kept_arrays(path, ("images", "labels", "ids", "class_names")):

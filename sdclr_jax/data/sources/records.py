@@ -35,7 +35,7 @@ class Records(Encoded):
 
     def __init__(self, folder: pathlib.Path | str, split: str, rows: np.ndarray):
         self._folder, self._split, self._rows = str(folder), split, np.asarray(rows, np.int64)
-        self._source = None  # opened by whoever reads first, in its own process
+        self._source = None  # opened by the process that reads first, for itself
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -247,7 +247,7 @@ class _Numbering:
 def _of_classes(
     examples: Examples, classes: np.ndarray, rows: dict[str, np.ndarray], subsets: list[str]
 ) -> tuple[Examples, dict[str, np.ndarray]]:
-    """The examples of these classes alone, numbered afresh, and the rows of these subsets among them, ascending."""
+    """The examples of these classes alone, numbered again, and the rows of these subsets among them, ascending."""
     kept = np.isin(examples.labels, classes)
     new_row, new_label = np.cumsum(kept) - 1, np.full(len(examples.class_names), -1, np.int32)
     new_label[classes] = np.arange(len(classes))

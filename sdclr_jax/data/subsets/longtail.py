@@ -138,8 +138,8 @@ def draw(
 def _fitting(order: np.ndarray, counts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Classes by rank: each rank's is the first one in `order` that is free and large enough.
 
-    Ranks come with their needs descending, so whoever fits one of them fits all later ones, and taking the first one is
-    safe. Where none fits, the next one in the order is taken, and is told of later.
+    Ranks come with their needs descending, so a class that fits one of them fits all later ones, and taking the first
+    one is safe. Where none fits, the next one in the order is taken, and is told of later.
     """
     free, chosen = order.tolist(), []
     for need in counts.tolist():
