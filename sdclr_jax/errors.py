@@ -91,5 +91,9 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, in short."""
+    """What an error of another library says, in short.
+
+    >>> first_line(OSError("no room\\nand more"))
+    'no room'
+    """
     return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -332,7 +332,7 @@ def names(page: str, heading: str) -> set[str]:
 
 # Files and fields that a small run without faults does not write.
 SELDOM = {"changes.jsonl", "damaged_checkpoints/", "warnings.jsonl", "unreadable_images", "prototype_usage/BRANCH"}
-SELDOM |= {"export/", "wandb/"}
+SELDOM |= {"export/", "profile/", "wandb/"}
 
 
 def test_a_runs_folder_holds_what_its_page_says(folder):

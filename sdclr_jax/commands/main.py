@@ -15,7 +15,7 @@ import absl.logging
 
 from sdclr_jax import compiler
 from sdclr_jax.commands import ending
-from sdclr_jax.errors import ArgumentError, Diverged, Lost, Stopped, UserError
+from sdclr_jax.errors import LONGEST, ArgumentError, Diverged, Lost, Stopped, UserError, shortened
 
 USAGE = """usage: sdclr COMMAND ...
 
@@ -86,7 +86,7 @@ def _run(argv: list[str]) -> int:
             importlib.import_module(f"sdclr_jax.commands.{_MODULES.get(command, command)}").main(rest)
             sys.stdout.flush()
     except (UserError, ArgumentError, Diverged, Lost, Stopped) as error:
-        print(f"sdclr: {_bounded(str(error))}", file=sys.stderr)
+        print(f"sdclr: {shortened(error, LONGEST)}", file=sys.stderr)
         return error.status
     except BrokenPipeError:  # the reader of what is printed has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
@@ -104,11 +104,6 @@ def _run(argv: list[str]) -> int:
         print(f"sdclr: {error.filename} cannot be used ({error.strerror}): mend that, then run again", file=sys.stderr)
         return 1
     return 0
-
-
-def _bounded(sentence: str) -> str:
-    """A sentence without the middle of one that quotes a page of somebody's file."""
-    return sentence if len(sentence) <= 2000 else f"{sentence[:1000]} … {sentence[-500:]}"
 
 
 @contextlib.contextmanager

@@ -47,6 +47,11 @@ def of_today(fields: dict[str, Any]) -> dict[str, Any]:
     if isinstance(data, dict) and "class_order" not in data:  # a folder's classes were sorted by their characters
         order = "text" if str(data.get("name")).startswith(FOLDER) else "natural"
         fields = fields | {"data": {"gray_range": (0.0, 0.0), "class_order": order} | data}
+    if isinstance(fields.get("model"), dict):
+        fields = fields | {
+            "model": {"start": "", "start_sha256": ""} | fields["model"],
+            "wandb": fields.get("wandb", ""),
+        }
     if isinstance(views, dict) and "grey_probability" in views:
         names = {"grey_probability": "grayscale_probability"}
         fields = fields | {"views": {names.get(name, name): value for name, value in views.items()}}

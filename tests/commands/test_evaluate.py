@@ -214,7 +214,7 @@ def test_python_evaluates_by_names_and_settings_on_any_number_of_devices(evaluat
     is registered from outside is evaluated by its name, and stays in the results when this process forgets it."""
     directory, results, _ = evaluated
     three = parallel.shardings(jax.devices()[:3])
-    monkeypatch.setattr(evaluate.parallel, "shardings", lambda: three)
+    monkeypatch.setattr(evaluate.parallel, "shardings", lambda *of: three)
     copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
     with pytest.MonkeyPatch.context() as registered:
         registered.setitem(protocols.PROTOCOLS, "constant", Constant(train="few_shot", says="always three"))
@@ -514,7 +514,7 @@ def test_a_config_that_lacks_fields(tmp_path, data_dir, capsys):
     del older["evaluate"]["map_images"], older["method"]  # the first changes nothing of what is learnt
     for content, sentence in (
         ([1], "not an object of fields"),
-        ({"seed": 0}, "lacks batch_size, data.few_shot_per_class, "),
+        ({"seed": 0}, "lacks batch_size, data."),
         (older, f"{tmp_path / 'config.json'} lacks method, as that of a run of an older version"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(content))
@@ -547,6 +547,6 @@ def test_damaged_results_are_kept_aside_and_what_cannot_be_read_is_left_alone(tm
         aside.unlink()
     os.mkfifo(path)  # stands for a file that may not be read, which root may
     for read in (lambda: evaluate._with_others(one, path), lambda: folder.check_writable(tmp_path)):
-        with pytest.raises(UserError, match=r"results.json cannot be read \(it is no regular file\)"):
+        with pytest.raises(UserError, match=r"results.json cannot be read \(not a file of data\)"):
             read()
     assert [path] == list(tmp_path.iterdir())

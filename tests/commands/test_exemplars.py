@@ -255,7 +255,7 @@ def test_images_without_labels(measured, tmp_path, monkeypatch):
         (["RUN", "--rates=0.5,0.5"], "--rates is (0.5, 0.5): it must be different numbers"),
         (["RUN", "--views=-1"], "--views is -1"),
         (["RUN", "--gallery=0"], "--gallery is 0"),
-        (["RUN", "--neighbours=369"], "--neighbours is 369: the run has 369 images in all, so give at most 368"),
+        (["RUN", "--neighbours=369"], "--neighbours is 369: it must be at most 100"),
         (["RUN", "RUN"], "two runs have one name"),
     ],
 )

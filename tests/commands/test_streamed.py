@@ -228,7 +228,8 @@ def test_its_evaluation(finished, folder, capsys):
     assert protocols["fine_tune_10"]["settings"]["images"] == 3  # one a class
     assert protocols["knn"] == results["protocols"]["knn"]
     before = (directory / "results.json").read_text()
-    # Damaged after it was looked at, as a failing disk would: size and time are as they were.
+    # Damaged after it was looked at, as a failing disk would: size and time are as they were. What was kept is gone.
+    shutil.rmtree(directory / "features")
     path = folder / "test" / "a" / "33.jpg"
     content, status = path.read_bytes(), path.stat()
     path.write_bytes(bytes(len(content)))

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
-from sdclr_jax.data.images import opened, rgb
+from sdclr_jax.data import decoding
 from sdclr_jax.evaluation import duplicates
 from tests.photos import jpeg, photo
 
@@ -15,7 +15,7 @@ def thumbnail(image):
 
 
 def saved(image, quality=85):
-    return rgb(opened(jpeg(image, quality)))
+    return decoding.decode(jpeg(image, quality)).image
 
 
 CHANGES = {

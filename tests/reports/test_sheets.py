@@ -7,7 +7,7 @@ import io
 import pyarrow
 import pytest
 
-from sdclr_jax.api import exemplars
+from sdclr_jax.api import exemplar_files
 from sdclr_jax.api.report import report
 from sdclr_jax.reports import sheets
 
@@ -50,7 +50,7 @@ def test_no_file_of_a_report_holds_a_formula(make_run, tmp_path):
 
 def test_the_table_of_exemplars_holds_none_either(tmp_path):
     table = pyarrow.table({"rank": [1, 2, 3, 4], "id": EVIL, "score": [-1.0, 0.5, -0.5, 0.0]})
-    exemplars._write(tmp_path, table, "page")
+    exemplar_files._write(tmp_path, table, "page")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "exemplars.csv").read_text())))
     assert [row["id"] for row in rows] == [f"'{name}" for name in EVIL]
     assert [float(row["score"]) for row in rows] == [-1.0, 0.5, -0.5, 0.0]

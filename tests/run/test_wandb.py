@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from sdclr_jax.api import pretrain
+from sdclr_jax.api import loop
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.run import wandb
 from tests.commands.test_pretrain import config
@@ -50,7 +50,7 @@ def test_a_run_sends_its_lines_and_is_one_run_however_often_it_is_resumed(told, 
 def test_training_sends_what_it_writes_down_and_only_where_it_is_asked_to(told, tmp_path):
     line = {"step": 2, "loss": 1.5}
     for project in ("", "project"):
-        with pretrain._sent(tmp_path, config("sdclr", f"--config.wandb={project}")) as send:
+        with loop._sent(tmp_path, config("sdclr", f"--config.wandb={project}")) as send:
             send(line)
         assert [entry for entry in told if entry[0] == "log"] == ([("log", line)] if project else [])
     assert json.loads(json.dumps(told[0][1]["config"]))["wandb"] == "project"
