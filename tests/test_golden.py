@@ -142,9 +142,7 @@ def published(request, tmp_path_factory):
             after, scalars = method.update(state, views)
             return outputs, after, scalars
 
-        outputs, after, scalars = jax.jit(everything, compiler_options=OPTIMIZED if dtype == np.float32 else None)(
-            state, views
-        )
+        outputs, after, scalars = jax.jit(everything, compiler_options=OPTIMIZED)(state, views)
         yield request.param, state, outputs, after, scalars
 
 

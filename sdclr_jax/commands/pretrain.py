@@ -7,8 +7,7 @@ from sdclr_jax.files import expanded
 
 USAGE = """sdclr pretrain --config=NAME[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
 
-Pretrains and writes everything about the run to DIR. The same command again goes on where the run stopped: Ctrl-C or
-SIGTERM lets it save first.
+Pretrains and writes everything about the run to DIR. Run it again to resume: Ctrl-C or SIGTERM lets it save first.
 
   --config=NAME:METHOD      such as digits_lt:sdclr; `sdclr config digits_lt:sdclr` prints its fields
   --config=FILE.py:METHOD   a config file of your own
