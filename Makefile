@@ -4,13 +4,16 @@
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import ensurepip, venv' 2>/dev/null && echo $$python && exit; done; echo python3)
 
+# Processes that test: one more than cores, since some tests wait for processes of their own.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(5, (os.cpu_count() or 1) + 1))')
+
 .PHONY: demo test test-oldest lint types docs lock audit
 
 demo: .venv/installed
 	.venv/bin/python experiments/digits_demo.py
 
 test: .venv/installed
-	.venv/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 # The same with the oldest versions that setup.cfg allows, in a .venv of their own. For other Pythons than the newest:
 # remove .venv, then make test PYTHON=python3.11.
@@ -18,7 +21,7 @@ test-oldest: .venv/uv
 	.venv/bin/python -m venv .venv-oldest
 	.venv/bin/uv pip compile --quiet --resolution lowest-direct --no-header --no-annotate setup.cfg -o .venv-oldest/versions.txt
 	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-oldest/versions.txt beartype hypothesis pytest-xdist 'setuptools>=77'
-	.venv-oldest/bin/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -60,6 +60,7 @@ NOT_RUN = {
     "sdclr import moco*": "weights that others trained",
     "sdclr evaluate runs/moco": "the same, and ImageNet",
     "srun *": "a cluster",
+    "sdclr pretrain * --profile=4": "the time of a profiler; tests/run/test_profile.py has what it says",
     "gcloud *": "an account",
     "sdclr *gs://bucket/*": "a bucket; tests/commands/test_bucket.py runs these with an emulator",
 }
@@ -333,6 +334,12 @@ def names(page: str, heading: str) -> set[str]:
 # Files and fields that a small run without faults does not write.
 SELDOM = {"changes.jsonl", "damaged_checkpoints/", "warnings.jsonl", "unreadable_images", "prototype_usage/BRANCH"}
 SELDOM |= {"export/", "profile/", "wandb/"}
+
+
+def test_only_a_run_with_a_sparse_branch_has_densities(folder):
+    for method, expected in (("sdclr", True), ("simclr", False)):
+        first = json.loads((folder / "runs" / method / "metrics.jsonl").read_text().splitlines()[0])
+        assert any(name.startswith("density/") for name in first) is expected
 
 
 def test_a_runs_folder_holds_what_its_page_says(folder):
