@@ -315,6 +315,12 @@ def commands_on(
 
 
 def _child() -> None:
+    import threading
+
+    from sdclr_jax.commands import ending
+
+    # As the console script has them.
+    threading.excepthook, sys.unraisablehook = ending.of_thread, ending.unraised
     out = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = json.loads(line)
