@@ -56,6 +56,7 @@ __all__ = [
 MEET, SILENCE, POLL = 1800, 30, 0.5
 _PIECE = 2**20  # of a text that is given to all
 _LEAVE = 5  # seconds for a process to end by itself when another has failed
+_AFTER = 1  # seconds from what a process says last to its end, at most
 _ROOT = "sdclr_jax"
 _met: dict[str, int] = {}  # how often a place was come to: a key is written once
 _connected = False  # whether it has computed with the others
@@ -287,6 +288,8 @@ def leave(status: int) -> None:
         until = time.monotonic() + _LEAVE + 5
         while is_main() and len(_all_in(f"{_ROOT}/left")) < count() and time.monotonic() < until:
             time.sleep(0.05)  # the store goes with this process
+        if is_main():
+            time.sleep(_AFTER)  # the others have said that they leave, and JAX aborts one that is not quite gone
     os._exit(status)
 
 

@@ -52,9 +52,6 @@ def import_weights(
     >>> run = sdclr_jax.import_weights(written / "model.safetensors", "runs/imported", "digits_lt:simclr")
     >>> run.step, run.encoder.features
     (0, 8)
-    >>> results = sdclr_jax.evaluate(run, protocols=["knn"], settings={"map_images": 0})
-    >>> results.run.method
-    'imported'
     """
     made = config_of(file, config)
     recipes.override(made, dict(fields or {}))
