@@ -61,6 +61,7 @@ NOT_RUN = {
     "sdclr evaluate runs/moco": "the same, and ImageNet",
     "srun *": "a cluster",
     "sdclr pretrain * --profile=4": "the time of a profiler; tests/run/test_profile.py has what it says",
+    "sdclr pretrain * --check-determinism=5": "steps twice; tests/commands/test_pretrain.py takes them",
     "gcloud *": "an account",
     "sdclr *gs://bucket/*": "a bucket; tests/commands/test_bucket.py runs these with an emulator",
 }
