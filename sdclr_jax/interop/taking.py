@@ -45,7 +45,9 @@ class Taken(NamedTuple):
         lines = [f"{found.says}, from {found.source}: {count} tensors of the {' and the '.join(parts)}"]
         if len(self.branches) > 1:
             lines.append("norms: those of the dense and of the sparse branch, each from its own")
-        aside = sorted({_group(name) for name in self.aside})
+        counters = [name for name in self.aside if name.endswith(".num_batches_tracked")]
+        aside = sorted({_group(name) for name in set(self.aside) - set(counters)})
+        aside += ["*.num_batches_tracked"] if counters else []
         if aside:
             lines.append(f"not taken: {', '.join(aside[:12])}" + (" and others" if len(aside) > 12 else ""))
         return "\n".join([*lines, *self.notes])

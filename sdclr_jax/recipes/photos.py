@@ -56,8 +56,13 @@ def photos(
 
 def photos_side(on_cpu: bool, start: str = "") -> int:
     """Pixels of a copy's side, which is that of a view: what the encoder in the file `start` is for, if it says so."""
-    fixed = architecture_of(pathlib.Path(start)).view if start else None
-    return fixed or (32 if on_cpu else 128)
+    small = on_cpu
+    if start:
+        found = architecture_of(pathlib.Path(start))
+        if found.view:
+            return found.view
+        small = on_cpu and found.model.get("stem") == "cifar"  # others make nothing of 32 pixels
+    return 32 if small else 128
 
 
 def described_recipe(config: ConfigDict) -> str:

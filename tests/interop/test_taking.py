@@ -238,3 +238,10 @@ def test_files_of_pytorch_are_read_where_it_is_installed(tmp_path):
     (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"cut\.pt (is no whole \.pt file|holds more than weights, or is no file)"):
         take(tmp_path / "cut.pt")
+
+
+def test_counters_of_norms_are_not_said_to_be_whole_norms():
+    found = interop.Architecture("torchvision", "", "torchvision", {"name": "resnet18"}, "a ResNet", 3)
+    aside = ("bn1.num_batches_tracked", "fc.weight", "fc.bias")
+    taken = interop.Taken(found, {"dense": {"params/encoder/a": NAN}}, aside, ())
+    assert str(taken).splitlines()[1] == "not taken: fc.*, *.num_batches_tracked"
