@@ -62,6 +62,23 @@ def one_trace():
         yield
 
 
+@pytest.fixture(scope="module")
+def served():
+    """A server of buckets on this machine."""
+    from tests import bucket
+
+    with bucket.served() as found:
+        yield found
+
+
+@pytest.fixture
+def cloud(served):
+    """The same, empty at first and without faults at last."""
+    served.objects.clear()
+    yield served
+    served.ahead, served.fault = 0.0, lambda method, path, name: None
+
+
 def pytest_collection_modifyitems(items):
     place = {name: i for i, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(FIRST)))

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from etils.epath.gpath import PosixGPath
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, first_line
 
 SCHEME = "gs://"
 _NO_CREDENTIALS = "no credentials that it accepts; `gcloud auth application-default login` gives some"
@@ -271,7 +271,7 @@ class BucketPath(PosixGPath):
             if code in (401, 403) or "Forbidden" in str(error):
                 why = _NO_CREDENTIALS if code == 401 else _FORBIDDEN
                 raise PermissionError(errno.EACCES, why, str(self)) from error
-            raise OSError(errno.EIO, f"the bucket does not answer: {_first_line(error)}", str(self)) from error
+            raise OSError(errno.EIO, f"the bucket does not answer: {first_line(error)}", str(self)) from error
 
 
 def path(address: str) -> BucketPath:
@@ -306,7 +306,3 @@ def _filesystem() -> Any:
     waits = aiohttp.ClientTimeout(total=_REQUEST, sock_connect=_CONNECT, sock_read=_SILENCE)
     # Lists are not kept, since other processes write to the bucket.
     return gcsfs.GCSFileSystem(use_listings_cache=False, session_kwargs={"timeout": waits})
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -26,7 +26,7 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from sdclr_jax import processes, records, trees
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, first_line
 from sdclr_jax.records import Saved, names
 from sdclr_jax.run import folder
 from sdclr_jax.trees import Tree
@@ -166,7 +166,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                         f"checkpoint {candidate} of {self._directory} cannot be read ({why}): it may well be whole, so "
                         "see to that and run the same command again; or move it away, to go on from the one before"
                     ) from error
-                LOG.warning("checkpoint %d of %s cannot be used: %s", candidate, self._directory, _first_line(error))
+                LOG.warning("checkpoint %d of %s cannot be used: %s", candidate, self._directory, first_line(error))
                 damaged.append(candidate)
                 cause = error
             else:
@@ -186,7 +186,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             yield
         except (OSError, ValueError) as error:  # a full disk is a ValueError of tensorstore's
             raise UserError(
-                f"a checkpoint cannot be written to {self._directory} ({_first_line(error)}): make room and permission "
+                f"a checkpoint cannot be written to {self._directory} ({first_line(error)}): make room and permission "
                 "there; the same command then goes on from the last whole one"
             ) from error
 
@@ -326,7 +326,7 @@ def _hindrance(checkpoint: pathlib.Path, error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MemoryError) or any(sign in str(seen) for sign in _NO_MEMORY):
-            return f"there is not enough memory: {_first_line(seen)}"
+            return f"there is not enough memory: {first_line(seen)}"
         seen = seen.__cause__ or seen.__context__
     try:
         for path in [checkpoint, *checkpoint.rglob("*")]:
@@ -337,7 +337,3 @@ def _hindrance(checkpoint: pathlib.Path, error: BaseException) -> str:
     except OSError as found:
         return f"{found.filename}: {found.strerror}" if unwilling(found) else ""
     return ""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

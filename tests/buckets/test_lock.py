@@ -12,22 +12,8 @@ from sdclr_jax import files
 from sdclr_jax.buckets import lock
 from sdclr_jax.buckets.lock import Lock
 from sdclr_jax.errors import UserError
-from tests import bucket
 
 KEY = "run/.lock"
-
-
-@pytest.fixture(scope="module")
-def served():
-    with bucket.served() as found:
-        yield found
-
-
-@pytest.fixture
-def cloud(served):
-    served.objects.clear()
-    yield served
-    served.ahead, served.fault = 0.0, lambda method, path, name: None
 
 
 def path():

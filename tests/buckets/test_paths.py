@@ -9,20 +9,6 @@ import pytest
 from sdclr_jax import files
 from sdclr_jax.buckets import paths
 from sdclr_jax.errors import UserError
-from tests import bucket
-
-
-@pytest.fixture(scope="module")
-def served():
-    with bucket.served() as found:
-        yield found
-
-
-@pytest.fixture
-def cloud(served):
-    served.objects.clear()
-    yield served
-    served.fault = lambda method, path, name: None
 
 
 @pytest.fixture

@@ -13,22 +13,8 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import cache
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests import bucket
 from tests.run.test_checkpoints import same
 from tests.run.test_folder import CONFIG, claim
-
-
-@pytest.fixture(scope="module")
-def served():
-    with bucket.served() as found:
-        yield found
-
-
-@pytest.fixture
-def cloud(served):
-    served.objects.clear()
-    yield served
-    served.fault = lambda method, path, name: None
 
 
 @flax.struct.dataclass
