@@ -42,7 +42,10 @@ def test_mask_equals_the_sorted_rule(rate):
 
 
 @given(
-    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40),
+    # Each length is compiled.
+    st.sampled_from((1, 2, 5, 40)).flatmap(
+        lambda n: st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=n, max_size=n)
+    ),
     st.floats(0, 1, exclude_max=True),
 )
 @settings(deadline=None, max_examples=60)
