@@ -14,8 +14,8 @@ from sdclr_jax.data import thumbnails
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation.neighbours import Neighbours
-from sdclr_jax.records import Summary, names
-from sdclr_jax.reports import gallery, sheets
+from sdclr_jax.records import Summary, names, sheets
+from sdclr_jax.reports import gallery
 
 
 def write(

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sdclr_jax.records.sheets import Writer
 from sdclr_jax.reports.groups import Group, by_data, group
 from sdclr_jax.reports.runs import Run, plain
-from sdclr_jax.reports.sheets import Writer
 
 POINTS = 150  # of a curve in a picture at most; more cannot be seen, and would make the page heavy
 POINTS_IN_FILES = 400

@@ -12,10 +12,10 @@ from scipy import stats
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from sdclr_jax.records import SUMMARY
+from sdclr_jax.records.sheets import Writer
 from sdclr_jax.reports import published
 from sdclr_jax.reports.groups import Group, by_data, compared, group
 from sdclr_jax.reports.runs import Run, plain
-from sdclr_jax.reports.sheets import Writer
 
 CONFIDENCE = 0.95  # of the intervals of differences
 LOWER_IS_BETTER = {"std"}

@@ -9,7 +9,7 @@ import pytest
 
 from sdclr_jax.api import exemplar_files
 from sdclr_jax.api.report import report
-from sdclr_jax.reports import sheets
+from sdclr_jax.records import sheets
 
 EVIL = ['=HYPERLINK("http://evil")', "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)"]
 

@@ -1,6 +1,5 @@
 """A person's own photos: a flat folder, a folder with one directory a class, or a folder with a manifest."""
 
-import csv
 import hashlib
 import io
 import itertools
@@ -22,6 +21,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts, manifests, notes
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.files import on_disk, write_changed
+from sdclr_jax.records import sheets
 
 REASONS = 8  # of skipped files that are written down, the most frequent ones
 LOG = logging.getLogger(__name__)
@@ -157,7 +157,8 @@ class Folder:
         if table.drawn:
             text = io.StringIO()
             drawn = (path for path, split in zip(table.paths, table.splits, strict=True) if split == "test")
-            csv.writer(text).writerows([("path",), *((path,) for path in drawn)])
+            for path in ("path", *drawn):
+                sheets.Writer(text).writerow([path])
             write_changed(self._test_list, text.getvalue().encode())
         return table
 

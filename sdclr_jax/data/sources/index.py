@@ -4,7 +4,6 @@ Each file is opened and decoded once. The result is kept in a file, and only fil
 are looked at again.
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -26,6 +25,7 @@ from sdclr_jax.data.decoding import Gray
 from sdclr_jax.data.images import LARGEST
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError
+from sdclr_jax.records import sheets
 
 # What cameras, phones and the web write. Those that are not decoded are named as skipped and not passed over.
 _RAW = ("raw", "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "orf", "rw2", "raf", "pef", "srw", "x3f")
@@ -274,8 +274,8 @@ def _entry(values: list) -> Entry:
 
 def _write_skipped(path: pathlib.Path, skipped: dict[str, str]) -> pathlib.Path:
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerows([("path", "reason"), *skipped.items()])
+    for row in [("path", "reason"), *skipped.items()]:
+        sheets.Writer(text).writerow(row)
     files.write_changed(path, text.getvalue().encode(errors="backslashreplace"))
     return path
 

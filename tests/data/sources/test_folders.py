@@ -79,6 +79,17 @@ def test_the_first_use_and_prepare_do_the_same(classes, data_dir, tmp_path):
     assert kept == {path.name: path.read_bytes() for path in (data_dir / "folders" / folder.name).iterdir()}
 
 
+def test_names_that_a_spreadsheet_would_take_for_formulas_are_listed_as_text(tmp_path, data_dir):
+    root = tmp_path / "photos"
+    put(root, [f"{name}/{i}.png" for name in ("=a", "-b") for i in range(10)])
+    (root / "=a" / "bad.png").write_bytes(b"x")
+    about = sources.source(f"folder:{root}", data_dir)
+    drawn = load(root, data_dir, "test").ids.tolist()
+    with open(about.provenance()["test_list"], newline="") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == [f"'{path}" for path in drawn] != []
+    assert "'=a/bad.png,not an image" in pathlib.Path(about.provenance()["skipped_list"]).read_text()
+
+
 def test_provenance_says_what_was_skipped(classes, data_dir):
     (classes / "cat" / "bad.png").write_bytes(b"x")
     about = sources.source(f"folder:{classes}", data_dir).provenance()
