@@ -68,11 +68,14 @@ OBJECTIVES = {  # name of a file of sdclr_jax/objectives -> its settings
     },
 }
 
-START = {  # of every encoder
+COMMON = {  # of every encoder
     # File of weights that the encoder starts from, such as one of torchvision's (docs/weights.md); '': random weights.
     "start": Field("", None),
     # What is in that file, which is what counts: filled in when the run starts; given, it refuses any other file.
     "start_sha256": Field("", None),
+    # Whether the backward pass computes the inside of each block again, instead of remembering it (rematerialisation):
+    # much less memory, a third more operations, the same numbers but for rounding.
+    "remat": Field(False, None),
 }
 _RESNET = {
     "stem": Field("cifar", "sdclr_jax.models:STEMS"),  # 'cifar': one 3x3 convolution; 'imagenet': 7x7 and max-pooling
@@ -81,7 +84,7 @@ _RESNET = {
 }
 # Encoder -> its settings. Other encoders of sdclr_jax/models have the fields and defaults of their own module, which
 # refuses what it does not accept: --config.model.name=vit_tiny brings them.
-MODELS = dict.fromkeys(("resnet8", "resnet10", "resnet18", "resnet34", "resnet50"), START | _RESNET)
+MODELS = dict.fromkeys(("resnet8", "resnet10", "resnet18", "resnet34", "resnet50"), COMMON | _RESNET)
 
 VIEWS = {  # name of a kind of views -> its settings
     # A crop, a flip, colors, grayscale, blur: Chen et al., ICML 2020, Appendix A.
@@ -122,6 +125,9 @@ FIELDS = {
     "seed": Field(0, "[0, 4294967296)"),
     "epochs": Field(2000, f"[1, {STEPS}]"),
     "batch_size": Field(512, f"[2, {IMAGES}]"),  # images a step, over all devices; each gives two views
+    # Whether each device holds a share of the weights, the optimizer, the target and the mask between steps, for large
+    # encoders, instead of all of them: as FSDP and ZeRO have it.
+    "shard_state": Field(False, None),
     "log_every": Field(20, f"[1, {STEPS}]"),  # steps between lines of metrics, the only host synchronisation
     # Project of Weights & Biases that metrics are sent to, too; '' sends nothing. Takes `pip install wandb`.
     "wandb": Field("", None),

@@ -4,8 +4,9 @@ With the batch split over the devices and the state on each of them, batch norm 
 batch on any number of devices, and no collective is written by hand.
 """
 
+import math
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +14,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sdclr_jax import compiler
 from sdclr_jax.errors import UserError, shortened
+from sdclr_jax.trees import Tree
+
+# Numbers of the smallest array that `spread` splits: of smaller ones there are many, and together they are small.
+LEAST = 2**14
 
 
 class Shardings(NamedTuple):
@@ -51,6 +56,38 @@ def shardings(of: list[jax.Device] | None = None) -> Shardings:
     # Auto axes: with explicit ones a product of two batch-sharded arrays raises.
     mesh = jax.make_mesh((len(of),), ("data",), axis_types=(AxisType.Auto,), devices=of)
     return Shardings(NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data")))
+
+
+def spread(tree: Tree, shardings: Shardings) -> Tree:
+    """Shardings of a tree of arrays, of which each device holds a share.
+
+    An array of `LEAST` numbers or more is split along the longest of its axes that the devices divide; all others are
+    whole on each device.
+
+    Args:
+        tree: arrays, or their shapes and types.
+        shardings: of the run.
+    """
+    mesh = shardings.batch.mesh
+
+    def of(leaf: Any) -> NamedSharding:
+        axes = [axis for axis, length in enumerate(leaf.shape) if length % mesh.size == 0]
+        if math.prod(leaf.shape) < LEAST or not axes:
+            return shardings.replicated
+        longest = max(axes, key=lambda axis: (leaf.shape[axis], axis))
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, *mesh.axis_names))
+
+    return jax.tree.map(of, tree)
+
+
+def of(tree: Tree) -> Tree:
+    """The shardings of a tree of arrays, or of shapes that have them."""
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+def whole(tree: Tree, shardings: Shardings) -> Tree:
+    """The same arrays whole on each device; all processes take part."""
+    return jax.jit(lambda x: x, out_shardings=shardings.replicated)(tree)
 
 
 def memory(device: jax.Device) -> int | None:

@@ -68,7 +68,9 @@ class Method:
         prune: (weights, *, prunable, key) -> mask, with `prunable` of the network.
         refresh_every: steps between two refreshes of the mask; the first is before the first step.
         target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
-        sharding: how the state lies on the devices; None leaves it to the arguments.
+        sharding: how the state lies on the devices, one sharding for all of it or a `State` of them; None leaves it to
+            the arguments. Where a device holds a share of a weight, the whole is gathered for each step (Rajbhandari et
+            al., SC 2020: ZeRO).
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class Method:
         prune: Callable[..., Tree],
         refresh_every: int = 1,
         target_momentum: optax.Schedule | None = None,
-        sharding: jax.sharding.Sharding | None = None,
+        sharding: Tree = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
@@ -92,7 +94,9 @@ class Method:
         self.damaged = any(branch.masked for branch in branches.values())
         self.averaged = any(branch.averaged for branch in branches.values())
         # One object each, so that what is traced once is not traced again.
-        self.jitted_step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, sharding))
+        self._whole = sharding.step if isinstance(sharding, State) else sharding
+        self.jitted_step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, self._whole))
+        self._is_split = not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(sharding))
         self._jitted_refresh = jax.jit(self.refresh, donate_argnums=0, out_shardings=sharding)
 
     def init(self, seed: jax.Array, view: jax.Array) -> State:
@@ -201,11 +205,16 @@ class Method:
                 alike = [v for v in seen if views[v].shape == shape]
                 # Rows of one image stay together, so that a batch split over devices is not moved between them.
                 batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
-                variables = branches.variables(branch, params, stats, state.mask, state.target)
+                variables = self._gathered(branches.variables(branch, params, stats, state.mask, state.target))
                 out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
                 stats = {**stats, branch.norms: new.get("batch_stats", {})}
                 outputs |= {(name, view): out.of_view(i, len(alike)) for i, view in enumerate(alike)}
         return outputs, stats
+
+    def _gathered(self, variables: Tree) -> Tree:
+        """The variables whole on each device, where a device holds a share of the state."""
+        # Left alone, the partitioner splits activations along the axes of the weights, and moves them between devices.
+        return jax.lax.with_sharding_constraint(variables, self._whole) if self._is_split else variables
 
 
 def _key(state: State, purpose: int) -> jax.Array:

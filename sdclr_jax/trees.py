@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 Tree = Any
 
@@ -42,14 +43,20 @@ def combine(first: Tree, second: Tree) -> Tree:
 def digest(tree: Tree) -> str:
     """SHA-256 of every leaf: its name, type, shape and bytes. It does not depend on devices or shardings.
 
-    All leaves are brought to the host: of a tree that is spread over several processes, each needs to have all of every
-    leaf, as it has of a replicated one. Several threads share the work.
+    All leaves are brought to the host, as `on_host` does it. Several threads share the work.
     """
     leaves = named(tree)
     kinds = [str(leaf.dtype) for leaf in leaves.values()]  # a key's type names its generator
     with ThreadPoolExecutor() as threads:
-        hashes = threads.map(_leaf_digest, leaves, kinds, jax.device_get([_data(leaf) for leaf in leaves.values()]))
+        hashes = threads.map(_leaf_digest, leaves, kinds, [on_host(_data(leaf)) for leaf in leaves.values()])
         return hashlib.sha256(b"".join(hashes)).hexdigest()
+
+
+def on_host(leaf: Any) -> np.ndarray:
+    """The whole of an array. Where it is split over several processes, all of them take part, and each gets it."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        return multihost_utils.process_allgather(leaf, tiled=True)
+    return jax.device_get(leaf)
 
 
 def _leaf_digest(name: str, kind: str, leaf: np.ndarray) -> bytes:

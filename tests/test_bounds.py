@@ -164,6 +164,17 @@ def test_batches_that_the_machine_cannot_hold_are_refused(monkeypatch):
     recipes.batches(photos(), files, ONE)
 
 
+def test_similarities_that_a_device_cannot_hold_are_refused_unless_in_chunks(monkeypatch):
+    monkeypatch.setattr(parallel, "host_memory", lambda: 10**10)
+    config, view = digits_lt.get_config("simclr"), (1, 8, 8, 1)
+    config.batch_size = 32768
+    with pytest.raises(UserError, match="the similarities of a batch take 17.2 GB, .* 10.0 GB .*: set objective.chunk"):
+        recipes.sizes.check_batches(config, IMAGES, view, 2, ONE)
+    recipes.sizes.check_batches(config, IMAGES, view, 2, parallel.shardings())  # each of eight has an eighth
+    config.objective.chunk = 1024
+    recipes.sizes.check_batches(config, IMAGES, view, 2, ONE)
+
+
 def test_a_million_worker_processes_are_refused(monkeypatch):
     monkeypatch.setattr(batches.os, "sched_getaffinity", lambda pid: range(16))
     assert batches.processes(-1) == 16

@@ -52,8 +52,13 @@ def test_every_field_is_identity_but_those_that_change_nothing_of_what_is_learnt
     free = set(recipes.fields(config())) - counts
     assert {name.split(".")[0] for name in free} == {
         *("log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate", "data", "model"),
+        *("objective", "shard_state"),
     }
-    assert {name for name in free if name.startswith("model.")} == {"model.start"}  # what is in the file counts
+    assert {name for name in free if name.startswith("model.")} == {
+        "model.start",
+        "model.remat",
+    }  # a file's content counts
+    assert {name for name in free if name.startswith("objective.")} == {"objective.chunk"}
     assert {name for name in free if name.startswith("data.")} == {
         f"data.{name}"
         for name in ("root", "manifest", "lists", "class_order", "groups", "input", "workers", "prefetch")

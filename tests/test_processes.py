@@ -31,9 +31,11 @@ import itertools, os, signal, sys, time
 import jax
 stops, *options = sys.argv[1:]
 process = os.environ["JAX_PROCESS_ID"]
+from sdclr_jax import parallel
 from sdclr_jax.commands import main
 from sdclr_jax.data.batches import Resident
 from_step = Resident.from_step
+parallel.LEAST = 64  # the networks here are small
 
 def stopped(self, step):
     for number, batch in enumerate(from_step(self, step), step):
@@ -126,8 +128,10 @@ def test_two_processes_train_what_one_trains_and_stop_at_one_step(tmp_path):
     stopped = int(re.fullmatch(r"sdclr: stopped at step (\d+) of 10: run it again to resume", said)[1])
     assert 2 < stopped < 10
     assert str(stopped) in os.listdir(tmp_path / "two" / "checkpoints")
-    # The same two go on, and then measure what they have trained.
-    statuses, outputs = run(*options, "then", *measuring(tmp_path / "two"), "then", *scoring(tmp_path / "two"))
+    # The same two go on, each with a share of the state, and then measure what they have trained.
+    statuses, outputs = run(
+        *options, "--config.shard_state=True", "then", *measuring(tmp_path / "two"), "then", *scoring(tmp_path / "two")
+    )
     assert statuses == [0, 0], "\n".join(outputs)
     assert ["knn" in text for text in outputs] == [True, False]
 

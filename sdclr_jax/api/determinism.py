@@ -57,10 +57,10 @@ def check_determinism(
         total = config.epochs * per_epoch
         if not 1 <= steps <= total:
             raise UserError(f"--check-determinism is {steps}: it must be from 1 to {total}, the steps of this run")
-        like = recipes.abstract_state(config, shape, shardings)
-        method = recipes.method(config, per_epoch, shardings.replicated)
+        like = recipes.abstract_state(config, shape, shardings, training=True)
+        method = recipes.method(config, per_epoch, parallel.of(like))
         recipes.try_step(config, method, like, images, shardings.batch)
-        init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=quick_compile(shardings))
+        init = jax.jit(method.init, out_shardings=parallel.of(like), compiler_options=quick_compile(shardings))
         view = np.zeros(recipes.view_shape(config, shape), np.float32)
 
         def trajectory() -> Trajectory:
@@ -122,7 +122,7 @@ def _arrays(tree: Tree) -> dict[str, np.ndarray]:
     data = jax.tree.map(
         lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree
     )
-    return {name: np.array(leaf) for name, leaf in trees.named(data).items()}
+    return {name: np.array(trees.on_host(leaf)) for name, leaf in trees.named(data).items()}
 
 
 def _noted(stream: Iterator[Any], seen: list[dict[str, np.ndarray]]) -> Iterator[Any]:

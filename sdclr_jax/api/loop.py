@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sdclr_jax import files, processes, pruning, recipes
+from sdclr_jax import files, parallel, processes, pruning, recipes
 from sdclr_jax.data.batches import Resident, Sent, Streamed
 from sdclr_jax.errors import Diverged, Stopped
 from sdclr_jax.evaluation import collapse
@@ -62,7 +62,7 @@ def train(
     config, method, batches = parts.config, parts.method, parts.batches
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
-    density = jax.jit(pruning.density)
+    density = jax.jit(pruning.density, out_shardings=parts.shardings.replicated)
     warnings_in = partial(
         collapse.warnings,
         epochs=config.epochs,
@@ -147,7 +147,7 @@ def _first(parts: Parts) -> State:
     """The state before the first step."""
     init = jax.jit(
         lambda seed, view, start: recipes.started(parts.method.init(seed, view), start),
-        out_shardings=parts.shardings.replicated,
+        out_shardings=parallel.of(parts.like),
         compiler_options=quick_compile(parts.shardings),
     )
     return init(np.uint32(parts.config.seed), np.zeros(parts.view_shape, np.float32), parts.start)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sdclr_jax import processes, records
+from sdclr_jax import parallel, processes, records
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.evaluation.frozen import FrozenEncoder, dense, encoder_variables
@@ -46,7 +46,7 @@ class OnlineProbe:
 
         All processes take part; those that are not the main one get nothing.
         """
-        variables = encoder_variables(dense(state))
+        variables = parallel.whole(encoder_variables(dense(state)), self._encoder.shardings)
         train, validation = (self._encoder.features(variables, images) for images in self._decoded)
         if not processes.is_main():
             return {}

@@ -52,13 +52,15 @@ class Block(nn.Module):
 class ConvNeXt(Encoder):
     """[B, H, W, C] floats -> features [B, width * 2 ** (stages - 1)].
 
-    `depths`: blocks of each stage. `layer_scale`: what the scale per channel of a block starts from.
+    `depths`: blocks of each stage. `layer_scale`: what the scale per channel of a block starts from. With `remat` the
+    backward pass computes what is inside a block again, instead of remembering it.
     """
 
     depths: Sequence[int] = (3, 3, 9, 3)
     width: int = 96
     layer_scale: float = 1e-6
     dtype: Any = jnp.float32
+    remat: bool = False
 
     def __post_init__(self):
         if not self.depths:
@@ -81,10 +83,11 @@ class ConvNeXt(Encoder):
         self.check_view(*x.shape[1:3])
         x = conv(self.width, 4, 4, dtype=self.dtype, name="stem")(x.astype(self.dtype))
         x = norm(dtype=self.dtype, name="stem_norm")(x)
+        block = nn.remat(Block) if self.remat else Block
         for i, blocks in enumerate(self.depths, 1):
             if i > 1:
                 x = norm(dtype=self.dtype, name=f"stage{i}_norm")(x)
                 x = conv(self.width * 2 ** (i - 1), 2, 2, dtype=self.dtype, name=f"stage{i}_downsample")(x)
             for j in range(1, blocks + 1):
-                x = Block(self.layer_scale, self.dtype, name=f"stage{i}_block{j}")(x)
+                x = block(self.layer_scale, self.dtype, name=f"stage{i}_block{j}")(x)
         return norm(dtype=self.dtype, name="norm")(x.mean(axis=(1, 2)))

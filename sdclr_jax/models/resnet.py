@@ -93,7 +93,8 @@ class Bottleneck(nn.Module):
 class ResNet(Encoder):
     """[B, H, W, C] floats -> features [B, width * 2 ** (stages - 1) * expansion], averaged over space.
 
-    `stem` is 'cifar' (one 3x3 convolution) or 'imagenet' (7x7 at stride 2, then 3x3 max-pooling at stride 2).
+    `stem` is 'cifar' (one 3x3 convolution) or 'imagenet' (7x7 at stride 2, then 3x3 max-pooling at stride 2). With
+    `remat` the backward pass computes what is inside a block again, instead of remembering it.
     """
 
     stages: Sequence[int]
@@ -101,6 +102,7 @@ class ResNet(Encoder):
     stem: str = "cifar"
     width: int = 64
     dtype: Any = jnp.float32
+    remat: bool = False
 
     def __post_init__(self):
         if self.stem not in STEMS:
@@ -127,8 +129,9 @@ class ResNet(Encoder):
             # Around a ReLU's output zeros are as good as nothing; spelled out, since exporters pass `padding` over.
             x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
             x = nn.max_pool(x, window_shape=(3, 3), strides=(2, 2))
+        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block  # `train`, after self and x
         for i, blocks in enumerate(self.stages):
             for j in range(blocks):
                 block_stride = 2 if i > 0 and j == 0 else 1
-                x = self.block(self.width * 2**i, block_stride, self.dtype, name=f"stage{i + 1}_block{j + 1}")(x, train)
+                x = block(self.width * 2**i, block_stride, self.dtype, name=f"stage{i + 1}_block{j + 1}")(x, train)
         return x.mean(axis=(1, 2))

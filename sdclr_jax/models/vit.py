@@ -92,6 +92,7 @@ class ViT(Encoder):
 
     `patch` is the side of a patch in pixels and divides both sides of the views. The position embeddings are those of
     the views it is initialised with; for views of another size they are interpolated (bicubic), from a square grid.
+    With `remat` the backward pass computes what is inside a block again, instead of remembering it.
     """
 
     patch: int = 16
@@ -99,6 +100,7 @@ class ViT(Encoder):
     depth: int = 12
     heads: int = 3
     dtype: Any = jnp.float32
+    remat: bool = False
 
     def __post_init__(self):
         check_at_least(1, patch=self.patch, width=self.width, depth=self.depth, heads=self.heads)
@@ -121,8 +123,9 @@ class ViT(Encoder):
         token = self.param("cls_token", nn.initializers.normal(1e-6), (1, 1, self.width)).astype(self.dtype)
         x = jnp.concatenate([jnp.tile(token, (batch, 1, 1)), x.reshape(batch, -1, self.width)], axis=1)
         x = x + self._positions(*grid).astype(self.dtype)
+        block = nn.remat(Block) if self.remat else Block
         for i in range(self.depth):
-            x = Block(self.heads, self.dtype, name=f"blocks_{i}")(x)
+            x = block(self.heads, self.dtype, name=f"blocks_{i}")(x)
         return norm(dtype=self.dtype, name="norm")(x[:, 0])
 
     def _positions(self, height: int, width: int) -> jax.Array:

@@ -58,7 +58,7 @@ def declared(config: ConfigDict) -> dict[str, base.Field]:
         kind = config[group].get("name") if isinstance(config.get(group), ConfigDict) else None
         found |= {f"{group}.name": DECLARED[f"{group}.name"]} if kind not in (None, "") else {}
         # Other encoders declare their fields themselves.
-        other = base.START if group == "model" else {}
+        other = base.COMMON if group == "model" else {}
         of_kind = kinds.get(kind, other) if isinstance(kind, str) else {}
         found |= {f"{group}.{name}": field for name, field in of_kind.items()}
     return found

@@ -15,8 +15,9 @@ from sdclr_jax.models import ENCODERS, Encoder
 from sdclr_jax.records import EncoderRecord, View
 from sdclr_jax.trees import Tree
 
-# Fields of `config.model` that are not the encoder's own: the file that it starts from, and what is in that.
-START = {"start": "", "start_sha256": ""}
+# Fields of `config.model` that say nothing of the encoder itself: the file that it starts from, what is in that, and
+# how the backward pass goes.
+COMMON = {"start": "", "start_sha256": "", "remat": False}
 
 
 def choose_encoder(config: ConfigDict, name: str) -> None:
@@ -29,9 +30,9 @@ def choose_encoder(config: ConfigDict, name: str) -> None:
     old = config.get("model", {}).get("name")
     if not {old, name} <= ENCODERS.keys():
         return  # `check` says so
-    defaults, kept = START | encoder_fields(name), dict(config.model)
+    defaults, kept = COMMON | encoder_fields(name), dict(config.model)
     if name != old:
-        before = START | encoder_fields(old)
+        before = COMMON | encoder_fields(old)
         kept = {field: x for field, x in kept.items() if field in defaults and before.get(field) == defaults[field]}
     with config.unlocked():
         config.model = ConfigDict({"name": name} | defaults | kept | {"name": name})
@@ -40,7 +41,8 @@ def choose_encoder(config: ConfigDict, name: str) -> None:
 def encoder_fields(name: str) -> dict[str, Any]:
     """The fields of an encoder with their defaults, as a config writes them."""
     parameters = inspect.signature(ENCODERS[name]).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.name not in ("parent", "name")}  # those two are Flax's own
+    flax_own = ("parent", "name")
+    defaults = {p.name: p.default for p in parameters if p.name not in (*flax_own, *COMMON)}
     return defaults | {"dtype": jnp.dtype(defaults["dtype"]).name}
 
 
@@ -50,7 +52,7 @@ def encoder(model: Mapping[str, Any]) -> Encoder:
     Raises:
         UserError: names the field that it does not have, or whose value it does not accept.
     """
-    name, fields = model["name"], {field: x for field, x in model.items() if field not in ("name", *START)}
+    name, fields = model["name"], {field: x for field, x in model.items() if field not in ("name", *COMMON)}
     if name not in ENCODERS:
         raise UserError(
             f"unknown model.name {name!r}: known are {', '.join(sorted(ENCODERS))}; add your own to "
@@ -66,8 +68,15 @@ def encoder(model: Mapping[str, Any]) -> Encoder:
         kind = type(known[field])
         if not (type(value) is kind or known[field] is None or (kind is float and type(value) is int)):
             raise UserError(f"model.{field} is {shortened(repr(value))}: it must be of the type of {known[field]!r}")
+    fields["dtype"] = jnp.dtype(fields.get("dtype", known["dtype"]))
+    if model.get("remat"):
+        if "remat" not in inspect.signature(ENCODERS[name]).parameters:
+            raise UserError(
+                f"model.remat is true, and {name} has no field for it: give its class one, or set it to false"
+            )
+        fields["remat"] = True
     with renamed(names_of_fields(model)):
-        return ENCODERS[name](**fields | {"dtype": jnp.dtype(fields.get("dtype", known["dtype"]))})
+        return ENCODERS[name](**fields)
 
 
 def names_of_fields(model: Mapping[str, Any]) -> dict[str, str]:
@@ -77,8 +86,8 @@ def names_of_fields(model: Mapping[str, Any]) -> dict[str, str]:
 
 
 def model_of_encoder(config: ConfigDict) -> dict[str, Any]:
-    """Name and fields of a config's encoder, without the weights that it starts from."""
-    return {field: value for field, value in config.model.to_dict().items() if field not in START}
+    """Name and fields of a config's encoder, as far as they say what it is."""
+    return {field: value for field, value in config.model.to_dict().items() if field not in COMMON}
 
 
 def encoder_record(config: ConfigDict, image_shape: tuple[int, ...], *, encoded: bool) -> EncoderRecord:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import branches, optim, pruning
+from sdclr_jax import branches, optim, parallel, pruning
 from sdclr_jax.data.batches import Cropped
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.errors import UserError, renamed
@@ -21,6 +21,7 @@ from sdclr_jax.recipes.encoders import encoder, names_of_fields
 from sdclr_jax.recipes.images import image_shape, view_groups, view_shape, views
 from sdclr_jax.recipes.sizes import check_state
 from sdclr_jax.train import Method, State
+from sdclr_jax.trees import Tree
 
 
 def network(config: ConfigDict) -> Network:
@@ -44,8 +45,8 @@ def network(config: ConfigDict) -> Network:
     )
 
 
-def method(config: ConfigDict, steps_per_epoch: int, sharding: jax.sharding.Sharding | None = None) -> Method:
-    """The method with its network, branches, views, objective and schedule; `sharding` is of its state."""
+def method(config: ConfigDict, steps_per_epoch: int, sharding: Tree = None) -> Method:
+    """The method with its network, branches, views, objective and schedule; `sharding` as of `Method`."""
     total_steps = config.epochs * steps_per_epoch
     c = config.optimizer
     optimizer = OPTIMIZERS[c.name](
@@ -99,8 +100,16 @@ def _names_of_fields(config: ConfigDict) -> dict[str, str]:
     )
 
 
-def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings) -> State:
+def abstract_state(
+    config: ConfigDict, image_shape: tuple[int, ...], shardings: Shardings, *, training: bool = False
+) -> State:
     """Shapes, types and shardings of the state of a run on images [N, H, W, C]: what restoring one takes.
+
+    Args:
+        config: the run's.
+        image_shape: of the images.
+        shardings: of the devices.
+        training: whether each device holds a share where `shard_state` says so; otherwise it holds all.
 
     Raises:
         UserError: the devices have no room for it; or the encoder makes nothing of such images.
@@ -111,8 +120,14 @@ def abstract_state(config: ConfigDict, image_shape: tuple[int, ...], shardings: 
             jax.ShapeDtypeStruct((), jnp.uint32),
             jax.ShapeDtypeStruct(view_shape(config, image_shape), jnp.float32),
         )
-    check_state(shapes, shardings)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings.replicated), shapes)
+    placed = jax.tree.map(lambda _: shardings.replicated, shapes)
+    if training and config.shard_state:
+        # All that grows with the weights. Statistics are small, and a queue of the objective is read whole.
+        parts = {name: getattr(shapes, name) for name in ("params", "mask", "target", "opt_state")}
+        placed = placed.replace(**{name: parallel.spread(part, shardings) for name, part in parts.items()})
+    like = jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, placed)
+    check_state(like, shardings)
+    return like
 
 
 def try_step(

@@ -26,8 +26,8 @@ def check_state(state: Tree, shardings: Shardings) -> None:
     """Refuse a state that no device of the run can hold.
 
     Args:
-        state: shapes and types, as `abstract_state` gives them.
-        shardings: of the run; each device holds the whole state.
+        state: shapes, types and shardings, as `abstract_state` gives them.
+        shardings: of the run.
 
     Raises:
         UserError: says how much it takes, and the fields to make smaller.
@@ -35,7 +35,12 @@ def check_state(state: Tree, shardings: Shardings) -> None:
     taken = dict.fromkeys(_PARTS, 0)
     total = 0
     for name, leaf in trees.named(state).items():
-        size = math.prod(leaf.shape) * leaf.dtype.itemsize
+        held = math.prod(leaf.sharding.shard_shape(leaf.shape))
+        # A device that holds a share of a weight has the whole of it during a step.
+        gathered = (
+            math.prod(leaf.shape) if name.startswith(("params/", "target/")) and held < math.prod(leaf.shape) else 0
+        )
+        size = (held + gathered) * leaf.dtype.itemsize
         part = next((part for part in _PARTS if part in name), "encoder")
         taken[part], total = taken[part] + size, total + size
     most = _PARTS[max(taken, key=taken.__getitem__)]
@@ -59,6 +64,11 @@ def check_batches(
     """
     numbers, devices = config.batch_size * math.prod(view), shardings.batch.mesh.size
     many_sizes = not as_images(images).is_decoded
+    if "chunk" in config.objective:
+        columns = 2 * config.batch_size
+        held = min(config.objective.chunk or columns, columns) * columns * np.dtype(np.float32).itemsize // devices
+        remedy = "set objective.chunk, such as 1024, or make batch_size smaller"
+        _compare("the similarities of a batch take", held, _memory(shardings), remedy)
     # The first two views have the full size; in float32, and what goes through the network is more.
     size = numbers * min(views, 2) * np.dtype(np.float32).itemsize // devices
     fields = "batch_size or views.size" if "size" in config.views else "batch_size"

@@ -6,9 +6,11 @@ from typing import Any
 # Fields, or whole groups, that change nothing of what is learnt: a run is resumed and evaluated under other values of
 # them. All others are the run's identity.
 FREE = (
-    *("log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate"),
+    *("shard_state", "log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate"),
     *(
+        "objective.chunk",
         "model.start",
+        "model.remat",
         "data.root",
         "data.manifest",
         "data.lists",
@@ -49,8 +51,9 @@ def of_today(fields: dict[str, Any]) -> dict[str, Any]:
         fields = fields | {"data": {"gray_range": (0.0, 0.0), "class_order": order} | data}
     if isinstance(fields.get("model"), dict):
         fields = fields | {
-            "model": {"start": "", "start_sha256": ""} | fields["model"],
+            "model": {"start": "", "start_sha256": "", "remat": False} | fields["model"],
             "wandb": fields.get("wandb", ""),
+            "shard_state": fields.get("shard_state", False),
         }
     if isinstance(views, dict) and "grey_probability" in views:
         names = {"grey_probability": "grayscale_probability"}

@@ -102,7 +102,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager.wait_until_finished()
         self._note_saved()
         items = {"encoder": encoder(state), "state": _others(state)}
-        hashes = {name: trees.digest(item) for name, item in items.items()} if processes.is_main() else {}
+        hashes = {name: trees.digest(item) for name, item in items.items()}  # in all processes, which have a share each
         meta = {"format": FORMAT, "step": step, "sha256": hashes, "notes": notes or {}}
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
         with self._writing():

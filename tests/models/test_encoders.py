@@ -2,7 +2,7 @@
 
 import copy
 import re
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import flax.linen as nn
@@ -206,13 +206,40 @@ def test_what_the_branches_could_not_use_is_refused(encoder, said, monkeypatch):
         recipes.abstract_state(config, (16, 8, 8, 1), parallel.shardings())
 
 
+@pytest.mark.parametrize("name", ["resnet8", "vit_tiny", "convnext_tiny"])
+def test_rematerialised_blocks_change_memory_alone(name):
+    """Same parameters, values, gradients and statistics; each block is in the backward pass once more."""
+    x = tiny.images() / np.float32(255)
+    plain, remat = (recipes.encoder({"name": name, "remat": on} | TINY[name][0]) for on in (False, True))
+    variables = jax.jit(partial(plain.init, train=True))(jax.random.key(0), x)
+    again = jax.eval_shape(partial(remat.init, train=True), jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, again)
+
+    def made(encoder):
+        def loss(params):
+            features, new = encoder.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+            return jnp.sum(jnp.sin(features)), new
+
+        return jax.value_and_grad(loss, has_aux=True)
+
+    blocks = sum("block" in module for module in variables["params"])
+    assert [str(jax.make_jaxpr(made(e))(variables["params"])).count("prevent_cse=True") for e in (plain, remat)] == [
+        0,
+        blocks,
+    ]
+    found, expected = (trees.named(jax.jit(made(encoder))(variables["params"])) for encoder in (remat, plain))
+    assert found.keys() == expected.keys()
+    for leaf, x in expected.items():
+        np.testing.assert_allclose(found[leaf], x, rtol=1e-5, atol=1e-5 * np.abs(x).max(), err_msg=leaf)
+
+
 def test_a_switch_brings_the_fields_of_the_other_encoder():
     """And keeps what both have: the stem of ResNets, the type of the computation."""
     config = base.get_config()
     config.model.update({"stem": "imagenet", "width": 32, "dtype": "bfloat16"})
     config.lock()
     recipes.choose_encoder(config, "resnet50")
-    new = {"start": "", "start_sha256": ""}
+    new = {"start": "", "start_sha256": "", "remat": False}
     expected = {"name": "resnet50", "stem": "imagenet", "width": 32, "dtype": "bfloat16"}
     assert config.model.to_dict() == new | expected
     recipes.choose_encoder(config, "vit_small")
@@ -242,6 +269,7 @@ def test_a_config_file_names_what_it_changes():
         ({"name": "convnext_tiny", "depths": (1, 0)}, "model.depths is 0: it must be at least 1"),
         ({"name": "resnet18", "width": 0}, "model.width is 0: it must be at least 1"),
         ({"name": "resnet18", "stem": "large"}, "unknown model.stem 'large': known are cifar, imagenet"),
+        ({"name": "outside", "remat": True}, "model.remat is true, and outside has no field for it: give"),
         ({"name": "vgg"}, "unknown model.name 'vgg': known are resnet8, resnet10, "),
     ],
 )  # fmt: skip

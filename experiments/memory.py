@@ -1,0 +1,130 @@
+"""Memory of a step on each device, by the compiler's own analysis: large batches, and what makes room for them.
+
+    python experiments/memory.py resnet18 --batch=32768 [--topology=v5e:2x4]
+    python experiments/memory.py resnet50 --batch=32768 --topology=v5e:16x16
+    python experiments/memory.py nt_xent [--topology=v5e:2x4]
+
+The SDCLR step is compiled from shapes alone, and nothing runs. With `--topology` it is compiled for such TPUs, by the
+compiler of the package libtpu (pip install ".[tpu]"), on any machine; without, for 8 pretended devices of a CPU, whose
+compiler uses other memory than an accelerator's. Each line adds one setting to the line before. A program that does not
+fit a TPU is refused by its compiler, which says what it would use. `nt_xent` is the loss alone, forward and backward,
+of embeddings of 128 numbers, on one device and on all.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import sys
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What libtpu else asks of the machine, which need not be a TPU's.
+for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
+    os.environ.setdefault(name, value)
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from scale import ENCODERS, collectives  # noqa: E402, I001  # which sets the number of pretended devices
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from jax.experimental import topologies  # noqa: E402
+
+import sdclr_jax  # noqa: E402
+from sdclr_jax import parallel, recipes  # noqa: E402
+from sdclr_jax.models import Outputs  # noqa: E402
+from sdclr_jax.objectives import OBJECTIVES  # noqa: E402
+from sdclr_jax.run import versions  # noqa: E402
+
+ADDED = {
+    "float32": {"model.dtype": "float32"},
+    "bfloat16": {"model.dtype": "bfloat16"},
+    "+ remat": {"model.remat": True},
+    "+ chunk": {"objective.chunk": 1024},
+    "+ shard_state": {"shard_state": True},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("encoder", choices=[*ENCODERS, "nt_xent"])
+    parser.add_argument("--batch", type=int, default=32768)
+    parser.add_argument("--topology", default="", help="of TPUs, such as v5e:2x4; none is 8 devices of a CPU")
+    parser.add_argument("--settings", default="", help="those to compile, separated by commas; none is all")
+    parser.add_argument("--effort", type=float, default=0.0, help="-1 to 1: of the compiler; less is faster")
+    options = parser.parse_args()
+    devices = jax.devices()
+    if options.topology:
+        devices = list(topologies.get_topology_desc(options.topology, platform="tpu").devices)
+    made_with = versions.current()
+    print(json.dumps({k: made_with[k] for k in ("commit", "jax", "jaxlib")} | vars(options)))
+    print(f"{len(devices)} x {devices[0].device_kind}, {options.batch // len(devices)} images each\n")
+    if options.encoder == "nt_xent":
+        print(losses(devices))
+        return
+    print("| settings | state, MiB | step, MiB | together, GiB | gathered and reduced, MiB |\n|---|---|---|---|---|")
+    given = {}
+    for name, fields in ADDED.items():
+        given |= fields
+        if not options.settings or name in options.settings.split(","):
+            print(f"| {name} | {row(options, devices, given)} |", flush=True)
+
+
+def losses(devices: list[jax.Device]) -> str:
+    """The table of NT-Xent alone: GiB of one device."""
+    rows = ["| images | devices | whole, GiB | chunk 1024, GiB |", "|---|---|---|---|"]
+    for images in (4096, 32768):
+        for count in dict.fromkeys((1, len(devices))):
+            batch = parallel.shardings(devices[:count]).batch
+            views = [jax.ShapeDtypeStruct((images, 128), jnp.float32, sharding=batch)] * 2
+            cells = []
+            for chunk in (0, 1024):
+                loss = OBJECTIVES["nt_xent"](temperature=0.2, chunk=chunk).loss
+                compared = jax.value_and_grad(
+                    lambda a, b, loss=loss: loss(None, Outputs(a, a), Outputs(b, b), None), argnums=(0, 1)
+                )
+                cells.append(used(jax.jit(compared).lower(*views)))
+            rows.append(f"| {images:,} | {count} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def used(lowered: jax.stages.Lowered) -> str:
+    """GiB that a device holds at once."""
+    try:
+        found = lowered.compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        return refused(error)
+    return f"{(found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes) / 2**30:.2f}"
+
+
+def refused(error: Exception) -> str:
+    """What a TPU's compiler says of a program that does not fit."""
+    said = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", str(error))
+    if not said:
+        raise error
+    return f"{float(said[1]) / (1 if said[2] == 'G' else 1024):.2f}: more than {said[3]}"
+
+
+def row(options: argparse.Namespace, devices: list[jax.Device], fields: dict[str, object]) -> str:
+    """What one device holds: between steps, more in a step, and both; and the bytes of all collectives above 64 KiB."""
+    encoder = ENCODERS[options.encoder]
+    parallel.memory = lambda device: None  # nothing is put on them
+    shardings = parallel.shardings(devices)
+    config = sdclr_jax.config(encoder.config, encoder.overrides | fields | {"batch_size": options.batch})
+    state = recipes.abstract_state(config, (10_000, *encoder.channels), shardings, training=True)
+    method = recipes.method(config, 100, parallel.of(state))
+    images = jax.ShapeDtypeStruct((config.batch_size, *encoder.channels), jnp.uint8, sharding=shardings.batch)
+    how = {"exec_time_optimization_effort": options.effort} if options.effort else None
+    try:
+        step = method.jitted_step.lower(state, images).compile(how)
+    except jax.errors.JaxRuntimeError as error:
+        return f" | | {refused(error)} | "
+    found = step.memory_analysis()
+    held, more = found.argument_size_in_bytes, found.temp_size_in_bytes
+    moved = sum(size for _, size in collectives(step.as_text()) if size > 2**16)
+    return f"{held / 2**20:,.0f} | {more / 2**20:,.0f} | {(held + more) / 2**30:.2f} | {moved / 2**20:,.0f}"
+
+
+if __name__ == "__main__":
+    main()
