@@ -122,6 +122,9 @@ FIELDS = {
     "seed": Field(0, "[0, 4294967296)"),
     "epochs": Field(2000, f"[1, {STEPS}]"),
     "batch_size": Field(512, f"[2, {IMAGES}]"),  # images a step, over all devices; each gives two views
+    # Steps that are one program, where nothing is due between them: it hides the host from accelerators, and keeps that
+    # many batches there twice. On CPUs, where convolutions in a loop are very slow, leave it at 1.
+    "steps_per_dispatch": Field(1, "[1, 1024]"),
     "log_every": Field(20, f"[1, {STEPS}]"),  # steps between lines of metrics, the only host synchronisation
     # Project of Weights & Biases that metrics are sent to, too; '' sends nothing. Takes `pip install wandb`.
     "wandb": Field("", None),

@@ -6,7 +6,7 @@ from typing import Any
 # Fields, or whole groups, that change nothing of what is learnt: a run is resumed and evaluated under other values of
 # them. All others are the run's identity.
 FREE = (
-    *("log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate"),
+    *("steps_per_dispatch", "log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate"),
     *(
         "model.start",
         "data.root",
@@ -51,6 +51,7 @@ def of_today(fields: dict[str, Any]) -> dict[str, Any]:
         fields = fields | {
             "model": {"start": "", "start_sha256": ""} | fields["model"],
             "wandb": fields.get("wandb", ""),
+            "steps_per_dispatch": fields.get("steps_per_dispatch", 1),
         }
     if isinstance(views, dict) and "grey_probability" in views:
         names = {"grey_probability": "grayscale_probability"}
