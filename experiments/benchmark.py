@@ -396,8 +396,9 @@ def page(result: dict, options) -> str:
     return (
         f"""# Our step and epoch beside PyTorch's
 
-SDCLR, ResNet-18, 32 x 32 images, batch {options.batch_size}. Medians of {options.rounds} rounds of {options.steps} steps, in which
-the forms take turns; ratios are of each round, median (least to most). What the forms are: [benchmark.py](../../benchmark.py).
+SDCLR, ResNet-18, 32 x 32 images, batch {options.batch_size}. Medians of {options.rounds} rounds of
+{options.steps} steps, in which the forms take turns. Ratios are of each round: median (least to most). What the
+forms are: [benchmark.py](../../benchmark.py).
 
 {table}
 
