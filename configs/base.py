@@ -128,6 +128,9 @@ FIELDS = {
     # Whether each device holds a share of the weights, the optimizer, the target and the mask between steps, for large
     # encoders, instead of all of them: as FSDP and ZeRO have it.
     "shard_state": Field(False, None),
+    # Steps that are one program, where nothing is due between them: it hides the host from accelerators, and keeps that
+    # many batches there twice. On CPUs, where convolutions in a loop are very slow, leave it at 1.
+    "steps_per_dispatch": Field(1, "[1, 1024]"),
     "log_every": Field(20, f"[1, {STEPS}]"),  # steps between lines of metrics, the only host synchronisation
     # Project of Weights & Biases that metrics are sent to, too; '' sends nothing. Takes `pip install wandb`.
     "wandb": Field("", None),

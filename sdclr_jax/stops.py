@@ -29,7 +29,7 @@ class Stop(contextlib.AbstractContextManager):
     """
 
     def __init__(self):
-        self.asked, self._since = False, 0.0
+        self.asked, self._since, self._looked = False, 0.0, 0
         self._together = jax.process_count() > 1 and distributed.global_state.preemption_sync_manager is not None
 
     def __enter__(self):
@@ -54,7 +54,7 @@ class Stop(contextlib.AbstractContextManager):
             os.kill(os.getpid(), signal.SIGTERM)
 
     def at(self, step: int, convenient: bool, patience: float = 20.0) -> bool:
-        """Whether to stop after this step. All processes are asked after each of their steps, and say yes at the same.
+        """Whether to stop after this step. All processes are asked after the same steps, and say yes at the same.
 
         Args:
             step: its number.
@@ -64,7 +64,8 @@ class Stop(contextlib.AbstractContextManager):
         global taken
         taken = step
         if self._together:
-            return multihost_utils.reached_preemption_sync_point(step)
+            self._looked += 1  # JAX waits for the number that follows the last one, and steps may come by several
+            return multihost_utils.reached_preemption_sync_point(self._looked)
         return self.asked and (convenient or time.monotonic() - self._since > patience)
 
     def __exit__(self, *error):

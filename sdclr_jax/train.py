@@ -4,6 +4,7 @@ All functions but the loop are pure. `images` are global arrays split over the d
 batch norm and the loss are over the global batch, on any number of devices.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -41,12 +42,13 @@ class State:
 
 
 class Step(NamedTuple):
-    """A step that the loop has taken. The next one takes the memory of `state`: read from it first, or copy it."""
+    """A step that the loop has taken, or several that were one dispatch. The next one takes the memory of `state`: read
+    from it first, or copy it."""
 
     number: int  # of steps done
     state: State
-    images: Any  # the batch of this step
-    scalars: Scalars  # on the devices: reading them waits for the step
+    images: Any  # the batch of the last of them
+    scalars: Scalars  # on the devices: reading them waits for the step; [K] each where K steps were one dispatch
 
 
 class Method:
@@ -68,6 +70,8 @@ class Method:
         prune: (weights, *, prunable, key) -> mask, with `prunable` of the network.
         refresh_every: steps between two refreshes of the mask; the first is before the first step.
         target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
+        steps_per_dispatch: steps that are one program, where nothing is due between them. On accelerators it hides the
+            host; on CPUs convolutions inside a loop are slow.
         sharding: how the state lies on the devices, one sharding for all of it or a `State` of them; None leaves it to
             the arguments. Where a device holds a share of a weight, the whole is gathered for each step (Rajbhandari et
             al., SC 2020: ZeRO).
@@ -85,18 +89,20 @@ class Method:
         prune: Callable[..., Tree],
         refresh_every: int = 1,
         target_momentum: optax.Schedule | None = None,
+        steps_per_dispatch: int = 1,
         sharding: Tree = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
         self.prune, self.refresh_every = prune, refresh_every
-        self.target_momentum = target_momentum
+        self.target_momentum, self.steps_per_dispatch = target_momentum, steps_per_dispatch
         self.damaged = any(branch.masked for branch in branches.values())
         self.averaged = any(branch.averaged for branch in branches.values())
         # One object each, so that what is traced once is not traced again.
         self._whole = sharding.step if isinstance(sharding, State) else sharding
-        self.jitted_step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, self._whole))
         self._is_split = not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(sharding))
+        self.jitted_step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, self._whole))
+        self._jitted_steps = jax.jit(self.steps, donate_argnums=0, out_shardings=(sharding, self._whole))
         self._jitted_refresh = jax.jit(self.refresh, donate_argnums=0, out_shardings=sharding)
 
     def init(self, seed: jax.Array, view: jax.Array) -> State:
@@ -127,19 +133,39 @@ class Method:
             },
         )
 
-    def train(self, state: State, batches: Iterator[Any], *, until: int) -> Iterator[Step]:
+    def train(
+        self, state: State, batches: Iterator[Any], *, until: int, due: Callable[[int], bool] = lambda number: False
+    ) -> Iterator[Step]:
         """Take the steps after the state's, up to number `until`, and yield each; refresh the mask when it is due.
 
         Args:
             state: its memory is reused.
             batches: images of each step, beginning with the one after the state's.
             until: number of the last step.
+            due: number of a step -> whether the caller needs the state after it; read where several steps may be one
+                dispatch, which ends there then.
         """
-        for number, images in zip(range(int(state.step) + 1, until + 1), batches, strict=False):
-            if self.damaged and (number - 1) % self.refresh_every == 0:
+        number, batches = int(state.step), iter(batches)
+        while images := tuple(itertools.islice(batches, self._together(number, until, due))):
+            if self._refreshed_after(number):
                 state = self._jitted_refresh(state)
-            state, scalars = self.jitted_step(state, images)
-            yield Step(number, state, images, scalars)
+            if len(images) == 1:
+                state, scalars = self.jitted_step(state, images[0])
+            else:
+                state, scalars = self._jitted_steps(state, images)
+            number += len(images)
+            yield Step(number, state, images[-1], scalars)
+
+    def _together(self, number: int, until: int, due: Callable[[int], bool]) -> int:
+        """How many of the steps after this one are the next dispatch: all that may be, or one, so that two programs are
+        compiled and not one for each count."""
+        several = self.steps_per_dispatch
+        between = range(number + 1, number + several)
+        whole = number + several <= until and not any(due(n) or self._refreshed_after(n) for n in between)
+        return several if whole else int(number < until)
+
+    def _refreshed_after(self, number: int) -> bool:
+        return self.damaged and number % self.refresh_every == 0
 
     def refresh(self, state: State) -> State:
         """Make the mask again from the weights as they are."""
@@ -149,6 +175,10 @@ class Method:
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""
         return self.update(state, self.make_views(_key(state, 1), images))
+
+    def steps(self, state: State, batches: tuple[Any, ...]) -> tuple[State, Scalars]:
+        """K steps, one after the other, on K batches; scalars [K]."""
+        return jax.lax.scan(self.step, state, jax.tree.map(lambda *images: jnp.stack(images), *batches))
 
     def diagnose(self, state: State, images: jax.Array) -> dict[Side, Outputs]:
         """What the step would compare on these images, in training mode; the state stays as it is."""

@@ -52,7 +52,7 @@ def test_every_field_is_identity_but_those_that_change_nothing_of_what_is_learnt
     free = set(recipes.fields(config())) - counts
     assert {name.split(".")[0] for name in free} == {
         *("log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate", "data", "model"),
-        *("objective", "shard_state"),
+        *("objective", "shard_state", "steps_per_dispatch"),
     }
     assert {name for name in free if name.startswith("model.")} == {
         "model.start",

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from sdclr_jax import parallel, pruning, trees
+from sdclr_jax.train import State
 from tests import tiny
 
 
@@ -218,15 +219,14 @@ def test_scalars(stepped):
 
 def test_the_loop_refreshes_the_mask_when_it_is_due_wherever_it_starts():
     """Masks are made before steps 0, 3, 6 of the weights of that moment, by a loop from 0 or from the middle."""
-    _, step, refresh = tiny.functions()
-    state, expected = tiny.state(), []
-    for number in range(7):
-        if number % 3 == 0:
-            state = refresh(state)
-        state, _ = step(state, tiny.images())
-        expected.append(jax.device_get(state))
     method = copy.copy(tiny.method())
     method.refresh_every = 3
+    state = tiny.state()
+    for number in range(7):
+        if number % 3 == 0:
+            state = method._jitted_refresh(state)
+        state, _ = method.jitted_step(state, tiny.images())  # the loop's program, as another one may round differently
+    expected = jax.device_get(_numbers(state))
 
     def loop(state, until):
         for taken in method.train(state, itertools.repeat(tiny.images()), until=until):
@@ -235,7 +235,7 @@ def test_the_loop_refreshes_the_mask_when_it_is_due_wherever_it_starts():
 
     whole = list(loop(tiny.state(), 7))
     assert [int(s.step) for s in whole] == [1, 2, 3, 4, 5, 6, 7]
-    jax.tree.map(np.testing.assert_array_equal, _numbers(whole[-1]), _numbers(expected[-1]))
+    jax.tree.map(np.testing.assert_array_equal, _numbers(whole[-1]), expected)
     kept = [np.concatenate([m.ravel() for m in jax.tree.leaves(s.mask)]) for s in whole]
     assert [bool((a != b).any()) for a, b in itertools.pairwise(kept)] == [False, False, True, False, False, True]
 
@@ -244,6 +244,69 @@ def test_the_loop_refreshes_the_mask_when_it_is_due_wherever_it_starts():
     assert [int(s.step) for s in resumed] == [5, 6, 7]
     jax.tree.map(np.testing.assert_array_equal, _numbers(resumed[-1]), _numbers(whole[-1]))
     assert list(loop(jax.device_put(whole[-1]), 7)) == []
+
+
+def test_steps_are_one_dispatch_where_nothing_is_due_between_them():
+    """With a step that adds up what it sees, and a refresh that doubles it."""
+    method = copy.copy(tiny.method())
+
+    def add(state, images):
+        total = state.key * 3 + images.sum(dtype=jnp.int32) + state.step
+        return state.replace(key=total, step=state.step + 1), {"loss": total}
+
+    method.step, method.refresh_every = add, 4
+    method.jitted_step, method._jitted_steps = jax.jit(add), jax.jit(method.steps)
+    method._jitted_refresh = jax.jit(lambda state: state.replace(key=2 * state.key))
+    start = State(*[None] * 8).replace(step=jnp.int32(0), key=jnp.int32(1))
+    batches = [np.full(2, n, np.int32) for n in range(20)]
+
+    def taken(due=lambda number: False, state=start, until=13):
+        found = list(method.train(state, batches[int(state.step) :], until=until, due=due))
+        assert all(step.images is batches[step.number - 1] and step.state.step == step.number for step in found)
+        numbers = [step.number for step in found]
+        return numbers, np.concatenate([np.ravel(s.scalars["loss"]) for s in found]), found[-1].state
+
+    _, losses, last = taken()
+    method.steps_per_dispatch = 3
+    # The mask is made again after 4, 8 and 12.
+    numbers, several, end = taken()
+    assert numbers == [3, 4, 7, 8, 11, 12, 13]
+    np.testing.assert_array_equal(several, losses)
+    assert end == last
+    assert taken(due=lambda number: number in (5, 8))[0] == [3, 4, 5, 8, 11, 12, 13]
+    assert taken(due=lambda number: number % 3 == 0)[0] == [3, 4, 5, 6, 7, 8, 9, 12, 13]
+    resumed = taken(state=start.replace(step=jnp.int32(6)))
+    assert resumed[0] == [7, 8, 11, 12, 13]
+    method.damaged = False  # there is nothing to refresh
+    assert taken(until=10)[0] == [3, 6, 9, 10]
+    assert list(method.train(last, batches, until=12)) == []
+
+
+def test_steps_of_one_dispatch_are_those_of_several():
+    _, step, refresh = tiny.functions()
+    state = refresh(tiny.state())
+    batches = [tiny.images(), tiny.images()[::-1]]
+    several, scalars = jax.jit(tiny.method().steps)(state, tuple(batches))
+    losses = []
+    for images in batches:
+        state, found = step(state, images)
+        losses.append(float(found["loss"]))
+    np.testing.assert_allclose(scalars["loss"], losses, rtol=1e-4)
+    one, other = (trees.named(jax.device_get(_numbers(s))) for s in (state, several))
+    for name, x in one.items():
+        assert np.linalg.norm(np.float64(other[name]) - x) <= 1e-3 * np.linalg.norm(np.float64(x)) + 1e-4, name
+
+
+def test_the_step_takes_the_memory_of_its_state():
+    """All of it but what no output has the shape and type of: nothing."""
+    method = tiny.method()
+    lowered = method.jitted_step.lower(tiny.state(), tiny.images())
+    donated = [info.donated for info in jax.tree.leaves(lowered.args_info[0][0])]
+    assert all(donated)
+    assert not any(info.donated for info in jax.tree.leaves(lowered.args_info[0][1]))
+    text = lowered.as_text()
+    leaves = len(jax.tree.leaves(tiny.state()))
+    assert text.count("tf.aliasing_output") == leaves
 
 
 def _numbers(state):

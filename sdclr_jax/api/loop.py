@@ -22,7 +22,7 @@ from sdclr_jax.records import names
 from sdclr_jax.run import metrics, wandb
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
-from sdclr_jax.run.profile import Profile
+from sdclr_jax.run.profile import WARM_UP, Profile
 from sdclr_jax.train import Method, State, Step
 from sdclr_jax.trees import Tree
 
@@ -89,9 +89,18 @@ def train(
             clock = Clock(config.batch_size, start, window.seconds or log.seconds)
             traces, profile = directory / names.PROFILE, None
             if profiled_steps:
-                profile = Profile(traces, profiled_steps, start, total, method.jitted_step.lower)
+                warm_up = WARM_UP * config.steps_per_dispatch
+                profile = Profile(traces, profiled_steps, start + warm_up, total, method.jitted_step.lower)
             measurements = _measurements(parts, clock)
+            intervals = [config.log_every, checkpoint_every, *(m.every for m in measurements if m.every)]
             shown: dict[str, str] = {}  # beside the bar
+
+            def convenient(step: int) -> bool:
+                """Whether a line of the log is due: all else that is due falls on one."""
+                return step == total or any(step % interval == 0 for interval in intervals)
+
+            def due(step: int) -> bool:
+                return convenient(step) or (profile is not None and step in profile.bounds)
 
             def say_lost(sentences: list[str], step: int) -> None:
                 for sentence in sentences:
@@ -104,28 +113,26 @@ def train(
                 checkpoints.save(number, state, log.notes() | more)
 
             say_lost(log.lost, start)
-            for step in method.train(state, clock.timed(stream), until=total):
+            for step in method.train(state, clock.timed(stream), until=total, due=due):
                 number, state = step.number, step.state
                 window.add(step.scalars)
                 if profile and (costs := profile.after(step, waited=clock.waited, batch_size=config.batch_size)):
                     bar.write(costs.sentence(traces), file=sys.stderr)
-                # What is due falls on lines of the log, so the means in a line do not depend on where a run stopped.
-                last = number == total
-                due = [m.measure for m in measurements if m.every and (last or number % m.every == 0)]
-                checkpoint = last or number % checkpoint_every == 0
-                convenient = bool(due) or checkpoint or number % config.log_every == 0
-                stopping = stop.at(number, convenient)
-                if not (convenient or stopping):
+                stopping = stop.at(number, convenient(number))
+                if not (convenient(number) or stopping):
                     continue
+                last = number == total
+                checkpoint = last or number % checkpoint_every == 0
                 window.count(processes.summed(batches.counts()))
-                if not convenient:  # the next line is that of a run without a stop
+                if not convenient(number):  # the next line is that of a run without a stop
                     save({_BEGUN: window.notes(number, clock.read(number)["seconds"])})
                     raise Stopped(_stopped(number, total))
                 line = window.line(number) | {"epoch": number / epoch}  # waits for the devices
                 if method.damaged:
                     line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
-                for measure in due:
-                    line |= measure(step)
+                for every, measure in measurements:
+                    if every and (last or number % every == 0):
+                        line |= measure(step)
                 line |= clock.read(number)
                 say_lost(log.write(line), number)
                 send(line)
@@ -227,7 +234,13 @@ def _fetched(window: list[Scalars], done: int) -> list[dict[str, np.ndarray]]:
     Raises:
         Diverged: names the first step with a scalar that is not finite, and the branch it came from.
     """
-    fetched: list[dict[str, np.ndarray]] = jax.device_get(window)
+    # Of several steps that were one dispatch, each scalar is [K].
+    dispatches: list[dict[str, np.ndarray]] = jax.device_get(window)
+    fetched = [
+        dict(zip(scalars, step, strict=True))
+        for scalars in dispatches
+        for step in zip(*map(np.ravel, scalars.values()), strict=True)
+    ]
     for step, scalars in enumerate(fetched, done - len(fetched) + 1):
         bad = [name for name, x in scalars.items() if not np.isfinite(x)]
         if bad:

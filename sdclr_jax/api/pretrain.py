@@ -1,6 +1,7 @@
 """Train a method, or resume a run that was stopped: what is looked at and refused before anything is written."""
 
 import contextlib
+import logging
 import os
 import pathlib
 import sys
@@ -16,6 +17,8 @@ from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.files import expanded, in_bucket
 from sdclr_jax.run import folder, profile, wandb
 from sdclr_jax.train import State
+
+LOG = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -80,6 +83,11 @@ def train(
         folder.check(directory, config, recipes.identity)
         agreement.on_run(config)
         shardings = parallel.shardings(devices)
+        if config.steps_per_dispatch > 1 and shardings.batch.mesh.devices.flat[0].platform == "cpu":
+            LOG.warning(
+                "steps_per_dispatch is %d, and convolutions in a loop are slow on CPUs: set it to 1",
+                config.steps_per_dispatch,
+            )
         data = recipes.data(config, data_dir)
         online = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
         images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
@@ -88,7 +96,7 @@ def train(
         batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
         total = config.epochs * batches.steps_per_epoch
         if profiled_steps:
-            profile.check(profiled_steps, 0, total)
+            profile.check(profiled_steps, profile.WARM_UP * config.steps_per_dispatch, total)
             if in_bucket(directory):
                 raise UserError(f"--profile needs a --workdir on a disk, and {directory} is in a bucket: leave it out")
         like = recipes.abstract_state(config, shape, shardings, training=True)

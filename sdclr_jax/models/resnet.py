@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.models.encoder import Encoder, check_at_least
+from sdclr_jax.models.norms import BatchNorm
 
 STEMS = ("cifar", "imagenet")
 
@@ -36,20 +37,9 @@ def conv(features: int, kernel: int, stride: int = 1, *, dtype: Any, name: str) 
     )
 
 
-def norm(train: bool, *, dtype: Any, name: str, affine: bool = True) -> nn.BatchNorm:
-    """Batch norm over the global batch; flax's momentum 0.9 is PyTorch's 0.1, its running variance the biased one.
-
-    `affine`: with a scale and a bias to be learnt.
-    """
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        use_scale=affine,
-        use_bias=affine,
-        dtype=dtype,
-        name=name,
-    )
+def norm(train: bool, *, dtype: Any, name: str, affine: bool = True) -> BatchNorm:
+    """Batch norm over the global batch. `affine`: with a scale and a bias to be learnt."""
+    return BatchNorm(use_running_average=not train, affine=affine, dtype=dtype, name=name)
 
 
 class BasicBlock(nn.Module):

@@ -74,6 +74,7 @@ def method(config: ConfigDict, steps_per_epoch: int, sharding: Tree = None) -> M
         target_momentum=optim.target_momentum(
             start=config.target.momentum, end=config.target.final_momentum, total_steps=total_steps
         ),
+        steps_per_dispatch=config.steps_per_dispatch,
         sharding=sharding,
     )
 

@@ -73,6 +73,9 @@ def check_batches(
     size = numbers * min(views, 2) * np.dtype(np.float32).itemsize // devices
     fields = "batch_size or views.size" if "size" in config.views else "batch_size"
     _compare("the views of a batch take", size, _memory(shardings), f"make {fields} smaller")
+    if config.steps_per_dispatch > 1:  # its batches of uint8, as they come and one behind the other
+        size = 2 * config.steps_per_dispatch * numbers * (min(views, 2) if many_sizes else 1) // devices
+        _compare("the batches of a dispatch take", size, _memory(shardings), "make steps_per_dispatch smaller")
     if many_sizes or config.data.input == "streamed":
         ahead = (1 + config.data.prefetch) * numbers * (min(views, 2) if many_sizes else 1)
         _compare("the batches made ahead take", ahead, parallel.host_memory(), f"make data.prefetch, {fields} smaller")

@@ -6,7 +6,8 @@ from typing import Any
 # Fields, or whole groups, that change nothing of what is learnt: a run is resumed and evaluated under other values of
 # them. All others are the run's identity.
 FREE = (
-    *("shard_state", "log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb", "evaluate"),
+    *("shard_state", "steps_per_dispatch", "log_every", "checkpoint_every", "keep_every", "collapse_every", "wandb"),
+    "evaluate",
     *(
         "objective.chunk",
         "model.start",
@@ -54,6 +55,7 @@ def of_today(fields: dict[str, Any]) -> dict[str, Any]:
             "model": {"start": "", "start_sha256": "", "remat": False} | fields["model"],
             "wandb": fields.get("wandb", ""),
             "shard_state": fields.get("shard_state", False),
+            "steps_per_dispatch": fields.get("steps_per_dispatch", 1),
         }
     if isinstance(views, dict) and "grey_probability" in views:
         names = {"grey_probability": "grayscale_probability"}

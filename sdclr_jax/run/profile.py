@@ -9,7 +9,7 @@ import jax
 
 from sdclr_jax.errors import UserError
 
-# Steps that are not measured: they compile, and wait for what was begun before them.
+# Dispatches that are not measured: they compile, and wait for what was begun before them.
 WARM_UP = 3
 
 # Published dense peaks of one device in bfloat16 (float16 where there is no bfloat16), in operations a second; the
@@ -45,17 +45,17 @@ def peak_of(kind: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in kind), None)
 
 
-def check(steps: int, start: int, until: int) -> None:
-    """See that so many steps can be traced of a run that has done `start` and ends after `until`.
+def check(steps: int, after: int, until: int) -> None:
+    """See that so many steps can be traced after number `after` of a run that ends after `until`.
 
     Raises:
         UserError: so many steps are not left.
     """
-    left = max(until - start - WARM_UP, 0)
+    left = max(until - after, 0)
     if steps > left:
         raise UserError(
-            f"--profile is {steps}, and {left} steps are left after the first {WARM_UP}, which are not measured: give "
-            "fewer, or more epochs"
+            f"--profile is {steps}, and {left} steps are left after step {after}, before which nothing is measured: "
+            "give fewer, or more epochs"
         )
 
 
@@ -86,15 +86,15 @@ class Costs(NamedTuple):
 class Profile:
     """Traces steps of a run into a folder, and says what they cost.
 
-    profile = Profile(folder, steps=20, start=0, until=1000, lower=method.jitted_step.lower)
+    profile = Profile(folder, steps=20, after=WARM_UP, until=1000, lower=method.jitted_step.lower)
     for step in method.train(...):
         if costs := profile.after(step, waited=clock.waited, batch_size=512):
             print(costs.sentence(folder))
 
     Args:
         directory: where the trace goes.
-        steps: how many are traced, after `WARM_UP` others.
-        start: steps done before this process.
+        steps: how many are traced.
+        after: number of the step after which they come; those before compile.
         until: the last step of the run.
         lower: (state, images) -> the step as JAX lowers it, whose operations XLA counts.
 
@@ -102,9 +102,9 @@ class Profile:
         UserError: so many steps are not left.
     """
 
-    def __init__(self, directory: pathlib.Path, steps: int, start: int, until: int, lower: Lower):
-        check(steps, start, until)
-        self._first, self._last = start + WARM_UP, start + WARM_UP + steps
+    def __init__(self, directory: pathlib.Path, steps: int, after: int, until: int, lower: Lower):
+        check(steps, after, until)
+        self.bounds = after, after + steps  # numbers of the steps after which the trace begins and ends
         self._directory, self._steps, self._lower = directory, steps, lower
         self._since = self._waited = 0.0
 
@@ -116,11 +116,11 @@ class Profile:
             waited: seconds that the loop has waited for data since any fixed time.
             batch_size: images a step.
         """
-        if step.number == self._first:
+        if step.number == self.bounds[0]:
             jax.block_until_ready(step.state)
             jax.profiler.start_trace(self._directory)
             self._since, self._waited = time.perf_counter(), waited
-        if step.number != self._last:
+        if step.number != self.bounds[1]:
             return None
         jax.block_until_ready(step.state)
         elapsed = time.perf_counter() - self._since

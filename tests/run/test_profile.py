@@ -16,7 +16,7 @@ def test_steps_after_the_warm_up_are_traced_and_counted(tmp_path, monkeypatch):
     began, double = [], jax.jit(lambda state, images: state @ images)
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: began.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: began.append("ended"))
-    profiled = profile.Profile(tmp_path, 4, start=10, until=17, lower=double.lower)
+    profiled = profile.Profile(tmp_path, 4, after=13, until=17, lower=double.lower)
     found = {}
     for number in range(11, 18):
         step = types.SimpleNamespace(number=number, state=jnp.ones((2, 3)), images=jnp.ones((3, 5)))
@@ -44,9 +44,9 @@ def test_the_peak_stands_in_the_sentence(tmp_path):
 
 
 def test_steps_that_are_not_there_are_refused_before_anything_is_written(tmp_path, capsys):
-    with pytest.raises(UserError, match="^--profile is 5, and 4 steps are left after the first 3"):
-        profile.check(5, start=3, until=10)
-    profile.check(4, start=3, until=10)
+    with pytest.raises(UserError, match="^--profile is 5, and 4 steps are left after step 6"):
+        profile.check(5, after=6, until=10)
+    profile.check(4, after=6, until=10)
     assert main.main(["pretrain", *arguments(tmp_path / "run", tmp_path / "data"), "--profile=13"]) == 2
     assert "--profile is 13, and 12 steps are left" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
