@@ -3,9 +3,9 @@
     python experiments/process_faults.py [--processes=2] [--out=runs/process_faults] [FAULT ...]
 
 Starts real processes of `sdclr pretrain --distributed`, or of evaluate, exemplars or prepare, on this machine, a device
-each, on tiny digits and images; lets one fault happen; and writes `table.md`: exit statuses, seconds from the fault
-until all had ended, the last step and the newest checkpoint, and what each process said last. A process that has not
-ended after two minutes is killed, and said so.
+each, on tiny digits and images; lets one fault happen; and writes `table_N.md`: exit statuses, seconds from the fault
+until all had ended, the last step and the newest checkpoint, what was written where all refused to start, and what the
+first and the last process said last. A process that has not ended after two minutes is killed, and said so.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from tabulate import tabulate
 ROOT = pathlib.Path(__file__).parents[1]
 LIMIT = 120  # seconds
 ENVIRONMENT = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+JOIN = 40  # seconds until all have started
 FIELDS = (
     *("--config.epochs=400", "--config.batch_size=64", "--config.log_every=5", "--config.checkpoint_every=2"),
     *("--config.model.width=2", "--config.projector.layers=2", "--config.projector.hidden=8"),
@@ -36,14 +37,11 @@ FIELDS = (
 )
 PROGRAM = """
 import sys
-import jax
-port, process, count, *argv = sys.argv[1:]
-join = jax.distributed.initialize
-jax.distributed.initialize = lambda **how: join(f"localhost:{port}", int(count), int(process), **how)
-from sdclr_jax import processes
-processes.SILENCE = 10
+argv = sys.argv[1:]
 """
 RUN = """
+from sdclr_jax import processes
+processes.SILENCE = 10
 from sdclr_jax.commands import main
 sys.exit(main.main(argv))
 """
@@ -66,8 +64,24 @@ OTHER_IMAGES = """
 from sdclr_jax.data.subsets import longtail
 longtail.list_hash = lambda ids: "0" * 64
 """
-# Where something happens in the commands that train nothing: run in all processes, they touch a mark and take long. In
-# `features`, `scores` and `looking` all processes work, in `fit` one, and the others wait.
+OTHER_VERSIONS = """
+import importlib.metadata, platform
+version = importlib.metadata.version
+{what}
+"""
+OTHER_JAX = OTHER_VERSIONS.format(
+    what='importlib.metadata.version = lambda name: "0.9.9" if name == "jax" else version(name)'
+)
+OTHER_PYTHON = OTHER_VERSIONS.format(what='platform.python_version = lambda: "3.10.1"')
+OTHER_CLOCK = """
+import time
+now = time.time
+time.time = lambda: now() + 5 * 3600
+"""
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"  # "File too large" is raised
+READ_ONLY = "import subprocess; subprocess.run(['mount', '-o', 'remount,ro', {out!r}], check=True)"
+# Where something happens: run in all processes, they touch a mark and take long. In `features`, `scores` and `looking`
+# all processes work, in `fit` one, and the others wait.
 _SLOWLY = """
 import pathlib, time
 from {module} import {owner}
@@ -81,6 +95,9 @@ def slowly(*given):
 {owner}.{name} = slowly
 """
 PLACES = {
+    "compiling": {"module": "jax._src", "owner": "compiler", "name": "compile_or_get_cached"},
+    "saving": {"module": "sdclr_jax.run.checkpoints", "owner": "Checkpoints", "name": "save"},
+    "measuring": {"module": "sdclr_jax.evaluation.online", "owner": "OnlineProbe", "name": "measure"},
     "features": {"module": "sdclr_jax.evaluation.frozen", "owner": "FrozenEncoder", "name": "_of_batch"},
     "fit": {"module": "sdclr_jax.api", "owner": "evaluate", "name": "measure"},
     "scores": {"module": "sdclr_jax.evaluation.pruning_probe", "owner": "PruningProbe", "name": "_put"},
@@ -95,33 +112,68 @@ class Fault(NamedTuple):
     fields: tuple[str, ...] = ()  # of its command line
     code: str = ""  # run in it before it starts
     at_step_40: str = ""  # run in it then
-    sent: signal.Signals | None = None  # while it trains, or is at the place
-    at: str = ""  # one of PLACES, of another command than pretrain
+    sent: tuple[signal.Signals, ...] = ()  # while it trains, or is at the place; a SIGCONT is sent 5 s later
+    at: str = ""  # one of PLACES
     does: str = "time.sleep(1)"  # what all do there before the signal, or the last one alone
     to: str = "last"  # "first", or "all"
+    of_all: tuple[str, ...] = ()  # fields of all processes
+    environment: tuple[tuple[str, str], ...] = ()  # of the last
+    starts: str = "with the others"  # the last: or "never", "late", or "again" while all train
     lock: bool = False  # whether somebody else trains in the folder
+    mounted: bool = False  # whether the folder is a file system of its own, as root
 
 
+TERM, KILL, STOP, CONT = signal.SIGTERM, signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT
+MEASURED = ("--config.evaluate.every=1", "--config.checkpoint_every=1")
+FITTED = ("--config.evaluate.protocols=('ridge',)",)
 FAULTS = {
     "another seed": Fault(("--config.seed=3",)),
     "another learning rate": Fault(("--config.optimizer.learning_rate=0.02",)),
     "other images": Fault(code=OTHER_IMAGES),
+    "another jax": Fault(code=OTHER_JAX),
+    "another Python": Fault(code=OTHER_PYTHON),
+    "another number of processes": Fault(environment=(("JAX_NUM_PROCESSES", "7"),)),
+    "a number twice": Fault(environment=(("JAX_PROCESS_ID", "{twice}"),)),
+    "an address where nobody is": Fault(environment=(("JAX_COORDINATOR_ADDRESS", "localhost:9"),)),
+    "the last never starts": Fault(starts="never"),
+    "the last starts 15 s late, then SIGTERM": Fault(sent=(TERM,), starts="late"),
+    "the last starts again while all train, then SIGTERM": Fault(sent=(TERM,), starts="again", to="first"),
     "a folder that is not shared": Fault(("--workdir={out}/elsewhere/run",)),
     "a wrong flag": Fault(("--config.prune.raet=0.5",)),
     "a wrong value": Fault(("--config.prune.rate=2.0",)),
     "the folder in use": Fault(lock=True),
-    "SIGTERM to the last": Fault(sent=signal.SIGTERM),
-    "SIGTERM to the first": Fault(sent=signal.SIGTERM, to="first"),
-    "SIGTERM to all": Fault(sent=signal.SIGTERM, to="all"),
-    "Ctrl-C to the last": Fault(sent=signal.SIGINT),
-    "SIGUSR1 to the last": Fault(sent=signal.SIGUSR1),
-    "SIGHUP to the last": Fault(sent=signal.SIGHUP),
+    "clocks 5 hours apart, then SIGTERM": Fault(sent=(TERM,), code=OTHER_CLOCK),
+    "a folder with spaces, then SIGTERM": Fault(sent=(TERM,), of_all=("--workdir={out}/run/a b",)),
+    "SIGTERM to the last": Fault(sent=(TERM,)),
+    "SIGTERM to the first": Fault(sent=(TERM,), to="first"),
+    "SIGTERM to all": Fault(sent=(TERM,), to="all"),
+    "SIGTERM twice to the last": Fault(sent=(TERM, TERM)),
+    "Ctrl-C to the last": Fault(sent=(signal.SIGINT,)),
+    "Ctrl-C twice to the last": Fault(sent=(signal.SIGINT, signal.SIGINT)),
+    "SIGUSR1 to the last": Fault(sent=(signal.SIGUSR1,)),
+    "SIGHUP to the last": Fault(sent=(signal.SIGHUP,)),
+    "SIGTERM to the last, compiling": Fault(at="compiling", does="time.sleep(0.2)", sent=(TERM,)),
+    "SIGUSR1 to the last, compiling": Fault(at="compiling", does="time.sleep(0.2)", sent=(signal.SIGUSR1,)),
+    "SIGTERM to the last, measuring": Fault(at="measuring", sent=(TERM,), of_all=MEASURED),
+    "SIGTERM to the first, saving": Fault(at="saving", sent=(TERM,), to="first"),
     "an unreadable file on the last": Fault(at_step_40="raise UserError('a.jpg cannot be read: put it back')"),
     "a crash of the last": Fault(at_step_40="raise OSError(5, 'the disk is gone')"),
-    "SIGKILL to the last": Fault(sent=signal.SIGKILL),
-    "SIGKILL to the first": Fault(sent=signal.SIGKILL, to="first"),
-    "the last stands still": Fault(sent=signal.SIGSTOP),
-    "the last never starts": Fault(to="none"),
+    "a full disk of the first": Fault(at_step_40=FULL_DISK, to="first"),
+    "a full disk of the last": Fault(at_step_40=FULL_DISK),
+    "the folder becomes read-only": Fault(at_step_40=READ_ONLY, to="first", mounted=True),
+    "the folder is removed": Fault(at_step_40="import shutil; shutil.rmtree({out!r})", to="first"),
+    "SIGKILL to the last": Fault(sent=(KILL,)),
+    "SIGKILL to the last, compiling": Fault(at="compiling", does="time.sleep(0.2)", sent=(KILL,)),
+    "SIGKILL to the last, saving": Fault(at="saving", sent=(KILL,)),
+    "SIGKILL to the last, measuring": Fault(at="measuring", sent=(KILL,), of_all=MEASURED),
+    "SIGKILL to the first": Fault(sent=(KILL,), to="first"),
+    "SIGKILL to the first, compiling": Fault(at="compiling", does="time.sleep(0.2)", sent=(KILL,), to="first"),
+    "SIGKILL to the first, saving": Fault(at="saving", sent=(KILL,), to="first"),
+    "SIGKILL to the first, measuring": Fault(at="measuring", sent=(KILL,), to="first", of_all=MEASURED),
+    "the last stands still": Fault(sent=(STOP,)),
+    "the first stands still": Fault(sent=(STOP,), to="first"),
+    "the last stands still for 5 s, then SIGTERM": Fault(sent=(STOP, CONT, TERM)),
+    "the first stands still for 5 s, then SIGTERM": Fault(sent=(STOP, CONT, TERM), to="first"),
     "evaluate: another setting": Fault(("--config.evaluate.knn_k=7",)),
     "evaluate: other images": Fault(code=OTHER_IMAGES),
     "evaluate: a folder that is not shared": Fault(("{out}/elsewhere/run",)),
@@ -129,22 +181,28 @@ FAULTS = {
     "evaluate: an unreadable file on the last": Fault(
         at="features", does="raise UserError('a.jpg cannot be read: put it back')"
     ),
-    "evaluate: SIGTERM to the last, features": Fault(at="features", sent=signal.SIGTERM),
-    "evaluate: SIGUSR1 to the first, features": Fault(at="features", sent=signal.SIGUSR1, to="first"),
-    "evaluate: SIGTERM to the last, which waits": Fault(at="fit", does="time.sleep(600)", sent=signal.SIGTERM),
-    "evaluate: SIGTERM to the first, a fit": Fault(at="fit", does="time.sleep(600)", sent=signal.SIGTERM, to="first"),
-    "evaluate: SIGTERM to the first, a long computation": Fault(at="fit", does=IN_XLA, sent=signal.SIGTERM, to="first"),
-    "evaluate: SIGKILL to the last, features": Fault(at="features", sent=signal.SIGKILL),
-    "evaluate: SIGKILL to the last, which waits": Fault(at="fit", does="time.sleep(600)", sent=signal.SIGKILL),
-    "evaluate: SIGKILL to the first, a fit": Fault(at="fit", does="time.sleep(600)", sent=signal.SIGKILL, to="first"),
+    "evaluate: SIGTERM to the last, features": Fault(at="features", sent=(TERM,)),
+    "evaluate: SIGUSR1 to the first, features": Fault(at="features", sent=(signal.SIGUSR1,), to="first"),
+    "evaluate: SIGTERM to the last, which waits": Fault(at="fit", does="time.sleep(600)", of_all=FITTED, sent=(TERM,)),
+    "evaluate: SIGTERM to the first, a fit": Fault(
+        at="fit", does="time.sleep(600)", of_all=FITTED, sent=(TERM,), to="first"
+    ),
+    "evaluate: SIGTERM to the first, a long computation": Fault(
+        at="fit", does=IN_XLA, of_all=FITTED, sent=(TERM,), to="first"
+    ),
+    "evaluate: SIGKILL to the last, features": Fault(at="features", sent=(KILL,)),
+    "evaluate: SIGKILL to the last, which waits": Fault(at="fit", does="time.sleep(600)", of_all=FITTED, sent=(KILL,)),
+    "evaluate: SIGKILL to the first, a fit": Fault(
+        at="fit", does="time.sleep(600)", of_all=FITTED, sent=(KILL,), to="first"
+    ),
     "exemplars: another setting": Fault(("--rates=0.6",)),
-    "exemplars: SIGTERM to the last": Fault(at="scores", sent=signal.SIGTERM),
-    "exemplars: Ctrl-C to the first": Fault(at="scores", sent=signal.SIGINT, to="first"),
-    "exemplars: SIGKILL to the last": Fault(at="scores", sent=signal.SIGKILL),
+    "exemplars: SIGTERM to the last": Fault(at="scores", sent=(TERM,)),
+    "exemplars: Ctrl-C to the first": Fault(at="scores", sent=(signal.SIGINT,), to="first"),
+    "exemplars: SIGKILL to the last": Fault(at="scores", sent=(KILL,)),
     "exemplars: a crash of the last": Fault(at="scores", does="raise OSError(5, 'the disk is gone')"),
     "prepare: another folder": Fault(("folder:{out}/nowhere",)),
-    "prepare: SIGTERM to the last": Fault(at="looking", sent=signal.SIGTERM),
-    "prepare: SIGKILL to the last": Fault(at="looking", sent=signal.SIGKILL),
+    "prepare: SIGTERM to the last": Fault(at="looking", sent=(TERM,)),
+    "prepare: SIGKILL to the last": Fault(at="looking", sent=(KILL,)),
 }
 
 
@@ -168,14 +226,13 @@ def main() -> None:
 
 def happen(command: str, fault: Fault, count: int, folder: pathlib.Path) -> dict[str, object]:
     """Start `count` processes, let the fault happen, and see how they end."""
-    out = folder / "now"
+    out = folder / f"now {count}"
     shutil.rmtree(out, ignore_errors=True)
     (out / "elsewhere").mkdir(parents=True)
+    (out / "run").mkdir() if fault.mounted or fault.lock else None
     mark = out / "happened"
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    code = fault.code + (AT_STEP_40.format(mark=str(mark), fault=fault.at_step_40) if fault.at_step_40 else "")
+    at_step_40 = fault.at_step_40.format(out=str(out / "run"))
+    code = fault.code + (AT_STEP_40.format(mark=str(mark), fault=at_step_40) if at_step_40 else "")
     slowly = ""
     if fault.at:
         slowly = "from sdclr_jax.errors import UserError\n"
@@ -183,48 +240,80 @@ def happen(command: str, fault: Fault, count: int, folder: pathlib.Path) -> dict
     if command in ("evaluate", "exemplars"):
         for place in (out, out / "elsewhere"):
             shutil.copytree(trained(folder), place / "run")
+    environment = ENVIRONMENT | {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "JAX_NUM_PROCESSES": str(count),
+        "SDCLR_JOIN_SECONDS": str(JOIN),
+    }
+    began = time.time()
     with contextlib.ExitStack() as stack:
+        if fault.mounted:
+            subprocess.run(["mount", "-t", "tmpfs", "none", out / "run"], check=True)
+            stack.callback(subprocess.run, ["umount", "--lazy", out / "run"])
         if fault.lock:
-            (out / "run").mkdir()
             fcntl.flock(stack.enter_context((out / "run" / ".lock").open("w")), fcntl.LOCK_EX)
-        running = []
-        for i in range(count - (fault.to == "none")):
+
+        def start(i: int) -> subprocess.Popen:
             last = i == count - 1
-            argv = arguments(command, out, folder, fault.fields if last else ())
-            own = (code if last else "") + (slowly if last or fault.sent else "")
-            running.append(start(port, i, count, own, argv))
-        began = time.time()
-        if fault.sent:
-            while not (mark.exists() if fault.at else len(lines(out)) >= 3) and all(p.poll() is None for p in running):
+            own = {"first": i == 0, "last": last, "all": True}[fault.to]
+            argv = arguments(command, out, folder, fault.fields if last else (), fault.of_all)
+            text = PROGRAM + (code if own else "") + (slowly if last or fault.sent else "") + RUN
+            more = {"JAX_PROCESS_ID": str(i)}
+            more |= {name: value.format(twice=count - 2) for name, value in fault.environment if last}
+            return subprocess.Popen(
+                [sys.executable, "-c", text, *argv],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment | more,
+            )  # fmt: skip
+
+        running = [start(i) for i in range(count - (fault.starts in ("never", "late")))]
+        if fault.starts == "late":
+            time.sleep(15)
+            running.append(start(count - 1))
+        happened = lambda: mark.exists() if fault.at or at_step_40 else len(lines(out)) >= 3  # noqa: E731
+        if fault.sent or fault.starts == "again" or at_step_40:
+            until = time.time() + 5 * LIMIT
+            while not happened() and all(process.poll() is None for process in running) and time.time() < until:
                 time.sleep(0.05)
             began = time.time()
-            for process in {"last": running[-1:], "first": running[:1], "all": running}[fault.to]:
-                process.send_signal(fault.sent)
+        if fault.starts == "again":
+            running.append(start(count - 1))
+            running[-1].wait(LIMIT)
+        if fault.sent:
+            began = time.time()
+            for number, sent in enumerate(fault.sent):
+                time.sleep(0 if not number else 5 if sent == CONT else 0.5)
+                for process in {"last": running[-1:], "first": running[:1], "all": running}[fault.to]:
+                    process.send_signal(sent)
         ended: dict[int, float] = {}
-        while len(ended) < len(running) and time.time() - began < LIMIT:
+        stopped = fault.sent == (STOP,)
+        while len(ended) < len(running) - stopped and time.time() - began < LIMIT:
             for i, process in enumerate(running):
                 if i not in ended and process.poll() is not None:
                     ended[i] = time.time()
-            if fault.sent == signal.SIGSTOP and len(ended) == count - 1:
-                break
             time.sleep(0.05)
-        if mark.exists() and not fault.sent:
-            began = mark.stat().st_mtime
         statuses = [process.poll() for process in running]
         for process in running:
             process.kill()
         said = [process.communicate()[0].strip().splitlines() for process in running]
-    done = json.loads(lines(out)[-1])["step"] if command == "pretrain" and lines(out) else None
-    checkpoints = [int(p.name) for p in out.glob("run/checkpoints/*") if p.name.isdigit() and command == "pretrain"]
-    return {
-        "exit statuses": " ".join(map(str, statuses)),
-        "seconds": f"{max(ended.values()) - began:.0f}"
-        if None not in statuses or fault.sent == signal.SIGSTOP
-        else "never",
-        "last step": done,
-        "checkpoint": max(checkpoints, default=None),
-        **{f"process {i} says": last_line(text) for i, text in enumerate(said)},
-    }
+        done = json.loads(lines(out)[-1])["step"] if command == "pretrain" and lines(out) else None
+        checkpoints = [int(p.name) for p in out.glob("run/**/checkpoints/*") if p.name.isdigit()]
+        written = sorted(str(path.relative_to(out)) for path in out.glob("run/*"))
+        said = [[line for line in text if not line.startswith(("[Gloo]", "W1", "E1"))] for text in said]
+        print(*(f"--- process {i}:\n" + "\n".join(text[-6:]) for i, text in enumerate(said)), sep="\n", flush=True)
+        return {
+            "exit statuses": " ".join("still" if status is None else str(status) for status in statuses),
+            "seconds": f"{max(ended.values()) - began:.0f}" if len(ended) == len(running) - stopped else "never",
+            "last step": done,
+            "checkpoint": max(checkpoints, default=None) if command == "pretrain" else None,
+            "written": " ".join(written) or "nothing" if set(statuses) == {2} and command == "pretrain" else None,
+            **{f"process {i} says": last_line(said[i]) for i in (0, len(running) - 1)},
+        }
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def trained(folder: pathlib.Path) -> pathlib.Path:
@@ -249,35 +338,30 @@ def photos(folder: pathlib.Path) -> pathlib.Path:
     return made
 
 
-def arguments(command: str, out: pathlib.Path, folder: pathlib.Path, own: tuple[str, ...]) -> list[str]:
+def arguments(
+    command: str, out: pathlib.Path, folder: pathlib.Path, own: tuple[str, ...], of_all: tuple[str, ...]
+) -> list[str]:
     """Of a process, with what is its own."""
-    own = tuple(field.format(out=out) for field in own)
-    places = [each for each in own if not each.startswith("--")]
-    own = [each for each in own if each.startswith("--")]
+    given = [field.format(out=out) for field in (*of_all, *own)]
+    places = [each for each in given if not each.startswith("--")]
+    given = [each for each in given if each.startswith("--")]
     if command == "pretrain":
         argv = ["--config=digits_lt:sdclr", f"--workdir={out / 'run'}", "--noprogress", *FIELDS]
     elif command == "evaluate":
         argv = [*(places or [str(out / "run")]), "--config.evaluate.protocols=('knn',)", "--config.evaluate.knn_k=5"]
         argv.append("--config.evaluate.batch_size=32")
     elif command == "exemplars":
-        argv = [*(places or [str(out / "run")]), "--noprogress", "--views=1", *([] if own else ["--rates=0.5"])]
+        argv = [*(places or [str(out / "run")]), "--noprogress", "--views=1", *([] if given else ["--rates=0.5"])]
     else:
         argv = [*(places or [f"folder:{photos(folder)}"]), "--noprogress"]
     data_dir = out / "data" if command == "prepare" else folder / "data"
-    return [command, "--distributed", f"--data_dir={data_dir}", *argv, *own]
-
-
-def start(port: int, number: int, count: int, code: str, argv: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM + code + RUN, str(port), str(number), str(count), *argv],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT | {"SDCLR_JOIN_SECONDS": "20"},
-    )  # fmt: skip
+    return [command, "--distributed", f"--data_dir={data_dir}", *argv, *given]
 
 
 def lines(out: pathlib.Path) -> list[str]:
     """Of the metrics."""
-    path = out / "run" / "metrics.jsonl"
-    return path.read_text().splitlines() if path.exists() else []
+    found = [*out.glob("run/metrics.jsonl"), *out.glob("run/a b/metrics.jsonl")]
+    return found[0].read_text().splitlines() if found else []
 
 
 def last_line(said: list[str]) -> str:

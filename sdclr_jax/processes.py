@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed  # its store has no public door
 
-from sdclr_jax import parallel, stops
+from sdclr_jax import joining, parallel, stops
 from sdclr_jax.errors import Lost, Stopped, UserError, first_line
 from sdclr_jax.joining import join
+from sdclr_jax.joining.rollcall import differs
 from sdclr_jax.stops import Interrupts, Stop, stopping_before_the_first_step
 
 __all__ = [
@@ -203,10 +204,7 @@ def agree(facts: Mapping[str, Any]) -> None:
     for number, other in enumerate(others, 1):
         for name in [*first, *(name for name in other if name not in first)]:
             if first.get(name) != other.get(name):
-                raise UserError(
-                    f"process {number} has another {name} than process 0: {other.get(name)}, not {first.get(name)}; "
-                    "start all processes with the same command, code and data"
-                )
+                raise UserError(differs(number, name, other.get(name), first.get(name)))
 
 
 @contextlib.contextmanager
@@ -223,11 +221,11 @@ def together(*, stop: bool = False) -> Iterator[None]:
         yield
         return
     ended = threading.Event()
-    _connect()
     with Interrupts() if stop else contextlib.nullcontext() as interrupts:
         threading.Thread(target=_watch, args=(ended, interrupts), daemon=True).start()
         try:
             with telling():
+                _connect()
                 try:
                     with _all_do_the_same(True):
                         yield
@@ -283,6 +281,10 @@ def leave(status: int) -> None:
     """End a failed process with this status, once the others have heard of it; JAX would wait for them, and abort."""
     sys.stdout.flush()
     sys.stderr.flush()
+    joining.release()
+    late = threading.Timer(3 * _LEAVE, os._exit, [status])  # the store may not answer
+    late.daemon = True
+    late.start()
     with contextlib.suppress(Exception):  # the store may be what has gone
         _store().key_value_set(f"{_ROOT}/left/{jax.process_index()}", "", allow_overwrite=True)
         until = time.monotonic() + _LEAVE + 5
@@ -301,11 +303,12 @@ def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
         beat += 1
         step = f"{stops.taken}.{beat if _waits else _done}"  # who waits on purpose does not stand still
         try:
-            _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True)
-            said, alive = _failures(), _all_in(f"{_ROOT}/alive") if is_main() else {}
-        except Exception as error:  # process 0, where the store is, has gone: JAX ends this one at once
-            print(f"sdclr: process 0 cannot be reached ({first_line(error)}): see what it says", file=sys.stderr)
-            return
+            with joining.asking(SILENCE):
+                _store().key_value_set(f"{_ROOT}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True)
+                said, alive = _failures(), _all_in(f"{_ROOT}/alive") if is_main() else {}
+        except Exception as error:  # the store itself is broken
+            lost = f"process 0 cannot be asked ({first_line(error)}): see what it says"
+            _end(lost, Lost.status)
         if interrupts and interrupts.waited() > _LEAVE and not _told:
             _publish(KeyboardInterrupt())
             _end("stopped", 130)

@@ -17,6 +17,7 @@ from sdclr_jax.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 taken = 0  # the last step of this process
+_NOT_BEGUN = "stopped before the first step: run it again to start, or to resume"
 
 
 class Stop(contextlib.AbstractContextManager):
@@ -70,6 +71,35 @@ class Stop(contextlib.AbstractContextManager):
 
     def __exit__(self, *error):
         for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def heeded() -> Iterator[None]:
+    """Inside, a stop that is asked for before `Stop` looks after it ends a command as one that is to be run again.
+
+    Several processes that have joined stop after their first step, as only there all of them are at one place; a second
+    Ctrl-C ends them at once.
+    """
+    asked = []
+
+    def ask(number, frame):
+        if distributed.global_state.preemption_sync_manager is None:
+            raise Stopped(_NOT_BEGUN)
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("\nstopping after the first step; Ctrl-C again to stop at once", file=sys.stderr)
+        os.kill(os.getpid(), signal.SIGTERM)  # which JAX has taken
+
+    try:
+        before = {s: signal.signal(s, ask) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
+    except ValueError:  # not the main thread, as in some notebooks
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -141,7 +171,7 @@ def _stop_before_the_first_step(received: int, patience: float) -> None:
         left = None if asked is None else max(0.0, asked + patience - time.monotonic())
         if not select.select([received], [], [], left)[0]:
             if not taken:
-                _end_at_once("stopped before the first step: run it again to start, or to resume", Stopped.status)
+                _end_at_once(_NOT_BEGUN, Stopped.status)
             return
         numbers = os.read(received, 100)
         if not numbers:

@@ -21,6 +21,7 @@ from sdclr_jax import parallel, processes, recipes, stops, trees
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
+from sdclr_jax.joining import cluster
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines
@@ -28,7 +29,6 @@ from tests.commands.test_pretrain import arguments, config, lines
 OLD_RUN = pathlib.Path(__file__).parent / "golden" / "run_f1e7a00"
 PROGRAM = """
 import itertools, os, signal, sys, time
-import jax
 stops, *options = sys.argv[1:]
 process = os.environ["JAX_PROCESS_ID"]
 from sdclr_jax import parallel
@@ -49,9 +49,28 @@ if stops in "01":
 # One command, or several with "then" between.
 for of_commands, command in itertools.groupby(options, lambda option: option != "then"):
     if of_commands:
-        status = main.main([*command, "--distributed"])
-        jax.distributed.initialize = lambda **how: None  # they are together already
+        status = main.main([*command, "--distributed"])  # later ones are together already
 sys.exit(status)
+"""
+
+
+# Without a run, which takes seconds to begin: process 1 finds something wrong, or process 0 is killed, while they wait.
+ENDS = """
+import os, signal, sys, time
+from sdclr_jax import processes
+from sdclr_jax.errors import Lost, UserError
+processes.join()
+try:
+    with processes.together():
+        processes.exchange("here")
+        if processes.number() == 0 and sys.argv[1] == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if processes.number() == 1 and sys.argv[1] == "wrong":
+            raise UserError("a.jpg cannot be read: put it back")
+        processes.exchange("there")
+except (Lost, UserError) as error:
+    print(f"sdclr: {error}", file=sys.stderr)
+    processes.leave(error.status)
 """
 
 
@@ -100,6 +119,11 @@ def free_port() -> int:
 
 def run(*options, stops="none", own=((), ())):
     """Exit statuses and outputs of two processes with these commands, and each with options of its own."""
+    return both(*([PROGRAM, stops, *options, *own[i]] for i in range(2)))
+
+
+def both(*programs):
+    """Exit statuses and outputs of two processes that run these programs, each with its arguments."""
     environment = os.environ | {
         "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
         "JAX_NUM_PROCESSES": "2",
@@ -108,10 +132,10 @@ def run(*options, stops="none", own=((), ())):
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, stops, *options, *own[i]],
+            [sys.executable, "-c", *program],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment | {"JAX_PROCESS_ID": str(i)},
         )
-        for i in range(2)
+        for i, program in enumerate(programs)
     ]  # fmt: skip
     outputs = [p.communicate(timeout=600)[0] for p in processes]
     return [p.returncode for p in processes], outputs
@@ -186,14 +210,22 @@ def test_processes_that_differ_are_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_one_process_finds_wrong_ends_the_other(tmp_path):
-    options = ["pretrain", *arguments(tmp_path / "run", tmp_path / "data", "sdclr", "--noprogress")]
-    statuses, outputs = run(*options, own=((), ("--config.prune.raet=0.5",)))
+def test_what_one_process_finds_wrong_ends_the_other():
+    statuses, outputs = both(*[[ENDS, "wrong"]] * 2)
     assert statuses == [2, 2], "\n".join(outputs)
-    sentence = "there is no field or flag --config.prune.raet: the nearest is --config.prune.rate"
-    assert f"sdclr: process 1: {sentence}" in outputs[0]
-    assert f"sdclr: {sentence}" in outputs[1]
-    assert not (tmp_path / "run").exists()
+    assert "sdclr: process 1: a.jpg cannot be read: put it back\n" in outputs[0]
+    assert "sdclr: a.jpg cannot be read: put it back\n" in outputs[1]
+
+
+def test_process_0_that_is_killed_ends_the_others_with_a_sentence():
+    """JAX would end them with a stack trace."""
+    statuses, outputs = both(*[[ENDS, "killed"]] * 2)
+    assert statuses == [-signal.SIGKILL, 1], "\n".join(outputs)
+    (said,) = [line for line in outputs[1].splitlines() if line.startswith("sdclr: ")]
+    assert re.fullmatch(
+        r"sdclr: process 0, at localhost:\d+, is gone: it was killed, or its machine .*checkpoint", said
+    )
+    assert "stack trace" not in outputs[1] and "Traceback" not in outputs[1]
 
 
 @pytest.mark.parametrize(
@@ -288,29 +320,20 @@ def test_a_kind_of_device_that_is_not_there_is_a_sentence(monkeypatch, capsys, t
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
-        (ValueError("Number of processes must be defined."), "ValueError: Number of processes must be defined."),
+        (ValueError("not a number"), "ValueError: not a number"),
         (KeyError("SLURM_NTASKS"), "KeyError: 'SLURM_NTASKS'"),
         (ImportError("the kubernetes package"), "ImportError: the kubernetes package"),
     ],
 )
 def test_half_a_cluster_is_a_sentence(monkeypatch, capsys, raised, said):
-    def initialize(**how):
+    def detect(*given):
         raise raised
 
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(cluster.ClusterEnv, "auto_detect_unset_distributed_params", detect)
     assert main.main(["pretrain", "--config=digits_lt:sdclr", "--workdir=/nowhere", "--distributed"]) == 2
     heard = capsys.readouterr().err
     assert heard.startswith(f"sdclr: --distributed: the processes cannot be joined ({said}): see that the scheduler's")
     assert heard.endswith("one process alone needs no --distributed\n")
-
-
-def test_one_machine_without_a_cluster_trains_alone(monkeypatch):
-    def initialize(**how):
-        raise ValueError("coordinator_address should be defined.")
-
-    monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    processes.join()
-    assert processes.count() == 1 and not processes.joined()
 
 
 def test_numbers_are_summed_over_the_processes(monkeypatch):

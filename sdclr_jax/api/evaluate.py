@@ -96,10 +96,17 @@ def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.Pa
     of_encoder = frozen.encoder_variables(variables)
     features = recipes.frozen_features(config, of_encoder, data, shardings, directory / names.FEATURES)
     measured = {}
+
+    def score(*, shared: bool) -> None:
+        for name, protocol in wanted.items():
+            if protocol.shared == shared:
+                with renamed(recipes.protocol_arguments(name)):
+                    measured[name] = measure(protocol, features.splits(protocol.train), recipes.groups(config, data))
+
+    score(shared=True)
     with processes.first("what is fitted") as alone:
-        for name, protocol in wanted.items() if alone else ():
-            with renamed(recipes.protocol_arguments(name)):
-                measured[name] = measure(protocol, features.splits(protocol.train), recipes.groups(config, data))
+        if alone:
+            score(shared=False)
     # Both what was used and what lies on disk must be the encoder that was there before.
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
         here = step in checkpoints.steps
@@ -115,7 +122,7 @@ def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.Pa
             data=about(config, data),
             features=_about_features(features.test.features),
             encoder_checksum=before,
-            protocols={name: records.decode(Score, score, name) for name, score in measured.items()},
+            protocols={name: records.decode(Score, measured[name], name) for name in wanted},
         )
         found = _with_others(found, directory / names.RESULTS)
         records.write(directory / names.RESULTS, found)

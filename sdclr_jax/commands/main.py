@@ -82,7 +82,7 @@ def _run(argv: list[str]) -> int:
         # Orbax leaves readers behind where one of them fails, and asyncio prints a traceback of each.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         # Imported here, so that `report` and `prepare` do not wait for JAX.
-        with _sigterm_as_ctrl_c():
+        with _signals_as_ctrl_c():
             importlib.import_module(f"sdclr_jax.commands.{_MODULES.get(command, command)}").main(rest)
             sys.stdout.flush()
     except (UserError, ArgumentError, Diverged, Lost, Stopped) as error:
@@ -107,17 +107,20 @@ def _run(argv: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def _signals_as_ctrl_c() -> Iterator[None]:
     """What a scheduler stops keeps what it has found, and removes what it has begun."""
+    # What is ignored stays so: `nohup` does that.
+    asking = [s for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(s) != signal.SIG_IGN]
     try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        before = {number: signal.signal(number, signal.default_int_handler) for number in asking}
     except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

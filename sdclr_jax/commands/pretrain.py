@@ -1,6 +1,6 @@
 """`sdclr pretrain`: train a method, or resume a run that was stopped."""
 
-from sdclr_jax import processes
+from sdclr_jax import processes, stops
 from sdclr_jax.api import determinism, pretrain
 from sdclr_jax.commands import flags
 from sdclr_jax.files import expanded
@@ -22,6 +22,11 @@ Pretrains and writes everything about the run to DIR. Run it again to resume: Ct
 
 
 def main(argv: list[str]) -> None:
+    with stops.heeded():
+        _main(argv)
+
+
+def _main(argv: list[str]) -> None:
     if flags.is_distributed(argv):
         processes.join()
     with processes.telling():  # what is wrong with one command line is told to processes that wait for this one

@@ -15,6 +15,7 @@ from sdclr_jax.data.targets import Targets
 from sdclr_jax.evaluation import cache, probe
 from sdclr_jax.evaluation.frozen import FrozenEncoder
 from sdclr_jax.evaluation.views import ProbeViews
+from sdclr_jax.parallel import Shardings
 from sdclr_jax.trees import Tree
 
 
@@ -44,12 +45,14 @@ class Splits(NamedTuple):
     test: Labelled
     seed: int = 0  # of all that a protocol draws
     frozen: "FrozenFeatures | None" = None  # where the features come from, for views of images and for the encoder
+    shardings: Shardings | None = None  # the devices of a protocol that is `shared`; None is those of this process
 
 
 class FrozenFeatures:
     """A data set under a frozen encoder: features of its labelled images as they are, and of random views of them.
 
-    Several processes make this together; what they do with it is for one of them, on its own devices.
+    Several processes make this together; what they do with it is for one of them, on its own devices, but for protocols
+    that are `shared`.
 
     Features of images as they are come from `folder`, or are extracted once and kept there for the next evaluation.
 
@@ -91,13 +94,13 @@ class FrozenFeatures:
         self._parts = {part: labelled.take(np.searchsorted(union, rows)) for part, rows in parts.items()}
         self.test = self._labelled(test)
         # What follows is for one process: the others wait for it.
-        self.encoder = encoder.here()
+        self.encoder, self._shardings = encoder.here(), encoder.shardings
         if processes.count() > 1:
             self.variables = jax.tree.map(np.asarray, variables)
 
     def splits(self, part: str) -> Splits:
         """For a protocol that learns from this part of the training images."""
-        return Splits(self._parts[part], self._parts["validation"], self.test, self.seed, self)
+        return Splits(self._parts[part], self._parts["validation"], self.test, self.seed, self, self._shardings)
 
     def _labelled(self, examples: Examples) -> Labelled:
         return Labelled(self._features(examples.images), examples.targets, examples)

@@ -8,6 +8,7 @@ from scipy import special
 from sdclr_jax.data.targets import Targets, as_targets
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation.neighbours import nearest
+from sdclr_jax.parallel import Shardings
 
 _VOTES = 2**22  # numbers of a block of votes: [rows, C], or [rows, k, C] of attributes
 
@@ -20,16 +21,18 @@ def predict(
     num_classes: int,
     k: int = 200,
     temperature: float = 0.1,
+    shardings: Shardings | None = None,
 ) -> Num[np.ndarray, "M ..."]:
     """What the `k` most similar training images of each test image vote for.
 
     A neighbour's vote weighs exp(cosine / temperature), or 1 where the temperature is infinite. Features are [N, D] and
-    [M, D], of any length. Ties go to the earlier training image, then to the lower class. The devices of this process
-    search; memory beyond the features is 8 bytes for each of M * k neighbours, whatever the number of classes.
+    [M, D], of any length. Ties go to the earlier training image, then to the lower class. Memory beyond the features is
+    8 bytes for each of M * k neighbours, whatever the number of classes.
 
     Args:
         train_labels: int [N], classes; or 0 and 1, [N, A], attributes.
         num_classes: how many classes or attributes there are.
+        shardings: the devices that search, as in `neighbours.nearest`.
 
     Returns:
         The class of each test image, int32 [M]; of attributes, the share of the vote for each, float32 [M, A].
@@ -42,7 +45,7 @@ def predict(
     if temperature <= 0:
         raise ArgumentError("temperature", f"is {temperature}: it must be above 0")
     targets = as_targets(train_labels, num_classes)
-    rows, cosines = nearest(train_features, test_features, k)
+    rows, cosines = nearest(train_features, test_features, k, shardings=shardings)
     size = max(1, _VOTES // (num_classes * (k if targets.has_attributes else 1)))
     decided = [
         targets.decide(_shares(targets, rows[i : i + size], cosines[i : i + size], temperature))

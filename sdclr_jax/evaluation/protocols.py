@@ -50,6 +50,7 @@ class Protocol(abc.ABC):
     says: str = ""  # in a few words, for help and reports
     of_attributes: bool = False  # whether it is defined where an image has attributes
     constants: ClassVar[dict[str, Any]] = {}  # what it does that is no field
+    shared: ClassVar[bool] = False  # whether all processes measure it together; else process 0 does, on its devices
 
     @abc.abstractmethod
     def measure(self, splits: Splits) -> Found:
@@ -151,14 +152,23 @@ class Neighbours(Protocol):
     k: int = 200
     temperature: float = 0.1  # infinite: each neighbour has one vote
     of_attributes: bool = True
+    shared: ClassVar = True
 
     def settings(self) -> dict[str, Any]:
         return {"k": self.k} | ({"vote": "majority"} if math.isinf(self.temperature) else super().settings())
 
     def measure(self, splits: Splits) -> Found:
         train, test = splits.train, splits.test
-        votes = {"k": self.k, "temperature": self.temperature, "num_classes": train.targets.num_classes}
-        return Found(test.targets.per_class(knn.predict(train.features, train.labels, test.features, **votes)))
+        predictions = knn.predict(
+            train.features,
+            train.labels,
+            test.features,
+            num_classes=train.targets.num_classes,
+            k=self.k,
+            temperature=self.temperature,
+            shardings=splits.shardings,
+        )
+        return Found(test.targets.per_class(predictions))
 
 
 @dataclass(frozen=True, kw_only=True)
