@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from sdclr_jax import branches, pruning
+from sdclr_jax import branches, parallel, pruning
 from sdclr_jax.branches import Branch
 from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives import Objective
@@ -69,6 +69,8 @@ class Method:
         refresh_every: steps between two refreshes of the mask; the first is before the first step.
         target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
         sharding: how the state lies on the devices; None leaves it to the arguments.
+        batch_sharding: how the devices share a batch that comes to them whole, since they cannot share it evenly; None
+            leaves it as it comes.
     """
 
     def __init__(
@@ -84,11 +86,12 @@ class Method:
         refresh_every: int = 1,
         target_momentum: optax.Schedule | None = None,
         sharding: jax.sharding.Sharding | None = None,
+        batch_sharding: jax.sharding.NamedSharding | None = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
         self.prune, self.refresh_every = prune, refresh_every
-        self.target_momentum = target_momentum
+        self.target_momentum, self._batch_sharding = target_momentum, batch_sharding
         self.damaged = any(branch.masked for branch in branches.values())
         self.averaged = any(branch.averaged for branch in branches.values())
         # One object each, so that what is traced once is not traced again.
@@ -144,11 +147,16 @@ class Method:
 
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""
-        return self.update(state, self.make_views(_key(state, 1), images))
+        return self.update(state, self._views(state, images))
 
     def diagnose(self, state: State, images: jax.Array) -> dict[Side, Outputs]:
         """What the step would compare on these images, in training mode; the state stays as it is."""
-        return self.forward(state.params, state, self.make_views(_key(state, 1), images))[0]
+        return self.forward(state.params, state, self._views(state, images))[0]
+
+    def _views(self, state: State, images: Any) -> Views:
+        if self._batch_sharding:
+            images = parallel.shared(images, self._batch_sharding)
+        return self.make_views(_key(state, 1), images)
 
     def update(self, state: State, views: Views) -> tuple[State, Scalars]:
         """The step from its views on: every branch once, one gradient, one update."""
