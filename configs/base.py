@@ -94,6 +94,7 @@ VIEWS = {  # name of a kind of views -> its settings
         "small_size": Field(0, f"[0, {SIDE}]"),  # side of the views from the third on (multi-crop); 0: as the others
         "small_crop_scale": Field((0.05, 0.14), "(0, 1]"),  # and their share of the area
         "crop_ratio": Field((0.75, 4 / 3), "(0, inf)"),  # width over height
+        "interpolation": Field("bicubic", "sdclr_jax.data.crops:INTERPOLATIONS"),  # of crops
         "flip": Field(0.5, "[0, 1]"),  # probability
         "jitter": Field((0.4, 0.4, 0.4, 0.1), "[0, inf)"),  # strength of brightness, contrast, saturation, hue
         "jitter_probability": Field(0.8, "[0, 1]"),
@@ -183,6 +184,9 @@ FIELDS = {
         "constant_rate": Field((), ("encoder", "projector", "predictor", "prototypes")),
         "warmup_epochs": Field(10, f"[0, {STEPS}]"),  # linear, from 0
         "final_learning_rate": Field(1e-6, "[0, inf)"),  # end of the cosine
+        # When the rate moves on along this curve. 'before_update', as in the authors' loop: update k, from 0 on, has
+        # the rate curve(k + 1); 'after_update': curve(k); 'after_epoch': an epoch's updates all have that of its first.
+        "rate_moves": Field("before_update", "sdclr_jax.optim:RATE_MOVES"),
     },
     "data": {
         "name": Field("cifar10", None),  # or 'folder:/path/to/images', your own (sdclr_jax/data/sources/layouts.py)
@@ -213,6 +217,9 @@ FIELDS = {
         "few_shot_per_class": Field(50, f"[1, {STEPS}]"),  # labelled images a class of the few-shot probe
         # Many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20.
         "groups": Field("thirds", "sdclr_jax.data.subsets.longtail:GROUP_RULES"),
+        # What becomes of the images of an epoch that do not fill a batch: 'kept', a smaller batch, as in the authors'
+        # code, whose step is compiled in addition; or 'dropped' from this epoch.
+        "last_batch": Field("kept", "sdclr_jax.data.order:LAST_BATCHES"),
         # Where images wait: 'resident', all of them on the devices; 'streamed', on the host, and each batch is sent;
         # 'auto' is resident for a set that is decoded already, and streamed for files.
         "input": Field("auto", ("auto", "resident", "streamed")),
@@ -232,12 +239,13 @@ FIELDS = {
         "augment": Field(True, None),  # whether the SGD probes train on new views in each epoch, or on fixed features
         "padding": Field(4, "[0, 256]"),  # pixels around the probe's training images, from which a random crop is taken
         "flip": Field(0.5, "[0, 1]"),  # probability for the probe's training images
-        # The next three are read where images have sizes of their own, in place of padding: the authors' ImageNet
+        # The next four are read where images have sizes of their own, in place of padding: the authors' ImageNet
         # protocol (github.com/VITA-Group/SDCLR, train_imagenet.py: RandomResizedCrop(224) and flip; Resize(256),
         # CenterCrop(224)).
         "crop_scale": Field((0.08, 1.0), "(0, 1]"),  # share of the image's area in the probe's random crops
         "resize": Field(256, f"[1, {SIDE}]"),  # pixels of the shorter side of what is evaluated
         "crop": Field(224, f"[1, {SIDE}]"),  # side of its middle that is seen, and of the probe's random crops
+        "interpolation": Field("bilinear", "sdclr_jax.data.crops:INTERPOLATIONS"),  # of both; torchvision's default
         "full_epochs": Field(30, "[1, 100000]"),
         "full_drops": Field((10, 20), f"[1, {STEPS}]"),  # epochs after which the learning rate falls to a tenth
         "few_shot_epochs": Field(100, "[1, 100000]"),

@@ -20,11 +20,13 @@ DATA_SET = methods.merged(
     {
         "epochs": 100,
         "batch_size": 512,
+        "optimizer": {"rate_moves": "after_update"},
         "data": {
             "name": "celeba",
             "profile": "as_is",
             "few_shot_per_class": 40,  # of 40 attributes: 1 % of the images
             "groups": "thirds",  # the rarest attribute has thousands of images
+            "last_batch": "dropped",
         },
         "views": {"size": 128, "crop_scale": (0.2, 1.0)},  # an attribute can be a matter of a small part
     },

@@ -13,8 +13,10 @@ DATA_SET = {
     "batch_size": 64,
     "checkpoint_every": 50,
     "model": {"name": "resnet8", "width": 16},  # three stages: 8 x 8, 4 x 4, 2 x 2
+    "optimizer": {"rate_moves": "after_update"},
     "data": {
         "name": "digits",
+        "last_batch": "dropped",
         "n_max": 110,
         "imbalance": 20.0,
         "validation_per_class": 20,

@@ -23,10 +23,16 @@ DATA_SET = methods.merged(
         "epochs": 200,
         "batch_size": 128,
         "checkpoint_every": 10,
-        "optimizer": {"learning_rate": 0.5 * _SHARE},
-        "data": {"name": "folder:", "profile": "as_is", "validation_per_class": 50, "few_shot_per_class": 10},
+        "optimizer": {"learning_rate": 0.5 * _SHARE, "rate_moves": "after_update"},
+        "data": {
+            "name": "folder:",
+            "profile": "as_is",
+            "validation_per_class": 50,
+            "few_shot_per_class": 10,
+            "last_batch": "dropped",  # there is no result to repeat, and a second step would be compiled
+        },
         "views": {"size": 128},
-        "evaluate": {"knn_k": 20},
+        "evaluate": {"knn_k": 20, "interpolation": "bicubic"},  # as the views that it learns from
     },
 )
 RECIPE = methods.merged(

@@ -129,48 +129,75 @@ METHODS = {name: (name, False) for name in ROWS} | {
 # Images of 32 x 32, ResNet-18, batch 512. SimCLR as SDCLR's authors train both (base.py). The others but W-MSE and
 # VICReg as in lightly's benchmark on CIFAR-10 with a batch of 512, whose heads and rates these are:
 # https://github.com/lightly-ai/lightly/blob/0351a522d08b80d0d2a0e4e1ae75cf8b832239f6/docs/source/getting_started/benchmarks/cifar10_benchmark.py
-_SGD = {"learning_rate": 0.24, "weight_decay": 5e-4, "warmup_epochs": 10}
+# Their rate moves after each epoch and has no warm-up; ours has one, and moves with each update, since from 0 a whole
+# epoch would change nothing.
+_AFTER_UPDATE = {"rate_moves": "after_update"}
+_SGD = _AFTER_UPDATE | {"learning_rate": 0.24, "weight_decay": 5e-4, "warmup_epochs": 10}
+_ADAM = _AFTER_UPDATE | {"name": "adam", "weight_decay": 1e-6, "warmup_epochs": 10}
+_DROPPED = {"last_batch": "dropped"}
 SMALL = {
     "simclr": {},
     "moco": {
+        "data": _DROPPED,
         "objective": {"queue": 4096},  # an image must have left the queue before it comes again: 11,165 in CIFAR-10-LT
         "projector": {"hidden": 512},
         "target": {"momentum": 0.99, "final_momentum": 0.99},
         "optimizer": _SGD,
     },
     "byol": {
+        "data": _DROPPED,
         "objective": {"scale": 0.5},  # they take the mean over the directions, of -cos and not of 2 - 2 cos
         "projector": {"hidden": 1024},
         "predictor": {"hidden": 1024},
         "target": {"momentum": 0.99},
         "optimizer": _SGD,
     },
-    # The paper's own for CIFAR-10 (appendix D): 2 layers in the projector, 0.03 for a batch of 256, no warm-up.
+    # The paper's own for CIFAR-10 (appendix D): 2 layers in the projector, 0.03 for a batch of 256, no warm-up. When
+    # the rate moves, and what becomes of the last batch, is as in their code for ImageNet.
     "simsiam": {
+        "data": _DROPPED,
         "projector": {"layers": 2},
-        "optimizer": {"learning_rate": 0.06, "weight_decay": 5e-4, "warmup_epochs": 0, "final_learning_rate": 0.0},
+        "optimizer": {
+            "learning_rate": 0.06,
+            "weight_decay": 5e-4,
+            "warmup_epochs": 0,
+            "final_learning_rate": 0.0,
+            "rate_moves": "after_epoch",
+        },
     },
     "swav": {
+        "data": _DROPPED,
         "projector": {"hidden": 512},
         "prototypes": {"count": 512},
-        "optimizer": {"name": "adam", "learning_rate": 4e-3, "weight_decay": 1e-6, "warmup_epochs": 10},
+        "optimizer": _ADAM | {"learning_rate": 4e-3},
     },
     "barlow_twins": {
+        "data": _DROPPED,
         "objective": {"scale": 1.0},
         "projector": {"layers": 2, "hidden": 2048, "out": 2048},
         "optimizer": _SGD,
     },
     # The authors' for CIFAR (W-MSE 2 in README.md, cfg.py and train.py of https://github.com/htdt/self-supervised):
-    # batch 512, warm-up of 500 steps. They divide the rate by 5 at 50 and at 25 epochs before the end.
-    "w_mse": {"optimizer": {"name": "adam", "learning_rate": 3e-3, "weight_decay": 1e-6, "warmup_epochs": 5}},
-    "vicreg": {"projector": {"layers": 2, "hidden": 2048, "out": 2048}, "optimizer": _SGD},  # as Barlow Twins
+    # batch 512, warm-up of 500 steps from a 500th on. They divide the rate by 5 at 50 and at 25 epochs before the end.
+    "w_mse": {
+        "data": _DROPPED,
+        "optimizer": _ADAM | {"learning_rate": 3e-3, "warmup_epochs": 5, "rate_moves": "before_update"},
+    },
+    # As Barlow Twins.
+    "vicreg": {
+        "data": _DROPPED,
+        "projector": {"layers": 2, "hidden": 2048, "out": 2048},
+        "optimizer": _SGD,
+    },
 }
 
 # ImageNet, ResNet-50, two views of 224 x 224, as the authors' code has it, which each recipe names; checked against
 # it, not run here yet. A rate is for the batch beside it: in proportion for another, as theirs. Theirs, but not here:
 # the last norm of a residual block starts from 0 (SimSiam, Barlow Twins, VICReg).
-_LARS = {"name": "lars", "decay_vectors": False, "final_learning_rate": 0.0}
+_LARS = _AFTER_UPDATE | {"name": "lars", "decay_vectors": False, "final_learning_rate": 0.0}
 _VIEWS = {"crop_scale": (0.08, 1.0), "blur_probability": 0.5, "size": 224}
+_BILINEAR = {"interpolation": "bilinear"}  # torchvision's default
+_COSINE = {"weight_decay": 1e-4, "warmup_epochs": 0, "final_learning_rate": 0.0, "rate_moves": "after_epoch"}
 _STRONG_JITTER = {"jitter": (0.8, 0.8, 0.8, 0.2)}
 # The two views of BYOL differ (Grill et al., Appendix B; byol/utils/augmentations.py); Barlow Twins and VICReg have
 # taken them over.
@@ -193,13 +220,15 @@ IMAGENET = {
     "moco": {
         "epochs": 200,
         "batch_size": 256,
-        "optimizer": {"learning_rate": 0.03, "weight_decay": 1e-4, "warmup_epochs": 0, "final_learning_rate": 0.0},
-        "views": _VIEWS | {"crop_scale": (0.2, 1.0)},
+        "data": _DROPPED,
+        "optimizer": _COSINE | {"learning_rate": 0.03},
+        "views": _VIEWS | _BILINEAR | {"crop_scale": (0.2, 1.0)},
     },
     # google-deepmind/deepmind-research, byol/configs/byol.py and byol/utils/optimizers.py: 0.2 for every 256 images.
     "byol": {
         "epochs": 1000,
         "batch_size": 4096,
+        "data": _DROPPED,  # theirs has no epochs: batches of an endless stream, and whole ones alone
         "optimizer": _LARS | {"learning_rate": 3.2, "weight_decay": 1.5e-6, "warmup_epochs": 10},
         "views": _VIEWS | _BYOL_VIEWS,
     },
@@ -207,15 +236,18 @@ IMAGENET = {
     "simsiam": {
         "epochs": 100,
         "batch_size": 512,
-        "optimizer": {"learning_rate": 0.1, "weight_decay": 1e-4, "warmup_epochs": 0, "final_learning_rate": 0.0},
-        "views": _VIEWS | {"crop_scale": (0.2, 1.0)},
+        "data": _DROPPED,
+        "optimizer": _COSINE | {"learning_rate": 0.1},
+        "views": _VIEWS | _BILINEAR | {"crop_scale": (0.2, 1.0)},
     },
     # facebookresearch/swav, scripts/swav_800ep_pretrain.sh: 64 devices of 64 images. Their warm-up starts from 0.3.
     "swav": {
         "epochs": 800,
         "batch_size": 4096,
         "number_of_views": 8,  # two of 224 and six of 96
-        "optimizer": {
+        "data": _DROPPED,
+        "optimizer": _AFTER_UPDATE
+        | {
             "name": "lars",  # without exclusions, as the authors' wrapper
             "learning_rate": 4.8,
             "weight_decay": 1e-6,
@@ -223,6 +255,7 @@ IMAGENET = {
             "final_learning_rate": 0.0048,
         },
         "views": _VIEWS
+        | _BILINEAR
         | _STRONG_JITTER
         | {"crop_scale": (0.14, 1.0), "small_size": 96, "small_crop_scale": (0.05, 0.14)},
     },
@@ -241,9 +274,10 @@ IMAGENET = {
     "w_mse": {
         "epochs": 1000,
         "batch_size": 512,
+        "data": _DROPPED,
         "objective": {"slice_size": 256, "repeats": 4},
         "projector": {"out": 128},
-        "optimizer": {"name": "adam", "learning_rate": 2e-3, "weight_decay": 1e-6, "warmup_epochs": 3},
+        "optimizer": _ADAM | {"learning_rate": 2e-3, "warmup_epochs": 3, "rate_moves": "before_update"},
         "views": _VIEWS | {"crop_scale": (0.2, 1.0), "grayscale_probability": 0.1, "blur_probability": 0.0},
     },
     # facebookresearch/vicreg, README.md, main_vicreg.py and augmentations.py: 0.2 for every 256 images. The final rate

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sdclr_jax import trees
+from sdclr_jax.errors import ArgumentError
 
 
 class Optimizer(NamedTuple):
@@ -52,12 +53,27 @@ def adam(*, momentum: float, **common) -> Optimizer:
 
 
 def target_momentum(*, start: float, end: float, total_steps: int) -> optax.Schedule:
-    """step k -> end - (end - start) (cos(pi k / K) + 1) / 2 (Grill et al., NeurIPS 2020, section 3.1, with end 1)."""
+    """step k -> end - (end - start) (cos(pi k / K) + 1) / 2 (Grill et al., NeurIPS 2020, section 3.1, with end 1).
+
+    Raises:
+        ArgumentError: a share is not from 0 to 1, or there are no steps.
+    """
+    for name, share in (("start", start), ("end", end)):
+        if not 0 <= share <= 1:
+            raise ArgumentError(name, f"is {share}: the share that the target keeps must be from 0 to 1")
+    if total_steps < 1:
+        raise ArgumentError("total_steps", f"is {total_steps}: it must be at least 1")
     rest = optax.cosine_decay_schedule(end - start, total_steps)
     return lambda step: end - rest(jnp.asarray(step, jnp.float32))
 
 
 OPTIMIZERS = {"sgd": sgd, "lars": lars, "adam": adam}
+# When the rate moves on along its curve -> (update k from 0, steps of an epoch) -> place on the curve.
+RATE_MOVES: dict[str, Callable[[jax.Array, int], jax.Array]] = {
+    "before_update": lambda k, epoch: k + 1,  # a PyTorch loop that calls scheduler.step() before optimizer.step()
+    "after_update": lambda k, epoch: k,
+    "after_epoch": lambda k, epoch: k // epoch * epoch,
+}
 
 
 def _optimizer(
@@ -71,11 +87,13 @@ def _optimizer(
     decay_vectors: bool = True,
     constant_rate: Sequence[str] = (),
     frozen_prototype_steps: int | None = None,
+    rate_moves: str = "after_update",
+    steps_per_epoch: int = 1,
 ) -> Optimizer:
     """What all optimizers have in common.
 
     The rate rises linearly from 0 over `warmup_steps` and falls along a half cosine to `final_learning_rate` at
-    `total_steps`, a new value every step.
+    `total_steps`. Where on this curve an update is, `rate_moves` says.
 
     Args:
         direction: (mask of the parameters that are affected by decay) -> a transform of the decayed gradient.
@@ -83,7 +101,20 @@ def _optimizer(
         constant_rate: modules of the network whose rate is `learning_rate` from first to last.
         frozen_prototype_steps: how long the prototypes stay where they are; afterwards they keep unit length. None
             where there are no prototypes.
+        rate_moves: 'before_update': update k, counted from 0, has the rate curve(k + 1), so that the first one of a
+            warm-up is not 0 and the last one is `final_learning_rate`; 'after_update': curve(k); 'after_epoch': all
+            updates of an epoch have the rate of its first one.
+        steps_per_epoch: read with 'after_epoch'.
+
+    Raises:
+        ArgumentError: numbers that make no curve, or an unknown `rate_moves`.
     """
+    _check_curve(learning_rate, final_learning_rate, warmup_steps, total_steps)
+    if rate_moves not in RATE_MOVES:
+        raise ArgumentError("rate_moves", f"is {rate_moves!r}: known are {', '.join(RATE_MOVES)}")
+    if steps_per_epoch < 1:
+        raise ArgumentError("steps_per_epoch", f"is {steps_per_epoch}: it must be at least 1")
+    place = RATE_MOVES[rate_moves]
     curve = optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup_steps else learning_rate,
         peak_value=learning_rate,
@@ -94,7 +125,7 @@ def _optimizer(
 
     def schedule(step):
         # Optax mixes the integer step with floats, which strict type promotion refuses.
-        return curve(jnp.asarray(step, jnp.float32))
+        return curve(jnp.asarray(place(jnp.asarray(step, jnp.int32), steps_per_epoch), jnp.float32))
 
     def affected(params):
         return jax.tree.map(lambda x: decay_vectors or x.ndim > 1, params)
@@ -111,6 +142,20 @@ def _optimizer(
         # Before the direction, so that no momentum gathers while they are frozen.
         parts = [decay, _on_prototypes(thaw), *parts[1:], _on_prototypes(optax.stateless(_keep_unit_length))]
     return Optimizer(optax.chain(*parts), schedule)
+
+
+def _check_curve(learning_rate: float, final_learning_rate: float, warmup_steps: int, total_steps: int) -> None:
+    """Optax makes a curve of any numbers, and of these one that is NaN or does not reach its peak."""
+    if not 0 <= final_learning_rate <= learning_rate:
+        raise ArgumentError(
+            "final_learning_rate",
+            f"is {final_learning_rate}: it must be from 0 to the learning rate, {learning_rate}, from which the rate "
+            "falls to it",
+        )
+    if not 0 <= warmup_steps < total_steps:
+        raise ArgumentError(
+            "warmup_steps", f"is {warmup_steps}: it must be at least 0 and below all steps, {total_steps}"
+        )
 
 
 def _by_module(params: trees.Tree, modules: Sequence[str], inside, outside) -> trees.Tree:

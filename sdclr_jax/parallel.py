@@ -122,6 +122,26 @@ def places(batch_size: int, sharding: NamedSharding) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
 
 
+def of_batch(count: int, sharding: NamedSharding) -> NamedSharding:
+    """How so many images come to the devices that share whole batches by `sharding`: split over them where each gets as
+    many, else all on each, and `shared` splits them in the step."""
+    return sharding if count % sharding.mesh.size == 0 else NamedSharding(sharding.mesh, PartitionSpec())
+
+
+def shared(batch: Tree, sharding: NamedSharding) -> Tree:
+    """In a `jit`: a batch that the devices share, as evenly as they can.
+
+    What goes into a `jit` is split evenly or not at all; inside, XLA fills up the last device's share and leaves that
+    out again, so that values are those of one device.
+    """
+
+    def split_over_devices(x: jax.Array) -> jax.Array:
+        uneven = x.shape[0] % sharding.mesh.size
+        return jax.lax.with_sharding_constraint(x, sharding) if uneven else x
+
+    return jax.tree.map(split_over_devices, batch)
+
+
 def split(rows: np.ndarray, places: np.ndarray, batch_size: int, sharding: NamedSharding) -> jax.Array:
     """The batch [batch_size, ...] of which this process knows the `rows` [M, ...] at its `places` [M]; copies them."""
 

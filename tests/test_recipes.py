@@ -15,7 +15,7 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.recipes import images
 from sdclr_jax.records import EncoderRecord
 
-FILES = Files("/nowhere", np.array(["a.jpg", "b.jpg", "c.jpg"]))
+FILES = Files("/nowhere", np.array(["a.jpg", "b.jpg", "c.jpg", "d.jpg"]))
 
 
 def config():
@@ -33,12 +33,12 @@ def multi_crop():
 def test_batches_are_of_the_kind_that_the_images_ask_for():
     shardings = parallel.shardings(jax.devices()[:1])
     assert isinstance(recipes.batches(config(), FILES, shardings), Streamed)
-    assert isinstance(recipes.batches(config(), np.zeros((3, 8, 8, 3), np.uint8), shardings), Resident)
+    assert isinstance(recipes.batches(config(), np.zeros((4, 8, 8, 3), np.uint8), shardings), Resident)
 
 
 def test_shapes():
     c = config()
-    assert recipes.image_shape(c, FILES) == (3, 12, 12, 3)
+    assert recipes.image_shape(c, FILES) == (4, 12, 12, 3)
     assert recipes.image_shape(c, np.zeros((3, 8, 8, 1), np.uint8)) == (3, 8, 8, 1)
     assert recipes.view_shape(c, (3, 32, 32, 3)) == (1, 12, 12, 3)
 
@@ -53,8 +53,9 @@ def test_crops_are_those_of_the_config(monkeypatch):
     recipes.batches(multi_crop(), FILES, parallel.shardings(jax.devices()[:1]))
     small = RandomCrops(count=1, size=6, scale=(0.05, 0.14), ratio=(0.75, 4 / 3), seed=7, first=2)
     assert seen["crops"] == (large, small)
-    assert recipes.centre_crop(config()) == CentreCrop(size=224, resize=256)
-    assert recipes.probe_crops(config()) == RandomCrops(1, 224, (0.08, 1.0), (3 / 4, 4 / 3), 7)
+    assert recipes.centre_crop(config()) == CentreCrop(size=224, resize=256, interpolation="bilinear")
+    assert recipes.probe_crops(config()) == RandomCrops(1, 224, (0.08, 1.0), (3 / 4, 4 / 3), 7, 0, "bilinear")
+    assert recipes.centre_crop(recipes.load("folder:sdclr")).interpolation == "bicubic"
 
 
 def test_views_of_crops_are_those_crops_in_their_order():

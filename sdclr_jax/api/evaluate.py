@@ -116,9 +116,10 @@ def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.Pa
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
 
     def written() -> str:
-        epoch = max((folder.trained_on(directory) or now).images // config.batch_size, 1)  # imported weights have none
+        images = (folder.trained_on(directory) or now).images
+        epoch = recipes.epoch(config, images, step)
         found = Results(
-            run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=step / epoch),
+            run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=epoch),
             data=about(config, data),
             features=_about_features(features.test.features),
             encoder_checksum=before,

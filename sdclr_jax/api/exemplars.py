@@ -186,7 +186,6 @@ def _measured(
     shardings: parallel.Shardings,
 ) -> _Found:
     groups = _by_group(data.subsets.train_counts, _class_groups(config, data, examples))
-    epoch = len(examples.ids) // config.batch_size
     like = recipes.abstract_state(config, recipes.image_shape(config, examples.images), shardings)
     first: pruning_probe.Measured | None = None
     last: pruning_probe.Measured | None = None
@@ -199,7 +198,7 @@ def _measured(
             before, last = last, probe.measure(state)
             first = first or last
             rates = [_of_rate(probe, i, examples.labels, groups, first, before, last) for i in range(len(probe.rates))]
-            checkpoints.append({"step": step, "epoch": step / epoch, "rates": rates})
+            checkpoints.append({"step": step, "epoch": recipes.epoch(config, len(examples.ids), step), "rates": rates})
             found = _Found(checkpoints, last, frozen.encoder_variables(frozen.dense(state)))
     if found is None:
         raise folder.no_checkpoint(directory)

@@ -153,7 +153,8 @@ class Run:
     def _crop(self) -> CentreCrop:
         """What is seen of an image that may have any size."""
         side = self.encoder.view.height
-        return CentreCrop(size=self.encoder.crop or side, resize=self.encoder.resize or side)
+        size, resize = self.encoder.crop or side, self.encoder.resize or side
+        return CentreCrop(size=size, resize=resize, interpolation=self.encoder.interpolation)
 
     def _checked(self, images: Images) -> np.ndarray | Pictures:
         view = self.encoder.view

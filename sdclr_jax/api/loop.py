@@ -67,7 +67,6 @@ def train(
         collapse.warnings,
         epochs=config.epochs,
         dimensions=config.projector.out,
-        images=config.batch_size,
         objective=config.objective.name,
         damaged=[name for name, branch in method.branches.items() if branch.masked],
     )
@@ -86,7 +85,7 @@ def train(
             processes.telling(),
         ):
             window = _Window(notes.get(_BEGUN, {}))
-            clock = Clock(config.batch_size, start, window.seconds or log.seconds)
+            clock = Clock(batches.images_before, start, window.seconds or log.seconds)
             traces, profile = directory / names.PROFILE, None
             if profiled_steps:
                 warm_up = WARM_UP * config.steps_per_dispatch
@@ -136,7 +135,7 @@ def train(
                 line |= clock.read(number)
                 say_lost(log.write(line), number)
                 send(line)
-                for cause, message in warnings_in(line):
+                for cause, message in warnings_in(line, images=len(step.images)):
                     if log.warn(line, cause, message):
                         bar.write(f"warning at step {number}: {message}", file=sys.stderr)
                 shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}

@@ -9,7 +9,7 @@ Operations work on float32 [B, h, w, C] in 0..1 and clip to that range, as Pillo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -34,6 +34,7 @@ def simclr_view(
     size: int,
     crop_scale: tuple[float, float] = (0.1, 1.0),
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    interpolation: str = "bicubic",
     flip: float = 0.5,
     jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
     jitter_probability: float = 0.8,
@@ -60,6 +61,7 @@ def simclr_view(
         size: side of a view in pixels.
         crop_scale: share of the image's area in the crop, from and to.
         crop_ratio: width over height of the crop, from and to; uniform in its logarithm.
+        interpolation: 'bicubic' or 'bilinear', of the crop.
         flip: probability.
         jitter: strength of brightness, contrast and saturation, whose factors lie in max(0, 1 - s)..1 + s, and of hue,
             whose shift lies in -s..s turns of the colour circle.
@@ -76,6 +78,7 @@ def simclr_view(
     _check("size", size, size >= 1, "at least 1")
     _check_range("crop_scale", crop_scale, 1)
     _check_range("crop_ratio", crop_ratio, math.inf)
+    _check("interpolation", interpolation, interpolation in _KERNELS, f"one of {', '.join(_KERNELS)}")
     _check_range("blur_sigma", blur_sigma, math.inf)
     in_range = len(jitter) == 4 and min(jitter) >= 0 and jitter[_HUE] <= 0.5
     _check("jitter", jitter, in_range, "four numbers of at least 0, the last at most 0.5")
@@ -93,7 +96,8 @@ def simclr_view(
     if cropped:
         x = _unit(images)
     else:
-        x = resized_crop(images, random_boxes(for_crop, height, width, crop_scale, crop_ratio), size)
+        boxes = random_boxes(for_crop, height, width, crop_scale, crop_ratio)
+        x = resized_crop(images, boxes, size, interpolation)
     x = jnp.where(_per_image(for_flip[:, 0] < flip), x[:, :, ::-1], x)
     x = color_jitter(x, *random_jitter(for_jitter, jitter, jitter_probability))
     x = jnp.where(_per_image(for_grayscale[:, 0] < grayscale_probability), luma(x), x)
@@ -193,15 +197,15 @@ def random_jitter(
 
 
 def resized_crop(
-    images: Shaped[ArrayLike, "B H W C"], boxes: Num[ArrayLike, "B 4"], size: int
+    images: Shaped[ArrayLike, "B H W C"], boxes: Num[ArrayLike, "B 4"], size: int, interpolation: str = "bicubic"
 ) -> Float[Array, "B {size} {size} C"]:
     """Cut boxes [B, 4] (top, left, height, width) out of uint8 [B, H, W, C] and resize them to [B, size, size, C].
 
-    Bicubic as in Pillow: where a box shrinks the kernel is widened, so that nothing is skipped, and no pixel outside
-    the box is read.
+    Bicubic or bilinear as in Pillow: where a box shrinks the kernel is widened, so that nothing is skipped, and no
+    pixel outside the box is read.
     """
-    rows = _bicubic(boxes[:, 0], boxes[:, 2], images.shape[1], size)
-    columns = _bicubic(boxes[:, 1], boxes[:, 3], images.shape[2], size)
+    rows = _stretch(boxes[:, 0], boxes[:, 2], images.shape[1], size, _KERNELS[interpolation])
+    columns = _stretch(boxes[:, 1], boxes[:, 3], images.shape[2], size, _KERNELS[interpolation])
     return _separable(_unit(images), rows, columns)
 
 
@@ -303,15 +307,27 @@ def _separable(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     return jnp.clip(jnp.einsum("biwc,bhi->bhwc", x, rows, precision="highest"), 0, 1)
 
 
-def _bicubic(start: jax.Array, length: jax.Array, size_in: int, size_out: int) -> jax.Array:
+def _bicubic(t: jax.Array) -> jax.Array:
+    """Keys' kernel with a = -0.5 at distances t of at least 0."""
+    return jnp.where(t < 1, (1.5 * t - 2.5) * t * t + 1, jnp.where(t < 2, ((2.5 - 0.5 * t) * t - 4) * t + 2, 0))
+
+
+def _bilinear(t: jax.Array) -> jax.Array:
+    return jnp.maximum(1 - t, 0)
+
+
+_KERNELS = {"bicubic": _bicubic, "bilinear": _bilinear}
+
+
+def _stretch(
+    start: jax.Array, length: jax.Array, size_in: int, size_out: int, kernel: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
     """Weights [B, size_out, size_in] that stretch `length` pixels from `start` on (int [B]) over `size_out` pixels."""
     start, length = (v.astype(jnp.float32)[:, None, None] for v in (start, length))
     scale = length / size_out
     pixel = _index(size_in, 2) + 0.5
     t = jnp.abs(pixel - start - (_index(size_out, 1) + 0.5) * scale) / jnp.maximum(scale, 1)
-    # Keys' kernel with a = -0.5.
-    weights = jnp.where(t < 1, (1.5 * t - 2.5) * t * t + 1, jnp.where(t < 2, ((2.5 - 0.5 * t) * t - 4) * t + 2, 0))
-    weights = jnp.where((pixel > start) & (pixel < start + length), weights, 0)
+    weights = jnp.where((pixel > start) & (pixel < start + length), kernel(t), 0)
     return weights / weights.sum(axis=2, keepdims=True)
 
 

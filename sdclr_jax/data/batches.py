@@ -1,7 +1,7 @@
 """Batches of images on the device, the same interface for every way to get them there.
 
-Step n's rows are a function of (seed, n): each epoch is a permutation drawn from (seed, epoch), cut into whole
-batches; the images left over in one epoch come up in others. So there is nothing to save, and resume is exact.
+Which images a step sees is in order.py. The last batch of an epoch may be a smaller one: where the devices cannot share
+it evenly, each of them gets all of it, and the step splits it (`parallel.shared`).
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import TypeVar
 
 import jax
@@ -20,8 +19,10 @@ import numpy as np
 from flax import struct
 
 from sdclr_jax import parallel
+from sdclr_jax.data import order
 from sdclr_jax.data.crops import Crops, Unreadable
 from sdclr_jax.data.images import Encoded, as_images
+from sdclr_jax.data.order import rows
 from sdclr_jax.data.workers import Croppers, Task
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.parallel import Shardings
@@ -45,18 +46,33 @@ class Cropped:
 Batch = jax.Array | Cropped  # whole images uint8 [B, H, W, C], or crops
 
 
-def rows(size: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Indices [batch_size] of the images of a step, out of `size`."""
-    epoch, place = divmod(step, size // batch_size)
-    return _order(size, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+class _Ordered:
+    """The order that all of them have, and how its batches lie on the devices.
+
+    Raises:
+        ArgumentError: the batch is larger than the set, or cannot be split evenly over the devices; or a last batch
+            that is kept would be one image.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, shardings: Shardings, last_batch: str):
+        _check_batch_size(batch_size, size, shardings)
+        self._order = size, batch_size, seed
+        self._last_batch = last_batch
+        self.steps_per_epoch = order.steps_per_epoch(size, batch_size, last_batch)
+        counts = (batch_size, order.part(size, batch_size, last_batch))
+        self._shardings = {count: parallel.of_batch(count, shardings.batch) for count in counts if count}
+        self._places = {count: parallel.places(count, sharding) for count, sharding in self._shardings.items()}
+
+    def images_before(self, step: int) -> int:
+        """Images that the steps before this one see, in all."""
+        size, batch_size, _ = self._order
+        return order.images_before(size, batch_size, step, self._last_batch)
+
+    def _rows(self, step: int) -> np.ndarray:
+        return rows(*self._order, step, self._last_batch)
 
 
-@lru_cache(maxsize=2)  # of a million images it takes as long as a step
-def _order(size: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(size)
-
-
-class Resident:
+class Resident(_Ordered):
     """A set small enough to live on the devices as uint8.
 
     Args:
@@ -64,23 +80,29 @@ class Resident:
         batch_size: images a step over all devices.
         seed: of the order.
         shardings: how arrays lie on the devices.
+        last_batch: of an epoch, as `order.LAST_BATCHES` has it.
 
     Raises:
-        ArgumentError: the batch is larger than the set, or cannot be split evenly over the devices.
+        ArgumentError: the batch is larger than the set, or cannot be split evenly over the devices; or a last batch
+            that is kept would be one image.
     """
 
-    def __init__(self, images: np.ndarray, batch_size: int, seed: int, shardings: Shardings):
-        _check_batch_size(batch_size, len(images), shardings)
-        self._size, self._batch_size, self._seed, self._shardings = len(images), batch_size, seed, shardings
+    def __init__(
+        self, images: np.ndarray, batch_size: int, seed: int, shardings: Shardings, *, last_batch: str = "dropped"
+    ):
+        super().__init__(len(images), batch_size, seed, shardings, last_batch)
+        self._replicated = shardings.replicated
         self._images = parallel.replicate(images, shardings.replicated)
-        self._take = jax.jit(lambda images, rows: jnp.take(images, rows, axis=0), out_shardings=shardings.batch)
-        self.steps_per_epoch = self._size // batch_size
+        self._take = {
+            count: jax.jit(lambda images, rows: jnp.take(images, rows, axis=0), out_shardings=sharding)
+            for count, sharding in self._shardings.items()
+        }
 
     def from_step(self, step: int) -> Generator[jax.Array, None, None]:
         """Batches [batch_size, H, W, C], split over the devices, of this step and those after it, without end."""
         while True:
-            picked = rows(self._size, self._batch_size, self._seed, step).astype(np.int32)
-            yield self._take(self._images, parallel.replicate(picked, self._shardings.replicated))
+            picked = self._rows(step).astype(np.int32)
+            yield self._take[len(picked)](self._images, parallel.replicate(picked, self._replicated))
             step += 1
 
     def counts(self) -> dict[str, float]:
@@ -88,25 +110,31 @@ class Resident:
         return {}
 
 
-class Sent:
+class Sent(_Ordered):
     """A set in the memory of the host, for one that the devices have no room for: each batch is sent to them.
 
     Gives the batches of `Resident`. Every process sends its own share.
 
     Args:
-        images, batch_size, seed, shardings: as of `Resident`.
+        images, batch_size, seed, shardings, last_batch: as of `Resident`.
         prefetch: batches sent ahead.
 
     Raises:
         ArgumentError: as in `Resident`.
     """
 
-    def __init__(self, images: np.ndarray, batch_size: int, seed: int, shardings: Shardings, *, prefetch: int):
-        _check_batch_size(batch_size, len(images), shardings)
-        self._images, self._batch_size, self._seed = images, batch_size, seed
-        self._sharding, self._prefetch = shardings.batch, prefetch
-        self._places = parallel.places(batch_size, shardings.batch)
-        self.steps_per_epoch = len(images) // batch_size
+    def __init__(
+        self,
+        images: np.ndarray,
+        batch_size: int,
+        seed: int,
+        shardings: Shardings,
+        *,
+        prefetch: int,
+        last_batch: str = "dropped",
+    ):
+        super().__init__(len(images), batch_size, seed, shardings, last_batch)
+        self._images, self._prefetch = images, prefetch
 
     def from_step(self, step: int) -> Generator[jax.Array, None, None]:
         """As of `Resident`; to be closed."""
@@ -119,11 +147,12 @@ class Sent:
 
     def _made(self, step: int) -> Iterator[jax.Array]:
         for number in itertools.count(step):
-            share = rows(len(self._images), self._batch_size, self._seed, number)[self._places]
-            yield parallel.split(self._images[share], self._places, self._batch_size, self._sharding)
+            picked = self._rows(number)
+            places, sharding = self._places[len(picked)], self._shardings[len(picked)]
+            yield parallel.split(self._images[picked[places]], places, len(picked), sharding)
 
 
-class Streamed:
+class Streamed(_Ordered):
     """Crops of encoded images, made while the devices are busy with the batches before.
 
     An image that has become unreadable since the set was listed is replaced by the next one that can be read, with one
@@ -137,6 +166,7 @@ class Streamed:
         crops: what is cut out of each image, the crops of one size together.
         workers: processes that decode, beside this one; 0 decodes in this one, -1 is one a core.
         prefetch: batches made ahead.
+        last_batch: as of `Resident`.
 
     Raises:
         ArgumentError: as in `Resident`.
@@ -152,13 +182,11 @@ class Streamed:
         crops: Sequence[Crops],
         workers: int,
         prefetch: int,
+        last_batch: str = "dropped",
     ):
-        _check_batch_size(batch_size, len(images), shardings)
-        self._images, self._batch_size, self._seed, self._shardings = images, batch_size, seed, shardings
-        self._crops, self._workers, self._prefetch = crops, processes(workers), prefetch
-        self._places = parallel.places(batch_size, shardings.batch)
+        super().__init__(len(images), batch_size, seed, shardings, last_batch)
+        self._images, self._crops, self._workers, self._prefetch = images, crops, processes(workers), prefetch
         self._unreadable, self._warned = 0, set()
-        self.steps_per_epoch = len(images) // batch_size
 
     def from_step(self, step: int) -> Generator[Cropped, None, None]:
         """Batches, split over the devices, of this step and those after it, without end: one array for each of `crops`.
@@ -169,8 +197,9 @@ class Streamed:
             UserError: a process was killed, or the whole data set is gone.
         """
         workers = {"workers": self._workers, "ahead": self._prefetch}
+        largest = max(map(len, self._places.values()))
         with (
-            Croppers(self._images, self._crops, largest=len(self._places), **workers) as croppers,
+            Croppers(self._images, self._crops, largest=largest, **workers) as croppers,
             contextlib.closing(_ahead(self._made(croppers, step), self._prefetch)) as made,
         ):
             try:
@@ -187,11 +216,15 @@ class Streamed:
         return {"unreadable_images": count}
 
     def _made(self, croppers: Croppers, step: int) -> Iterator[tuple[Cropped, list[Unreadable]]]:
-        picked = (rows(len(self._images), self._batch_size, self._seed, n)[self._places] for n in itertools.count(step))
-        tasks = (Task(n, share, self._places) for n, share in enumerate(picked, step))
-        for made, unreadable in croppers.crops(tasks):
-            split = (parallel.split(x, self._places, self._batch_size, self._shardings.batch) for x in made)
-            yield Cropped(tuple(split)), unreadable
+        def task(number: int) -> Task:
+            picked = self._rows(number)
+            places = self._places[len(picked)]
+            return Task(number, picked[places], places)
+
+        counts = (len(self._rows(number)) for number in itertools.count(step))
+        for count, (made, unreadable) in zip(counts, croppers.crops(map(task, itertools.count(step))), strict=True):
+            places, sharding = self._places[count], self._shardings[count]
+            yield Cropped(tuple(parallel.split(x, places, count, sharding) for x in made)), unreadable
 
     def _count(self, unreadable: list[Unreadable]) -> None:
         self._unreadable += len(unreadable)

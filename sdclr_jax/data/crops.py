@@ -17,7 +17,9 @@ from sdclr_jax.data import decoding
 from sdclr_jax.data.decoding import BadImage
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
+from sdclr_jax.records import encoder
 
+INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in encoder.INTERPOLATIONS}  # all antialiased
 ATTEMPTS = 10  # boxes tried before the whole image is taken, as in torchvision
 UNIFORMS = 2 * ATTEMPTS + 2  # uniform numbers that a box takes
 
@@ -33,6 +35,7 @@ class RandomCrops(NamedTuple):
     ratio: tuple[float, float]  # width over height, from and to
     seed: int
     first: int = 0  # number of the first of these crops, where there are others of the image
+    interpolation: str = "bicubic"
 
     @property
     def reads_outside(self) -> bool:
@@ -54,6 +57,7 @@ class CentreCrop(NamedTuple):
     size: int
     resize: int
     count: int = 1
+    interpolation: str = "bicubic"
 
     @property
     def reads_outside(self) -> bool:
@@ -108,7 +112,7 @@ def random_boxes(u, height: int, width: int, scale: tuple[float, float], ratio: 
 def cut(
     data: bytes, crops: Sequence[Crops], step: int, place: int, gray_range: tuple[float, ...] = ()
 ) -> list[np.ndarray]:
-    """The crops of one encoded image, uint8 [count, size, size, 3] for each of `crops`; bicubic and antialiased.
+    """The crops of one encoded image, uint8 [count, size, size, 3] for each of `crops`, antialiased.
 
     A JPEG of which even the smallest box is twice the size of a view or more is decoded at a half, a quarter or an
     eighth of its size, as long as no box falls below the size of its view: a photograph from a telephone then takes a
@@ -140,7 +144,7 @@ def _resized(image: Image.Image, box: np.ndarray, crops: Crops) -> Image.Image:
         outer = (math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3]))
         image = image.crop(outer)
         box = (box[0] - outer[0], box[1] - outer[1], box[2] - outer[0], box[3] - outer[1])
-    return image.resize((crops.size, crops.size), Image.Resampling.BICUBIC, box)
+    return image.resize((crops.size, crops.size), INTERPOLATIONS[crops.interpolation], box)
 
 
 class Unreadable(NamedTuple):

@@ -108,7 +108,9 @@ class FrozenEncoder:
     def seen(self, images: np.ndarray | Encoded) -> dict[str, Any]:
         """What the encoder is given of these images, fit for JSON: with its variables and the images all that features
         depend on."""
-        cropped = {} if as_images(images).is_decoded else {"resize": self._crop.resize, "crop": self._crop.size}
+        c = self._crop
+        cropped = {"resize": c.resize, "crop": c.size, "interpolation": c.interpolation}
+        cropped = {} if as_images(images).is_decoded else cropped
         return {"mean": self._mean, "std": self._std} | cropped
 
     def decoded(self, images: np.ndarray | Encoded) -> np.ndarray | Encoded:

@@ -11,7 +11,7 @@ import numpy as np
 from sdclr_jax import parallel, processes, pruning, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.branches import variables as branch_variables
-from sdclr_jax.data import batches
+from sdclr_jax.data import order
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.models import Network, Outputs
@@ -173,7 +173,7 @@ class PruningProbe:
         size, seed = self._size, self._seed
         sums = [None] * len(networks)
         for step in range(CALIBRATION):
-            rows = batches.rows(size, min(self._batch_size, size), seed, step)
+            rows = order.rows(size, min(self._batch_size, size), seed, step)
             views = self._views(self._key(0, step), self._put(rows))[:2]
             for i, variables in enumerate(networks):
                 found = self._batch_statistics(variables, views)

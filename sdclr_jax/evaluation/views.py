@@ -38,7 +38,9 @@ class ProbeViews:
 
     def settings(self) -> dict[str, Any]:
         """What is done to images, as results say it."""
-        cut = {"crop_scale": list(self.crops.scale)} if self.crops else {"padding": self.padding}
+        cut = {"padding": self.padding}
+        if self.crops:
+            cut = {"crop_scale": list(self.crops.scale), "interpolation": self.crops.interpolation}
         return cut | {"flip": self.flip}
 
     def view(self, key: jax.Array, images: jax.Array) -> jax.Array:

@@ -103,7 +103,8 @@ def _preprocessing(encoder: EncoderRecord) -> str:
     view = encoder.view
     colours = "grey" if view.channels == 1 else "RGB"
     seen = (
-        f"resize the shorter side to {encoder.resize} pixels (bicubic), take the middle {encoder.crop} x {encoder.crop}"
+        f"resize the shorter side to {encoder.resize} pixels ({encoder.interpolation}), take the middle "
+        f"{encoder.crop} x {encoder.crop}"
         if encoder.crop
         else f"{view.height} x {view.width} pixels, whole"
     )

@@ -114,7 +114,7 @@ class Usage(NamedTuple):
                 "input_size": [view.channels, view.height, view.width],
                 "mean": list(self.encoder.mean),
                 "std": list(self.encoder.std),
-                "interpolation": "bicubic",
+                "interpolation": self.encoder.interpolation,
                 "crop_mode": "center",
                 "crop_pct": self.encoder.crop / self.encoder.resize if self.encoder.crop else 1.0,
                 "num_classes": 0,

@@ -109,6 +109,7 @@ def encoder_record(config: ConfigDict, image_shape: tuple[int, ...], *, encoded:
         crop=crop if encoded else None,
         features=_abstract(config.model, (height, width, channels))[0].shape[1],
         gray_range=tuple(map(float, config.data.gray_range)) if any(config.data.gray_range) else (),
+        interpolation=config.evaluate.interpolation,
     )
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax.data import augment
+from sdclr_jax.data import augment, order
 from sdclr_jax.data.batches import Batch, Cropped, Resident, Sent, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Encoded, as_images
@@ -23,7 +23,7 @@ _NORMALISED = {"mean": "views.mean", "std": "views.std"}
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
 
 
-@renamed({"batch_size": "batch_size", "workers": "data.workers"})
+@renamed({"batch_size": "batch_size", "last_batch": "data.last_batch", "workers": "data.workers"})
 def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Sent | Streamed:
     """The batches of a run: as `data.input` has it, taken from images on the devices or on the host, or decoded and
     cropped as they are needed.
@@ -33,10 +33,12 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
             devices; or more worker processes than the machine is good for.
     """
     check_batches(config, images, view_shape(config, image_shape(config, images)), view_count(config), shardings)
-    common = (images, config.batch_size, config.seed, shardings)
+    common, last_batch = (images, config.batch_size, config.seed, shardings), config.data.last_batch
     if as_images(images).is_decoded:
         streamed = config.data.input == "streamed"
-        return Sent(*common, prefetch=config.data.prefetch) if streamed else Resident(*common)
+        if streamed:
+            return Sent(*common, prefetch=config.data.prefetch, last_batch=last_batch)
+        return Resident(*common, last_batch=last_batch)
     if config.data.input == "resident":
         raise UserError(
             f"data.input is 'resident', but the images of {config.data.name} have sizes of their own, and are decoded "
@@ -44,12 +46,28 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
         )
     crops = tuple(
         RandomCrops(
-            count=count, size=v["size"], scale=v["crop_scale"], ratio=v["crop_ratio"], seed=config.seed, first=n
+            count=count,
+            size=v["size"],
+            scale=v["crop_scale"],
+            ratio=v["crop_ratio"],
+            seed=config.seed,
+            first=n,
+            interpolation=v.get("interpolation", "bicubic"),
         )
         for n, count, v in view_groups(config)
     )
     workers = {"workers": config.data.workers, "prefetch": config.data.prefetch}
-    return Streamed(*common, crops=crops, **workers)
+    return Streamed(*common, crops=crops, last_batch=last_batch, **workers)
+
+
+@renamed({"batch_size": "batch_size", "last_batch": "data.last_batch"})
+def epoch(config: ConfigDict, images: int, step: int) -> float:
+    """Epochs of so many images that a step ends; 0 at step 0, where imported weights are, whatever the batch size.
+
+    Raises:
+        UserError: batch_size or data.last_batch does not fit the images.
+    """
+    return step / order.steps_per_epoch(images, config.batch_size, config.data.last_batch) if step else 0.0
 
 
 def image_shape(config: ConfigDict, images: np.ndarray | Encoded) -> tuple[int, int, int, int]:
@@ -112,10 +130,12 @@ def plain_view(config: ConfigDict):
 
 def centre_crop(config: ConfigDict) -> CentreCrop:
     """What is evaluated of an encoded image."""
-    return CentreCrop(size=config.evaluate.crop, resize=config.evaluate.resize)
+    c = config.evaluate
+    return CentreCrop(size=c.crop, resize=c.resize, interpolation=c.interpolation)
 
 
 def probe_crops(config: ConfigDict) -> RandomCrops:
     """What the probe trains on of an encoded image: torchvision's RandomResizedCrop, as in the authors' code."""
     c = config.evaluate
-    return RandomCrops(count=1, size=c.crop, scale=c.crop_scale, ratio=(3 / 4, 4 / 3), seed=config.seed)
+    cut = {"size": c.crop, "scale": c.crop_scale, "ratio": (3 / 4, 4 / 3), "interpolation": c.interpolation}
+    return RandomCrops(count=1, seed=config.seed, **cut)

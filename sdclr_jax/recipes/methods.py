@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, optim, parallel, pruning
+from sdclr_jax.data import order
 from sdclr_jax.data.batches import Cropped
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.errors import UserError, renamed
@@ -45,8 +46,14 @@ def network(config: ConfigDict) -> Network:
     )
 
 
-def method(config: ConfigDict, steps_per_epoch: int, sharding: Tree = None) -> Method:
-    """The method with its network, branches, views, objective and schedule; `sharding` as of `Method`."""
+def method(
+    config: ConfigDict,
+    steps_per_epoch: int,
+    sharding: Tree = None,
+    batch_sharding: jax.sharding.NamedSharding | None = None,
+) -> Method:
+    """The method with its network, branches, views, objective and schedule; the shardings are of its state and of
+    batches, as those of `train.Method`."""
     total_steps = config.epochs * steps_per_epoch
     c = config.optimizer
     optimizer = OPTIMIZERS[c.name](
@@ -58,6 +65,8 @@ def method(config: ConfigDict, steps_per_epoch: int, sharding: Tree = None) -> M
         total_steps=total_steps,
         final_learning_rate=c.final_learning_rate,
         constant_rate=c.constant_rate,
+        rate_moves=c.rate_moves,
+        steps_per_epoch=steps_per_epoch,
         frozen_prototype_steps=config.prototypes.frozen_epochs * steps_per_epoch if config.prototypes.count else None,
         **({"trust_coefficient": c.trust_coefficient} if c.name == "lars" else {}),
     )
@@ -76,6 +85,7 @@ def method(config: ConfigDict, steps_per_epoch: int, sharding: Tree = None) -> M
         ),
         steps_per_dispatch=config.steps_per_dispatch,
         sharding=sharding,
+        batch_sharding=batch_sharding,
     )
 
 
@@ -132,7 +142,7 @@ def abstract_state(
 
 
 def try_step(
-    config: ConfigDict, method: Method, state: State, images: np.ndarray | Encoded, sharding: jax.sharding.Sharding
+    config: ConfigDict, method: Method, state: State, images: np.ndarray | Encoded, sharding: jax.sharding.NamedSharding
 ) -> None:
     """Trace the step that `method.train` takes, without running it: what only shows then is refused before anything is
     written.
@@ -142,10 +152,11 @@ def try_step(
         method: the run's.
         state: as `abstract_state` gives it.
         images: what is trained on.
-        sharding: of a batch.
+        sharding: of a whole batch.
 
     Raises:
-        UserError: the fields of the views, the model or the objective do not fit each other or the images.
+        UserError: the fields of the views, the model or the objective do not fit each other, the images or the last
+            batch of an epoch.
     """
     queue = config.objective.get("queue", 0)
     if queue >= len(images):
@@ -153,22 +164,17 @@ def try_step(
             f"objective.queue is {queue}, and there are {len(images)} images: make it smaller, or images meet their "
             "own earlier embeddings in it"
         )
-    steps_per_epoch, values = len(images) // config.batch_size, fields(config)
+    last_batch, values = config.data.last_batch, fields(config)
+    steps_per_epoch = order.steps_per_epoch(len(images), config.batch_size, last_batch)
     for field in ("epochs", "prototypes.frozen_epochs", "objective.queue_start_epochs"):
         epochs = values.get(field, 0)
         if epochs * steps_per_epoch >= 2**31:  # steps are counted in int32
             most = (2**31 - 1) // steps_per_epoch
             raise UserError(f"{field} is {epochs}, of {steps_per_epoch} steps each: it must be at most {most}")
     shape = image_shape(config, images)[1:]
-    of_batch = partial(jax.ShapeDtypeStruct, dtype=jnp.uint8, sharding=sharding)
-    if as_images(images).is_decoded:
-        batch = of_batch((config.batch_size, *shape))
-    else:
-        sizes = ((count, fields["size"]) for _, count, fields in view_groups(config))
-        batch = Cropped(tuple(of_batch((config.batch_size, count, size, size, 3)) for count, size in sizes))
     try:
         with renamed(_names_of_fields(config)):
-            method.jitted_step.eval_shape(state, batch)
+            method.jitted_step.eval_shape(state, _batch(config, images, config.batch_size, sharding))
     except UserError:
         raise
     except (TypeError, ValueError) as error:
@@ -177,3 +183,22 @@ def try_step(
             f"views.name {config.views.name!r}, the model and the objective do not fit images of shape "
             f"{shape} or each other: {reason}"
         ) from error
+    if count := order.part(len(images), config.batch_size, last_batch):
+        try:
+            method.jitted_step.eval_shape(state, _batch(config, images, count, sharding))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"data.last_batch is 'kept', and the last batch of an epoch would have {count} images, which the "
+                f"method does not take ({str(error).splitlines()[0]}): make it 'dropped'"
+            ) from error
+
+
+def _batch(
+    config: ConfigDict, images: np.ndarray | Encoded, count: int, sharding: jax.sharding.NamedSharding
+) -> jax.ShapeDtypeStruct | Cropped:
+    """Shapes, types and shardings of a batch of so many of the images."""
+    of_batch = partial(jax.ShapeDtypeStruct, dtype=jnp.uint8, sharding=parallel.of_batch(count, sharding))
+    if as_images(images).is_decoded:
+        return of_batch((count, *image_shape(config, images)[1:]))
+    sizes = ((number, fields["size"]) for _, number, fields in view_groups(config))
+    return Cropped(tuple(of_batch((count, number, size, size, 3)) for number, size in sizes))

@@ -22,6 +22,12 @@ FREE = (
         "data.prefetch",
     ),
 )
+# What runs did before there was a field for it.
+OLDER = {
+    "optimizer": {"rate_moves": "after_update"},
+    "data": {"last_batch": "dropped"},
+    "evaluate": {"interpolation": "bicubic"},
+}
 FOLDER = "folder:"  # data.name of a folder of images, with its path behind
 _NUMBERED = ("digits", "cifar10", "cifar100")  # data sets whose published lists had a number in older versions too
 
@@ -39,8 +45,8 @@ def of_today(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a config.json of any version, nested, under the names that they have now.
 
     >>> found = of_today({"data": {"name": "digits", "lists": "", "split": 3}, "views": {"grey_probability": 0.2}})
-    >>> found["views"], found["data"]["seed"], found["data"]["class_order"]
-    ({'grayscale_probability': 0.2}, 3, 'natural')
+    >>> found["views"], found["data"]["seed"], found["data"]["class_order"], found["data"]["last_batch"]
+    ({'grayscale_probability': 0.2}, 3, 'natural', 'dropped')
     """
     data, views = fields.get("data"), fields.get("views")
     if isinstance(data, dict) and "split" in data and "seed" not in data:
@@ -57,6 +63,9 @@ def of_today(fields: dict[str, Any]) -> dict[str, Any]:
             "shard_state": fields.get("shard_state", False),
             "steps_per_dispatch": fields.get("steps_per_dispatch", 1),
         }
+    fields = fields | {
+        group: older | fields[group] for group, older in OLDER.items() if isinstance(fields.get(group), dict)
+    }
     if isinstance(views, dict) and "grey_probability" in views:
         names = {"grey_probability": "grayscale_probability"}
         fields = fields | {"views": {names.get(name, name): value for name, value in views.items()}}

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from sdclr_jax.records.record import Object, Record, says
 
+INTERPOLATIONS = ("bicubic", "bilinear")
 Size = Annotated[int, lambda value: value >= 1]
 
 
@@ -41,12 +42,15 @@ class EncoderRecord(Record):
         "values that are black and white in gray images of more than eight bits; empty for the range of their type",
         default=(),
     )
+    interpolation: str = says("of resizing: 'bilinear' or 'bicubic', both antialiased", default="bicubic")
 
     def check(self, where: str) -> None:
         if not isinstance(self.model.get("name"), str):
             raise ValueError("model.name is not what it should be")
         if self.gray_range and not (len(self.gray_range) == 2 and self.gray_range[0] < self.gray_range[1]):
             raise ValueError("gray_range is not what it should be")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError("interpolation is not what it should be")
         for name in ("mean", "std"):
             numbers = getattr(self, name)
             if len(numbers) not in (1, self.view.channels) or (name == "std" and min(numbers) <= 0):

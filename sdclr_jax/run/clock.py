@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,8 +13,9 @@ class Clock:
     seconds spent waiting for data since the last line; seconds of pauses, which are no training, where there were any.
     """
 
-    def __init__(self, batch_size: int, step: int, seconds: float):
-        self._batch_size, self._step, self._seconds = batch_size, step, seconds
+    def __init__(self, images_before: Callable[[int], int], step: int, seconds: float):
+        """`images_before` says how many images the steps before one see in all; `seconds` were trained by `step`."""
+        self._images_before, self._step, self._seconds = images_before, step, seconds
         self._since, self._wait, self._pause = time.perf_counter(), 0.0, 0.0
         self.waited = 0.0  # seconds spent waiting for data, in all
 
@@ -36,8 +37,9 @@ class Clock:
     def read(self, step: int) -> dict[str, float]:
         """The fields of a line of metrics at this step."""
         now = time.perf_counter()
-        elapsed, wait, pause, steps = now - self._since - self._pause, self._wait, self._pause, step - self._step
+        elapsed, wait, pause = now - self._since - self._pause, self._wait, self._pause
+        images = self._images_before(step) - self._images_before(self._step)
         self._since, self._step, self._wait, self._pause = now, step, 0.0, 0.0
         self._seconds += elapsed
-        read = {"images_per_second": steps * self._batch_size / elapsed, "seconds": self._seconds}
+        read = {"images_per_second": images / elapsed, "seconds": self._seconds}
         return read | {"data_wait_seconds": wait} | ({"evaluation_seconds": pause} if pause else {})

@@ -162,10 +162,7 @@ def read(
     if "long_tail" in rows:
         _check_long_tail(files["long_tail"], train, train_counts, profile, **counts)
         if "balanced" not in rows:
-            each, rest = divmod(len(long_tail), num_classes)
-            class_order = np.argsort(-train_counts, kind="stable")
-            wanted = np.full(num_classes, each)
-            wanted[class_order[:rest]] += 1
+            wanted = np.full(num_classes, len(long_tail) // num_classes)
             drawn["balanced"] = longtail.first_of_classes(train.labels, ~held_out, wanted, seed)
     subsets = {subset: rows.get(subset, drawn[subset]) for subset in SUBSETS if subset != "test"}
     class_order = np.argsort(-train_counts, kind="stable")

@@ -138,7 +138,8 @@ def subsets(
     _check_long_tail(files["long_tail"], counts["long_tail"], name, n_max, imbalance)
     each = counts["long_tail"].sum() // num_classes
     for subset, right, said in (
-        ("balanced", {each, each + 1}, f"{each} or {each + 1}, as many as the long tail in all"),
+        # Lists of older versions of this project have one image more in some classes.
+        ("balanced", {each, each + 1}, f"{each}, the mean of the long tail, or {each + 1}"),
         ("few_shot", {counts["few_shot"][0]}, "the same number of each"),
     ):
         if counts[subset].min() < 1 or not set(counts[subset].tolist()) <= right:

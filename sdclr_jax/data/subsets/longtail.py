@@ -22,7 +22,7 @@ class Subsets(NamedTuple):
     """Who trains on what. Index arrays into the training examples are int64, ascending and without repeats."""
 
     long_tail: np.ndarray  # pretraining: a long-tailed profile over `class_order`
-    balanced: np.ndarray  # pretraining: as many images as long_tail, spread evenly; empty where there cannot be any
+    balanced: np.ndarray  # pretraining: the same number a class, the mean of long_tail rounded down; or empty
     few_shot: np.ndarray  # labelled images of the few-shot probe, the same number a class
     probe_train: np.ndarray  # labelled images of the full probe: all but validation
     validation: np.ndarray  # for choosing the probe, in no other subset
@@ -109,9 +109,7 @@ def draw(
         counts = class_counts(n_max, imbalance, num_classes, profile, pareto)
         class_order = _fitting(order, counts, sizes)
         train_counts = counts[np.argsort(class_order)]  # the inverse permutation: each class's rank
-    each, rest = divmod(train_counts.sum(), num_classes)
-    balanced_counts = np.full(num_classes, each)
-    balanced_counts[class_order[:rest]] += 1
+    balanced_counts = np.full(num_classes, train_counts.sum() // num_classes)
     few_shot_counts = np.full(num_classes, few_shot_per_class)
     if profile == "as_is":
         few_shot_counts = np.minimum(few_shot_counts, sizes)

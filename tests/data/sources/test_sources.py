@@ -82,7 +82,7 @@ def test_the_defaults_of_the_configuration_fit_the_digits(data_dir):
     subsets = longtail.draw(
         labels, num_classes=10, n_max=110, imbalance=20.0, validation_per_class=20, few_shot_per_class=5, seed=0
     )
-    assert len(subsets.long_tail) == len(subsets.balanced) == 369 and len(subsets.probe_train) == 1152
+    assert (len(subsets.long_tail), len(subsets.balanced), len(subsets.probe_train)) == (369, 360, 1152)
 
 
 def test_reading_writes_nothing(data_dir):

@@ -209,7 +209,7 @@ def test_another_profile(folder, examples, drawn, changes, number):
         (
             "balanced",
             7,
-            "has 7 to 9 images a class of cifar10 and not 8 or 9, as many as the long tail in all;",
+            "has 7 to 8 images a class of cifar10 and not 8, the mean of the long tail, or 9;",
         ),
         ("few_shot", 3, "has 3 to 4 images a class of cifar10 and not the same number of each;"),
     ],
