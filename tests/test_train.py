@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from sdclr_jax import parallel, pruning, trees
+from sdclr_jax import branches, parallel, pruning, trees
 from tests import tiny
 
 
@@ -193,6 +193,27 @@ def test_the_mask_follows_the_weights(stepped):
     expected = pruning.magnitude_mask(state.params["weights"], 0.5, prunable=tiny.method().network.prunable)
     jax.tree.map(np.testing.assert_array_equal, fresh.mask, expected)
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (fresh.mask, stepped[0].mask)), strict=True))
+
+
+def test_without_the_sparse_gradient_its_output_is_a_constant_to_the_loss(stepped):
+    state = stepped[0]
+    method = copy.copy(tiny.method())
+    method.branches = branches.choose({"dense", "sparse"}, "private", gradient=False)
+
+    def loss(params):
+        outputs, _ = method.forward(params, state, views())
+        return method.objective.loss(None, outputs["dense", 0], outputs["sparse", 1], None)
+
+    def loss_with_a_constant(params, constant):
+        outputs, _ = tiny.method().forward(params, state, views())
+        return tiny.method().objective.loss(None, outputs["dense", 0], constant, None)
+
+    constant = jax.jit(tiny.method().forward)(state.params, state, views())[0]["sparse", 1]
+    gradient = jax.jit(jax.grad(loss))(state.params)
+    expected = jax.jit(jax.grad(loss_with_a_constant))(state.params, constant)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient, expected)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient["norms"]["sparse"]))
+    assert optax.tree.norm(gradient["norms"]["dense"]) > 0.01
 
 
 def test_randomness_is_a_function_of_seed_and_step(stepped):

@@ -12,6 +12,7 @@ FREE = (
         "data.root",
         "data.manifest",
         "data.lists",
+        "data.without",
         "data.class_order",
         "data.groups",
         "data.input",
@@ -52,6 +53,8 @@ def of_today(fields: dict[str, Any]) -> dict[str, Any]:
             "model": {"start": "", "start_sha256": ""} | fields["model"],
             "wandb": fields.get("wandb", ""),
         }
+    if isinstance(fields.get("prune"), dict):
+        fields = fields | {"prune": {"criterion": "smallest", "gradient": True} | fields["prune"]}
     if isinstance(views, dict) and "grey_probability" in views:
         names = {"grey_probability": "grayscale_probability"}
         fields = fields | {"views": {names.get(name, name): value for name, value in views.items()}}
