@@ -1,0 +1,363 @@
+"""Which part of self-damaging helps? A designed experiment over six parts of SDCLR, with its premise as an arm.
+
+    python experiments/factors.py digits --plan       # the arms, their cost, and the smallest difference to be seen
+    python experiments/factors.py digits --run        # goes on where it stopped; nothing recorded is run again
+    python experiments/factors.py digits --collect    # adds what has ended to experiments/results/factors/digits.jsonl
+    python experiments/factors.py digits --analyse    # effects with intervals, tables and a picture from that file
+
+`photos` in place of `digits` is CIFAR-10-LT with the authors' lists, which takes `--config.data.lists=FOLDER`. The
+design is written down in experiments/results/factors/DESIGN.md. A block is a data split with a seed, the same ones for
+all of its arms; blocks are run one after the other, so that what has ended is made of whole blocks but for the last.
+"""
+
+import argparse
+import fcntl
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import jobs
+
+RESULTS = jobs.ROOT / "experiments" / "results" / "factors"
+CRITERIA, REFRESHES = ("smallest", "random", "largest"), {"epoch": 0, "step": 1, "once": -1}
+RATES, NORMS, HEADS, GRADIENTS = (0.3, 0.6, 0.9), ("private", "shared"), (3, 2), ("on", "off")
+TENTH = 0.1  # share of the images that the arms of the premise leave out
+
+
+class Levels(NamedTuple):
+    """A damaged network: a level of each factor. At rate 0 nothing is cut, so the second and third say nothing."""
+
+    rate: float
+    criterion: str
+    refresh: str
+    norms: str
+    head: int
+    gradient: str
+
+    @property
+    def name(self) -> str:
+        cut = f"{self.rate:g}-{self.criterion}-{self.refresh}" if self.rate else "0"
+        return f"rate-{cut}-{self.norms}-head-{self.head}-gradient-{self.gradient}"
+
+
+class Arm(NamedTuple):
+    """A row of the design: SimCLR, or a damaged network; `without` names images that are left out."""
+
+    name: str
+    levels: Levels | None = None
+    head: int = 3
+    without: str = ""  # '', 'forgotten' or 'random'
+    fraction: bool = False  # whether it belongs to the fractional factorial
+
+
+PUBLISHED = Levels(0.9, "smallest", "epoch", "private", 3, "on")
+UNPRUNED = Levels(0.0, "", "", "private", 3, "on")  # two branches with norms of their own, and no weight cut
+# From the published SimCLR to the published SDCLR, one change at a time; then the premise.
+LADDER = (Arm("simclr-head-2", head=2), Arm("simclr"), Arm(UNPRUNED.name, UNPRUNED), Arm(PUBLISHED.name, PUBLISHED))
+PREMISE = (Arm("without-forgotten", without="forgotten"), Arm("without-random", without="random"))
+BLOCKS = 6  # that make the whole fraction; more are repeats of it with other seeds
+
+
+def fraction(block: int) -> list[Levels]:
+    """The 14 runs of a block of the fractional factorial; 1, 2, 3 are a whole fraction, and 4, 5, 6 its fold-over.
+
+    Number the levels of rate (0.3, 0.6, 0.9), criterion and refresh i, j, k and work modulo 3. Blocks 1 to 3 have
+    k = i + j, and block g has i + 2j = g; blocks 4 to 6 have k = i + 2j and i + j = g. Each of these three rows of a
+    block comes with all four choices of norms and head; the gradient is on where these two agree (blocks 1 to 3) or
+    differ (4 to 6). Two runs more have rate 0, and opposite levels of norms, head and gradient.
+    """
+    of, fold = (block - 1) % BLOCKS, (block - 1) % BLOCKS // 3
+    runs = []
+    for i, rate in enumerate(RATES):
+        for j, criterion in enumerate(CRITERIA):
+            if (i + (2 - fold) * j) % 3 != of % 3:
+                continue
+            refresh = list(REFRESHES)[(i + (1 + fold) * j) % 3]
+            for a, norms in enumerate(NORMS):
+                for b, head in enumerate(HEADS):
+                    runs.append(Levels(rate, criterion, refresh, norms, head, GRADIENTS[(a + b + fold) % 2]))
+    pair = (0, of >> 1 & 1, of & 1)
+    for sign in (0, 1):
+        a, b, c = (bit ^ sign for bit in pair)
+        runs.append(Levels(0.0, "", "", NORMS[a], HEADS[b], GRADIENTS[c]))
+    return runs
+
+
+def arms(block: int) -> list[Arm]:
+    """All runs of a block in their order: SimCLR first, whose forgotten images a later arm leaves out; the others in a
+    random order. An arm of the ladder that is one of the fraction, too, is run once."""
+    of_fraction = fraction(block)
+    ladder = [arm._replace(fraction=arm.levels in of_fraction) for arm in LADDER if arm.name != "simclr"]
+    named = {arm.name for arm in ladder}
+    others = ladder + [Arm(x.name, x, fraction=True) for x in of_fraction if x.name not in named]
+    random.Random(block).shuffle(others)
+    return [Arm("simclr"), *others, *PREMISE]
+
+
+class Scale(NamedTuple):
+    """Data, network and schedule: all that is not a factor."""
+
+    config: str  # configs/NAME.py
+    fields: dict[str, Any]
+    of_block: Callable[[int], dict[str, int]]  # block -> what it is paired by
+    blocks: int
+    milliseconds: float  # CPU time of an image in an epoch of SDCLR, measured beside other work
+    overhead: float  # CPU seconds of a run beside its steps, the same
+    images: int
+    noise: tuple[float, float]  # assumed: points of All between runs of one cell, and of what main effects do not fit
+
+
+_LEAN = {"evaluate.map_images": 0, "collapse_every": 0}
+SCALES = {
+    "digits": Scale(
+        config="digits_lt",
+        fields=_LEAN | {"epochs": 50, "optimizer.warmup_epochs": 3, "checkpoint_every": 50},
+        of_block=lambda block: {"seed": block, "data.seed": block},
+        blocks=6,
+        milliseconds=0.45,
+        overhead=13.0,
+        images=369,
+        noise=(0.6, 0.3),
+    ),
+    "photos": Scale(
+        config="cifar10_lt",
+        # Learning rate in proportion to the batch, warm-up as a share of the epochs: as published.
+        fields=_LEAN
+        | {
+            "model.name": "resnet8",
+            "model.width": 8,
+            "projector.hidden": 128,
+            "batch_size": 128,
+            "optimizer.learning_rate": 0.125,
+            "optimizer.warmup_epochs": 1,
+            "epochs": 15,
+            "checkpoint_every": 5,
+        },
+        of_block=lambda block: {"seed": block, "data.split": (block - 1) % 5 + 1},
+        blocks=6,
+        milliseconds=3.0,
+        overhead=55.0,
+        images=11165,
+        noise=(0.8, 0.9),
+    ),
+}
+PROTOCOLS = ("linear_few_shot", "logistic", "knn")
+
+
+def fields(scale: Scale, block: int, arm: Arm) -> tuple[str, dict[str, Any]]:
+    """The method of a run, and the fields of its config."""
+    given = scale.fields | scale.of_block(block) | {"evaluate.protocols": PROTOCOLS, "projector.layers": arm.head}
+    if arm.levels is None:
+        return "simclr", given
+    x = arm.levels
+    given |= {"prune.rate": x.rate, "prune.norms": x.norms, "prune.gradient": x.gradient == "on"}
+    given |= {"prune.criterion": x.criterion or CRITERIA[0], "prune.every": REFRESHES.get(x.refresh, 0)}
+    return "sdclr", given | {"projector.layers": x.head}
+
+
+class Run(NamedTuple):
+    scale: str
+    block: int
+    arm: Arm
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return self.block, self.arm.name
+
+
+def runs(scale: str) -> list[Run]:
+    return [Run(scale, block, arm) for block in range(1, SCALES[scale].blocks + 1) for arm in arms(block)]
+
+
+def work(run: Run, out: pathlib.Path, given: dict[str, str], recorded: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pretrain and evaluate a run, or go on with it; its record. That it diverged is a record, too."""
+    import ledger
+
+    import sdclr_jax
+    from sdclr_jax.errors import Diverged
+    from sdclr_jax.run import versions
+
+    method, settings = fields(SCALES[run.scale], run.block, run.arm)
+    config = sdclr_jax.config(f"{SCALES[run.scale].config}:{method}", settings | given)
+    folder = out / f"block-{run.block}" / run.arm.name
+    if run.arm.without:
+        config.data.without = str(_left_out(run, out, config, recorded))
+    began, cpu = time.monotonic(), time.process_time()
+    forgotten = []
+    try:
+        sdclr_jax.pretrain(config, folder)
+        found = sdclr_jax.evaluate(folder)
+        if run.arm.name == "simclr":
+            forgotten = _forgotten(folder)
+    except Diverged as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        found = None
+    record = asdict(ledger.read(folder))
+    kept = [f"{protocol}.{name}" for protocol in PROTOCOLS for name in ("all", "many", "medium", "few", "std")]
+    kept += ["features.effective_rank", "metrics.loss", "metrics.images_per_second"]
+    return record | {
+        "scale": run.scale,
+        "block": run.block,
+        "arm": run.arm.name,
+        "scores": {name: record["scores"][name] for name in kept if name in record["scores"]},
+        "per_class": {name: list(score.per_class) for name, score in found.protocols.items()} if found else {},
+        "lists": found.data.lists if found else {},
+        "jaxlib": versions.current()["jaxlib"],
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "wall_seconds": round(time.monotonic() - began, 1),
+        **({"forgotten": forgotten} if forgotten else {}),
+    }
+
+
+def _forgotten(folder: pathlib.Path) -> list[str]:
+    """Ids of the tenth of the training images whose features change most when 90 % of the weights are cut."""
+    from sdclr_jax import recipes
+    from sdclr_jax.api.exemplars import exemplars_of_run
+
+    ranking, _ = exemplars_of_run(
+        recipes.read(folder),
+        folder,
+        rates=(0.9,),
+        pairs_of_views=1,
+        against="recalibrated",
+        shown=1,
+        neighbours=1,
+    )
+    order = sorted(range(len(ranking.ids)), key=lambda i: -ranking.scores[i])
+    return sorted(str(ranking.ids[i]) for i in order[: round(TENTH * len(order))])
+
+
+def _left_out(run: Run, out: pathlib.Path, config: Any, recorded: list[dict[str, Any]]) -> pathlib.Path:
+    """The file of the ids that an arm of the premise leaves out; as many at random as the forgotten ones."""
+    from sdclr_jax import recipes
+
+    simclr = [row for row in recorded if (row["block"], row["arm"]) == (run.block, "simclr")]
+    if not simclr or not simclr[0].get("forgotten"):
+        raise LookupError(f"block {run.block} has no SimCLR that has ended, whose images {run.arm.name} leaves out")
+    ids = simclr[0]["forgotten"]
+    if run.arm.without == "random":
+        every = recipes.data(config, None).part(config.data.subset).ids.tolist()
+        ids = sorted(random.Random(f"random-{run.block}").sample(sorted(every), len(ids)))
+    path = out / f"block-{run.block}" / f"{run.arm.name}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(ids) + "\n")
+    return path
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _record(path: pathlib.Path, row: dict[str, Any]) -> None:
+    """Add a line to a file that several processes write."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(row) + "\n")
+
+
+def run_all(scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int, until: int) -> None:
+    """Take the runs that are not recorded, in their order, in so many processes of one thread each."""
+    out.mkdir(parents=True, exist_ok=True)
+    # A thread each: so many runs side by side take fewer CPU seconds than one on all cores. Read when XLA starts.
+    os.environ |= {"NPROC": "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"}
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    waiting = [run for run in runs(scale) if run.block <= until]
+    context = multiprocessing.get_context("spawn")
+    place = context.Value("i", 0)
+    workers = [context.Process(target=_worker, args=(waiting, place, scale, out, given)) for _ in range(at_a_time)]
+    for worker in workers:
+        worker.start()
+
+    def stop(*_: Any) -> None:
+        for worker in workers:
+            worker.terminate()  # its run saves, and goes on from there
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for worker in workers:
+        worker.join()
+    done = {(row["block"], row["arm"]) for row in everything(scale, out)}
+    left = [run for run in waiting if run.key not in done]
+    print(f"{len(waiting) - len(left)} of {len(waiting)} runs are recorded" + (", run it again" if left else ""))
+    sys.exit(1 if left else 0)
+
+
+def _worker(waiting: list[Run], place: Any, scale: str, out: pathlib.Path, given: dict[str, str]) -> None:
+    import jax
+
+    from sdclr_jax.errors import Stopped
+
+    while True:
+        with place.get_lock():
+            number, place.value = place.value, place.value + 1
+        if number >= len(waiting):
+            return
+        run, recorded = waiting[number], everything(scale, out)
+        if run.key in {(row["block"], row["arm"]) for row in recorded}:
+            continue
+        try:
+            row = work(run, out, given, recorded)
+        except Stopped:
+            return
+        except LookupError as error:
+            print(error, file=sys.stderr)
+            continue
+        _record(out / f"{scale}.jsonl", row)
+        said = f"All {100 * row['scores']['logistic.all']:.1f} %" if row["state"] == "done" else row["state"]
+        print(f"block {run.block} {run.arm.name}: {said}, {row['cpu_seconds']:.0f} CPU seconds", flush=True)
+        jax.clear_caches()  # programs of hundreds of runs take gigabytes
+
+
+def everything(scale: str, out: pathlib.Path) -> list[dict[str, Any]]:
+    """What is recorded, committed or not, in the order of the design; each run once."""
+    found = {}
+    for row in [*read(RESULTS / f"{scale}.jsonl"), *read(out / f"{scale}.jsonl")]:
+        found.setdefault((row["block"], row["arm"], row["commit"]), row)
+    order = {run.key: i for i, run in enumerate(runs(scale))}
+    return sorted(found.values(), key=lambda row: order.get((row["block"], row["arm"]), len(order)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scale", choices=SCALES)
+    for name in ("plan", "run", "collect", "analyse"):
+        parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--out", type=pathlib.Path, help="folder of the runs; default runs/factors/SCALE")
+    parser.add_argument("--at_a_time", type=int, default=2, help="runs side by side")
+    parser.add_argument("--blocks", type=int, help="run the first ones alone")
+    options, rest = parser.parse_known_args()
+    given = {}
+    for argument in rest:
+        name, equals, value = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.data.") or not equals:
+            parser.error(f"unknown argument {argument}: the design gives all fields but --config.data.lists")
+        given[name] = value
+    out = (options.out or pathlib.Path("runs/factors") / options.scale).absolute()
+    if options.plan:
+        import factors_analysis
+
+        print(factors_analysis.plan(options.scale, everything(options.scale, out)))
+    if options.run:
+        run_all(options.scale, out, given, options.at_a_time, options.blocks or SCALES[options.scale].blocks)
+    if options.collect:
+        rows = everything(options.scale, out)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{options.scale}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        print(f"{RESULTS / options.scale}.jsonl: {len(rows)} of {len(runs(options.scale))} runs")
+    if options.analyse:
+        import factors_analysis
+
+        print(factors_analysis.analyse(options.scale, read(RESULTS / f"{options.scale}.jsonl"), RESULTS))
+
+
+if __name__ == "__main__":
+    main()
