@@ -282,6 +282,20 @@ def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path) -> str
     return text
 
 
+def conclusion(table: list[Effect]) -> str:
+    """What the tests say of the primary response, in sentences; only when all runs have ended."""
+    own = [e for e in table if not np.isnan(e.holm)]
+    seen = sorted((e for e in own if e.holm < LEVEL), key=lambda e: -abs(e.estimate))
+    lines = [f"Of {len(own)} tested differences on All, {len(seen)} are distinguished from 0 after Holm, at 5 %."]
+    lines += [f"- {e.name}: {_interval(e)} points, p {e.holm:.2g}" for e in seen]
+    if rest := [e for e in own if e.holm >= LEVEL]:
+        widest = max(rest, key=lambda e: max(-e.low, e.high))
+        lines += ["- not distinguished, with what the interval leaves open: "]
+        lines[-1] += "; ".join(f"{e.name} {_interval(e)}" for e in rest)
+        lines += [f"- the widest of these allows up to {max(-widest.low, widest.high):.1f} points: {widest.name}"]
+    return "\n".join(lines)
+
+
 def points(rows: list[dict[str, Any]], score: str) -> dict[tuple[int, str], float]:
     return {(row["block"], row["arm"]): 100 * row["scores"][score] for row in rows if score in row["scores"]}
 
@@ -306,6 +320,8 @@ def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, li
         said = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in facts.items())
         hours = sum(row["cpu_seconds"] for row in of.used) / 3600
         lines.append(f"Of the runs: {said}; {hours:.1f} CPU hours.")
+    if found and not interim:
+        lines.append(conclusion(found["All"]))
     if of.left_out:
         lines.append(f"{len(of.left_out)} records are left out: {'; '.join(of.left_out)}.")
     for family, title in (

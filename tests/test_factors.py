@@ -87,6 +87,22 @@ def test_planted_effects_are_found_exactly_where_nothing_else_varies():
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_conclusion_is_drawn_when_all_runs_have_ended_and_names_what_was_found():
+    rng = np.random.default_rng(0)
+    rows = [record(run) for run in DESIGN]
+    for row in rows:
+        gain = 0.04 if "private" in row["arm"] else 0
+        row["scores"] = {score: 0.5 + gain + rng.normal(0, 0.005) for score in analysis.RESPONSES.values()}
+    text, found = analysis.report("photos", rows)
+    seen = [e.name for e in found["All"] if e.holm < 0.05]
+    assert f"Of 14 tested differences on All, {len(seen)} are distinguished" in text
+    assert "- norms: private − shared: +" in text
+    assert "- private norms, nothing cut − SimCLR: +" in text
+    assert {e.name: e.estimate for e in found["All"]}["norms: private − shared"] == pytest.approx(4, abs=0.3)
+    text, _ = analysis.report("photos", rows[:-1])
+    assert "tested differences" not in text and "interim" in text
+
+
 def test_two_arms_are_compared_as_by_a_paired_t_test():
     rng = np.random.default_rng(0)
     two = [run for run in DESIGN if run.arm.name in ("simclr", "simclr-head-2")]
