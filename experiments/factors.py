@@ -12,6 +12,8 @@ all of its arms; blocks are run one after the other, so that what has ended is m
 
 import argparse
 import fcntl
+import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -25,6 +27,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import jobs
+import numpy as np
 
 RESULTS = jobs.ROOT / "experiments" / "results" / "factors"
 CRITERIA, REFRESHES = ("smallest", "random", "largest"), {"epoch": 0, "step": 1, "once": -1}
@@ -210,11 +213,25 @@ def work(run: Run, out: pathlib.Path, given: dict[str, str], recorded: list[dict
         "scores": {name: record["scores"][name] for name in kept if name in record["scores"]},
         "per_class": {name: list(score.per_class) for name, score in found.protocols.items()} if found else {},
         "lists": found.data.lists if found else {},
+        "pixels": _pixels(config.data.name),
         "jaxlib": versions.current()["jaxlib"],
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "wall_seconds": round(time.monotonic() - began, 1),
         **({"forgotten": forgotten} if forgotten else {}),
     }
+
+
+@functools.cache
+def _pixels(name: str) -> str:
+    """SHA-256 of all images in the order of their ids: an archive that is packed again has another hash, and the same
+    images."""
+    from sdclr_jax.data import sources
+
+    digest, source = hashlib.sha256(), sources.source(name, None)
+    for split in ("train", "test"):
+        examples = source.load(split)
+        digest.update(np.ascontiguousarray(examples.images[np.argsort(examples.ids)]).tobytes())
+    return digest.hexdigest()
 
 
 def _forgotten(folder: pathlib.Path) -> list[str]:

@@ -183,7 +183,7 @@ def sort(scale: str, records: list[dict[str, Any]]) -> Sorted:
             why = "is no run of the design"
         elif row["commit"] != first["commit"]:
             why = f"is of commit {row['commit'][:12]}"
-        elif row["data"] != first["data"] or row["images"] != expected:
+        elif _pixels(row) != _pixels(first) or row["images"] != expected:
             why = f"is of other data ({row['data']}, {row['images'][:12]})"
         elif row["state"] not in ("done", "diverged"):
             why = f"is {row['state']}"
@@ -280,6 +280,11 @@ def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path) -> str
     if found:
         draw(next(iter(found.values())), out / f"{scale}.svg", scale)
     return text
+
+
+def _pixels(row: dict[str, Any]) -> str:
+    """What the images of a run are, by their pixels; where a record does not have that, by what they were made from."""
+    return row.get("pixels") or row["data"]
 
 
 def conclusion(table: list[Effect]) -> str:
