@@ -295,6 +295,7 @@ def run_all(scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int
         worker.start()
 
     def stop(*_: Any) -> None:
+        place.value = len(waiting)  # for a worker whose run ends before it is stopped
         for worker in workers:
             worker.terminate()  # its run saves, and goes on from there
 
