@@ -30,6 +30,7 @@ import jobs
 import numpy as np
 
 RESULTS = jobs.ROOT / "experiments" / "results" / "factors"
+PAGE = jobs.ROOT / "docs" / "factors.md"  # which has the tables
 CRITERIA, REFRESHES = ("smallest", "random", "largest"), {"epoch": 0, "step": 1, "once": -1}
 RATES, NORMS, HEADS, GRADIENTS = (0.3, 0.6, 0.9), ("private", "shared"), (3, 2), ("on", "off")
 TENTH = 0.1  # share of the images that the arms of the premise leave out
@@ -374,7 +375,7 @@ def main() -> None:
     if options.analyse:
         import factors_analysis
 
-        print(factors_analysis.analyse(options.scale, read(RESULTS / f"{options.scale}.jsonl"), RESULTS))
+        print(factors_analysis.analyse(options.scale, read(RESULTS / f"{options.scale}.jsonl"), RESULTS, PAGE))
 
 
 if __name__ == "__main__":

@@ -270,10 +270,13 @@ def plan(scale: str, records: list[dict[str, Any]]) -> str:
     )
 
 
-def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path) -> str:
-    """Write SCALE.md, SCALE_effects.json and SCALE.svg; returns the first."""
+def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path, page: pathlib.Path) -> str:
+    """Write SCALE_effects.json and SCALE.svg, and the tables to their place on a page; returns these."""
     text, found = report(scale, records)
-    (out / f"{scale}.md").write_text(text)
+    before, _, rest = page.read_text().partition(f"<!-- {scale} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {scale} -->\n")
+    shown = f"\n![Effects with their intervals](../experiments/results/factors/{scale}.svg)\n\n" if found else "\n"
+    page.write_text(f"{before}<!-- {scale} -->\n\n{text}{shown}{end}{after}")
     (out / f"{scale}_effects.json").write_text(
         json.dumps({response: [e._asdict() for e in table] for response, table in found.items()}, indent=1) + "\n"
     )
@@ -291,7 +294,7 @@ def conclusion(table: list[Effect]) -> str:
     """What the tests say of the primary response, in sentences; only when all runs have ended."""
     own = [e for e in table if not np.isnan(e.holm)]
     seen = sorted((e for e in own if e.holm < LEVEL), key=lambda e: -abs(e.estimate))
-    lines = [f"Of {len(own)} tested differences on All, {len(seen)} are distinguished from 0 after Holm, at 5 %."]
+    lines = [f"{len(own)} differences on All were tested; {len(seen)} are distinguished from 0 after Holm, at 5 %."]
     lines += [f"- {e.name}: {_interval(e)} points, p {e.holm:.2g}" for e in seen]
     if rest := [e for e in own if e.holm >= LEVEL]:
         widest = max(rest, key=lambda e: max(-e.low, e.high))
@@ -321,10 +324,13 @@ def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, li
         + (f": {', '.join(sick)}." if sick else ".")
     ]
     if of.used:
-        facts = {name: Counter(row[name] for row in of.used) for name in ("commit", "data", "jax", "hardware")}
+        facts = {
+            name: Counter(str(row[name])[: 12 if name == "commit" else 80] for row in of.used)
+            for name in ("commit", "data", "jax", "hardware")
+        }
         said = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in facts.items())
         hours = sum(row["cpu_seconds"] for row in of.used) / 3600
-        lines.append(f"Of the runs: {said}; {hours:.1f} CPU hours.")
+        lines.append(f"The runs: {said}; {hours:.1f} CPU hours.")
     if found and not interim:
         lines.append(conclusion(found["All"]))
     if of.left_out:

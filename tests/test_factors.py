@@ -95,12 +95,12 @@ def test_a_conclusion_is_drawn_when_all_runs_have_ended_and_names_what_was_found
         row["scores"] = {score: 0.5 + gain + rng.normal(0, 0.005) for score in analysis.RESPONSES.values()}
     text, found = analysis.report("photos", rows)
     seen = [e.name for e in found["All"] if e.holm < 0.05]
-    assert f"Of 14 tested differences on All, {len(seen)} are distinguished" in text
+    assert f"14 differences on All were tested; {len(seen)} are distinguished" in text
     assert "- norms: private − shared: +" in text
     assert "- private norms, nothing cut − SimCLR: +" in text
     assert {e.name: e.estimate for e in found["All"]}["norms: private − shared"] == pytest.approx(4, abs=0.3)
     text, _ = analysis.report("photos", rows[:-1])
-    assert "tested differences" not in text and "interim" in text
+    assert "were tested" not in text and "interim" in text
 
 
 def test_two_arms_are_compared_as_by_a_paired_t_test():
@@ -147,6 +147,19 @@ def test_what_is_of_another_commit_or_other_data_is_listed_and_never_averaged_in
     assert f"1 diverged: block 1 {rows[damaged + 3]['arm']}." in text
     assert "with chance as the score of runs that diverged" in text
     assert "114.0 CPU hours" in text
+
+
+@pytest.mark.parametrize("scale", factors.SCALES)
+def test_the_page_has_the_tables_of_the_committed_records(scale):
+    rows = factors.read(factors.RESULTS / f"{scale}.jsonl")
+    text, found = analysis.report(scale, rows)
+    assert f"<!-- {scale} -->\n\n{text}\n" in factors.PAGE.read_text()
+    if rows:
+        kept = json.loads((factors.RESULTS / f"{scale}_effects.json").read_text())
+        for response, table in found.items():
+            for effect, other in zip(table, kept[response], strict=True):
+                assert effect.name == other["name"]
+                assert effect.estimate == pytest.approx(other["estimate"], abs=1e-9)
 
 
 def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_path, monkeypatch):
