@@ -20,165 +20,18 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import jobs
 import numpy as np
+from factors_design import PROTOCOLS, SCALES, TENTH, Run, fields, runs
 
 RESULTS = jobs.ROOT / "experiments" / "results" / "factors"
 PAGE = jobs.ROOT / "docs" / "factors.md"  # which has the tables
-CRITERIA, REFRESHES = ("smallest", "random", "largest"), {"epoch": 0, "step": 1, "once": -1}
-RATES, NORMS, HEADS, GRADIENTS = (0.3, 0.6, 0.9), ("private", "shared"), (3, 2), ("on", "off")
-TENTH = 0.1  # share of the images that the arms of the premise leave out
-
-
-class Levels(NamedTuple):
-    """A damaged network: a level of each factor. At rate 0 nothing is cut, so the second and third say nothing."""
-
-    rate: float
-    criterion: str
-    refresh: str
-    norms: str
-    head: int
-    gradient: str
-
-    @property
-    def name(self) -> str:
-        cut = f"{self.rate:g}-{self.criterion}-{self.refresh}" if self.rate else "0"
-        return f"rate-{cut}-{self.norms}-head-{self.head}-gradient-{self.gradient}"
-
-
-class Arm(NamedTuple):
-    """A row of the design: SimCLR, or a damaged network; `without` names images that are left out."""
-
-    name: str
-    levels: Levels | None = None
-    head: int = 3
-    without: str = ""  # '', 'forgotten' or 'random'
-    fraction: bool = False  # whether it belongs to the fractional factorial
-
-
-PUBLISHED = Levels(0.9, "smallest", "epoch", "private", 3, "on")
-UNPRUNED = Levels(0.0, "", "", "private", 3, "on")  # two branches with norms of their own, and no weight cut
-# From the published SimCLR to the published SDCLR, one change at a time; then the premise.
-LADDER = (Arm("simclr-head-2", head=2), Arm("simclr"), Arm(UNPRUNED.name, UNPRUNED), Arm(PUBLISHED.name, PUBLISHED))
-PREMISE = (Arm("without-forgotten", without="forgotten"), Arm("without-random", without="random"))
-BLOCKS = 6  # that make the whole fraction; more are repeats of it with other seeds
-
-
-def fraction(block: int) -> list[Levels]:
-    """The 14 runs of a block of the fractional factorial; 1, 2, 3 are a whole fraction, and 4, 5, 6 its fold-over.
-
-    Number the levels of rate (0.3, 0.6, 0.9), criterion and refresh i, j, k and work modulo 3. Blocks 1 to 3 have
-    k = i + j, and block g has i + 2j = g; blocks 4 to 6 have k = i + 2j and i + j = g. Each of these three rows of a
-    block comes with all four choices of norms and head; the gradient is on where these two agree (blocks 1 to 3) or
-    differ (4 to 6). Two runs more have rate 0, and opposite levels of norms, head and gradient.
-    """
-    of, fold = (block - 1) % BLOCKS, (block - 1) % BLOCKS // 3
-    runs = []
-    for i, rate in enumerate(RATES):
-        for j, criterion in enumerate(CRITERIA):
-            if (i + (2 - fold) * j) % 3 != of % 3:
-                continue
-            refresh = list(REFRESHES)[(i + (1 + fold) * j) % 3]
-            for a, norms in enumerate(NORMS):
-                for b, head in enumerate(HEADS):
-                    runs.append(Levels(rate, criterion, refresh, norms, head, GRADIENTS[(a + b + fold) % 2]))
-    pair = (0, of >> 1 & 1, of & 1)
-    for sign in (0, 1):
-        a, b, c = (bit ^ sign for bit in pair)
-        runs.append(Levels(0.0, "", "", NORMS[a], HEADS[b], GRADIENTS[c]))
-    return runs
-
-
-def arms(block: int) -> list[Arm]:
-    """All runs of a block in their order: SimCLR first, whose forgotten images a later arm leaves out; the others in a
-    random order. An arm of the ladder that is one of the fraction, too, is run once."""
-    of_fraction = fraction(block)
-    ladder = [arm._replace(fraction=arm.levels in of_fraction) for arm in LADDER if arm.name != "simclr"]
-    named = {arm.name for arm in ladder}
-    others = ladder + [Arm(x.name, x, fraction=True) for x in of_fraction if x.name not in named]
-    random.Random(block).shuffle(others)
-    return [Arm("simclr"), *others, *PREMISE]
-
-
-class Scale(NamedTuple):
-    """Data, network and schedule: all that is not a factor."""
-
-    config: str  # configs/NAME.py
-    fields: dict[str, Any]
-    of_block: Callable[[int], dict[str, int]]  # block -> what it is paired by
-    blocks: int
-    milliseconds: float  # CPU time of an image in an epoch of SDCLR, measured beside other work
-    overhead: float  # CPU seconds of a run beside its steps, the same
-    images: int
-    noise: tuple[float, float]  # assumed: points of All between runs of one cell, and of what main effects do not fit
-
-
-_LEAN = {"evaluate.map_images": 0, "collapse_every": 0}
-SCALES = {
-    "digits": Scale(
-        config="digits_lt",
-        fields=_LEAN | {"epochs": 50, "optimizer.warmup_epochs": 3, "checkpoint_every": 50},
-        of_block=lambda block: {"seed": block, "data.seed": block},
-        blocks=6,
-        milliseconds=0.45,
-        overhead=13.0,
-        images=369,
-        noise=(0.6, 0.3),
-    ),
-    "photos": Scale(
-        config="cifar10_lt",
-        # Learning rate in proportion to the batch, warm-up as a share of the epochs: as published.
-        fields=_LEAN
-        | {
-            "model.name": "resnet8",
-            "model.width": 8,
-            "projector.hidden": 128,
-            "batch_size": 128,
-            "optimizer.learning_rate": 0.125,
-            "optimizer.warmup_epochs": 1,
-            "epochs": 15,
-            "checkpoint_every": 5,
-        },
-        of_block=lambda block: {"seed": block, "data.split": (block - 1) % 5 + 1},
-        blocks=6,
-        milliseconds=3.0,
-        overhead=55.0,
-        images=11165,
-        noise=(0.8, 0.9),
-    ),
-}
-PROTOCOLS = ("linear_few_shot", "logistic", "knn")
-
-
-def fields(scale: Scale, block: int, arm: Arm) -> tuple[str, dict[str, Any]]:
-    """The method of a run, and the fields of its config."""
-    given = scale.fields | scale.of_block(block) | {"evaluate.protocols": PROTOCOLS, "projector.layers": arm.head}
-    if arm.levels is None:
-        return "simclr", given
-    x = arm.levels
-    given |= {"prune.rate": x.rate, "prune.norms": x.norms, "prune.gradient": x.gradient == "on"}
-    given |= {"prune.criterion": x.criterion or CRITERIA[0], "prune.every": REFRESHES.get(x.refresh, 0)}
-    return "sdclr", given | {"projector.layers": x.head}
-
-
-class Run(NamedTuple):
-    scale: str
-    block: int
-    arm: Arm
-
-    @property
-    def key(self) -> tuple[int, str]:
-        return self.block, self.arm.name
-
-
-def runs(scale: str) -> list[Run]:
-    return [Run(scale, block, arm) for block in range(1, SCALES[scale].blocks + 1) for arm in arms(block)]
 
 
 def work(run: Run, out: pathlib.Path, given: dict[str, str], recorded: list[dict[str, Any]]) -> dict[str, Any]:
@@ -281,8 +134,21 @@ def _record(path: pathlib.Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def commit() -> str:
+    """Of this clone, as sdclr_jax writes it into a run's folder; nothing here starts JAX."""
+    git = ["git", "-C", str(jobs.ROOT)]
+    found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    return found + ("-dirty" if changed.stdout.strip() else "")
+
+
 def run_all(scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int, until: int) -> None:
     """Take the runs that are not recorded, in their order, in so many processes of one thread each."""
+    if (recorded := everything(scale, out)) and recorded[0]["commit"] != (now := commit()):
+        sys.exit(
+            f"the runs that are recorded are of commit {recorded[0]['commit']}, this is {now}, and runs of two commits "
+            "are not compared: go on from a worktree of that commit (docs/factors.md), or move the records aside"
+        )
     out.mkdir(parents=True, exist_ok=True)
     # A thread each: so many runs side by side take fewer CPU seconds than one on all cores. Read when XLA starts.
     os.environ |= {"NPROC": "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"}
@@ -362,9 +228,9 @@ def main() -> None:
         given[name] = value
     out = (options.out or pathlib.Path("runs/factors") / options.scale).absolute()
     if options.plan:
-        import factors_analysis
+        import factors_report
 
-        print(factors_analysis.plan(options.scale, everything(options.scale, out)))
+        print(factors_report.plan(options.scale, everything(options.scale, out)))
     if options.run:
         run_all(options.scale, out, given, options.at_a_time, options.blocks or SCALES[options.scale].blocks)
     if options.collect:
@@ -373,9 +239,9 @@ def main() -> None:
         (RESULTS / f"{options.scale}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         print(f"{RESULTS / options.scale}.jsonl: {len(rows)} of {len(runs(options.scale))} runs")
     if options.analyse:
-        import factors_analysis
+        import factors_report
 
-        print(factors_analysis.analyse(options.scale, read(RESULTS / f"{options.scale}.jsonl"), RESULTS, PAGE))
+        print(factors_report.analyse(options.scale, read(RESULTS / f"{options.scale}.jsonl"), RESULTS, PAGE))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,15 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT / "experiments"))
 import factors  # noqa: E402
 import factors_analysis as analysis  # noqa: E402
+import factors_report as reports  # noqa: E402
+from factors_design import SCALES, arms, fields, fraction, runs  # noqa: E402
 
-DESIGN = factors.runs("photos")
+DESIGN = runs("photos")
 
 
 @pytest.mark.parametrize("blocks", [range(1, 4), range(4, 7), range(1, 7)])
 def test_every_pair_of_levels_of_two_factors_occurs_equally_often(blocks):
-    damaged = [x for block in blocks for x in factors.fraction(block) if x.rate]
+    damaged = [x for block in blocks for x in fraction(block) if x.rate]
     assert len(damaged) == 12 * len(blocks) == len(set(damaged))
     for a, b in itertools.combinations(range(6), 2):
         counts = collections.Counter((x[a], x[b]) for x in damaged)
@@ -33,7 +35,7 @@ def test_every_pair_of_levels_of_two_factors_occurs_equally_often(blocks):
         assert len(counts) == len({x[a] for x in damaged}) * len({x[b] for x in damaged})
     for block in blocks:  # and no factor is confounded with the blocks
         for factor in range(6):
-            counts = collections.Counter(x[factor] for x in factors.fraction(block) if x.rate)
+            counts = collections.Counter(x[factor] for x in fraction(block) if x.rate)
             assert len(set(counts.values())) == 1
 
 
@@ -42,19 +44,19 @@ def test_two_level_factors_are_aliased_in_half_of_the_design_and_not_in_all_of_i
         signs = (x.norms == "private", x.head == 3, x.gradient == "on")
         return np.prod([1 if sign else -1 for sign in signs])
 
-    signs = [{product(x) for x in factors.fraction(block) if x.rate} for block in range(1, 7)]
+    signs = [{product(x) for x in fraction(block) if x.rate} for block in range(1, 7)]
     assert signs == [{1}] * 3 + [{-1}] * 3
 
 
 def test_every_arm_is_a_config_of_its_own():
     hashes = set()
-    for run in DESIGN[: len(factors.arms(1))] + factors.runs("digits")[: len(factors.arms(1))]:
-        method, fields = factors.fields(factors.SCALES[run.scale], run.block, run.arm)
-        config = recipes.load(f"{factors.SCALES[run.scale].config}:{method}")
-        recipes.override(config, fields | {"data.without": run.arm.without, "data.lists": "/lists"})
+    for run in DESIGN[: len(arms(1))] + runs("digits")[: len(arms(1))]:
+        method, given = fields(SCALES[run.scale], run.block, run.arm)
+        config = recipes.load(f"{SCALES[run.scale].config}:{method}")
+        recipes.override(config, given | {"data.without": run.arm.without, "data.lists": "/lists"})
         recipes.check(config)
         hashes.add(json.dumps(recipes.identity(config) | {"left out": run.arm.without}, sort_keys=True))
-    assert len(hashes) == 2 * len(factors.arms(1)) == 38
+    assert len(hashes) == 2 * len(arms(1)) == 38
     assert len({run.key for run in DESIGN}) == len(DESIGN) == 118
 
 
@@ -93,13 +95,13 @@ def test_a_conclusion_is_drawn_when_all_runs_have_ended_and_names_what_was_found
     for row in rows:
         gain = 0.04 if "private" in row["arm"] else 0
         row["scores"] = {score: 0.5 + gain + rng.normal(0, 0.005) for score in analysis.RESPONSES.values()}
-    text, found = analysis.report("photos", rows)
+    text, found = reports.report("photos", rows)
     seen = [e.name for e in found["All"] if e.holm < 0.05]
     assert f"14 differences on All were tested; {len(seen)} are distinguished" in text
     assert "- norms: private − shared: +" in text
     assert "- private norms, nothing cut − SimCLR: +" in text
     assert {e.name: e.estimate for e in found["All"]}["norms: private − shared"] == pytest.approx(4, abs=0.3)
-    text, _ = analysis.report("photos", rows[:-1])
+    text, _ = reports.report("photos", rows[:-1])
     assert "were tested" not in text and "interim" in text
 
 
@@ -142,17 +144,17 @@ def test_what_is_of_another_commit_or_other_data_is_listed_and_never_averaged_in
     whys = [line.partition(" is ")[2] for line in found.left_out]
     assert whys == ["of commit def", "of other data (cifar10, list 9)", "of other data (cifar10 (JPEG copies), list 1)",
                     "no run of the design"]  # fmt: skip
-    text, _ = analysis.report("photos", rows)
+    text, _ = reports.report("photos", rows)
     assert text.startswith("115 of 118 runs have ended, so all of this is interim: no conclusion")
     assert f"1 diverged: block 1 {rows[damaged + 3]['arm']}." in text
     assert "with chance as the score of runs that diverged" in text
     assert "114.0 CPU hours" in text
 
 
-@pytest.mark.parametrize("scale", factors.SCALES)
+@pytest.mark.parametrize("scale", SCALES)
 def test_the_page_has_the_tables_of_the_committed_records(scale):
     rows = factors.read(factors.RESULTS / f"{scale}.jsonl")
-    text, found = analysis.report(scale, rows)
+    text, found = reports.report(scale, rows)
     assert f"<!-- {scale} -->\n\n{text}\n" in factors.PAGE.read_text()
     if rows:
         kept = json.loads((factors.RESULTS / f"{scale}_effects.json").read_text())
@@ -165,7 +167,7 @@ def test_the_page_has_the_tables_of_the_committed_records(scale):
 def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(factors, "RESULTS", tmp_path / "committed")
     (tmp_path / "committed").mkdir()
-    waiting, taken = factors.runs("digits")[:4], []
+    waiting, taken = runs("digits")[:4], []
 
     def work(run, out, given, recorded):
         taken.append(run.key)
