@@ -144,10 +144,15 @@ FIELDS = {
     "objective": {"name": Field("nt_xent", "sdclr_jax.objectives:OBJECTIVES"), **OBJECTIVES["nt_xent"]},
     "prune": {  # read only where a pair names the sparse branch
         "rate": Field(0.9, "[0, 1)"),  # share of all kernels of the encoder cut, by global magnitude
+        # Which are cut: the 'smallest' as published; 'random' ones or the 'largest', as many, are controls.
+        "criterion": Field("smallest", "sdclr_jax.pruning:CRITERIA"),
         "random_rate": Field(0.0, "[0, 1)"),  # share of them cut at random, in addition
-        "every": Field(0, f"[0, {STEPS}]"),  # steps between refreshes of the mask; 0 is every epoch
+        # Steps between refreshes of the mask; 0 is every epoch, and -1 never: the mask of the first step stays.
+        "every": Field(0, f"[-1, {STEPS}]"),
         # 'private': each branch its own norms and statistics; 'shared': one set for both
         "norms": Field("private", ("private", "shared")),
+        # Whether the gradient flows through the sparse branch too, as published. If not, the dense branch alone learns.
+        "gradient": Field(True, None),
     },
     "model": {"name": Field("resnet18", "sdclr_jax.models:ENCODERS"), **MODELS["resnet18"]},
     "projector": {
@@ -200,6 +205,8 @@ FIELDS = {
         "class_order": Field("natural", "sdclr_jax.data.sources.layouts:CLASS_ORDERS"),
         # What is pretrained on: 'long_tail', its 'balanced' twin, or all of 'probe_train'.
         "subset": Field("long_tail", ("long_tail", "balanced", "probe_train")),
+        # File of ids, one a line, of images that are left out of that subset: sdclr_jax/data/subsets/lists.py.
+        "without": Field("", None),
         # Folder of published lists (sdclr_jax/data/subsets/lists.py); '' draws our own by the same rule.
         "lists": Field("", None),
         "split": Field(0, "[0, 1000000]"),  # N in the names of those lists; 0 where none is read

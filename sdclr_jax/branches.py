@@ -4,7 +4,8 @@
     sparse  the mask applied to the same weights, its own norms and statistics
     target  moving averages of the dense weights and norms, its own statistics; encoder and projector only
 
-Gradients flow to whatever a branch reads; what the target reads is not learnt, so it receives none.
+Gradients flow to whatever a branch reads; what the target reads is not learnt, so it receives none. `prune.gradient`
+stops them at the sparse branch's output, so that the dense branch alone learns.
 """
 
 import contextlib
@@ -20,11 +21,13 @@ from sdclr_jax.trees import Tree
 
 class Branch(NamedTuple):
     """`norms`: whose norms and statistics it reads; `masked`: whether it reads the weights through the mask;
-    `averaged`: whether it reads the moving averages instead of what is learnt."""
+    `averaged`: whether it reads the moving averages instead of what is learnt; `stopped`: whether no gradient flows
+    through what it gives."""
 
     norms: str
     masked: bool = False
     averaged: bool = False
+    stopped: bool = False
 
 
 BRANCHES = {
@@ -34,12 +37,13 @@ BRANCHES = {
 }
 
 
-def choose(names: set[str], norms: str) -> dict[str, Branch]:
-    """The branches named, in the order of `BRANCHES`; with norms 'shared', those that learn read the dense ones."""
+def choose(names: set[str], norms: str, *, gradient: bool = True) -> dict[str, Branch]:
+    """The branches named, in the order of `BRANCHES`; with norms 'shared', those that learn read the dense ones, and
+    without `gradient` what the masked one gives is a constant to the loss."""
     chosen = {name: branch for name, branch in BRANCHES.items() if name in names}
     if norms == "shared":
         chosen = {name: b if b.averaged else b._replace(norms="dense") for name, b in chosen.items()}
-    return chosen
+    return {name: b._replace(stopped=b.masked and not gradient) for name, b in chosen.items()}
 
 
 def is_norm(name: str, leaf: object) -> bool:

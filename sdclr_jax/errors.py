@@ -38,9 +38,14 @@ class Unreadable(UserError):
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number, or two runs from one state differ: the message says where."""
+    """The loss is no longer a number, or two runs from one state differ: the message says where; `step` is that of the
+    loss."""
 
     status = 1
+
+    def __init__(self, message: str, step: int = 0):
+        super().__init__(message)
+        self.step = step
 
 
 class Lost(RuntimeError):

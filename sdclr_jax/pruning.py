@@ -58,7 +58,11 @@ def threshold(weights: list[jax.Array], rank: int) -> jax.Array:
     >>> jax.lax.bitcast_convert_type(threshold(weights, rank=1), jnp.float32)
     Array(2., dtype=float32)
     """
-    bits = [_magnitude_bits(w) for w in weights]
+    return _entry([_magnitude_bits(w) for w in weights], rank)
+
+
+def _entry(bits: list[jax.Array], rank: int) -> jax.Array:
+    """Entry number `rank` of all these unsigned integers in ascending order; none has its highest bit set."""
     dtype = bits[0].dtype
     width = 8 * dtype.itemsize
 
@@ -75,8 +79,31 @@ def _magnitude_bits(w: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(jnp.abs(w), jnp.dtype(f"uint{8 * w.dtype.itemsize}"))
 
 
+def _random_bits(w: jax.Array, key: jax.Array) -> jax.Array:
+    return jax.random.bits(key, w.shape, _magnitude_bits(w).dtype) >> 1
+
+
+def _reversed_bits(w: jax.Array) -> jax.Array:
+    dtype = jnp.dtype(f"uint{8 * w.dtype.itemsize}")
+    return jnp.asarray(jnp.iinfo(dtype).max >> 1, dtype) - _magnitude_bits(w)
+
+
+# What is cut -> (leaf, key) -> a rank of each weight, as `_entry` takes it: those of the lowest ranks are cut.
+CRITERIA: dict[str, Callable[[jax.Array, jax.Array | None], jax.Array]] = {
+    "smallest": lambda w, key: _magnitude_bits(w),  # the published one
+    "random": _random_bits,
+    "largest": lambda w, key: _reversed_bits(w),
+}
+
+
 def magnitude_mask(
-    weights: Tree, rate: float, *, prunable: Prunable, random_rate: float = 0.0, key: jax.Array | None = None
+    weights: Tree,
+    rate: float,
+    *,
+    prunable: Prunable,
+    criterion: str = "smallest",
+    random_rate: float = 0.0,
+    key: jax.Array | None = None,
 ) -> Tree:
     """The mask of the sparse branch, made from the weights as they are.
 
@@ -84,18 +111,21 @@ def magnitude_mask(
     below it is kept (so equal magnitudes stay or go together), the largest in any case. Of what is kept, a random part
     of expected size ceil(random_rate * n) goes too.
 
+    Two other criteria are here as controls, which cut as many: the largest |w| instead, or weights drawn at random.
+
     Args:
         weights: tree of arrays.
-        rate: share cut by magnitude, 0 <= rate < 1.
+        rate: share cut by the criterion, 0 <= rate < 1.
         prunable: (name, leaf) -> whether a leaf is masked.
+        criterion: which weights are cut, one of `CRITERIA`.
         random_rate: share cut at random in addition, 0 <= random_rate < 1 - rate.
-        key: for the random part; not read when `random_rate` is 0.
+        key: for what is random; not read with another criterion than 'random' and a `random_rate` of 0.
 
     Returns:
         Bool leaves where a weight can be pruned, None elsewhere.
 
     Raises:
-        ArgumentError: no leaf is prunable.
+        ArgumentError: no leaf is prunable, an unknown criterion, or 'random' without a key.
 
     >>> weights = {"a": {"kernel": jnp.array([0.1, -4.0])}, "b": {"kernel": jnp.array([3.0, -0.3])}}
     >>> magnitude_mask(weights, 0.5, prunable=lambda name, leaf: True)
@@ -103,9 +133,16 @@ def magnitude_mask(
     """
     leaves, treedef = jax.tree.flatten(_chosen(weights, prunable))
     size = sum(leaf.size for leaf in leaves)
+    if criterion not in CRITERIA:
+        raise ArgumentError("criterion", f"is {criterion!r}: known are {', '.join(CRITERIA)}")
+    if criterion == "random" and key is None:
+        raise ArgumentError("key", "is None, and criterion is 'random': give the key that the mask is drawn from")
     cut = min(math.ceil(rate * size), size - 1)
-    limit = threshold(leaves, cut)
-    masks = [_magnitude_bits(leaf) >= limit for leaf in leaves]
+    # Not the keys of the random part below, which would then be no second draw.
+    keys = [None if key is None else jax.random.fold_in(jax.random.fold_in(key, 1), i) for i in range(len(leaves))]
+    ranks = [CRITERIA[criterion](leaf, k) for leaf, k in zip(leaves, keys, strict=True)]
+    limit = _entry(ranks, cut)
+    masks = [rank >= limit for rank in ranks]
     if random_rate:
         chance = math.ceil(random_rate * size) / (size - cut)
         keys = jax.random.split(key, len(masks))

@@ -247,6 +247,7 @@ class Method:
                 batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
                 variables = self._gathered(branches.variables(branch, params, stats, state.mask, state.target))
                 out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
+                out = jax.lax.stop_gradient(out) if branch.stopped else out
                 stats = {**stats, branch.norms: new.get("batch_stats", {})}
                 outputs |= {(name, view): out.of_view(i, len(alike)) for i, view in enumerate(alike)}
         return outputs, stats

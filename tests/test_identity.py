@@ -61,7 +61,7 @@ def test_every_field_is_identity_but_those_that_change_nothing_of_what_is_learnt
     assert {name for name in free if name.startswith("objective.")} == {"objective.chunk"}
     assert {name for name in free if name.startswith("data.")} == {
         f"data.{name}"
-        for name in ("root", "manifest", "lists", "class_order", "groups", "input", "workers", "prefetch")
+        for name in ("root", "manifest", "lists", "without", "class_order", "groups", "input", "workers", "prefetch")
     }
     assert all(name in configs.DECLARED or name in configs.base.FIELDS for name in FREE)
 

@@ -21,7 +21,7 @@ WEIGHTS = {
 }
 magnitude_mask = jax.jit(
     partial(pruning.magnitude_mask, prunable=lambda name, leaf: name.endswith("kernel") and "projector" not in name),
-    static_argnames=("rate", "random_rate"),
+    static_argnames=("rate", "criterion", "random_rate"),
 )
 
 
@@ -72,6 +72,38 @@ def test_random_part_goes_on_top():
     # binomial: n/2 survivors, each lost with probability 0.4
     assert abs(int(both.sum()) - 0.3 * n) < 5 * np.sqrt(n / 2 * 0.4 * 0.6)
     assert (both != other).any()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
+def test_the_largest_are_cut_by_the_sorted_rule_reversed(rate):
+    magnitudes = np.abs(np.concatenate([np.ravel(x) for x in jax.tree.leaves(WEIGHTS["encoder"])]))
+    kept = magnitude_mask(WEIGHTS, rate, criterion="largest")
+    limit = np.sort(magnitudes)[::-1][min(int(np.ceil(rate * 92)), 91)]
+    for name, mask in trees.named(kept).items():
+        np.testing.assert_array_equal(mask, np.abs(trees.named(WEIGHTS)[name]) <= limit)
+    assert sum(int(m.sum()) for m in jax.tree.leaves(kept)) == 92 - int(np.ceil(rate * 92))
+
+
+def test_random_ones_are_as_many_and_do_not_look_at_the_weights():
+    weights = {"c": {"kernel": jnp.asarray(np.sort(RNG.standard_normal(9216)).reshape(3, 3, 32, 32), jnp.float32)}}
+    first, second = (
+        magnitude_mask(weights, 0.75, criterion="random", key=jax.random.key(seed))["c"]["kernel"] for seed in (0, 1)
+    )
+    assert int(first.sum()) == int(second.sum()) == 9216 - 6912
+    # Two draws share a quarter of a quarter; and the mean place of those kept is that of all (normal, five deviations).
+    assert abs(int((first & second).sum()) - 576) < 5 * np.sqrt(576 * 0.75 * 0.75)
+    places = np.flatnonzero(np.ravel(first))
+    assert abs(places.mean() - 4607.5) < 5 * 9216 / np.sqrt(12 * 2304)
+    whole = magnitude_mask(weights, 0.0, criterion="random", key=jax.random.key(0))["c"]["kernel"]
+    assert whole.all()
+
+
+def test_a_criterion_that_is_not_known_is_refused_and_a_draw_without_a_key():
+    everything = {"prunable": lambda name, leaf: True}
+    with pytest.raises(ArgumentError, match="^criterion is 'movement': known are smallest, random, largest"):
+        pruning.magnitude_mask(WEIGHTS, 0.5, criterion="movement", **everything)
+    with pytest.raises(ArgumentError, match="^key is None, and criterion is 'random'"):
+        pruning.magnitude_mask(WEIGHTS, 0.5, criterion="random", **everything)
 
 
 def test_a_rate_that_would_cut_all_leaves_the_largest():

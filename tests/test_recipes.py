@@ -86,6 +86,30 @@ def test_small_views_come_from_small_crops_and_have_their_own_probabilities():
         np.testing.assert_allclose(view, plain(crop), atol=1e-4)
 
 
+def test_what_is_pruned_how_often_and_whether_it_learns_come_from_the_config():
+    c = recipes.load("digits_lt:sdclr")
+    for every, steps in ((0, 5), (-1, 5 * c.epochs), (1, 1), (7, 7)):
+        c.prune.every = every
+        assert recipes.method(c, steps_per_epoch=5).refresh_every == steps
+    published = recipes.method(c, 5)
+    c.prune.criterion, c.prune.gradient, c.prune.rate = "largest", False, 0.25
+    built = recipes.method(c, 5)
+    assert [m.branches["sparse"].stopped for m in (published, built)] == [False, True]
+    assert not built.branches["dense"].stopped
+    kernel = jax.numpy.arange(1.0, 9.0).reshape(1, 1, 2, 4)
+    masks = (m.prune({"kernel": kernel}, prunable=lambda *_: True)["kernel"] for m in (published, built))
+    assert [mask.ravel().tolist() for mask in masks] == [[False] * 7 + [True], [True] * 6 + [False] * 2]
+
+
+def test_a_sparse_branch_that_does_not_learn_is_no_first_side():
+    c = recipes.load("digits_lt:sd_byol")
+    c.prune.gradient = False
+    with pytest.raises(
+        UserError, match=r"first side must learn, and with prune\.gradient False the sparse branch does"
+    ):
+        recipes.check(c)
+
+
 @pytest.mark.parametrize("field", images.PER_VIEW)
 def test_a_probability_for_each_view_is_one_for_each_view(field):
     c = multi_crop()

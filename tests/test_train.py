@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from sdclr_jax import parallel, pruning, trees
+from sdclr_jax import branches, parallel, pruning, trees
 from sdclr_jax.train import State
 from tests import tiny
 
@@ -196,6 +196,27 @@ def test_the_mask_follows_the_weights(stepped):
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (fresh.mask, stepped[0].mask)), strict=True))
 
 
+def test_without_the_sparse_gradient_its_output_is_a_constant_to_the_loss(stepped):
+    state = stepped[0]
+    method = copy.copy(tiny.method())
+    method.branches = branches.choose({"dense", "sparse"}, "private", gradient=False)
+
+    def loss(params):
+        outputs, _ = method.forward(params, state, views())
+        return method.objective.loss(None, outputs["dense", 0], outputs["sparse", 1], None)
+
+    def loss_with_a_constant(params, constant):
+        outputs, _ = tiny.method().forward(params, state, views())
+        return tiny.method().objective.loss(None, outputs["dense", 0], constant, None)
+
+    constant = jax.jit(tiny.method().forward)(state.params, state, views())[0]["sparse", 1]
+    gradient = jax.jit(jax.grad(loss))(state.params)
+    expected = jax.jit(jax.grad(loss_with_a_constant))(state.params, constant)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), gradient, expected)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(gradient["norms"]["sparse"]))
+    assert optax.tree.norm(gradient["norms"]["dense"]) > 0.01
+
+
 def test_randomness_is_a_function_of_seed_and_step(stepped):
     _, step, _ = tiny.functions()
     state, after, scalars = stepped
@@ -279,6 +300,10 @@ def test_steps_are_one_dispatch_where_nothing_is_due_between_them():
     assert resumed[0] == [7, 8, 11, 12, 13]
     method.damaged = False  # there is nothing to refresh
     assert taken(until=10)[0] == [3, 6, 9, 10]
+    whole, batches[4] = taken(until=10)[1], batches[4][:1]  # the last one of an epoch, which may be smaller
+    numbers, smaller, _ = taken(until=10)
+    assert numbers == [3, 4, 5, 6, 9, 10]
+    np.testing.assert_array_equal(smaller - whole != 0, np.arange(10) >= 4)
     assert list(method.train(last, batches, until=12)) == []
 
 

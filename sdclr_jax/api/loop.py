@@ -19,6 +19,7 @@ from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
+from sdclr_jax.records.metrics import DIVERGED
 from sdclr_jax.run import metrics, wandb
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
@@ -83,6 +84,7 @@ def train(
             _sent(directory, config) as send,
             _bar(total, start, progress) as bar,
             processes.telling(),
+            _noted(log, epoch),
         ):
             window = _Window(notes.get(_BEGUN, {}))
             clock = Clock(batches.images_before, start, window.seconds or log.seconds)
@@ -248,9 +250,20 @@ def _fetched(window: list[Scalars], done: int) -> list[dict[str, np.ndarray]]:
             name = "loss" if "loss" in bad else bad[0]
             raise Diverged(
                 f"the {name} is {scalars[name]} at step {step}, {where}: the last good checkpoint is kept; "
-                "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or model.dtype float32"
+                "try a lower optimizer.learning_rate, a longer optimizer.warmup_epochs or model.dtype float32",
+                step,
             )
     return fetched
+
+
+@contextlib.contextmanager
+def _noted(log: metrics.Metrics, epoch: int) -> Iterator[None]:
+    """That a run diverged stands in its folder, too, which would look like one that waits to be resumed."""
+    try:
+        yield
+    except Diverged as error:
+        log.warn({"step": error.step, "epoch": error.step / epoch}, DIVERGED, str(error))
+        raise
 
 
 def _stopped(number: int, total: int) -> str:

@@ -126,7 +126,7 @@ def _check(config: ConfigDict) -> None:
         raise UserError(f"evaluate.fine_tune_epochs is {c.fine_tune_epochs}: it must be two numbers, each at least 1")
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
-    _check_pairs(config.pairs)
+    _check_pairs(config.pairs, config.prune.gradient)
     count = view_count(config)
     for field in PER_VIEW:
         value = config.views.get(field, 0)
@@ -193,7 +193,7 @@ def objective_fields(config: ConfigDict, steps_per_epoch: int) -> dict[str, obje
     }
 
 
-def _check_pairs(pairs: tuple) -> None:
+def _check_pairs(pairs: tuple, gradient: bool) -> None:
     def is_side(side):
         return len(side) == 2 and side[0] in branches.BRANCHES and isinstance(side[1], int) and side[1] >= 0
 
@@ -213,3 +213,8 @@ def _check_pairs(pairs: tuple) -> None:
         if branches.BRANCHES[a[0]].averaged or a == b:
             why = "its first side must learn, and the target does not" if a != b else "its sides are the same"
             raise UserError(f"pairs has {(a, b)}: {why}")
+        if branches.BRANCHES[a[0]].masked and not gradient:
+            raise UserError(
+                f"pairs has {(a, b)}: its first side must learn, and with prune.gradient False the sparse branch does "
+                "not: set that to True, or give other pairs"
+            )

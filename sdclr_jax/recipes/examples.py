@@ -10,6 +10,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import as_images
 from sdclr_jax.data.subsets import labelled_lists, lists, longtail
 from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.files import expanded
 from sdclr_jax.recipes.encoders import encoder, names_of_fields
 from sdclr_jax.records import TrainedOn
 
@@ -49,11 +50,12 @@ _FIELDS = {
 
 @renamed(_FIELDS)
 def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
-    """Load the data set, and read its subsets from `data.lists`, or draw them where that is empty.
+    """Load the data set, and read its subsets from `data.lists`, or draw them where that is empty. What `data.without`
+    lists is taken out of `data.subset`; the counts by which classes are grouped stay those of the whole subset.
 
     Raises:
         UserError: unknown data set; lists that are not of it; a profile that the data set cannot fill; a subset that it
-            does not have; images of a size that the encoder makes nothing of.
+            does not have; images to leave out that are not in it; images of a size that the encoder makes nothing of.
     """
     c = config.data
     if c.profile != "as_is":  # before anything is read or prepared; the same call that `draw` makes below
@@ -83,6 +85,10 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
         provenance = (provenance or {}) | {"subsets": origins}
     else:
         subsets = longtail.draw(train.labels, num_classes=len(train.class_names), held_out=train.held_out, **draw)
+    if c.without:
+        rows = getattr(subsets, c.subset)
+        kept = lists.without(expanded(c.without), train.ids[rows], c.subset)
+        subsets = subsets._replace(**{c.subset: rows[kept]})
     found = Data(train, test, subsets, provenance)
     _check_subsets(config, found)
     return found

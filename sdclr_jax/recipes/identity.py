@@ -15,7 +15,8 @@ from sdclr_jax.records import TrainedOn
 from sdclr_jax.records.config import free
 from sdclr_jax.run import folder
 
-PLACES = ("data.name", "data.root", "data.manifest", "data.lists")  # where the images are, and what is said of them
+# Where the images are, and what is said of them.
+PLACES = ("data.name", "data.root", "data.manifest", "data.lists", "data.without")
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from sdclr_jax.recipes.sizes import check_state
 from sdclr_jax.train import Method, State
 from sdclr_jax.trees import Tree
 
+# Values of prune.every that are no number of steps.
+EVERY_EPOCH, ONCE = 0, -1
+
 
 def network(config: ConfigDict) -> Network:
     """The encoder and its heads."""
@@ -73,13 +76,18 @@ def method(
     names = {branch for pair in config.pairs for branch, _ in pair}
     return Method(
         network=network(config),
-        branches=branches.choose(names, config.prune.norms),
+        branches=branches.choose(names, config.prune.norms, gradient=config.prune.gradient),
         pairs=config.pairs,
         make_views=views(config),
         objective=objective(config, steps_per_epoch),
         optimizer=optimizer,
-        prune=partial(pruning.magnitude_mask, rate=config.prune.rate, random_rate=config.prune.random_rate),
-        refresh_every=config.prune.every or steps_per_epoch,
+        prune=partial(
+            pruning.magnitude_mask,
+            rate=config.prune.rate,
+            criterion=config.prune.criterion,
+            random_rate=config.prune.random_rate,
+        ),
+        refresh_every={ONCE: total_steps, EVERY_EPOCH: steps_per_epoch}.get(config.prune.every, config.prune.every),
         target_momentum=optim.target_momentum(
             start=config.target.momentum, end=config.target.final_momentum, total_steps=total_steps
         ),

@@ -15,6 +15,7 @@ FREE = (
         "data.root",
         "data.manifest",
         "data.lists",
+        "data.without",
         "data.class_order",
         "data.groups",
         "data.input",
@@ -24,8 +25,10 @@ FREE = (
 )
 # What runs did before there was a field for it.
 OLDER = {
+    "model": {"start": "", "start_sha256": "", "remat": False},
+    "prune": {"criterion": "smallest", "gradient": True},
     "optimizer": {"rate_moves": "after_update"},
-    "data": {"last_batch": "dropped"},
+    "data": {"last_batch": "dropped", "without": ""},
     "evaluate": {"interpolation": "bicubic"},
 }
 FOLDER = "folder:"  # data.name of a folder of images, with its path behind
@@ -57,12 +60,7 @@ def of_today(fields: dict[str, Any]) -> dict[str, Any]:
         order = "text" if str(data.get("name")).startswith(FOLDER) else "natural"
         fields = fields | {"data": {"gray_range": (0.0, 0.0), "class_order": order} | data}
     if isinstance(fields.get("model"), dict):
-        fields = fields | {
-            "model": {"start": "", "start_sha256": "", "remat": False} | fields["model"],
-            "wandb": fields.get("wandb", ""),
-            "shard_state": fields.get("shard_state", False),
-            "steps_per_dispatch": fields.get("steps_per_dispatch", 1),
-        }
+        fields = {"wandb": "", "shard_state": False, "steps_per_dispatch": 1} | fields
     fields = fields | {
         group: older | fields[group] for group, older in OLDER.items() if isinstance(fields.get(group), dict)
     }

@@ -8,6 +8,7 @@ from sdclr_jax import files
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import record
 
+DIVERGED = "diverged"  # cause of the warning that a run ended with, where its loss was no longer a number
 _MOST = 2**32  # bytes of a file of lines: 3 million lines
 # Of a line of metrics.jsonl, one every `log_every` steps and at every checkpoint; means are over the steps since the
 # line before. Capitals stand for a name.

@@ -298,6 +298,8 @@ def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypat
         run(config("sdclr", "--config.epochs=2"), tmp_path / "bad", data_dir)
     assert not list((tmp_path / "bad" / "checkpoints").glob("[0-9]*"))
     assert lines(tmp_path / "bad") == []
+    (said,) = records.read_warnings(tmp_path / "bad" / "warnings.jsonl")
+    assert (said["cause"], said["step"], said["epoch"]) == ("diverged", 1, 0.2)
 
 
 def test_the_last_good_checkpoint_is_kept_when_training_explodes(finished, data_dir, tmp_path, monkeypatch):
@@ -318,8 +320,10 @@ def test_the_last_good_checkpoint_is_kept_when_training_explodes(finished, data_
                 run(config(), directory, data_dir)
         assert [p.name for p in (directory / "checkpoints").glob("[0-9]*")] == ["5"]
         assert max(line["step"] for line in lines(directory)) < explodes_at
+        assert records.read_warnings(directory / "warnings.jsonl")[-1]["step"] == explodes_at
     run(config(), directory, data_dir)  # mended, it goes on from step 5
     assert lines(directory) == lines(finished[0])
+    assert not (directory / "warnings.jsonl").read_text()
 
 
 BAD = {

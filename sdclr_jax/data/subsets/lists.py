@@ -68,8 +68,8 @@ def find(folder: str | os.PathLike, name: str, split: int) -> dict[str, pathlib.
     return files
 
 
-def read(path: pathlib.Path) -> list[str]:
-    """The example ids of one list, in its order.
+def read(path: pathlib.Path, remedy: str = _REMEDY) -> list[str]:
+    """The example ids of one list, in its order; `remedy` is what a message ends with.
 
     Raises:
         UserError: the file cannot be read, or holds no list of whole numbers or ids, or one example twice.
@@ -79,14 +79,35 @@ def read(path: pathlib.Path) -> list[str]:
         ids = _from_numbers(data) if path.suffix == ".npy" else data.decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
-        raise UserError(f"{path} cannot be read as a list ({reason}); {_REMEDY}.") from error
+        raise UserError(f"{path} cannot be read as a list ({reason}); {remedy}.") from error
     ids = [i for i in map(str.strip, ids) if i]
     if not ids:
-        raise UserError(f"{path} is empty; {_REMEDY}.")
+        raise UserError(f"{path} is empty; {remedy}.")
     if len(set(ids)) < len(ids):
         twice = next(i for i, times in Counter(ids).items() if times > 1)
-        raise UserError(f"{path} names {twice} more than once; {_REMEDY}.")
+        raise UserError(f"{path} names {twice} more than once; {remedy}.")
     return ids
+
+
+def without(path: pathlib.Path, ids: np.ndarray, subset: str) -> np.ndarray:
+    """Which examples of a subset stay when those of a list are left out: bool [N].
+
+    Args:
+        path: of a list, as `read` takes it.
+        ids: str [N], of the subset.
+        subset: its name, for messages.
+
+    Raises:
+        UserError: as `read`; the list names an example that is not in the subset, or all of them.
+    """
+    left_out = read(path, "give a file with an example id a line")
+    if strange := next(iter(sorted(set(left_out) - set(ids.tolist()))), None):
+        raise UserError(
+            f"{path} names {strange}, which is not among the {len(ids)} examples of {subset}: give ids such as {ids[0]}"
+        )
+    if len(left_out) == len(ids):
+        raise UserError(f"{path} names all {len(ids)} examples of {subset}: leave some to train on")
+    return ~np.isin(ids, left_out)
 
 
 def _from_numbers(data: bytes) -> list[str]:

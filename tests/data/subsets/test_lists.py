@@ -300,6 +300,31 @@ def test_a_run_reads_the_lists_that_its_config_names(data_dir, tmp_path):
         recipes.data(config, data_dir)
 
 
+def test_images_that_are_listed_are_left_out_of_what_is_trained_on_and_of_nothing_else(data_dir, tmp_path):
+    config = digits_lt.get_config()
+    whole = recipes.data(config, data_dir)
+    ids = whole.part("long_tail").ids
+    path = tmp_path / "without.txt"
+    path.write_text("\n".join(ids[[5, 0, 9]]) + "\n")
+    config.data.without = str(path)
+    found = recipes.data(config, data_dir)
+    stay = np.delete(ids, [0, 5, 9])
+    assert found.part("long_tail").ids.tolist() == stay.tolist()
+    assert_same(found.subsets._replace(long_tail=whole.subsets.long_tail), whole.subsets)
+    about = found.about("long_tail")
+    assert (about.images, about.sha256) == (len(ids) - 3, longtail.list_hash(stay))
+    assert about.sha256 != whole.about("long_tail").sha256
+    other = next(i for i in whole.train.ids if i not in set(ids))
+    for content, said in (
+        (f"{ids[0]}\n{other}", rf"names {other}, which is not among the 369 examples of long_tail: give ids such as"),
+        ("\n".join(ids), "names all 369 examples of long_tail: leave some to train on"),
+        (f"{ids[0]}\n{ids[0]}", f"names {ids[0]} more than once; give a file with an example id a line"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=said):
+            recipes.data(config, data_dir)
+
+
 def test_a_wrong_folder_is_told_before_data_are_read(tmp_path):
     config = digits_lt.get_config()
     config.data.lists = str(tmp_path / "none")

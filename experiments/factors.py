@@ -1,0 +1,248 @@
+"""Which part of self-damaging helps? A designed experiment over six parts of SDCLR, with its premise as an arm.
+
+    python experiments/factors.py digits --plan       # the arms, their cost, and the smallest difference to be seen
+    python experiments/factors.py digits --run        # goes on where it stopped; nothing recorded is run again
+    python experiments/factors.py digits --collect    # adds what has ended to experiments/results/factors/digits.jsonl
+    python experiments/factors.py digits --analyse    # effects with intervals, tables and a picture from that file
+
+`photos` in place of `digits` is CIFAR-10-LT with the authors' lists, which takes `--config.data.lists=FOLDER`. The
+design is written down in experiments/results/factors/DESIGN.md. A block is a data split with a seed, the same ones for
+all of its arms; blocks are run one after the other, so that what has ended is made of whole blocks but for the last.
+"""
+
+import argparse
+import fcntl
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import jobs
+import numpy as np
+from factors_design import PROTOCOLS, SCALES, TENTH, Run, fields, runs
+
+RESULTS = jobs.ROOT / "experiments" / "results" / "factors"
+PAGE = jobs.ROOT / "docs" / "factors.md"  # which has the tables
+
+
+def work(run: Run, out: pathlib.Path, given: dict[str, str], recorded: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pretrain and evaluate a run, or go on with it; its record. That it diverged is a record, too."""
+    import ledger
+
+    import sdclr_jax
+    from sdclr_jax.errors import Diverged
+    from sdclr_jax.run import versions
+
+    method, settings = fields(SCALES[run.scale], run.block, run.arm)
+    config = sdclr_jax.config(f"{SCALES[run.scale].config}:{method}", settings | given)
+    folder = out / f"block-{run.block}" / run.arm.name
+    if run.arm.without:
+        config.data.without = str(_left_out(run, out, config, recorded))
+    began, cpu = time.monotonic(), time.process_time()
+    forgotten = []
+    try:
+        sdclr_jax.pretrain(config, folder)
+        found = sdclr_jax.evaluate(folder)
+        if run.arm.name == "simclr":
+            forgotten = _forgotten(folder)
+    except Diverged as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        found = None
+    record = asdict(ledger.read(folder))
+    kept = [f"{protocol}.{name}" for protocol in PROTOCOLS for name in ("all", "many", "medium", "few", "std")]
+    kept += ["features.effective_rank", "metrics.loss", "metrics.images_per_second"]
+    return record | {
+        "scale": run.scale,
+        "block": run.block,
+        "arm": run.arm.name,
+        "scores": {name: record["scores"][name] for name in kept if name in record["scores"]},
+        "per_class": {name: list(score.per_class) for name, score in found.protocols.items()} if found else {},
+        "lists": found.data.lists if found else {},
+        "pixels": _pixels(config.data.name),
+        "jaxlib": versions.current()["jaxlib"],
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "wall_seconds": round(time.monotonic() - began, 1),
+        **({"forgotten": forgotten} if forgotten else {}),
+    }
+
+
+@functools.cache
+def _pixels(name: str) -> str:
+    """SHA-256 of all images in the order of their ids: an archive that is packed again has another hash, and the same
+    images."""
+    from sdclr_jax.data import sources
+
+    digest, source = hashlib.sha256(), sources.source(name, None)
+    for split in ("train", "test"):
+        examples = source.load(split)
+        digest.update(np.ascontiguousarray(examples.images[np.argsort(examples.ids)]).tobytes())
+    return digest.hexdigest()
+
+
+def _forgotten(folder: pathlib.Path) -> list[str]:
+    """Ids of the tenth of the training images whose features change most when 90 % of the weights are cut."""
+    from sdclr_jax import recipes
+    from sdclr_jax.api.exemplars import exemplars_of_run
+
+    ranking, _ = exemplars_of_run(
+        recipes.read(folder),
+        folder,
+        rates=(0.9,),
+        pairs_of_views=1,
+        against="recalibrated",
+        shown=1,
+        neighbours=1,
+    )
+    order = sorted(range(len(ranking.ids)), key=lambda i: -ranking.scores[i])
+    return sorted(str(ranking.ids[i]) for i in order[: round(TENTH * len(order))])
+
+
+def _left_out(run: Run, out: pathlib.Path, config: Any, recorded: list[dict[str, Any]]) -> pathlib.Path:
+    """The file of the ids that an arm of the premise leaves out; as many at random as the forgotten ones."""
+    from sdclr_jax import recipes
+
+    simclr = [row for row in recorded if (row["block"], row["arm"]) == (run.block, "simclr")]
+    if not simclr or not simclr[0].get("forgotten"):
+        raise LookupError(f"block {run.block} has no SimCLR that has ended, whose images {run.arm.name} leaves out")
+    ids = simclr[0]["forgotten"]
+    if run.arm.without == "random":
+        every = recipes.data(config, None).part(config.data.subset).ids.tolist()
+        ids = sorted(random.Random(f"random-{run.block}").sample(sorted(every), len(ids)))
+    path = out / f"block-{run.block}" / f"{run.arm.name}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(ids) + "\n")
+    return path
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _record(path: pathlib.Path, row: dict[str, Any]) -> None:
+    """Add a line to a file that several processes write."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(row) + "\n")
+
+
+def commit() -> str:
+    """Of this clone, as sdclr_jax writes it into a run's folder; nothing here starts JAX."""
+    git = ["git", "-C", str(jobs.ROOT)]
+    found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    return found + ("-dirty" if changed.stdout.strip() else "")
+
+
+def run_all(scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int, until: int) -> None:
+    """Take the runs that are not recorded, in their order, in so many processes of one thread each."""
+    if (recorded := everything(scale, out)) and recorded[0]["commit"] != (now := commit()):
+        sys.exit(
+            f"the runs that are recorded are of commit {recorded[0]['commit']}, this is {now}, and runs of two commits "
+            "are not compared: go on from a worktree of that commit (docs/factors.md), or move the records aside"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    # A thread each: so many runs side by side take fewer CPU seconds than one on all cores. Read when XLA starts.
+    os.environ |= {"NPROC": "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"}
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    waiting = [run for run in runs(scale) if run.block <= until]
+    context = multiprocessing.get_context("spawn")
+    place = context.Value("i", 0)
+    workers = [context.Process(target=_worker, args=(waiting, place, scale, out, given)) for _ in range(at_a_time)]
+    for worker in workers:
+        worker.start()
+
+    def stop(*_: Any) -> None:
+        place.value = len(waiting)  # for a worker whose run ends before it is stopped
+        for worker in workers:
+            worker.terminate()  # its run saves, and goes on from there
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    for worker in workers:
+        worker.join()
+    done = {(row["block"], row["arm"]) for row in everything(scale, out)}
+    left = [run for run in waiting if run.key not in done]
+    print(f"{len(waiting) - len(left)} of {len(waiting)} runs are recorded" + (", run it again" if left else ""))
+    sys.exit(1 if left else 0)
+
+
+def _worker(waiting: list[Run], place: Any, scale: str, out: pathlib.Path, given: dict[str, str]) -> None:
+    import jax
+
+    from sdclr_jax.errors import Stopped
+
+    while True:
+        with place.get_lock():
+            number, place.value = place.value, place.value + 1
+        if number >= len(waiting):
+            return
+        run, recorded = waiting[number], everything(scale, out)
+        if run.key in {(row["block"], row["arm"]) for row in recorded}:
+            continue
+        try:
+            row = work(run, out, given, recorded)
+        except Stopped:
+            return
+        except LookupError as error:
+            print(error, file=sys.stderr)
+            continue
+        _record(out / f"{scale}.jsonl", row)
+        said = f"All {100 * row['scores']['logistic.all']:.1f} %" if row["state"] == "done" else row["state"]
+        print(f"block {run.block} {run.arm.name}: {said}, {row['cpu_seconds']:.0f} CPU seconds", flush=True)
+        jax.clear_caches()  # programs of hundreds of runs take gigabytes
+
+
+def everything(scale: str, out: pathlib.Path) -> list[dict[str, Any]]:
+    """What is recorded, committed or not, in the order of the design; each run once."""
+    found = {}
+    for row in [*read(RESULTS / f"{scale}.jsonl"), *read(out / f"{scale}.jsonl")]:
+        found.setdefault((row["block"], row["arm"], row["commit"]), row)
+    order = {run.key: i for i, run in enumerate(runs(scale))}
+    return sorted(found.values(), key=lambda row: order.get((row["block"], row["arm"]), len(order)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scale", choices=SCALES)
+    for name in ("plan", "run", "collect", "analyse"):
+        parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--out", type=pathlib.Path, help="folder of the runs; default runs/factors/SCALE")
+    parser.add_argument("--at_a_time", type=int, default=2, help="runs side by side")
+    parser.add_argument("--blocks", type=int, help="run the first ones alone")
+    options, rest = parser.parse_known_args()
+    given = {}
+    for argument in rest:
+        name, equals, value = argument.removeprefix("--config.").partition("=")
+        if not argument.startswith("--config.data.") or not equals:
+            parser.error(f"unknown argument {argument}: the design gives all fields but --config.data.lists")
+        given[name] = value
+    out = (options.out or pathlib.Path("runs/factors") / options.scale).absolute()
+    if options.plan:
+        import factors_report
+
+        print(factors_report.plan(options.scale, everything(options.scale, out)))
+    if options.run:
+        run_all(options.scale, out, given, options.at_a_time, options.blocks or SCALES[options.scale].blocks)
+    if options.collect:
+        rows = everything(options.scale, out)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / f"{options.scale}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        print(f"{RESULTS / options.scale}.jsonl: {len(rows)} of {len(runs(options.scale))} runs")
+    if options.analyse:
+        import factors_report
+
+        print(factors_report.analyse(options.scale, read(RESULTS / f"{options.scale}.jsonl"), RESULTS, PAGE))
+
+
+if __name__ == "__main__":
+    main()

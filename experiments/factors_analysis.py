@@ -1,0 +1,241 @@
+"""The analysis of experiments/factors.py: what is compared, by which model, and with which power.
+
+Only the records of runs are read, and nothing here starts JAX.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from factors_design import CRITERIA, LADDER, PUBLISHED, RATES, SCALES, UNPRUNED, Run, arms, runs
+from scipy import stats
+
+PRIMARY = "logistic.all"
+RESPONSES = {  # as tables name them; the first is the primary one
+    "All": PRIMARY,
+    "Few": "logistic.few",
+    "Std": "logistic.std",
+    "few-shot All": "linear_few_shot.all",
+    "k-NN All": "knn.all",
+}
+LEVEL, CHANCE = 0.05, 10.0  # of the tests; points of All, of ten classes
+
+
+class Effect(NamedTuple):
+    """A difference in points, its 95 % interval, and its p-value: of itself, and by Holm of its family."""
+
+    name: str
+    family: str  # 'factor', 'ladder', 'premise'
+    estimate: float
+    error: float
+    low: float
+    high: float
+    p: float
+    holm: float
+
+
+class Model(NamedTuple):
+    """A linear model of some runs: a column for each block, then those of the effects."""
+
+    matrix: np.ndarray  # float64 [N, P]
+    effects: dict[str, np.ndarray]  # name -> what of the P coefficients is its difference
+
+
+def factor_model(of: list[Run]) -> Model:
+    """Main effects, each a difference between two levels, averaged over those of the other factors.
+
+    Criterion and refresh are centred over their three levels and 0 where nothing is cut, so that an effect of the rate
+    is the mean over both, held against rate 0.
+    """
+    blocks = sorted({run.block for run in of})
+    columns = [f"rate {rate:g} − 0" for rate in RATES]
+    columns += ["random − smallest", "largest − smallest", "every step − every epoch", "once − every epoch"]
+    columns += ["norms: private − shared", "head: 3 − 2 layers", "gradient: on − off"]
+    rows = []
+    for run in of:
+        x, cut = run.arm.levels, float(run.arm.levels.rate > 0)
+        rows.append(
+            [float(run.block == block) for block in blocks]
+            + [float(x.rate == rate) for rate in RATES]
+            + [(float(x.criterion == level) - 1 / 3) * cut for level in CRITERIA[1:]]
+            + [(float(x.refresh == level) - 1 / 3) * cut for level in ("step", "once")]
+            + [float(x.norms == "private") - 0.5, float(x.head == 3) - 0.5, float(x.gradient == "on") - 0.5]
+        )
+    matrix = np.array(rows).reshape(len(of), len(blocks) + len(columns))
+    identity = np.eye(matrix.shape[1])
+    return Model(matrix, {name: identity[len(blocks) + i] for i, name in enumerate(columns)})
+
+
+LADDER_STEPS = {  # name -> (arm, the one it is held against)
+    "head: SimCLR with 3 − 2 layers": ("simclr", "simclr-head-2"),
+    "private norms, nothing cut − SimCLR": (UNPRUNED.name, "simclr"),
+    "SDCLR − the same with nothing cut": (PUBLISHED.name, UNPRUNED.name),
+    "SDCLR − SimCLR, both with 3 layers": (PUBLISHED.name, "simclr"),
+    "as published: SDCLR − SimCLR with 2 layers": (PUBLISHED.name, "simclr-head-2"),
+}
+PREMISE_STEPS = {
+    "without the most forgotten − without random ones": ("without-forgotten", "without-random"),
+    "without the most forgotten − SimCLR with all": ("without-forgotten", "simclr"),
+}
+# What is tested; the other differences are sums of these, or say less, and are given with their interval alone.
+TESTED = 3, 1
+
+
+def arm_model(of: list[Run]) -> Model:
+    """Arms and blocks; the effects are differences between two arms, paired within the blocks."""
+    blocks, names = sorted({run.block for run in of}), sorted({run.arm.name for run in of})
+    matrix = np.array(
+        [[float(run.block == b) for b in blocks] + [float(run.arm.name == name) for name in names[1:]] for run in of]
+    ).reshape(len(of), -1)
+
+    def column(name: str) -> np.ndarray:
+        return np.array([0.0] * len(blocks) + [float(other == name) for other in names[1:]])
+
+    steps = {n: s for n, s in (LADDER_STEPS | PREMISE_STEPS).items() if set(s) <= set(names)}
+    return Model(matrix, {name: column(a) - column(b) for name, (a, b) in steps.items()})
+
+
+def in_factor_model(run: Run) -> bool:
+    return run.arm.fraction
+
+
+def in_arm_model(run: Run) -> bool:
+    return bool(run.arm.without) or run.arm.name in {arm.name for arm in LADDER}
+
+
+def fit(model: Model, y: np.ndarray) -> dict[str, tuple[float, float, int]]:
+    """Least squares: effect -> (estimate, standard error, degrees of freedom of the residual)."""
+    inverse = np.linalg.pinv(model.matrix)
+    freedom = len(y) - np.linalg.matrix_rank(model.matrix)
+    coefficients = inverse @ y
+    if freedom < 1:
+        return {}
+    variance = np.sum((y - model.matrix @ coefficients) ** 2) / freedom
+    found = {}
+    for name, contrast in model.effects.items():
+        weights = contrast @ inverse
+        # A difference that these runs do not determine is none of theirs.
+        if np.allclose(weights @ model.matrix, contrast, atol=1e-8):
+            found[name] = (float(weights @ y), float(np.sqrt(variance * weights @ weights)), int(freedom))
+    return found
+
+
+def holm(p: dict[str, float]) -> dict[str, float]:
+    """p-values adjusted for all of them (Holm, 1979).
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'b': 0.06, 'c': 0.06}
+    """
+    adjusted, least = {}, 0.0
+    for i, name in enumerate(sorted(p, key=p.__getitem__)):
+        least = max(least, min(1.0, (len(p) - i) * p[name]))
+        adjusted[name] = least
+    return {name: adjusted[name] for name in p}
+
+
+def tested(names: list[str]) -> list[str]:
+    """Those of the differences that hypotheses are about."""
+    own = {*list(LADDER_STEPS)[: TESTED[0]], *list(PREMISE_STEPS)[: TESTED[1]]}
+    return [name for name in names if name in own or name not in LADDER_STEPS | PREMISE_STEPS]
+
+
+def effects(of: list[Run], y: dict[tuple[int, str], float]) -> list[Effect]:
+    """All differences, in points, from the responses of runs in points, by (block, arm)."""
+    found: dict[str, tuple[str, float, float, int]] = {}
+    for belongs, make in ((in_factor_model, factor_model), (in_arm_model, arm_model)):
+        own = [run for run in of if belongs(run) and run.key in y]
+        if own:
+            for name, values in fit(make(own), np.array([y[run.key] for run in own])).items():
+                family = "ladder" if name in LADDER_STEPS else "premise" if name in PREMISE_STEPS else "factor"
+                found[name] = (family, *values)
+    p = {name: float(2 * stats.t.sf(abs(e) / s, df)) if s else 1.0 for name, (_, e, s, df) in found.items()}
+    adjusted = holm({name: p[name] for name in tested(list(p))})
+    table = []
+    for name, (family, estimate, error, freedom) in found.items():
+        half = float(stats.t.ppf(1 - LEVEL / 2, freedom)) * error
+        adjusted_p = adjusted.get(name, float("nan"))
+        table.append(Effect(name, family, estimate, error, estimate - half, estimate + half, p[name], adjusted_p))
+    return table
+
+
+def _pixels(row: dict[str, Any]) -> str:
+    """What the images of a run are, by their pixels; where a record does not have that, by what they were made from."""
+    return row.get("pixels") or row["data"]
+
+
+class Sorted(NamedTuple):
+    """The records that one analysis may use, and why the others are left out."""
+
+    used: list[dict[str, Any]]  # done
+    diverged: list[dict[str, Any]]
+    left_out: list[str]
+
+
+def sort(scale: str, records: list[dict[str, Any]]) -> Sorted:
+    """One commit, one data set, one list of images a block: those of the first record. Nothing else is averaged in."""
+    known = {run.key: run for run in runs(scale)}
+    used, diverged, left_out = [], [], []
+    lists: dict[int, str] = {}
+    for row in records:
+        first, premise = records[0], str(row["arm"]).startswith("without-")
+        expected = lists.setdefault(row["block"], row["images"]) if not premise else row["images"]
+        if (row["block"], row["arm"]) not in known:
+            why = "is no run of the design"
+        elif row["commit"] != first["commit"]:
+            why = f"is of commit {row['commit'][:12]}"
+        elif _pixels(row) != _pixels(first) or row["images"] != expected:
+            why = f"is of other data ({row['data']}, {row['images'][:12]})"
+        elif row["state"] not in ("done", "diverged"):
+            why = f"is {row['state']}"
+        else:
+            (used if row["state"] == "done" else diverged).append(row)
+            continue
+        left_out.append(f"block {row['block']} {row['arm']} {why}")
+    return Sorted(used, diverged, left_out)
+
+
+def smallest_seen(scale: str, blocks: int, simulations: int = 4000, power: float = 0.8) -> dict[str, float]:
+    """The difference, in points of All, that is found with this power by Holm's test, all others being 0: simulated
+    from the standard deviations that the design assumes."""
+    rng = np.random.default_rng(0)
+    of = [run for block in range(1, blocks + 1) for run in runs_of(scale, block)]
+    within, lack_of_fit = SCALES[scale].noise
+    statistics: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
+    for belongs, make, noise in (
+        (in_factor_model, factor_model, np.hypot(within, lack_of_fit)),
+        (in_arm_model, arm_model, within),
+    ):
+        model = make([run for run in of if belongs(run)])
+        y = noise * rng.standard_normal((simulations, len(model.matrix)))
+        inverse = np.linalg.pinv(model.matrix)
+        freedom = len(model.matrix) - np.linalg.matrix_rank(model.matrix)
+        if freedom < 1:
+            return {}
+        sigma = np.sqrt(np.sum((y - y @ inverse.T @ model.matrix.T) ** 2, axis=1) / freedom)
+        for name, contrast in model.effects.items():
+            weights = contrast @ inverse
+            statistics[name] = (y @ weights, sigma * np.sqrt(weights @ weights), freedom)
+    names = tested(list(statistics))
+    p = {n: 2 * stats.t.sf(np.abs(statistics[n][0]) / statistics[n][1], statistics[n][2]) for n in names}
+    found = {}
+    for name in names:
+        estimate, error, freedom = statistics[name]
+        others = np.sort(np.stack([p[n] for n in names if n != name]), axis=0)
+        # Holm rejects it if, of those with smaller p, each is rejected in its turn, and its own is below its limit.
+        limits = LEVEL / (len(names) - np.arange(len(names)))
+
+        def share(size: float, e=estimate, s=error, df=freedom, o=others, at=limits) -> float:
+            own = 2 * stats.t.sf(np.abs(e + size) / s, df)
+            before = np.sum(o < own, axis=0)
+            passed = np.cumprod(o < at[: len(o), None], axis=0).sum(axis=0)  # how many of the others fall from the top
+            return float(np.mean((passed >= before) & (own < at[before])))
+
+        low, high = 0.0, 50.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (low, middle) if share(middle) >= power else (middle, high)
+        found[name] = high
+    return found
+
+
+def runs_of(scale: str, block: int) -> list[Run]:
+    return [Run(scale, block, arm) for arm in arms(block)]

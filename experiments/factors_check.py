@@ -1,0 +1,128 @@
+"""The effects of experiments/factors.py computed a second time, by statsmodels and with another coding.
+
+    pip install statsmodels
+    python experiments/factors_check.py digits
+
+It reads the records of the runs, and of the first analysis its numbers alone, SCALE_effects.json, which it compares
+with its own. Levels are indicators here, and effects are contrasts of them; p-values are adjusted by statsmodels.
+"""
+
+import json
+import pathlib
+import re
+import sys
+
+import pandas as pd
+import statsmodels.formula.api as smf
+from statsmodels.stats.multitest import multipletests
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "factors"
+ARM = re.compile(r"rate-(?P<rate>0(?:\.\d)?)(?:-(?P<criterion>[a-z]+)-(?P<refresh>[a-z]+))?-(?P<norms>private|shared)-head-(?P<head>\d)-gradient-(?P<gradient>on|off)")  # fmt: skip  # noqa: E501
+REFERENCES = {
+    "simclr-head-2": "a",
+    "simclr": "b",
+    "rate-0-private-head-3-gradient-on": "c",
+    "rate-0.9-smallest-epoch-private-head-3-gradient-on": "d",
+    "without-forgotten": "e",
+    "without-random": "f",
+}
+MEAN = "(random + largest) / 3 + (step + once) / 3"
+FACTORS = {
+    **{f"rate {r} − 0": f"C(rate)[T.{r}] + {MEAN}" for r in (0.3, 0.6, 0.9)},
+    "random − smallest": "random",
+    "largest − smallest": "largest",
+    "every step − every epoch": "step",
+    "once − every epoch": "once",
+    "norms: private − shared": "private",
+    "head: 3 − 2 layers": "three",
+    "gradient: on − off": "on",
+}
+REFERENCE_STEPS = {  # differences of two arms by their letters; the first three and the sixth are tested
+    "head: SimCLR with 3 − 2 layers": "ba",
+    "private norms, nothing cut − SimCLR": "cb",
+    "SDCLR − the same with nothing cut": "dc",
+    "SDCLR − SimCLR, both with 3 layers": "db",
+    "as published: SDCLR − SimCLR with 2 layers": "da",
+    "without the most forgotten − without random ones": "ef",
+    "without the most forgotten − SimCLR with all": "eb",
+}
+UNTESTED = ("SDCLR − SimCLR, both", "as published", "without the most forgotten − SimCLR")
+
+
+def main(scale: str) -> None:
+    rows = [json.loads(line) for line in (RESULTS / f"{scale}.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["commit"] == rows[0]["commit"] and row["state"] == "done"]
+    ours = {e["name"]: e for e in json.loads((RESULTS / f"{scale}_effects.json").read_text())["All"]}
+    theirs = pd.concat([by_factor(rows), by_arm(rows)])
+    tested = [name for name in theirs.index if not name.startswith(UNTESTED)]
+    adjusted = dict(zip(tested, multipletests(theirs.p[tested], method="holm")[1], strict=True))
+    largest = 0.0
+    for name, row in theirs.iterrows():
+        differences = [abs(row[column] - ours[name][column]) for column in ("estimate", "error", "low", "high", "p")]
+        differences += [abs(adjusted[name] - ours[name]["holm"])] if name in adjusted else []
+        largest = max(largest, *differences)
+        print(f"{name:50s} {row.estimate:+.3f} [{row.low:+.3f}, {row.high:+.3f}]")
+    missing = ours.keys() ^ set(theirs.index)
+    print(
+        f"{len(theirs)} effects of {len(rows)} runs; the largest difference from {scale}_effects.json is {largest:.1e}"
+    )
+    sys.exit(f"only in one of the two: {missing}" if missing else largest > 1e-6)
+
+
+def by_factor(rows: list[dict]) -> pd.DataFrame:
+    """The runs of the fraction: in it are all damaged ones but those that are of the ladder alone."""
+    of_ladder = ("rate-0-private-head-3-gradient-on", "rate-0.9-smallest-epoch-private-head-3-gradient-on")
+    table = []
+    for row in rows:
+        found = ARM.fullmatch(row["arm"])
+        # The rate-0 run of the ladder belongs to the fraction in blocks 1 and 5.
+        if found and (row["arm"] not in of_ladder or (row["arm"] == of_ladder[0] and row["block"] in (1, 5))):
+            x = found.groupdict()
+            table.append(
+                {
+                    "y": 100 * row["scores"]["logistic.all"],
+                    "block": row["block"],
+                    "rate": float(x["rate"]),
+                    **{name: int(x["criterion"] == name) for name in ("random", "largest")},
+                    **{name: int(x["refresh"] == name) for name in ("step", "once")},
+                    "private": int(x["norms"] == "private"),
+                    "three": int(x["head"] == "3"),
+                    "on": int(x["gradient"] == "on"),
+                }
+            )
+    return fitted(pd.DataFrame(table), "C(rate) + random + largest + step + once + private + three + on", FACTORS)
+
+
+def by_arm(rows: list[dict]) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {"y": 100 * row["scores"]["logistic.all"], "block": row["block"], "arm": REFERENCES[row["arm"]]}
+        for row in rows
+        if row["arm"] in REFERENCES
+    )
+    there = set(table.arm)
+    steps = {
+        name: " - ".join(f"C(arm)[T.{letter}]" if letter != "a" else "0" for letter in letters)
+        for name, letters in REFERENCE_STEPS.items()
+        if set(letters) <= there
+    }
+    return fitted(table, "C(arm)", steps)
+
+
+def fitted(table: pd.DataFrame, terms: str, contrasts: dict[str, str]) -> pd.DataFrame:
+    plain = smf.ols(f"y ~ C(block) + {terms}", table).fit()
+    found = {}
+    for name, contrast in contrasts.items():
+        test = plain.t_test(f"{contrast} = 0")
+        low, high = test.conf_int()[0]
+        found[name] = {
+            "estimate": test.effect[0],
+            "error": test.sd[0][0],
+            "low": low,
+            "high": high,
+            "p": float(test.pvalue),
+        }
+    return pd.DataFrame(found).T
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,176 @@
+"""What experiments/factors.py prints and writes: its plan, and the tables and the picture of its results."""
+
+import json
+import pathlib
+from collections import Counter
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from factors_analysis import (
+    CHANCE,
+    LEVEL,
+    PRIMARY,
+    RESPONSES,
+    Effect,
+    effects,
+    in_arm_model,
+    in_factor_model,
+    smallest_seen,
+    sort,
+)
+from factors_design import LADDER, SCALES, runs
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+
+def plan(scale: str, records: list[dict[str, Any]]) -> str:
+    """What is run, what it costs by what was measured, and the smallest differences that the design sees."""
+    s, done = SCALES[scale], {(row["block"], row["arm"]) for row in records}
+    rows, left = [], 0.0
+    for run in runs(scale):
+        # Without the gradient, one of four passes of the network is left out; an arm of the premise has fewer images.
+        passes = 0.75 if run.arm.levels and run.arm.levels.gradient == "off" else 1.0
+        images = s.images * (0.9 if run.arm.without else 1.0)
+        seconds = s.overhead + passes * images * s.fields["epochs"] * s.milliseconds / 1000
+        left += 0 if run.key in done else seconds
+        kinds = ("fraction" if in_factor_model(run) else "", "ladder or premise" if in_arm_model(run) else "")
+        rows.append([run.block, run.arm.name, " and ".join(filter(None, kinds)), f"{seconds:.0f}", run.key in done])
+    table = tabulate(rows, ["block", "arm", "part", "CPU s", "recorded"], tablefmt="github")
+    sizes = smallest_seen(scale, s.blocks)
+    power = tabulate(
+        [[name, f"{size:.2f}"] for name, size in sizes.items()],
+        ["difference", "smallest seen, points of All"],
+        tablefmt="github",
+        disable_numparse=True,
+    )
+    within, lack = s.noise
+    return (
+        f"{table}\n\n{len(rows)} runs; {left / 3600:.1f} CPU hours for those that are not recorded.\n\n{power}\n\n"
+        f"With a power of 80 % after Holm, if a repeated run varies by {within} points and what main effects do not "
+        f"fit by {lack} (standard deviations)."
+    )
+
+
+def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path, page: pathlib.Path) -> str:
+    """Write SCALE_effects.json and SCALE.svg, and the tables to their place on a page; returns these."""
+    text, found = report(scale, records)
+    before, _, rest = page.read_text().partition(f"<!-- {scale} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {scale} -->\n")
+    shown = f"\n![Effects with their intervals](../experiments/results/factors/{scale}.svg)\n\n" if found else "\n"
+    page.write_text(f"{before}<!-- {scale} -->\n\n{text}{shown}{end}{after}")
+    (out / f"{scale}_effects.json").write_text(
+        json.dumps({response: [e._asdict() for e in table] for response, table in found.items()}, indent=1) + "\n"
+    )
+    if found:
+        draw(next(iter(found.values())), out / f"{scale}.svg", scale)
+    return text
+
+
+def conclusion(table: list[Effect]) -> str:
+    """What the tests say of the primary response, in sentences; only when all runs have ended."""
+    own = [e for e in table if not np.isnan(e.holm)]
+    seen = sorted((e for e in own if e.holm < LEVEL), key=lambda e: -abs(e.estimate))
+    lines = [f"{len(own)} differences on All were tested; {len(seen)} are distinguished from 0 after Holm, at 5 %."]
+    lines += [f"- {e.name}: {_interval(e)} points, p {e.holm:.2g}" for e in seen]
+    if rest := [e for e in own if e.holm >= LEVEL]:
+        widest = max(rest, key=lambda e: max(-e.low, e.high))
+        lines += ["- not distinguished, with what the interval leaves open: "]
+        lines[-1] += "; ".join(f"{e.name} {_interval(e)}" for e in rest)
+        lines += [f"- the widest of these allows up to {max(-widest.low, widest.high):.1f} points: {widest.name}"]
+    return "\n".join(lines)
+
+
+def points(rows: list[dict[str, Any]], score: str) -> dict[tuple[int, str], float]:
+    return {(row["block"], row["arm"]): 100 * row["scores"][score] for row in rows if score in row["scores"]}
+
+
+def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, list[Effect]]]:
+    """The tables of a scale as Markdown, and the effects by response."""
+    design = runs(scale)
+    of = sort(scale, records)
+    ended = len(of.used) + len(of.diverged)
+    interim = ended < len(design)
+    found = {name: effects(design, points(of.used, score)) for name, score in RESPONSES.items()}
+    found = {name: table for name, table in found.items() if table}
+    sick = [f"block {row['block']} {row['arm']}" for row in of.diverged]
+    lines = [
+        f"{ended} of {len(design)} runs have ended"
+        + (", so all of this is interim: no conclusion is drawn before the last." if interim else ".")
+        + f" {len(of.diverged)} diverged"
+        + (f": {', '.join(sick)}." if sick else ".")
+    ]
+    if of.used:
+        facts = {
+            name: Counter(str(row[name])[: 12 if name == "commit" else 80] for row in of.used)
+            for name in ("commit", "data", "jax", "hardware")
+        }
+        said = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in facts.items())
+        hours = sum(row["cpu_seconds"] for row in of.used) / 3600
+        lines.append(f"The runs: {said}; {hours:.1f} CPU hours.")
+    if found and not interim:
+        lines.append(conclusion(found["All"]))
+    if of.left_out:
+        lines.append(f"{len(of.left_out)} records are left out: {'; '.join(of.left_out)}.")
+    for family, title in (
+        ("factor", "Main effects"),
+        ("ladder", "From SimCLR to SDCLR, step by step"),
+        ("premise", "The premise"),
+    ):
+        if table := _table(found, family):
+            lines.append(f"**{title}**\n\n{table}")
+    if of.used and of.diverged:
+        at_chance = points(of.used, PRIMARY) | {(row["block"], row["arm"]): CHANCE for row in of.diverged}
+        again = {"All": effects(design, at_chance)}
+        both = (table for family in ("factor", "ladder", "premise") if (table := _table(again, family)))
+        lines.append("**The same with chance as the score of runs that diverged**\n\n" + "\n\n".join(both))
+    if of.used:
+        lines.append(f"**Means of the arms that every block has**\n\n{_means(of.used)}")
+    return "\n\n".join(lines) + "\n", found
+
+
+def _table(found: dict[str, list[Effect]], family: str) -> str:
+    names = [e.name for e in next(iter(found.values()), []) if e.family == family]
+    by = {response: {e.name: e for e in table} for response, table in found.items()}
+    rows = []
+    for name in names:
+        cells = [_interval(by[response].get(name)) for response in by]
+        first = by[next(iter(by))][name]
+        rows.append([name, *cells, "" if np.isnan(first.holm) else f"{first.holm:.2g}"])
+    header = ["difference, points", *by, "p of All, Holm"]
+    return tabulate(rows, header, tablefmt="github", disable_numparse=True) if rows else ""
+
+
+def _interval(effect: Effect | None) -> str:
+    if effect is None:
+        return ""
+    text = f"{effect.estimate:+.1f} [{effect.low:+.1f}, {effect.high:+.1f}]"
+    return text.replace("-", "−")
+
+
+def _means(used: list[dict[str, Any]]) -> str:
+    rows = []
+    for arm in [*(arm.name for arm in LADDER), "without-forgotten", "without-random"]:
+        own = [row for row in used if row["arm"] == arm]
+        cells = []
+        for score in RESPONSES.values():
+            values = [100 * row["scores"][score] for row in own]
+            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.1f}{spread}" if values else "")
+        rows.append([arm, len(own), *cells])
+    return tabulate(rows, ["arm", "n", *RESPONSES], tablefmt="github", disable_numparse=True)
+
+
+def draw(table: list[Effect], path: pathlib.Path, scale: str) -> None:
+    """Each difference with its interval, those of a family together."""
+    mpl.rcParams |= {"svg.hashsalt": "factors", "font.size": 11}
+    figure = Figure(figsize=(8, 0.36 * len(table) + 1), layout="constrained")
+    axes = figure.subplots()
+    colours = {"factor": "#0072b2", "ladder": "#d55e00", "premise": "#009e73"}
+    for i, e in enumerate(table):
+        axes.plot([e.low, e.high], [-i, -i], color=colours[e.family], linewidth=2)
+        axes.plot(e.estimate, -i, "o", color=colours[e.family])
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks([-i for i in range(len(table))], [e.name for e in table])
+    axes.set_xlabel(f"points of All, {scale}; 95 % intervals")
+    figure.savefig(path, metadata={"Date": None})

@@ -1,0 +1,204 @@
+"""A run's folder as one record: what it is, what made it, how it ended, what was scored.
+
+`read` makes it of a folder, `write` and `load` keep many of them as `runs.csv`, a row a run, which is what is committed
+of an experiment. Nothing here starts JAX.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from sdclr_jax import records
+from sdclr_jax.records import Results, Saved, TrainedOn, names
+from sdclr_jax.records.metrics import DIVERGED
+
+# How far a run has come. Only runs that are done have scores; one that diverged is an end, too.
+DONE, OVER, TRAINED, BEGUN = "done", "diverged", "trained", "begun"
+REPEATED = ("seed", "data.seed", "data.split")  # what repeats of one recipe differ in
+# Archives that are known, though they are not the published ones: SHA-256 -> what they are.
+COPIES = {"10518d960ace6d91b8d10a3975b754175e9e823f379f221e55e7e79e1a380b2b": "cifar10 (JPEG copies)"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has begun, or ended. '' and None stand for what is not known.
+
+    Attributes:
+        run: name of its folder.
+        state: `DONE`, `OVER` (it diverged), `TRAINED` (not evaluated) or `BEGUN`.
+        commit: of the code; `A then B` where it was resumed by another.
+        config: hash of all fields that change what is learnt, without `REPEATED`.
+        data: name of the images, which is not that of the data set where they are not the published ones.
+        images: SHA-256 of the list of training images.
+        hardware: processor, cores and devices.
+        seconds: of training.
+        scores: `PROTOCOL.all`, `.many`, `.medium`, `.few`, `.std` as shares from 0 to 1; `features.NAME`; and
+            `metrics.NAME`, the last value of each field of metrics.jsonl.
+        warnings: causes, each with the step.
+    """
+
+    run: str
+    state: str
+    method: str
+    seed: int
+    split: int = 0
+    data_seed: int = 0
+    commit: str = ""
+    config: str = ""
+    data: str = ""
+    images: str = ""
+    hardware: str = ""
+    jax: str = ""
+    seconds: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    warnings: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def sample(self) -> tuple[int, int, int]:
+        """What is drawn or chosen of it: two runs of one sample are a pair, or the same run twice."""
+        return self.seed, self.split, self.data_seed
+
+
+def read(folder: pathlib.Path) -> Finished | None:
+    """The record of a run's folder; None where no run has begun there.
+
+    Raises:
+        UserError: a file in it is damaged.
+    """
+    try:
+        config = records.load(folder / names.CONFIG, "put it back from a copy", records.config.of_today)
+    except FileNotFoundError:
+        return None
+    fields, results = records.flat(config), _or_none(Results, folder / names.RESULTS)
+    lines = records.read_metrics(folder / names.METRICS)
+    last: dict[str, Any] = {}
+    for line in lines:  # some fields are not in every line
+        last |= {f"metrics.{name}": value for name, value in line.items() if value is not None}
+    warnings = {
+        line["cause"]: line["step"] for line in records.read_warnings(folder / names.WARNINGS) if "cause" in line
+    }
+    trained = lines and lines[-1].get("epoch", 0) >= fields["epochs"] and _or_none(Saved, folder / names.SAVED)
+    trained = bool(trained) and trained.step >= lines[-1]["step"]
+    evaluated = results is not None and results.run.epoch >= fields["epochs"]
+    state = OVER if DIVERGED in warnings else DONE if evaluated else TRAINED if trained else BEGUN
+    versions, trained_on = _versions(folder / names.VERSIONS), _or_none(TrainedOn, folder / names.DATA)
+    found = Finished(
+        run=folder.name,
+        state=state,
+        method=fields["method"],
+        seed=fields["seed"],
+        split=fields["data.split"],
+        data_seed=fields["data.seed"],
+        commit=_both(versions, "commit"),
+        config=config_hash(fields),
+        data=_name(fields["data.name"]),
+        images=trained_on.sha256 if trained_on else "",
+        hardware=", ".join(filter(None, (_both(versions, "hardware"), _both(versions, "devices")))),
+        jax=_both(versions, "jax"),
+        seconds=last.get("metrics.seconds"),
+        scores=last,
+        warnings=warnings,
+    )
+    if results is None:
+        return found
+    scores = {f"{protocol}.{name}": x for protocol, s in results.protocols.items() for name, x in s.summary.items()}
+    if results.features:
+        scores["features.effective_rank"] = results.features.effective_rank
+    about = results.data
+    return replace(
+        found,
+        data=data_name(about),
+        images=found.images or about.lists.get("train", ""),
+        scores={name: x for name, x in scores.items() if x is not None} | last if state == DONE else last,
+    )
+
+
+def data_name(data: records.results.Data) -> str:
+    """What the images are called. Only what was made from the published archive has the name of its data set.
+
+    >>> data_name(types.SimpleNamespace(name="cifar10", provenance={"published": False, "sha256": "12345678"}))
+    'cifar10 (not as published: 12345678)'
+    """
+    provenance, name = data.provenance or {}, _name(data.name)
+    if provenance.get("published", True) and "warning" not in provenance:
+        return name
+    sha256 = str(provenance.get("sha256", ""))
+    return COPIES.get(sha256, f"{name} (not as published: {sha256[:8] or 'unknown'})")
+
+
+def _name(name: str) -> str:
+    kind, colon, path = name.partition(":")
+    return f"{kind}{colon}{pathlib.PurePath(path).name}"  # a folder without the machine's layout
+
+
+def config_hash(fields: dict[str, Any]) -> str:
+    """Twelve digits of the SHA-256 of a config's fields, by their full names, that repeats of a recipe share."""
+    unlearnt = {*records.config.free(fields), *REPEATED}
+    kept = {name: value for name, value in fields.items() if name not in unlearnt}
+    if str(kept["data.name"]).startswith(records.config.FOLDER):
+        kept["data.name"] = records.config.FOLDER
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _or_none(kind: type, path: pathlib.Path) -> Any:
+    try:
+        return records.read(kind, path)
+    except FileNotFoundError:
+        return None
+
+
+def _versions(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return records.load_object(path, "put it back from a copy, or delete it")
+    except FileNotFoundError:
+        return {}
+
+
+def _both(versions: dict[str, Any], name: str) -> str:
+    first, later = versions.get(name, ""), versions.get(f"resumed_{name}")
+    return f"{first} then {later}" if later else str(first)
+
+
+_SCORES = "scores."  # in front of their columns
+_KINDS = {"seed": int, "split": int, "data_seed": int, "seconds": float}
+
+
+def to_csv(runs: Iterable[Finished], scores: Iterable[str] | None = None) -> str:
+    """A row a run; of the scores all, or those named."""
+    rows = []
+    for run in runs:
+        row = asdict(run) | {"warnings": json.dumps(run.warnings)}
+        found = row.pop("scores")
+        rows.append(row | {_SCORES + name: found.get(name) for name in (found if scores is None else scores)})
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Finished]:
+    """The runs that `to_csv` wrote."""
+    runs = []
+    for row in csv.DictReader(io.StringIO(text)):
+        scores = {k.removeprefix(_SCORES): float(x) for k, x in row.items() if k.startswith(_SCORES) and x != ""}
+        facts = {k: x for k, x in row.items() if not k.startswith(_SCORES)}
+        for name, kind in _KINDS.items():
+            facts[name] = kind(facts[name]) if facts[name] != "" else None
+        runs.append(Finished(**facts | {"scores": scores, "warnings": json.loads(facts["warnings"])}))
+    return runs
+
+
+def read_all(folder: pathlib.Path) -> list[Finished]:
+    """The runs of a folder of run folders, by name; where it has none, those of its runs.csv."""
+    found = [read(path) for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+    found = [run for run in found if run is not None]
+    if not found and (folder / "runs.csv").exists():
+        return from_csv((folder / "runs.csv").read_text())
+    return found

@@ -1,0 +1,191 @@
+"""The designed experiment: the design is what its page says, and the analysis is right on numbers that are known."""
+
+import collections
+import contextlib
+import itertools
+import json
+import pathlib
+import sys
+import types
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sdclr_jax import recipes
+from sdclr_jax.errors import Stopped
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.append(str(ROOT / "experiments"))
+import factors  # noqa: E402
+import factors_analysis as analysis  # noqa: E402
+import factors_report as reports  # noqa: E402
+from factors_design import SCALES, arms, fields, fraction, runs  # noqa: E402
+
+DESIGN = runs("photos")
+
+
+@pytest.mark.parametrize("blocks", [range(1, 4), range(4, 7), range(1, 7)])
+def test_every_pair_of_levels_of_two_factors_occurs_equally_often(blocks):
+    damaged = [x for block in blocks for x in fraction(block) if x.rate]
+    assert len(damaged) == 12 * len(blocks) == len(set(damaged))
+    for a, b in itertools.combinations(range(6), 2):
+        counts = collections.Counter((x[a], x[b]) for x in damaged)
+        assert len(set(counts.values())) == 1
+        assert len(counts) == len({x[a] for x in damaged}) * len({x[b] for x in damaged})
+    for block in blocks:  # and no factor is confounded with the blocks
+        for factor in range(6):
+            counts = collections.Counter(x[factor] for x in fraction(block) if x.rate)
+            assert len(set(counts.values())) == 1
+
+
+def test_two_level_factors_are_aliased_in_half_of_the_design_and_not_in_all_of_it():
+    def product(x):
+        signs = (x.norms == "private", x.head == 3, x.gradient == "on")
+        return np.prod([1 if sign else -1 for sign in signs])
+
+    signs = [{product(x) for x in fraction(block) if x.rate} for block in range(1, 7)]
+    assert signs == [{1}] * 3 + [{-1}] * 3
+
+
+def test_every_arm_is_a_config_of_its_own():
+    hashes = set()
+    for run in DESIGN[: len(arms(1))] + runs("digits")[: len(arms(1))]:
+        method, given = fields(SCALES[run.scale], run.block, run.arm)
+        config = recipes.load(f"{SCALES[run.scale].config}:{method}")
+        recipes.override(config, given | {"data.without": run.arm.without, "data.lists": "/lists"})
+        recipes.check(config)
+        hashes.add(json.dumps(recipes.identity(config) | {"left out": run.arm.without}, sort_keys=True))
+    assert len(hashes) == 2 * len(arms(1)) == 38
+    assert len({run.key for run in DESIGN}) == len(DESIGN) == 118
+
+
+def test_planted_effects_are_found_exactly_where_nothing_else_varies():
+    def response(run):
+        x = run.arm.levels
+        if x is None:
+            return 40 + run.block + (5 if run.arm.without == "forgotten" else 0) - (run.arm.head == 2)
+        cut = 0 if not x.rate else {"smallest": 0, "random": -1, "largest": -4}[x.criterion] + (x.refresh == "once")
+        return 40 + run.block + 2 * (x.norms == "private") - (x.head == 2) + (x.gradient == "on") + 3 * x.rate + cut
+
+    found = {e.name: e.estimate for e in analysis.effects(DESIGN, {run.key: response(run) for run in DESIGN})}
+    mean_cut = -5 / 3 + 1 / 3
+    expected = {
+        "rate 0.3 − 0": 0.9 + mean_cut,
+        "rate 0.9 − 0": 2.7 + mean_cut,
+        "random − smallest": -1,
+        "largest − smallest": -4,
+        "every step − every epoch": 0,
+        "once − every epoch": 1,
+        "norms: private − shared": 2,
+        "head: 3 − 2 layers": 1,
+        "gradient: on − off": 1,
+        "head: SimCLR with 3 − 2 layers": 1,
+        "private norms, nothing cut − SimCLR": 3,
+        "SDCLR − the same with nothing cut": 2.7,
+        "as published: SDCLR − SimCLR with 2 layers": 6.7,
+        "without the most forgotten − without random ones": 5,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_conclusion_is_drawn_when_all_runs_have_ended_and_names_what_was_found():
+    rng = np.random.default_rng(0)
+    rows = [record(run) for run in DESIGN]
+    for row in rows:
+        gain = 0.04 if "private" in row["arm"] else 0
+        row["scores"] = {score: 0.5 + gain + rng.normal(0, 0.005) for score in analysis.RESPONSES.values()}
+    text, found = reports.report("photos", rows)
+    seen = [e.name for e in found["All"] if e.holm < 0.05]
+    assert f"14 differences on All were tested; {len(seen)} are distinguished" in text
+    assert "- norms: private − shared: +" in text
+    assert "- private norms, nothing cut − SimCLR: +" in text
+    assert {e.name: e.estimate for e in found["All"]}["norms: private − shared"] == pytest.approx(4, abs=0.3)
+    text, _ = reports.report("photos", rows[:-1])
+    assert "were tested" not in text and "interim" in text
+
+
+def test_two_arms_are_compared_as_by_a_paired_t_test():
+    rng = np.random.default_rng(0)
+    two = [run for run in DESIGN if run.arm.name in ("simclr", "simclr-head-2")]
+    y = {run.key: rng.normal(50, 3) for run in two}
+    (effect,) = analysis.effects(two, y)
+    a, b = ([y[block, name] for block in range(1, 7)] for name in ("simclr", "simclr-head-2"))
+    expected = stats.ttest_rel(a, b)
+    assert (effect.estimate, effect.p) == pytest.approx((np.mean(a) - np.mean(b), expected.pvalue))
+    assert (effect.low, effect.high) == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_holm():
+    """His procedure: the smallest times their number, and none below the one before."""
+    p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}
+    assert analysis.holm(p) == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+    assert analysis.holm({"a": 0.9, "b": 0.8}) == pytest.approx({"a": 1.0, "b": 1.0})
+
+
+def record(run, **changes):
+    scores = {score: 0.5 for score in analysis.RESPONSES.values()}
+    row = {"state": "done", "commit": "abc", "data": "cifar10", "images": f"list {run.block}", "scores": scores}
+    row |= {"block": run.block, "arm": run.arm.name, "jax": "0", "hardware": "cpu", "cpu_seconds": 3600.0}
+    return row | changes
+
+
+def test_what_is_of_another_commit_or_other_data_is_listed_and_never_averaged_in():
+    rows = [record(run) for run in DESIGN]
+    damaged = next(i for i, row in enumerate(rows) if row["arm"].startswith("rate-0."))
+    rows[damaged]["commit"] = "def"
+    rows[damaged + 1]["images"] = "list 9"
+    rows[damaged + 2]["data"] = "cifar10 (JPEG copies)"
+    rows[damaged + 3]["state"], rows[damaged + 3]["scores"] = "diverged", {}
+    for row in rows:
+        row["images"] = "fewer" if row["arm"].startswith("without-") else row["images"]
+    found = analysis.sort("photos", [*rows, record(DESIGN[0], arm="simclr-0")])
+    assert (len(found.used), len(found.diverged)) == (118 - 4, 1)
+    whys = [line.partition(" is ")[2] for line in found.left_out]
+    assert whys == ["of commit def", "of other data (cifar10, list 9)", "of other data (cifar10 (JPEG copies), list 1)",
+                    "no run of the design"]  # fmt: skip
+    text, _ = reports.report("photos", rows)
+    assert text.startswith("115 of 118 runs have ended, so all of this is interim: no conclusion")
+    assert f"1 diverged: block 1 {rows[damaged + 3]['arm']}." in text
+    assert "with chance as the score of runs that diverged" in text
+    assert "114.0 CPU hours" in text
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_page_has_the_tables_of_the_committed_records(scale):
+    rows = factors.read(factors.RESULTS / f"{scale}.jsonl")
+    text, found = reports.report(scale, rows)
+    assert f"<!-- {scale} -->\n\n{text}\n" in factors.PAGE.read_text()
+    if rows:
+        kept = json.loads((factors.RESULTS / f"{scale}_effects.json").read_text())
+        for response, table in found.items():
+            for effect, other in zip(table, kept[response], strict=True):
+                assert effect.name == other["name"]
+                assert effect.estimate == pytest.approx(other["estimate"], abs=1e-9)
+
+
+def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(factors, "RESULTS", tmp_path / "committed")
+    (tmp_path / "committed").mkdir()
+    waiting, taken = runs("digits")[:4], []
+
+    def work(run, out, given, recorded):
+        taken.append(run.key)
+        if len(taken) == 2:
+            raise Stopped("stopped")
+        return record(run, scores={"logistic.all": 0.5})
+
+    monkeypatch.setattr(factors, "work", work)
+    (tmp_path / "committed" / "digits.jsonl").write_text(json.dumps(record(waiting[1])) + "\n")
+
+    def worker():
+        place = types.SimpleNamespace(value=0, get_lock=contextlib.nullcontext)
+        factors._worker(waiting, place, "digits", tmp_path, {})
+
+    worker()  # the second that it takes is stopped
+    assert taken == [waiting[0].key, waiting[2].key]
+    worker()
+    assert taken[2:] == [waiting[2].key, waiting[3].key]
+    worker()
+    assert len(taken) == 4
+    assert [(row["block"], row["arm"]) for row in factors.everything("digits", tmp_path)] == [r.key for r in waiting]
