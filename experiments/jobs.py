@@ -6,6 +6,7 @@ that is half-written is resumed, and one that another process is at is left to i
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -65,6 +66,7 @@ def settled(job: Job, out: pathlib.Path) -> ledger.Finished | None:
     return found if _recipes().identity(there) == _recipes().identity(wanted) else None
 
 
+@functools.cache
 def config_of(job: Job):
     """The resolved config of a job, which refuses fields that do not exist."""
     from sdclr_jax.commands import flags
@@ -217,6 +219,7 @@ class _Running:
 
     def wait(self) -> None:
         self._process.wait()
+        self._lock.close()
 
     def _show(self) -> None:
         try:

@@ -25,7 +25,8 @@ WARNED = "warnings"  # the score that is the causes that runs were warned of
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of a table: one recipe. `paper` is the method of reports/published.py whose figures stand beside it."""
+    """A line of a table: one recipe. `paper` names the row of the paper: the method of reports/published.py whose
+    figures stand beside it, or any other word where none is at hand; '' where the paper has no such row."""
 
     name: str
     config: str
