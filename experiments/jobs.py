@@ -1,22 +1,30 @@
 """Lists of runs: each is pretrained, then evaluated, in processes of its own, a few at a time, with a bar for each.
 
-An experiment is a list of `Job`s handed to `run`. Started again, it goes on where it stopped: a run that is done costs
-the seconds of finding that out.
+An experiment is a list of `Job`s handed to `run`. Started again, it goes on where it stopped: nothing runs twice, a run
+that is half-written is resumed, and one that another process is at is left to it.
 """
 
+import contextlib
+import fcntl
+import functools
 import json
 import os
 import pathlib
+import shlex
+import signal
 import subprocess
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, TextIO
 
+import ledger
 from tqdm import tqdm
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT))  # configs/ is data beside the package, not installed with it
 SDCLR = [sys.executable, "-m", "sdclr_jax.commands.main"]
+STOPPED = 75  # exit status: the same command goes on
 
 
 class Job(NamedTuple):
@@ -27,31 +35,119 @@ class Job(NamedTuple):
     fields: tuple[str, ...] = ()  # --config.FIELD=VALUE
     labels: bool = True  # whether there are any to evaluate by
 
+    def commands(self, out: pathlib.Path | str) -> list[str]:
+        """What a person types for this run; a field may name a variable of the shell, as in $LISTS."""
+        config, workdir = f"--config={self.config.replace('.py', '')}", pathlib.Path(out) / self.name
+        fields = [_quoted(field) for field in self.fields]
+        pretrain = " ".join(["sdclr pretrain", config, *fields, f"--workdir={shlex.quote(str(workdir))}"])
+        return [pretrain, *([f"sdclr evaluate {shlex.quote(str(workdir))}"] if self.labels else [])]
+
+
+def _quoted(field: str) -> str:
+    name, _, value = field.partition("=")
+    return f'{name}="{value}"' if set(value) & set(" $()'") else field
+
+
+class _Stop(BaseException):
+    """A scheduler asks for a stop."""
+
+
+def settled(job: Job, out: pathlib.Path) -> ledger.Finished | None:
+    """What is there of a job that is done, or has diverged; None where something is left to do."""
+    found = ledger.read(out / job.name)
+    enough = (ledger.DONE, ledger.OVER) if job.labels else (ledger.TRAINED, ledger.DONE, ledger.OVER)
+    if found is None or found.state not in enough:
+        return None
+    there, wanted = _recipes().read(out / job.name), config_of(job)
+    scored = {name.partition(".")[0] for name in found.scores}
+    if found.state == ledger.DONE and job.labels and set(wanted.evaluate.protocols) - scored:
+        return None
+    # One of another config is for `sdclr pretrain` to refuse, with a sentence that names the fields.
+    return found if _recipes().identity(there) == _recipes().identity(wanted) else None
+
+
+@functools.cache
+def config_of(job: Job):
+    """The resolved config of a job, which refuses fields that do not exist."""
+    from sdclr_jax.commands import flags
+
+    config = _recipes().load(str(ROOT / "configs" / job.config))
+    return flags.overridden(config, list(job.fields))
+
+
+def _recipes():
+    from sdclr_jax import recipes  # which takes seconds, and a first start does not need it
+
+    return recipes
+
 
 def run(jobs: list[Job], out: pathlib.Path, *, at_a_time: int = 2) -> list[pathlib.Path]:
     """Pretrain, and evaluate where there are labels, all jobs in folders below `out`; returns the folders, in order.
 
-    A job that fails ends the program with the last lines of its log, Ctrl-C with all runs saved.
+    A job that diverges is told, and is over. One that fails ends the program with the last lines of its log, Ctrl-C and
+    a scheduler's SIGTERM or SIGUSR1 with all runs saved, the latter with status 75; so does a job that another process
+    is at, once the others have ended.
     """
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    waiting, running = list(jobs), {}
+    waiting, running, taken, there = list(jobs), {}, [], 0
     width = max(len(job.name) for job in jobs)
     try:
-        while waiting or running:
-            for place in range(at_a_time):
-                if place not in running and waiting:
-                    running[place] = _Running(waiting.pop(0), out, place, width)
-            running = {place: job for place, job in running.items() if job.running()}
-            time.sleep(0.2)
+        with _stopped_by_scheduler():
+            while waiting or running:
+                for place in range(at_a_time):
+                    while place not in running and waiting:
+                        job = waiting.pop(0)
+                        if (lock := _locked(out / f"{job.name}.lock")) is None:
+                            taken.append(job.name)
+                        elif settled(job, out):
+                            there += 1
+                            lock.close()
+                        else:
+                            running[place] = _Running(job, out, place, width, lock)
+                running = {place: job for place, job in running.items() if job.running()}
+                time.sleep(0.2 if running else 0)
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from here")
+    except _Stop:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(STOPPED)
     finally:
         for job in running.values():
             job.stop()
         for job in running.values():
             job.wait()
+    if there:
+        print(f"{there} of {len(jobs)} runs were there already", file=sys.stderr)
+    if taken:
+        print(f"{', '.join(taken)}: another process is at it; run this again when it has ended", file=sys.stderr)
+        sys.exit(STOPPED)
     return [out / job.name for job in jobs]
+
+
+def _locked(path: pathlib.Path) -> TextIO | None:
+    """A lock that is held until it is closed or this program ends, however it ends; None where another one holds it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+@contextlib.contextmanager
+def _stopped_by_scheduler() -> Iterator[None]:
+    def stop(*_) -> None:
+        raise _Stop
+
+    numbers = [n for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}  # what nohup ignores stays ignored
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def report(directories: list[pathlib.Path], output: pathlib.Path, note: str) -> None:
@@ -64,11 +160,19 @@ def report(directories: list[pathlib.Path], output: pathlib.Path, note: str) -> 
 class _Running:
     """A job at work, and its bar, which follows the run's metrics."""
 
-    def __init__(self, job: Job, out: pathlib.Path, place: int, width: int):
+    def __init__(self, job: Job, out: pathlib.Path, place: int, width: int, lock: TextIO):
         self._directory, self._log = out / job.name, out / f"{job.name}.log"
+        self._lock = lock
         config = f"--config={ROOT / 'configs' / job.config}"
         self._commands = [
-            [*SDCLR, "pretrain", config, f"--workdir={self._directory}", *job.fields, "--noprogress"],
+            [
+                *SDCLR,
+                "pretrain",
+                config,
+                f"--workdir={self._directory}",
+                *job.fields,
+                "--noprogress",
+            ],
             *([[*SDCLR, "evaluate", str(self._directory)]] if job.labels else []),
         ]
         self._bar = tqdm(
@@ -93,11 +197,19 @@ class _Running:
             return True
         if status:
             self._bar.close()
+            found = ledger.read(self._directory)
+            if found and found.state == ledger.OVER:
+                tqdm.write(f"{self._directory.name} diverged: {self._log} says where", file=sys.stderr)
+                self._lock.close()
+                return False
+            if status == STOPPED:
+                raise _Stop
             sys.exit(f"{' '.join(self._process.args)} failed; {self._log} ends:\n{self._log.read_text()[-2000:]}")
         if self._commands:
             self._next()
             return True
         self._bar.close()
+        self._lock.close()
         return False
 
     def stop(self) -> None:
@@ -107,6 +219,7 @@ class _Running:
 
     def wait(self) -> None:
         self._process.wait()
+        self._lock.close()
 
     def _show(self) -> None:
         try:

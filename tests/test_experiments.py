@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 import os
 import pathlib
 import signal
@@ -169,6 +170,17 @@ def test_the_demo_runs_from_start_to_report(run_here, tmp_path):
     assert "whether SDCLR is better than SimCLR" in page.read_text()
     assert {path: path.read_text() for path in tmp_path.glob("*/metrics.jsonl")} == written
     assert not list(tmp_path.glob("*/damaged_checkpoints"))
+    import ledger  # beside the experiments, to which `run_here` has led
+
+    for run, method in zip(ledger.read_all(tmp_path), ("sdclr", "simclr"), strict=True):
+        results = json.loads((tmp_path / run.run / "results.json").read_text())
+        assert (run.state, run.method, run.seed, run.data, run.warnings) == ("done", method, 0, "digits", {})
+        assert run.images == results["data"]["lists"]["train"]
+        assert run.scores["knn.few"] == results["protocols"]["knn"]["few"]
+        assert run.scores["features.effective_rank"] == results["features"]["effective_rank"]
+        last = metrics.read(tmp_path / run.run / "metrics.jsonl")[-1]
+        assert (run.scores["metrics.loss"], run.seconds) == (last["loss"], last["seconds"])
+        assert ledger.from_csv(ledger.to_csv([run])) == [run]
 
 
 def test_the_table_of_exemplars_follows_from_the_shares_of_each_seed(tmp_path, monkeypatch):

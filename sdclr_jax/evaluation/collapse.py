@@ -15,7 +15,7 @@ from jaxtyping import Array, ArrayLike, Float
 from sdclr_jax.evaluation.features import unit
 
 # Healthy runs below are of SimCLR, SDCLR, SwAV and VICReg on long-tailed digits, 64 to 256 dimensions, batches of 64;
-# the others are of VICReg in experiments/vicreg_ablation.py.
+# the others are of VICReg in experiments/lists/vicreg_ablation.toml.
 #
 # Share of an even spread's standard deviation: at 0.1 two images have a mean cosine of at least 1 - 0.1 ** 2 = 0.99.
 # Healthy runs were never below 0.23 (SwAV, step 40).

@@ -100,7 +100,11 @@ def protocols(groups: list[Group]) -> list[str]:
 
 def compare(runs: list[Run]) -> list[Row]:
     """The comparison table: a row for each protocol and group, and below them the paper's figures for their methods."""
-    groups = group(runs)
+    return compare_groups(group(runs))
+
+
+def compare_groups(groups: list[Group]) -> list[Row]:
+    """`compare`, of runs that are grouped already."""
     rows = []
     for protocol in protocols(groups):
         for part in by_data(groups):
@@ -122,7 +126,11 @@ def differences(runs: list[Run]) -> list[Row]:
 
     Below them the difference of the means that the paper reports, which has no interval: its pairs are not known.
     """
-    groups = group(runs)
+    return group_differences(group(runs))
+
+
+def group_differences(groups: list[Group]) -> list[Row]:
+    """`differences`, of runs that are grouped already."""
     rows = []
     for protocol in protocols(groups):
         for part in by_data(groups):

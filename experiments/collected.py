@@ -1,0 +1,226 @@
+"""The ledger of a table: what the paper has, what our runs have, what is not run; and which runs are listed only.
+
+Averages are over runs of one commit and one set of images. What is of another commit, of other images or of another
+config is named and left out, and a run that diverged is counted as that.
+"""
+
+import csv
+import io
+import json
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+
+import jobs
+import ledger
+from ledger import DONE, OVER, Finished
+from lists import WARNED, Column, Planned, Row, Table
+from tabulate import tabulate
+
+from sdclr_jax import records
+from sdclr_jax.reports import published
+from sdclr_jax.reports.published import Figure
+
+UNKNOWN, NOT_RUN = "not at hand", "not run"
+
+
+@dataclass
+class Line:
+    """A row of a table with its runs."""
+
+    row: Row
+    planned: int = 0
+    done: list[Finished] = field(default_factory=list)
+    diverged: list[str] = field(default_factory=list)
+    under_way: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+    listed: dict[str, str] = field(default_factory=dict)  # run -> why it is not averaged
+
+    @property
+    def label(self) -> str:
+        label = self.row.label or self.row.name
+        return label + (f" ({len(self.diverged)} of {self.planned} diverged)" if self.diverged else "")
+
+    def paper(self, table: Table, score: str) -> Figure | None:
+        """The paper's figure for a score, `PROTOCOL.NAME`; None where it is not at hand."""
+        protocol, _, name = score.partition(".")
+        scores = published.DATA_SETS[table.paper].scores if table.paper else {}
+        return scores.get((protocol, self.row.paper), {}).get(name)
+
+    def values(self, column: Column) -> list[float]:
+        return [column.scale * run.scores[column.score] for run in self.done if column.score in run.scores]
+
+    def shown(self, column: Column) -> str:
+        if column.score == WARNED:
+            return self._warned()
+        values = self.values(column)
+        return _spread(values, column.decimals) if values else NOT_RUN if not self.done else "–"
+
+    def _warned(self) -> str:
+        steps: dict[str, list[int]] = {}
+        for run in self.done:
+            for cause, step in run.warnings.items():
+                steps.setdefault(cause, []).append(step)
+        n = len(self.done)
+        said = [f"{cause} (in {len(at)} of {n} runs, first at step {min(at)})" for cause, at in steps.items()]
+        return "; ".join(said) or ("none" if n else NOT_RUN)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A table and its lines, with what all averaged runs share."""
+
+    table: Table
+    lines: list[Line]
+    commit: str
+    data: str
+
+    @property
+    def runs(self) -> list[Finished]:
+        return [run for line in self.lines for run in line.done]
+
+    def facts(self, name: str) -> str:
+        """What the averaged runs have of a field, each value once."""
+        return "; ".join(sorted({getattr(run, name) for run in self.runs} - {""}))
+
+
+def collect(table: Table, runs: list[Finished], planned: list[Planned], commit: str = "") -> Collected:
+    """Sort the runs of a folder into the lines of a table.
+
+    Args:
+        table: the table.
+        runs: what is in the folder, by `ledger.read_all`.
+        planned: the table's runs.
+        commit: how that begins whose runs are averaged; '' is that of most runs.
+    """
+    there = {run.run: run for run in runs}
+    lines = {row.name: Line(row) for row in table.rows}
+    sound: list[tuple[Line, Planned, Finished, str]] = []
+    for each in planned:
+        line, run, name = lines[each.row.name], there.get(each.job.name), each.job.name
+        line.planned += 1
+        if run is None:
+            line.not_run.append(name)
+            continue
+        config = jobs.config_of(each.job)
+        if run.config and run.config != ledger.config_hash(records.flat(json.loads(config.to_json()))):
+            line.listed[name] = "another config"
+        elif run.sample != (config.seed, config.data.split, config.data.seed):
+            line.listed[name] = "another seed or split"
+        elif run.state not in (DONE, OVER):
+            line.under_way.append(name)
+        else:
+            sound.append((line, each, run, config.data.subset))
+    most = Counter((run.commit, run.data) for *_, run, _ in sound if run.commit.startswith(commit))
+    chosen = max(most, key=lambda key: (most[key], key)) if most else ("", "")
+    of_sample: dict[tuple, Counter] = {}
+    for _, _, run, subset in sound:
+        of_sample.setdefault((subset, run.sample), Counter())[run.images] += (run.commit, run.data) == chosen
+    for line, each, run, subset in sound:
+        expected = (
+            table.lists.get(subset, {}).get(str(each.split)) or of_sample[subset, run.sample].most_common(1)[0][0]
+        )
+        if run.data != chosen[1]:
+            line.listed[run.run] = f"other images: {run.data}"
+        elif run.images != expected:
+            line.listed[run.run] = f"another list of images: {run.images[:8]}…"
+        elif run.commit != chosen[0]:
+            line.listed[run.run] = f"commit {_short(run.commit)}"
+        elif run.state == OVER:
+            line.diverged.append(run.run)
+        else:
+            line.done.append(run)
+    return Collected(table, list(lines.values()), *chosen)
+
+
+def markdown(found: Collected) -> str:
+    """The table, with a sentence on what is not in its averages."""
+    made = _by_protocol(found) if found.table.protocols else _by_column(found)
+    return "\n".join([made, *(f"\n{sentence}" for sentence in sentences(found))]) + "\n"
+
+
+def sentences(found: Collected) -> list[str]:
+    """What a reader must know of the runs that a table does not average."""
+    said = []
+    for what, kind in (("diverged", "diverged"), ("is under way", "under_way")):
+        names = [name for line in found.lines for name in getattr(line, kind)]
+        said += [f"{', '.join(names)} {what if len(names) == 1 else what.replace('is ', 'are ')}."] if names else []
+    listed = {name: why for line in found.lines for name, why in line.listed.items()}
+    if listed:
+        said.append(f"Not averaged: {'; '.join(f'{name} ({why})' for name, why in listed.items())}.")
+    return said
+
+
+def _by_column(found: Collected) -> str:
+    columns = found.table.shown()
+    body = [[line.label, *(line.shown(column) for column in columns)] for line in found.lines]
+    headers = [found.table.corner, *(column.title for column in columns)]
+    return tabulate(body, headers, tablefmt="github", disable_numparse=True)
+
+
+def _by_protocol(found: Collected) -> str:
+    parts = []
+    for protocol in found.table.protocols:
+        columns = [column for column in found.table.shown() if column.score.startswith(f"{protocol}.")]
+        body = []
+        for line in found.lines:
+            if line.row.paper:
+                figures = [line.paper(found.table, column.score) for column in columns]
+                n = str(published.DATA_SETS[found.table.paper].splits) if any(figures) else ""
+                body.append([line.label, "paper", n, *(_figure(figure) for figure in figures)])
+            whose = f"ours, {found.data}" if line.done else "ours"
+            n = f"{len(line.done)} of {line.planned}"
+            body.append([line.label, whose, n, *(line.shown(column) for column in columns)])
+        headers = [protocol, "whose", "n", *(column.title for column in columns)]
+        parts.append(tabulate(body, headers, tablefmt="github", disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+def _figure(figure: Figure | None) -> str:
+    if figure is None:
+        return UNKNOWN
+    return f"{figure.mean:.2f}" + (f" ± {figure.sd:.2f}" if figure.sd is not None else "")
+
+
+def to_csv(found: Collected) -> str:
+    """The ledger: a line a cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = "table,row,score,paper,paper_sd,paper_n,ours,sd,n,planned,diverged,under_way,not_run,listed"
+    writer.writerow([*columns.split(","), "commit", "data", "hardware", "jax"])
+    for line in found.lines:
+        counts = [len(line.done), line.planned, *(len(x) for x in (line.diverged, line.under_way, line.not_run))]
+        listed = "; ".join(f"{name}: {why}" for name, why in line.listed.items())
+        for column in found.table.shown():
+            figure = line.paper(found.table, column.score)
+            paper = [UNKNOWN if line.row.paper else "", "", ""]
+            if figure:
+                paper = [figure.mean, figure.sd, published.DATA_SETS[found.table.paper].splits]
+            if column.score == WARNED:
+                ours = [line.shown(column), ""]
+            else:
+                values = line.values(column)
+                ours = [statistics.mean(values) if values else NOT_RUN]
+                ours.append(statistics.stdev(values) if len(values) > 1 else "")
+            made = [found.commit, found.data, found.facts("hardware"), found.facts("jax")] if line.done else [""] * 4
+            row = [
+                found.table.name,
+                line.row.label or line.row.name,
+                column.score,
+                *paper,
+                *ours,
+                *counts,
+                listed,
+                *made,
+            ]
+            writer.writerow(["" if value is None else value for value in row])
+    return text.getvalue()
+
+
+def _spread(values: list[float], decimals: int) -> str:
+    mean = f"{statistics.mean(values):.{decimals}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{decimals}f}"
+
+
+def _short(commit: str) -> str:
+    return " then ".join(part[:7] + "-dirty" * part.endswith("-dirty") for part in commit.split(" then "))

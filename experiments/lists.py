@@ -1,0 +1,172 @@
+"""Tables as data: a file of `experiments/lists/` is a list of runs, with the columns that are made of their scores.
+
+A row is a config (`NAME:METHOD`) and the fields that it overrides; it is run once for each split and seed. Fields may
+name variables of the shell, such as `$CIFAR10_LISTS`, which `places` explains. A table shows either `protocols`, each
+with all, many, medium, few and std, or `columns` of its own. `lists` has the hashes of published lists of images.
+"""
+
+import difflib
+import os
+import pathlib
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import jobs
+
+from sdclr_jax.errors import UserError
+from sdclr_jax.records import SUMMARY
+
+FOLDER = pathlib.Path(__file__).parent / "lists"
+WARNED = "warnings"  # the score that is the causes that runs were warned of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of a table: one recipe. `paper` names the row of the paper: the method of reports/published.py whose
+    figures stand beside it, or any other word where none is at hand; '' where the paper has no such row."""
+
+    name: str
+    config: str
+    label: str = ""
+    paper: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A score of `ledger.Finished`, times `scale`."""
+
+    title: str
+    score: str
+    scale: float = 100
+    decimals: int = 1
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a table, not yet or already there."""
+
+    row: Row
+    seed: int
+    split: int
+    job: jobs.Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A file of `lists/`."""
+
+    name: str
+    title: str
+    about: str = ""
+    folder: str = ""  # of the runs, below that of all; '' is the table's name
+    paper: str = ""  # the data set of reports/published.py
+    corner: str = ""  # above the labels
+    seeds: tuple[int, ...] = (0,)
+    splits: tuple[int, ...] = ()  # of published lists
+    draws: bool = False  # whether data.seed is the run's seed
+    places: Mapping[str, str] = field(default_factory=dict)  # variable of the shell -> what it is to hold
+    images: Mapping[str, int] = field(default_factory=dict)  # how many: train, and what an evaluation encodes
+    fields: Mapping[str, Any] = field(default_factory=dict)  # of all rows
+    protocols: tuple[str, ...] = ()
+    columns: tuple[Column, ...] = ()
+    rows: tuple[Row, ...] = ()
+    lists: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # subset -> split -> SHA-256
+
+    def runs(self, more: tuple[str, ...] = ()) -> list[Planned]:
+        """All runs, sample by sample, so that a table that is stopped early has whole pairs.
+
+        Args:
+            more: `--config.FIELD=VALUE` of all of them.
+        """
+        return [
+            self._planned(row, seed, split, more)
+            for seed in self.seeds
+            for split in self.splits or (0,)
+            for row in self.rows
+        ]
+
+    def _planned(self, row: Row, seed: int, split: int, more: tuple[str, ...]) -> Planned:
+        sample = {"seed": seed} | ({"data.split": split} if self.splits else {})
+        sample |= {"data.seed": seed} if self.draws else {}
+        own = tuple(f"--config.{k}={_written(v)}" for k, v in (sample | self.fields | row.fields).items())
+        numbers = [split] * bool(self.splits) + [seed] * (len(self.seeds) > 1 or not self.splits)
+        name, _, method = row.config.partition(":")
+        job = jobs.Job("-".join(map(str, (row.name, *numbers))), f"{name}.py:{method}", (*own, *more))
+        return Planned(row, seed, split, job)
+
+    def shown(self) -> tuple[Column, ...]:
+        """Its columns, or those of its protocols."""
+        made = [Column(title=s.capitalize(), score=f"{p}.{s}") for p in self.protocols for s in SUMMARY]
+        return self.columns or tuple(made)
+
+
+def names() -> list[str]:
+    """All tables."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name: str) -> Table:
+    """The table of a file of `lists/`, or of a file of one's own, `FILE.toml`.
+
+    Raises:
+        UserError: there is none, or it says what no table has.
+    """
+    path = pathlib.Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        found = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        near = difflib.get_close_matches(name, names(), n=1, cutoff=0)[0]
+        raise UserError(f"there is no table {name}: the nearest is {near}, known are {', '.join(names())}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a table ({error}): mend that line") from error
+    rows = tuple(_made(Row, row, path) for row in found.pop("row", ()))
+    columns = tuple(_made(Column, column, path) for column in found.pop("column", ()))
+    table = _made(Table, {"name": path.stem, "rows": rows, "columns": columns} | found, path)
+    if not rows or not (columns or table.protocols):
+        raise UserError(
+            f"{path} has no {'row' if not rows else 'protocols and no column'}: add one, as the others have"
+        )
+    called = [row.name for row in rows]
+    if twice := {name for name in called if called.count(name) > 1}:
+        raise UserError(
+            f"{path} has two rows of the name {min(twice)}: give each its own, which is that of its folders"
+        )
+    return table
+
+
+def _made(kind: type, values: Mapping[str, Any], path: pathlib.Path) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    if unknown := sorted(values.keys() - known.keys()):
+        near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0)[0]
+        raise UserError(
+            f"{path} has {unknown[0]}, which is no field of a {kind.__name__.lower()}: the nearest is {near}"
+        )
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except TypeError as error:
+        raise UserError(f"{path}: {str(error).partition(') ')[2]}: add it") from error
+
+
+def _written(value: Any) -> str:
+    """As `--config.FIELD=VALUE` is read."""
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(repr, value))}{',' * (len(value) == 1)})"
+    return str(value)
+
+
+def placed(jobs_: list[jobs.Job], table: Table) -> list[jobs.Job]:
+    """The jobs with the variables of the shell in place.
+
+    Raises:
+        UserError: one is not set.
+    """
+    used = {v for job in jobs_ for text in job.fields for v in re.findall(r"\$(\w+)", text)}
+    for variable in sorted(used):
+        if not os.environ.get(variable):
+            about = table.places.get(variable, "what the table says")
+            raise UserError(f"{variable} is not set: export {variable}=FOLDER, {about}")
+    return [job._replace(fields=tuple(map(os.path.expandvars, job.fields))) for job in jobs_]
