@@ -25,9 +25,11 @@ experiments/digits_exemplars.py, whose shares were above chance for SDCLR.
 
 import argparse
 import csv
+import functools
 import json
 import pathlib
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -74,9 +76,6 @@ class Chance(NamedTuple):
     def beyond(self) -> bool:
         return not self.low <= self.share <= self.high
 
-    def __str__(self) -> str:
-        return f"{self.share:.0%}, where chance gives {self.low:.0%} to {self.high:.0%}"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,17 +91,27 @@ def main() -> None:
         ],
         options.out,
     )
-    overlap = f"--overlap={options.out.absolute() / 'exemplars_overlap.json'}"
-    command = [*jobs.SDCLR, "exemplars", *map(str, directories), f"--rates={RATE}", overlap, "--noprogress"]
-    subprocess.run(command, check=True, cwd=jobs.ROOT)
+    if left := [path for path in directories if not _measured(path)]:
+        overlap = f"--overlap={options.out.absolute() / 'exemplars_overlap.json'}"
+        command = [*jobs.SDCLR, "exemplars", *map(str, left), f"--rates={RATE}", overlap, "--noprogress"]
+        subprocess.run(command, check=True, cwd=jobs.ROOT, stdout=subprocess.DEVNULL)  # said in other words below
     rows = [row for path in directories for row in counted(*names[path.name], path)]
     write(rows, options.out / "forgotten.csv")
     scores = {names[path.name]: _all(path) for path in directories}
-    findings = "\n\n".join([*whom(rows), accuracy(scores), *photographs()])
+    findings = "\n\n".join(textwrap.fill(text, 110) for text in (*whom(rows), accuracy(scores), *photographs()))
     (options.out / "findings.txt").write_text(findings + "\n")
     page = options.out / "report.html"
     jobs.report(directories, page.absolute(), f"{NOTE} {' '.join(findings.split())}")
     print(f"\n{findings}\n\n{jobs.minutes_since(began)}. Open {page}")
+
+
+def _measured(directory: pathlib.Path) -> bool:
+    """Whether `sdclr exemplars` has looked at the last checkpoint."""
+    summary = directory / "exemplars" / "summary.json"
+    if not summary.exists():
+        return False
+    last = json.loads((directory / "saved.json").read_text())["step"]
+    return json.loads(summary.read_text())["checkpoints"][-1]["step"] == last
 
 
 def counted(method: str, seed: int, directory: pathlib.Path) -> list[Forgotten]:
@@ -138,16 +147,21 @@ def whom(rows: list[Forgotten]) -> Iterable[str]:
         image, of_class = by_image(runs), by_class(runs)
         if of_class.beyond:
             more = "more" if of_class.share > of_class.high else "less"
-            verdict = f"pruning makes this network forget rare classes {more} than chance"
+            verdict = f"So pruning makes {name} forget rare classes {more} than chance gives"
         elif image.beyond:
-            verdict = "images of one class are forgotten together, so these seeds do not show that rarity is the reason"
+            verdict = "Images of one class are forgotten together, so these seeds do not show that rarity is the reason"
         else:
-            verdict = "these seeds show no sign that rare classes are forgotten more"
+            verdict = "So these seeds show no sign that rare classes are forgotten more"
         yield (
-            f"Whom pruning forgets, {name}, {len(runs)} seeds. Of the tenth of the images that change most when "
-            f"{RATE:.0%} of the weights are cut, the {RARE} rarer classes are {image} (any tenth of the images). "
-            f"Of the images of a rarer class, {of_class} (any {RARE} classes) are in that tenth: {verdict}."
-        )
+            f"Whom pruning forgets, {name}, {_count(runs)}: cut {RATE:.0%} of the weights, and take the tenth of the "
+            f"images whose features change most. The five rarer classes have {image.share:.1%} of it; any tenth of the "
+            f"images gives {image.low:.1%} to {image.high:.1%}. It holds {of_class.share:.1%} of the images of a rarer "
+            f"class; any five classes give {of_class.low:.1%} to {of_class.high:.1%}. {verdict}."
+        ).replace("%", " %")
+
+
+def _count(runs: list) -> str:
+    return f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
 
 
 def by_image(runs: list[list[Forgotten]]) -> Chance:
@@ -207,10 +221,10 @@ def accuracy(scores: dict[tuple[str, int], float | None]) -> str:
     return (
         f"Accuracy on All, full linear probe: SDCLR minus SimCLR is {mean:+.1f} points "
         f"[{mean - half:+.1f}, {mean + half:+.1f}], which {seen} a difference. The {n} paired differences have a "
-        f"standard deviation of {sd:.1f} points. With {n} seeds, a difference must be {smallest(n, sd):.1f} points to "
-        f"be seen in 4 of 5 such experiments; for a difference of {POINTS:g} point it takes {needed[0]:,} seeds "
-        f"({needed[1]:,} to {needed[2]:,}, as {n} seeds say little about that deviation)."
-    )
+        f"standard deviation of {sd:.1f}. With {n} seeds a difference must be {smallest(n, sd):.1f} points to be seen "
+        f"in four of five such experiments. For {POINTS:g} point it takes {needed[0]} seeds; by what {n} seeds say of "
+        f"that deviation, it may be {needed[1]} to {needed[2]}."
+    ).replace("-", "\N{MINUS SIGN}")
 
 
 def power(n: int, effect: float) -> float:
@@ -218,10 +232,15 @@ def power(n: int, effect: float) -> float:
 
     The mean over the deviations that n pairs may have: SciPy's non-central t is not a number for few pairs.
     """
-    deviations = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, n - 1) / (n - 1))
-    border = stats.t.ppf(1 - LEVEL / 2, n - 1) * deviations
+    border = stats.t.ppf(1 - LEVEL / 2, n - 1) * _deviations(n)
     centre = effect * n**0.5
     return float(np.mean(stats.norm.cdf(centre - border) + stats.norm.cdf(-centre - border)))
+
+
+@functools.cache
+def _deviations(n: int) -> np.ndarray:
+    """Standard deviations that n values of a normal distribution have, evenly from their own distribution."""
+    return np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, n - 1) / (n - 1))
 
 
 def smallest(n: int, sd: float) -> float:
