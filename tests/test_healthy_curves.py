@@ -1,0 +1,102 @@
+"""The page `Is my run healthy?` follows from the committed curves, and its sick runs have the faults that it says."""
+
+import json
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdclr_jax import recipes
+from sdclr_jax.models import Outputs
+from sdclr_jax.objectives import OBJECTIVES
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def curves(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import healthy_curves
+
+    return healthy_curves
+
+
+def test_the_page_is_made_of_the_committed_curves(curves, tmp_path):
+    page = curves.PAGE.read_text()
+    assert curves.filled(page, curves.RESULTS) == page
+    page = curves.filled(page, tmp_path) + page  # without runs nothing is said of any
+    pictures = re.findall(r"\(\.\./experiments/results/curves/(\w[\w.]*)\.svg\)", page)
+    assert sorted(pictures) == sorted(curves.read(curves.RESULTS))
+    assert all((curves.RESULTS / f"{name}.svg").exists() for name in pictures)
+    assert curves.FAULTS.keys() == curves.curves_config.SICK.keys()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """run(name, metrics, warnings): the folder of a run that has ended."""
+
+    def make(name, metrics, warnings=()):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+        (folder / "warnings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in warnings))
+        (folder / "versions.json").write_text(json.dumps({"commit": "a" * 40, "jax": "1.2", "hardware": "an abacus"}))
+        return folder
+
+    return make
+
+
+LINES = [
+    {"step": 20, "epoch": 0.5, "seconds": 30.0, "loss": 5.0, "alignment_ratio": 1.0, "density/encoder/stem": 0.5},
+    {"step": 40, "epoch": 1.0, "seconds": 60.0, "loss": 4.25, "alignment_ratio": 0.25, "knn/all": 0.41},
+]
+
+
+def test_a_run_becomes_a_table_a_picture_and_a_sentence(curves, run, tmp_path):
+    results = tmp_path / "results"
+    curves.collect(run("sdclr", LINES), results)
+    message = {"step": 40, "epoch": 1.0, "cause": "images not distinguished", "message": "do not distinguish images"}
+    sick = [*LINES[:1], LINES[1] | {"knn/all": 0.125}]
+    curves.collect(run("mask_from_noise", sick, [message]), results)
+    assert (results / "sdclr.csv").read_text().splitlines() == [
+        "step,epoch,loss,alignment_ratio,knn,density_stem", "20,0.5,5,1,,0.5", "40,1,4.25,0.25,0.41,",
+    ]  # fmt: skip
+    both = curves.read(results)
+    curves.draw(both["mask_from_noise"], both["sdclr"], results / "picture.svg")
+    assert (results / "picture.svg").read_text().count(">mask_from_noise<") == 1  # in the legend
+    page = curves.filled(
+        "".join(f"<!-- curves: {part} -->\n<!-- end -->\n" for part in ("healthy", "sick", "made")), results
+    )
+    assert re.search(r"\| `sdclr` +\| 5.00 to 4.25 +\| +\| 1.00 to 0.25 +\| +\| 41 to 41 +\| 50 to 50", page)
+    assert re.search(r"\| sick +\| 4.25 +\| 0.25 +\| 12 % +\| 50 % +\|", page)
+    assert re.search(r"\| healthy +\| 4.25 +\| 0.25 +\| 41 % +\| 50 % +\|", page)
+    assert "The program said:\n\n> step 40: do not distinguish images\n" in page
+    assert "2 of 21 runs, 2 minutes of training: commit aaaaaaa, jax 1.2, an abacus." in page
+    curves.collect(tmp_path / "runs" / "sdclr", results)  # again: nothing stands twice
+    assert [row["run"] for row in curves._rows(results / "runs.csv")] == ["sdclr", "mask_from_noise"]
+
+
+def test_the_sick_runs_have_their_faults(curves, monkeypatch):
+    for objective in list(OBJECTIVES):
+        monkeypatch.setitem(OBJECTIVES, objective, OBJECTIVES[objective])  # one of the configs replaces it
+    configs = {name: recipes.load(str(ROOT / "configs" / curves.config(name))) for name in curves.curves_config.SICK}
+    assert configs["temperature_0.01"].objective.temperature == 0.01
+    assert configs["learning_rate_x_30"].optimizer.learning_rate == pytest.approx(3.0)
+    assert configs["no_variance_term"].objective.variance == 0
+    assert (configs["mask_from_noise"].prune.rate, configs["mask_from_noise"].prune.random_rate) == (0.0, 0.9)
+    from sdclr_jax.objectives.simsiam import objective as simsiam
+
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+
+    def loss(b, objective):
+        return objective.loss(
+            None, Outputs(features=a, projection=a, prediction=a), Outputs(features=b, projection=b), None
+        )
+
+    healthy, sick = simsiam(), OBJECTIVES["simsiam"]()
+    assert loss(b, sick) == pytest.approx(float(loss(b, healthy)))
+    assert not np.any(jax.grad(loss)(jnp.asarray(b), healthy))
+    assert np.any(jax.grad(loss)(jnp.asarray(b), sick))
