@@ -19,9 +19,6 @@ import re
 import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What libtpu else asks of the machine, which need not be a TPU's.
-for name, value in {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}.items():
-    os.environ.setdefault(name, value)
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
@@ -37,6 +34,8 @@ from sdclr_jax.models import Outputs  # noqa: E402
 from sdclr_jax.objectives import OBJECTIVES  # noqa: E402
 from sdclr_jax.run import versions  # noqa: E402
 
+# What libtpu else asks of the machine, which need not be a TPU's.
+ELSEWHERE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}
 ADDED = {
     "float32": {"model.dtype": "float32"},
     "bfloat16": {"model.dtype": "bfloat16"},
@@ -56,6 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     devices = jax.devices()
     if options.topology:
+        os.environ.update(ELSEWHERE)
         devices = list(topologies.get_topology_desc(options.topology, platform="tpu").devices)
     made_with = versions.current()
     print(json.dumps({k: made_with[k] for k in ("commit", "jax", "jaxlib")} | vars(options)))

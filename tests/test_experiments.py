@@ -312,6 +312,18 @@ def test_a_demo_that_fails_says_why(tmp_path):
     assert "prune.rate is 2.0" in bad.stderr
 
 
+def test_memory_is_that_of_the_compiler_or_what_it_refuses(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # which the experiment adds to
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    memory = load("memory")
+    view = jax.ShapeDtypeStruct((2**20, 64), np.float32)
+    assert memory.used(jax.jit(lambda x: x + 1).lower(view)) == "0.50"  # given and made, 256 MiB each
+    said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 35.25G of 15.75G hbm. Exceeded"
+    assert memory.refused(RuntimeError(said)) == "35.25: more than 15.75"
+    with pytest.raises(RuntimeError, match="no memory of it"):
+        memory.refused(RuntimeError("no memory of it"))
+
+
 def test_collectives_are_read_from_a_compiled_program(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # which the experiment adds to
     scale = load("scale")
