@@ -303,6 +303,22 @@ def test_nothing_is_fetched_between_two_lines_of_the_log(data_dir, tmp_path, mon
     }  # fmt: skip  # an epoch has 5 steps, after which there is a checkpoint
 
 
+def test_the_steps_of_a_dispatch_are_counted_one_by_one():
+    both = {"loss": np.array([1.0, 2.0]), "grad_norm": np.array([3.0, 4.0])}
+    found = loop._fetched([both, {"loss": np.float32(5), "grad_norm": np.float32(6)}], 3)
+    assert found == [{"loss": 1, "grad_norm": 3}, {"loss": 2, "grad_norm": 4}, {"loss": 5, "grad_norm": 6}]
+    both["projection_std/sparse"] = np.array([1.0, np.nan])
+    with pytest.raises(Diverged, match=r"projection_std/sparse is nan at step 7, in the sparse branch"):
+        loop._fetched([both], 7)
+
+
+def test_several_steps_a_dispatch_are_warned_of_on_cpus(data_dir, tmp_path, caplog):
+    with pytest.raises(UserError, match="batch_size is 1000"):
+        run(config("sdclr", "--config.steps_per_dispatch=4", "--config.batch_size=1000"), tmp_path / "run", data_dir)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("steps_per_dispatch is 4, and on CPUs")
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypatch):
     views = methods.views
 
