@@ -1,8 +1,8 @@
-"""Our step and epoch against PyTorch's, in one run, in turns: SDCLR, ResNet-18, 32 x 32 images.
+"""Our step and epoch against PyTorch's, in one run, in turns: SDCLR, by default ResNet-18 on 32 x 32 images.
 
     pip install torch torchvision
     python experiments/benchmark.py [--batch_size=64] [--rounds=5] [--steps=3] [--forms="ours;published;..."]
-        [--devices=1,2,4,8] [--stable_pretraining=FOLDER] [--out=FOLDER]
+        [--encoder=resnet50 --size=224] [--devices=1,2,4,8] [--stable_pretraining=FOLDER] [--out=FOLDER]
 
 Each form has a process of its own on the same device; they take turns, so that what else the machine does falls on all
 of them. `step` is the bare step on ready views (ours makes its views in the step, which counts against it); `epoch` is
@@ -65,6 +65,8 @@ LONG_TAIL = [round(4500 * 100 ** (-i / 9)) for i in range(10)]  # images a class
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", choices=("resnet18", "resnet50"), default="resnet18")
+    parser.add_argument("--size", type=int, default=32, help="side of the images; from 64 on, with the stem for photos")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3, help="in a round; the median of rounds is told")
@@ -89,7 +91,7 @@ def main() -> None:
         rival += [stable_pretraining(options)] if options.stable_pretraining else []
         costs = json.loads(Child("costs", options, environment={}).about)
     steps = {line["form"]: statistics.median(line["seconds_a_step"]) for line in lines}
-    if "ours" in steps:
+    if "ours" in steps and options.size == 32:
         epoch = sum(LONG_TAIL) // options.batch_size * steps["ours"]
         costs["refresh_share_of_an_epoch"] = costs["refresh_seconds"] / epoch
     result = {"forms": lines, "costs": costs, "stable_pretraining": rival, "made_with": made_with()}
@@ -175,8 +177,9 @@ def stable_pretraining(options) -> str:
     """What its own script prints of its JAX backend."""
     script = options.stable_pretraining / "benchmarks" / "jax_vs_torch_throughput.py"
     command = [sys.executable, script, "--backend=jax", "--model=resnet18", f"--batch-size={options.batch_size}"]
+    command.append(f"--img-size={options.size}")
     environment = os.environ | {"PYTHONPATH": str(options.stable_pretraining)}
-    ended = subprocess.run([*command, "--img-size=32"], capture_output=True, text=True, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     found = re.search(r".* img/s .*", ended.stdout)
     if not found:
         sys.exit(f"{script} printed no images a second:\n{ended.stdout}{ended.stderr}")
@@ -207,7 +210,7 @@ def serve(options) -> None:
         return
     kind, arguments = FORMS[options.serve]
     size = options.batch_size * options.count
-    images = np.random.default_rng(0).integers(0, 256, (size * 8, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (size * 8, options.size, options.size, 3), np.uint8)
     make = ours if options.serve in OURS else theirs
     take, about, peak_memory = make(kind, images, options, arguments)
     take(1)
@@ -217,6 +220,10 @@ def serve(options) -> None:
         taken = take(options.steps)
         print([(time.perf_counter() - before) / taken, (cpu_seconds() - cpu) / taken], flush=True)
     print(json.dumps(peak_memory()), flush=True)
+
+
+def model(options) -> dict[str, str]:
+    return {"name": options.encoder, "stem": "cifar" if options.size < 64 else "imagenet"}
 
 
 def cpu_seconds() -> float:
@@ -231,7 +238,9 @@ def host_memory() -> dict[str, float]:
 def ours(kind, images, options, fields):
     import sdclr_jax  # first: it sets XLA's flags
 
-    config = sdclr_jax.config("cifar10_lt:sdclr", {"batch_size": options.batch_size * options.count, **fields})
+    shape = {"views.size": options.size} | {f"model.{name}": value for name, value in model(options).items()}
+    batch_size = options.batch_size * options.count
+    config = sdclr_jax.config("cifar10_lt:sdclr", {"batch_size": batch_size, **shape, **fields})
     import jax
     import numpy as np
 
@@ -243,7 +252,7 @@ def ours(kind, images, options, fields):
     batches = recipes.batches(config, images, shardings)
     method = recipes.method(config, batches.steps_per_epoch, shardings.replicated)
     init = jax.jit(method.init, out_shardings=shardings.replicated)
-    held = {"state": init(np.uint32(0), np.zeros((1, 32, 32, 3), np.float32)), "at": 0}
+    held = {"state": init(np.uint32(0), np.zeros((1, *images.shape[1:]), np.float32)), "at": 0}
     batch = next(batches.from_step(0))
     if kind == "epoch":
         steps = method.train(held["state"], batches.from_step(0), until=2**30)
@@ -256,7 +265,7 @@ def ours(kind, images, options, fields):
             jax.block_until_ready(step.scalars)
             return held["at"] - begun
     else:
-        held["state"] = jax.jit(method.refresh)(held["state"])
+        held["state"] = jax.jit(method.refresh, out_shardings=shardings.replicated)(held["state"])
 
         def take(count):
             for _ in range(count):
@@ -289,7 +298,8 @@ def theirs(kind, images, options, arguments):
     import torch
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = pytorch_peer.Trainer(device=device, **arguments)
+    large = model(options)["stem"] == "imagenet"
+    trainer = pytorch_peer.Trainer(device=device, encoder=options.encoder, large=large, **arguments)
     resident = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
     if kind == "step":
         views = pytorch_peer.on_device(resident[: options.batch_size])
@@ -339,7 +349,7 @@ def costs(options) -> dict[str, float]:
     import jax
     import numpy as np
 
-    method, programs = flops.lowered(options.batch_size)
+    method, programs = flops.lowered(options.batch_size, options.size, **model(options))
     compiled = {name: program.compile() for name, program in programs.items()}
     found = {}
     for ours, of_xla in (("operations", "flops"), ("bytes", "bytes accessed")):
@@ -349,7 +359,7 @@ def costs(options) -> dict[str, float]:
     found["memory_mb"] = (step.argument_size_in_bytes + step.temp_size_in_bytes) >> 20
     found["memory_mb_of_minimum"] = (step.argument_size_in_bytes + 2 * bare.temp_size_in_bytes) >> 20
     refresh, times = jax.jit(method.refresh), []
-    state = jax.jit(method.init)(np.uint32(0), np.zeros((1, 32, 32, 3), np.float32))
+    state = jax.jit(method.init)(np.uint32(0), np.zeros((1, options.size, options.size, 3), np.float32))
     for _ in range(6):
         before = time.perf_counter()
         jax.block_until_ready(refresh(state))
@@ -396,9 +406,9 @@ def page(result: dict, options) -> str:
     return (
         f"""# Our step and epoch beside PyTorch's
 
-SDCLR, ResNet-18, 32 x 32 images, batch {options.batch_size}. Medians of {options.rounds} rounds of
-{options.steps} steps, in which the forms take turns. Ratios are of each round: median (least to most). What the
-forms are: [benchmark.py](../../benchmark.py).
+SDCLR, {options.encoder}, {options.size} x {options.size} images, batch {options.batch_size}. Medians of
+{options.rounds} rounds of {options.steps} steps, in which the forms take turns. Ratios are of each round:
+median (least to most). What the forms are: [benchmark.py](../../benchmark.py).
 
 {table}
 

@@ -24,14 +24,15 @@ from sdclr_jax import recipes, trees
 from sdclr_jax.run import versions
 
 
-def lowered(batch_size: int):
-    """The SDCLR step and the bare forward and backward, ResNet-18 on 32 x 32 images, from shapes alone: the method, and
-    by name the programs before XLA compiles them."""
+def lowered(batch_size: int, size: int = 32, **model: str):
+    """The SDCLR step and the bare forward and backward, ResNet-18 on 32 x 32 images unless fields of `model` and `size`
+    say otherwise, from shapes alone: the method, and by name the programs before XLA compiles them."""
     config = base.get_config()
     methods.choose(config, "sdclr")
-    config.batch_size = batch_size
+    config.batch_size, config.views.size = batch_size, size
+    config.model.update(model)
     method = recipes.method(config, steps_per_epoch=1)
-    view = jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32)
+    view = jax.ShapeDtypeStruct((batch_size, size, size, 3), jnp.float32)
     images = jax.ShapeDtypeStruct(view.shape, jnp.uint8)
     state = jax.eval_shape(method.init, jax.ShapeDtypeStruct((), jnp.uint32), view)
 

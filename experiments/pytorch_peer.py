@@ -1,5 +1,5 @@
 """SDCLR's step in PyTorch, written for `benchmark.py` from the paper and its published order of operations: a ResNet-18
-for 32 x 32 images with private norms, a head of three layers, a mask over all convolutions, NT-Xent, and SGD.
+or ResNet-50 with private norms, a head of three layers, a mask over all convolutions, NT-Xent, and SGD.
 
 Two forms of the step give the same gradient: `published` (three forwards, two backwards: each branch learns from the
 other's outputs as constants) and `joint` (two forwards, one backward over both). Two forms of the views: `Loader`, with
@@ -31,34 +31,49 @@ def conv(inputs, outputs, size, stride=1):
 
 
 class Block(nn.Module):
-    def __init__(self, inputs, outputs, stride):
+    """Two 3x3 convolutions; or, as a bottleneck, 1x1, 3x3 and 1x1 with four times as many channels."""
+
+    def __init__(self, inputs, width, stride, bottleneck):
         super().__init__()
-        self.conv1, self.norm1 = conv(inputs, outputs, 3, stride), Norm(nn.BatchNorm2d, outputs)
-        self.conv2, self.norm2 = conv(outputs, outputs, 3), Norm(nn.BatchNorm2d, outputs)
+        self.outputs = 4 * width if bottleneck else width
+        shapes = [(inputs, width, 3, stride), (width, width, 3, 1)]
+        if bottleneck:
+            shapes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, self.outputs, 1, 1)]
+        self.convs = nn.ModuleList([conv(*shape) for shape in shapes])
+        self.norms = nn.ModuleList([Norm(nn.BatchNorm2d, outputs) for _, outputs, _, _ in shapes])
         self.shortcut = None
-        if stride != 1 or inputs != outputs:
-            self.shortcut, self.shortcut_norm = conv(inputs, outputs, 1, stride), Norm(nn.BatchNorm2d, outputs)
+        if stride != 1 or inputs != self.outputs:
+            self.shortcut = conv(inputs, self.outputs, 1, stride)
+            self.shortcut_norm = Norm(nn.BatchNorm2d, self.outputs)
 
     def forward(self, x, branch, masked):
-        y = F.relu(self.norm1(masked(self.conv1, x), branch))
-        y = self.norm2(masked(self.conv2, y), branch)
+        y, last = x, len(self.convs) - 1
+        for number, (layer, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            y = norm(masked(layer, y), branch)
+            y = F.relu(y) if number < last else y
         if self.shortcut is not None:
             x = self.shortcut_norm(masked(self.shortcut, x), branch)
         return F.relu(x + y)
 
 
 class Network(nn.Module):
-    """Views [B, 3, 32, 32] of a branch, 0 dense and 1 sparse -> projections [B, 128]."""
+    """Views [B, 3, H, W] of a branch, 0 dense and 1 sparse -> projections [B, 128]."""
 
-    def __init__(self):
+    STAGES = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+
+    def __init__(self, encoder="resnet18", large=False):
+        """`large`: with the stem for photographs, a 7x7 convolution at stride 2 and pooling."""
         super().__init__()
-        self.stem, self.stem_norm = conv(3, 64, 3), Norm(nn.BatchNorm2d, 64)
-        widths, blocks, inputs = (64, 128, 256, 512), [], 64
-        for stage, width in enumerate(widths):
-            blocks += [Block(inputs, width, 2 if stage else 1), Block(width, width, 1)]
-            inputs = width
+        self.large = large
+        self.stem, self.stem_norm = conv(3, 64, *((7, 2) if large else (3, 1))), Norm(nn.BatchNorm2d, 64)
+        blocks, inputs = [], 64
+        for stage, count in enumerate(self.STAGES[encoder]):
+            for number in range(count):
+                stride = 2 if stage and not number else 1
+                blocks.append(Block(inputs, 64 * 2**stage, stride, encoder == "resnet50"))
+                inputs = blocks[-1].outputs
         self.blocks = nn.ModuleList(blocks)
-        self.head = nn.ModuleList([nn.Linear(512, 512), nn.Linear(512, 512, bias=False), nn.Linear(512, 128)])
+        self.head = nn.ModuleList([nn.Linear(inputs, 512), nn.Linear(512, 512, bias=False), nn.Linear(512, 128)])
         self.head_norms = nn.ModuleList([Norm(nn.BatchNorm1d, width) for width in (512, 512, 128)])
         self.masks = {}
 
@@ -77,6 +92,7 @@ class Network(nn.Module):
             return F.conv2d(x, weight, None, layer.stride, layer.padding)
 
         x = F.relu(self.stem_norm(masked(self.stem, x), branch))
+        x = F.max_pool2d(x, 3, 2, 1) if self.large else x
         for block in self.blocks:
             x = block(x, branch, masked)
         x = x.mean((2, 3))
@@ -94,10 +110,21 @@ def nt_xent(a, b, temperature=0.2):
 
 
 class Trainer:
-    """step(view_0, view_1): one step of SDCLR on float views [B, 3, 32, 32]."""
+    """step(view_0, view_1): one step of SDCLR on float views [B, 3, H, W]."""
 
-    def __init__(self, form, device, *, channels_last=False, bfloat16=False, compiled=False, rate=0.9):
-        self.network, self.form, self.device, self.rate = Network().to(device), form, device, rate
+    def __init__(
+        self,
+        form,
+        device,
+        *,
+        encoder="resnet18",
+        large=False,
+        channels_last=False,
+        bfloat16=False,
+        compiled=False,
+        rate=0.9,
+    ):
+        self.network, self.form, self.device, self.rate = Network(encoder, large).to(device), form, device, rate
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.layout)
         self.optimizer = torch.optim.SGD(self.network.parameters(), 0.5, momentum=0.9, weight_decay=1e-4)
@@ -123,13 +150,13 @@ class Trainer:
 
 
 def loader(images, batch_size, workers):
-    """Batches of two views each of uint8 images [N, 32, 32, 3]: Pillow, in the processes of a DataLoader."""
+    """Batches of two views each of uint8 images [N, S, S, 3]: Pillow, in the processes of a DataLoader."""
     from PIL import Image
     from torchvision import transforms as T
 
     view = T.Compose(
         [
-            T.RandomResizedCrop(32, (0.1, 1.0), interpolation=T.InterpolationMode.BICUBIC),
+            T.RandomResizedCrop(images.shape[1], (0.1, 1.0), interpolation=T.InterpolationMode.BICUBIC),
             T.RandomHorizontalFlip(),
             T.RandomApply([T.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
             T.RandomGrayscale(0.2),
@@ -152,7 +179,7 @@ def loader(images, batch_size, workers):
 
 
 def on_device(images):
-    """Two views of uint8 images [B, 3, 32, 32] that lie on the device already; each image has its own numbers."""
+    """Two views of uint8 images [B, 3, S, S] that lie on the device already; each image has its own numbers."""
     return tuple(_view(images.float() / 255) for _ in range(2))
 
 

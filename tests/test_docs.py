@@ -66,6 +66,7 @@ NOT_RUN = {
     "sdclr pretrain * --profile=4": "the time of a profiler; tests/run/test_profile.py has what it says",
     "sdclr pretrain * --check-determinism=5": "steps twice; tests/commands/test_pretrain.py takes them",
     "gcloud *": "an account",
+    "python experiments/benchmark.py *": "PyTorch, and minutes",
     "sdclr *gs://bucket/*": "a bucket; tests/commands/test_bucket.py runs these with an emulator",
 }
 

@@ -322,8 +322,30 @@ def test_steps_of_one_dispatch_are_those_of_several():
         assert np.linalg.norm(np.float64(other[name]) - x) <= 1e-3 * np.linalg.norm(np.float64(x)) + 1e-4, name
 
 
+def test_bfloat16_is_for_products_and_all_else_is_float32():
+    method = tiny.method(dtype="bfloat16")
+    after, scalars = jax.eval_shape(method.step, tiny.state(), tiny.images())
+    floats = [x.dtype for x in jax.tree.leaves((after, scalars)) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    assert len(floats) > 80
+    assert set(floats) == {jnp.dtype("float32")}
+    types = {}
+
+    def visit(jaxpr):
+        for equation in getattr(jaxpr, "eqns", ()):
+            found = types.setdefault(equation.primitive.name, set())
+            found |= {str(x.aval.dtype) for x in equation.invars if jnp.issubdtype(x.aval.dtype, jnp.inexact)}
+            for inner in jax.tree.leaves(list(equation.params.values())):
+                visit(getattr(inner, "jaxpr", inner))
+
+    visit(jax.make_jaxpr(method.step)(tiny.state(), tiny.images()).jaxpr)
+    assert types["conv_general_dilated"] == {"bfloat16"}
+    # Norms, unit lengths, logits and the loss.
+    for name in ("rsqrt", "exp", "log", "reduce_max", "sqrt", "div"):
+        assert types[name] == {"float32"}, name
+    assert types["dot_general"] == {"bfloat16", "float32"}  # the head's; the logits' and those of norms
+
+
 def test_the_step_takes_the_memory_of_its_state():
-    """All of it but what no output has the shape and type of: nothing."""
     method = tiny.method()
     lowered = method.jitted_step.lower(tiny.state(), tiny.images())
     donated = [info.donated for info in jax.tree.leaves(lowered.args_info[0][0])]

@@ -85,7 +85,7 @@ def train(
         shardings = parallel.shardings(devices)
         if config.steps_per_dispatch > 1 and shardings.batch.mesh.devices.flat[0].platform == "cpu":
             LOG.warning(
-                "steps_per_dispatch is %d, and convolutions in a loop are slow on CPUs: set it to 1",
+                "steps_per_dispatch is %d, and on CPUs convolutions in a loop are a hundred times slower: set it to 1",
                 config.steps_per_dispatch,
             )
         data = recipes.data(config, data_dir)

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.array import ArrayImpl  # all arrays; that which converts them has no public door
 
-from sdclr_jax import parallel, processes, recipes, records, trees
+from sdclr_jax import parallel, processes, recipes, records, stops, trees
 from sdclr_jax.api import loop
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
@@ -279,6 +280,43 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
 def test_the_mask_is_made_afresh_every_epoch_or_every_so_many_steps(fields, steps):
     """What the loop does then is tested in tests/test_train.py."""
     assert recipes.method(config("sdclr", *fields), 5).refresh_every == steps
+
+
+def test_nothing_is_fetched_between_two_lines_of_the_log(data_dir, tmp_path, monkeypatch):
+    """A host that waits for numbers lets the devices wait for it."""
+    events, at = [], stops.Stop.at
+
+    def looked(self, step, *given):
+        events.append(step)
+        return at(self, step, *given)
+
+    def counted(convert):
+        return lambda *given, **named: events.append("fetched") or convert(*given, **named)
+
+    monkeypatch.setattr(stops.Stop, "at", looked)
+    for name in ("__array__", "__float__", "__int__", "__bool__", "__index__"):
+        monkeypatch.setattr(ArrayImpl, name, counted(getattr(ArrayImpl, name)))
+    run(config("sdclr", "--config.epochs=2", "--config.log_every=3"), tmp_path / "run", data_dir)
+    begun = events.index(1)
+    assert {step for step, what in itertools.pairwise(events[begun:]) if what == "fetched"} - {"fetched"} == {
+        3, 5, 6, 9, 10,
+    }  # fmt: skip  # an epoch has 5 steps, after which there is a checkpoint
+
+
+def test_the_steps_of_a_dispatch_are_counted_one_by_one():
+    both = {"loss": np.array([1.0, 2.0]), "grad_norm": np.array([3.0, 4.0])}
+    found = loop._fetched([both, {"loss": np.float32(5), "grad_norm": np.float32(6)}], 3)
+    assert found == [{"loss": 1, "grad_norm": 3}, {"loss": 2, "grad_norm": 4}, {"loss": 5, "grad_norm": 6}]
+    both["projection_std/sparse"] = np.array([1.0, np.nan])
+    with pytest.raises(Diverged, match=r"projection_std/sparse is nan at step 7, in the sparse branch"):
+        loop._fetched([both], 7)
+
+
+def test_several_steps_a_dispatch_are_warned_of_on_cpus(data_dir, tmp_path, caplog):
+    with pytest.raises(UserError, match="batch_size is 1000"):
+        run(config("sdclr", "--config.steps_per_dispatch=4", "--config.batch_size=1000"), tmp_path / "run", data_dir)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("steps_per_dispatch is 4, and on CPUs")
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypatch):
