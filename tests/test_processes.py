@@ -289,6 +289,41 @@ def test_a_stop_signal_interrupts_what_saves_nothing_and_other_threads_know_of_i
     assert [signal.getsignal(number) for number in stops.SIGNALS] == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_stop_while_a_run_begins_asks_for_another_start(number, monkeypatch, capsys):
+    """As where images are looked at, before there is a step: a scheduler that stops it there starts it again."""
+    before = [signal.getsignal(number) for number in stops.SIGNALS]
+
+    def begins(*given, **how):
+        os.kill(os.getpid(), number)
+        raise AssertionError
+
+    monkeypatch.setattr("sdclr_jax.commands.pretrain.flags.pretrain", begins)
+    assert main.main(["pretrain", "--config=digits_lt:sdclr"]) == 75
+    assert capsys.readouterr().err == "sdclr: stopped before the first step: run it again to start, or to resume\n"
+    assert [signal.getsignal(number) for number in stops.SIGNALS] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_stop_of_what_saves_nothing_is_no_crash(number, monkeypatch, capsys):
+    monkeypatch.setattr("sdclr_jax.commands.report.main", lambda argv: os.kill(os.getpid(), number))
+    assert main.main(["report"]) == 130
+    assert capsys.readouterr().err == "sdclr: stopped\n"
+
+
+def test_processes_that_have_joined_stop_together_while_a_run_begins(monkeypatch):
+    sent = []
+    monkeypatch.setattr(stops.distributed.global_state, "preemption_sync_manager", object())
+    with stops.heeded():
+        heed = signal.getsignal(signal.SIGUSR1)
+        monkeypatch.setattr(stops.os, "kill", lambda process, number: sent.append(number))
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            heed(number, None)
+        assert sent == [signal.SIGTERM] * 2  # JAX finds the step
+        with pytest.raises(KeyboardInterrupt):
+            heed(signal.SIGINT, None)
+
+
 @pytest.mark.parametrize("given", ["0", "soon", "-3", "86401"])
 def test_how_long_processes_wait_for_each_other_is_checked(given, monkeypatch):
     monkeypatch.setenv("SDCLR_JOIN_SECONDS", given)

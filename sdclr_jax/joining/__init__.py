@@ -14,7 +14,7 @@ from sdclr_jax.joining import cluster, rollcall
 from sdclr_jax.joining.line import Line
 
 LIMIT = 300  # seconds until all have started
-_JAX = 60  # seconds for JAX to join processes that have all answered the roll call
+_JAX = 180  # seconds for JAX to join processes that have all answered the roll call
 _line: Line | None = None  # of a process other than 0 that has joined
 
 
