@@ -70,7 +70,7 @@ def main(scale: str) -> None:
     print(
         f"{len(theirs)} effects of {len(rows)} runs; the largest difference from {scale}_effects.json is {largest:.1e}"
     )
-    sys.exit(f"only in one of the two: {missing}" if missing else largest > 1e-6)
+    sys.exit(f"only in one of the two: {missing}" if missing else int(largest > 1e-6))
 
 
 def by_factor(rows: list[dict]) -> pd.DataFrame:
