@@ -86,17 +86,23 @@ def points(rows: list[dict[str, Any]], score: str) -> dict[tuple[int, str], floa
 
 
 def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, list[Effect]]]:
-    """The tables of a scale as Markdown, and the effects by response."""
-    design = runs(scale)
-    of = sort(scale, records)
-    ended = len(of.used) + len(of.diverged)
-    interim = ended < len(design)
-    found = {name: effects(design, points(of.used, score)) for name, score in RESPONSES.items()}
+    """The tables of a scale as Markdown, and the effects by response: of the blocks of which every run has ended."""
+    design, of = runs(scale), sort(scale, records)
+    ended = {(row["block"], row["arm"]) for row in (*of.used, *of.diverged)}
+    whole = sorted({run.block for run in design} - {run.block for run in design if run.key not in ended})
+    interim = len(ended) < len(design)
+    used, diverged = ([row for row in rows if row["block"] in whole] for rows in (of.used, of.diverged))
+    found = {name: effects(design, points(used, score)) for name, score in RESPONSES.items()}
     found = {name: table for name, table in found.items() if table}
     sick = [f"block {row['block']} {row['arm']}" for row in of.diverged]
     lines = [
-        f"{ended} of {len(design)} runs have ended"
-        + (", so all of this is interim: no conclusion is drawn before the last." if interim else ".")
+        f"{len(ended)} of {len(design)} runs have ended"
+        + (
+            f", and {len(whole)} of {len({run.block for run in design})} blocks. **In progress:** no conclusion is "
+            "drawn before the last run, and what stands here is interim."
+            if interim
+            else "."
+        )
         + f" {len(of.diverged)} diverged"
         + (f": {', '.join(sick)}." if sick else ".")
     ]
@@ -117,27 +123,28 @@ def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, li
         ("ladder", "From SimCLR to SDCLR, step by step"),
         ("premise", "The premise"),
     ):
-        if table := _table(found, family):
+        if table := _table(found, family, interim):
             lines.append(f"**{title}**\n\n{table}")
-    if of.used and of.diverged:
-        at_chance = points(of.used, PRIMARY) | {(row["block"], row["arm"]): CHANCE for row in of.diverged}
+    if used and diverged:
+        at_chance = points(used, PRIMARY) | {(row["block"], row["arm"]): CHANCE for row in diverged}
         again = {"All": effects(design, at_chance)}
-        both = (table for family in ("factor", "ladder", "premise") if (table := _table(again, family)))
+        both = (table for family in ("factor", "ladder", "premise") if (table := _table(again, family, interim)))
         lines.append("**The same with chance as the score of runs that diverged**\n\n" + "\n\n".join(both))
-    if of.used:
-        lines.append(f"**Means of the arms that every block has**\n\n{_means(of.used)}")
+    if used:
+        lines.append(f"**Means of the arms that every block has**\n\n{_means(used)}")
     return "\n\n".join(lines) + "\n", found
 
 
-def _table(found: dict[str, list[Effect]], family: str) -> str:
+def _table(found: dict[str, list[Effect]], family: str, interim: bool) -> str:
     names = [e.name for e in next(iter(found.values()), []) if e.family == family]
     by = {response: {e.name: e for e in table} for response, table in found.items()}
     rows = []
     for name in names:
         cells = [_interval(by[response].get(name)) for response in by]
         first = by[next(iter(by))][name]
-        rows.append([name, *cells, "" if np.isnan(first.holm) else f"{first.holm:.2g}"])
-    header = ["difference, points", *by, "p of All, Holm"]
+        p = "" if np.isnan(first.holm) else f"{first.holm:.2g}"
+        rows.append([name, *cells, *([] if interim else [p])])
+    header = ["difference, points", *by, *([] if interim else ["p of All, Holm"])]
     return tabulate(rows, header, tablefmt="github", disable_numparse=True) if rows else ""
 
 

@@ -136,7 +136,7 @@ def test_what_is_of_another_commit_or_other_data_is_listed_and_never_averaged_in
     rows[damaged]["commit"] = "def"
     rows[damaged + 1]["images"] = "list 9"
     rows[damaged + 2]["data"] = "cifar10 (JPEG copies)"
-    rows[damaged + 3]["state"], rows[damaged + 3]["scores"] = "diverged", {}
+    rows[40]["state"], rows[40]["scores"] = "diverged", {}
     for row in rows:
         row["images"] = "fewer" if row["arm"].startswith("without-") else row["images"]
     found = analysis.sort("photos", [*rows, record(DESIGN[0], arm="simclr-0")])
@@ -145,8 +145,9 @@ def test_what_is_of_another_commit_or_other_data_is_listed_and_never_averaged_in
     assert whys == ["of commit def", "of other data (cifar10, list 9)", "of other data (cifar10 (JPEG copies), list 1)",
                     "no run of the design"]  # fmt: skip
     text, _ = reports.report("photos", rows)
-    assert text.startswith("115 of 118 runs have ended, so all of this is interim: no conclusion")
-    assert f"1 diverged: block 1 {rows[damaged + 3]['arm']}." in text
+    assert text.startswith("115 of 118 runs have ended, and 5 of 6 blocks. **In progress:** no conclusion is drawn")
+    assert f"1 diverged: block 3 {rows[40]['arm']}." in text
+    assert "p of All" not in text and "| simclr                                             | 5 " in text
     assert "with chance as the score of runs that diverged" in text
     assert "114.0 CPU hours" in text
 
