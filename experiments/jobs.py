@@ -236,7 +236,8 @@ class _Running:
             refresh=False,
         )
         self._bar.update(line["epoch"] - self._bar.n)
-        self._bar.refresh()
+        if sys.stderr.isatty():  # a scheduler's log would fill up
+            self._bar.refresh()
 
 
 def minutes_since(began: float) -> str:

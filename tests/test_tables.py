@@ -127,7 +127,7 @@ def small(tmp_path, monkeypatch):
     return Small()
 
 
-def test_a_table_is_planned_run_interrupted_resumed_and_collected(small, capsys):
+def test_a_table_is_planned_run_interrupted_resumed_and_collected(small, capsys, tmp_path, monkeypatch):
     small.about("sdclr-1", diverges=True)
     small.main("--plan")
     said = capsys.readouterr().out
@@ -175,7 +175,15 @@ def test_a_table_is_planned_run_interrupted_resumed_and_collected(small, capsys)
     assert (simclr["ours"], simclr["n"], simclr["planned"], simclr["paper"]) == ("60.0", "2", "2", "")
     assert (sdclr["n"], sdclr["diverged"], sdclr["not_run"]) == ("1", "1", "0")
     assert (sdclr["commit"], sdclr["data"], sdclr["hardware"]) == ("1" * 40, "digits", "a toaster, 1 x cpu")
-    kept = ledger.from_csv((small.folder / "runs.csv").read_text())
+    monkeypatch.setattr(documents, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(documents, "fill", list)
+    small.main("--collect", "--keep")
+    (small.out / "small").rename(tmp_path / "gone")
+    small.out = tmp_path / "results"  # the committed file makes the same table as the folders
+    capsys.readouterr()
+    small.main("--collect")
+    assert (tmp_path / "gone" / "table.md").read_text() in capsys.readouterr().out
+    kept = ledger.from_csv((tmp_path / "gone" / "runs.csv").read_text())
     assert [(run.run, run.state, run.seconds) for run in kept] == [
         ("sdclr-0", "done", 4.0), ("sdclr-1", "diverged", 2.0), ("simclr-0", "done", 4.0), ("simclr-1", "done", 4.0),
     ]  # fmt: skip
@@ -297,6 +305,8 @@ def test_a_price_is_images_over_the_nearest_measured_rate():
     assert (exact.by, exact.hours) == ("", pytest.approx(price.hours / 4))
     assert prices.total([[price], [price, exact._replace(hardware="b")]]) == {("a chip", "chip"): 2 * price.hours}
     assert prices.prices(table, run, rates[2:]) == []
+    (newer,) = prices.prices(table, run, [*rates, rates[1]._replace(images_per_second="1000")])
+    assert newer.hours == pytest.approx(price.hours / 2)  # the last of two lines on the same thing
 
 
 @pytest.mark.parametrize(
