@@ -90,7 +90,9 @@ def run_here(monkeypatch, tmp_path):
     def run(name, fields):
         experiment = planted if name == "planted" else load(name)
         for module in (experiment, planted, jobs):
-            monkeypatch.setattr(module, "subprocess", types.SimpleNamespace(run=command), raising=False)
+            monkeypatch.setattr(
+                module, "subprocess", types.SimpleNamespace(run=command, DEVNULL=subprocess.DEVNULL), raising=False
+            )
         monkeypatch.setattr(jobs, "run", pretrain)
         monkeypatch.setattr(sys, "argv", [name, f"--out={tmp_path}", "--seeds=1", *fields])
         experiment.main()
