@@ -95,12 +95,18 @@ def magnitude_mask(
         Bool leaves where a weight can be pruned, None elsewhere.
 
     Raises:
-        ArgumentError: no leaf is prunable.
+        ArgumentError: no leaf is prunable, a rate is out of its range, or there is no key for a random part.
 
     >>> weights = {"a": {"kernel": jnp.array([0.1, -4.0])}, "b": {"kernel": jnp.array([3.0, -0.3])}}
     >>> magnitude_mask(weights, 0.5, prunable=lambda name, leaf: True)
     {'a': {'kernel': Array([False,  True], dtype=bool)}, 'b': {'kernel': Array([ True, False], dtype=bool)}}
     """
+    if not 0 <= rate < 1:
+        raise ArgumentError("rate", f"is {rate}: it must be at least 0 and below 1")
+    if not 0 <= random_rate < 1 - rate:
+        raise ArgumentError("random_rate", f"is {random_rate}: it must be at least 0 and below 1 - rate, {1 - rate:g}")
+    if random_rate and key is None:
+        raise ArgumentError("key", f"is None, and random_rate is {random_rate}: give a key to draw with")
     leaves, treedef = jax.tree.flatten(_chosen(weights, prunable))
     size = sum(leaf.size for leaf in leaves)
     cut = min(math.ceil(rate * size), size - 1)
