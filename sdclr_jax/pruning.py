@@ -125,18 +125,24 @@ def magnitude_mask(
         Bool leaves where a weight can be pruned, None elsewhere.
 
     Raises:
-        ArgumentError: no leaf is prunable, an unknown criterion, or 'random' without a key.
+        ArgumentError: no leaf is prunable, a rate is out of its range, an unknown criterion, or no key for what is
+            random.
 
     >>> weights = {"a": {"kernel": jnp.array([0.1, -4.0])}, "b": {"kernel": jnp.array([3.0, -0.3])}}
     >>> magnitude_mask(weights, 0.5, prunable=lambda name, leaf: True)
     {'a': {'kernel': Array([False,  True], dtype=bool)}, 'b': {'kernel': Array([ True, False], dtype=bool)}}
     """
-    leaves, treedef = jax.tree.flatten(_chosen(weights, prunable))
-    size = sum(leaf.size for leaf in leaves)
+    if not 0 <= rate < 1:
+        raise ArgumentError("rate", f"is {rate}: it must be at least 0 and below 1")
+    if not 0 <= random_rate < 1 - rate:
+        raise ArgumentError("random_rate", f"is {random_rate}: it must be at least 0 and below 1 - rate, {1 - rate:g}")
     if criterion not in CRITERIA:
         raise ArgumentError("criterion", f"is {criterion!r}: known are {', '.join(CRITERIA)}")
-    if criterion == "random" and key is None:
-        raise ArgumentError("key", "is None, and criterion is 'random': give the key that the mask is drawn from")
+    if key is None and (random_rate or criterion == "random"):
+        what = f"random_rate is {random_rate}" if random_rate else "criterion is 'random'"
+        raise ArgumentError("key", f"is None, and {what}: give a key to draw with")
+    leaves, treedef = jax.tree.flatten(_chosen(weights, prunable))
+    size = sum(leaf.size for leaf in leaves)
     cut = min(math.ceil(rate * size), size - 1)
     # Not the keys of the random part below, which would then be no second draw.
     keys = [None if key is None else jax.random.fold_in(jax.random.fold_in(key, 1), i) for i in range(len(leaves))]

@@ -18,18 +18,22 @@ import optax
 import pytest
 
 from sdclr_jax import branches, interop, objectives, optim, pruning, recipes, trees
+from sdclr_jax.data import augment
 from sdclr_jax.models import ENCODERS, Head, Network, ResNet
 from sdclr_jax.train import Method
 
 GOLDEN = json.loads((pathlib.Path(__file__).parent / "golden" / "official_step_resnet18_cifar.json").read_text())
 PAIRS = ((("dense", 0), ("sparse", 1)),)
 BRANCH_NUMBER = {"dense": 0, "sparse": 1}
-IMAGENET_MEAN, IMAGENET_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+# As float32, in which the authors' networks hold them: decimal ones are 1e-8 from that.
+IMAGENET_MEAN, IMAGENET_STD = (
+    np.array(x, np.float32).astype(np.float64) for x in (augment.IMAGENET_MEAN, augment.IMAGENET_STD)
+)
+# In float32, rounding through 20 layers and two branches.
 # Convolutions of XLA that are not optimized are slow.
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 OPTIMIZED |= {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ.get("XLA_FLAGS", "") else {}
-# In float32, rounding through 20 layers and two branches.
-TOLERANCE = {"float64": {"loss": 1e-6, "tensor": 1e-6}, "float32": {"loss": 1e-4, "tensor": 2e-3}}
+TOLERANCE = {"float64": {"loss": 1e-10, "tensor": 1e-10}, "float32": {"loss": 1e-4, "tensor": 2e-3}}
 
 
 def torch_name(name: str, branch: str) -> str:

@@ -149,6 +149,26 @@ def test_a_folder_run_of_an_older_version_keeps_the_order_of_its_classes_and_goe
         claimed(run, data__name="folder:/photos", data__gray_range=(0.0, 4095.0))
 
 
+def test_a_run_of_an_older_version_goes_on_by_the_rules_that_it_began_with(tmp_path):
+    """Before there were fields for them: the rate moved after each update, the last batch was dropped, and evaluation
+    was bicubic."""
+    made = recipes.load("cifar10_lt:sdclr")
+    older = {"optimizer.rate_moves": "after_update", "data.last_batch": "dropped", "evaluate.interpolation": "bicubic"}
+    with folder.lock(tmp_path):
+        folder.claim(tmp_path, made, DATA, ENCODER, recipes.identity)
+    written = json.loads((tmp_path / "config.json").read_text())
+    for field in older:
+        group, name = field.split(".")
+        del written[group][name]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert {field: recipes.fields(recipes.read(tmp_path))[field] for field in older} == older
+    said = r"data\.last_batch \(dropped there, kept given\); optimizer\.rate_moves \(after_update there, "
+    with pytest.raises(UserError, match=said):
+        folder.check(tmp_path, made, recipes.identity)
+    recipes.override(made, older)
+    folder.check(tmp_path, made, recipes.identity)
+
+
 def test_a_run_of_an_older_version_is_read_with_defaults_of_what_changes_nothing(tmp_path):
     run = claimed(tmp_path / "run")
     written = json.loads((run / "config.json").read_text())

@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 
 from sdclr_jax import optim
+from sdclr_jax.errors import ArgumentError
 
 SETTINGS = {"learning_rate": 0.5, "momentum": 0.9, "weight_decay": 1e-2, "final_learning_rate": 1e-6}
+
+
+TORCH = {
+    "before_update": [0.25, 0.5, 0.42677684174324626, 0.2500005, 0.07322415825675373, 1e-06],
+    "after_update": [0.0, 0.25, 0.5, 0.42677684174324626, 0.2500005, 0.07322415825675373],
+}
 
 
 def published_rate(step: int, total: int, warmup: int) -> float:
@@ -20,6 +27,46 @@ def test_schedule(warmup):
     schedule = optim.sgd(warmup_steps=warmup, total_steps=100, **SETTINGS).schedule
     for step in range(101):
         assert float(schedule(step)) == pytest.approx(published_rate(step, 100, warmup), rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("rate_moves", "place"),
+    [("before_update", lambda k: k + 1), ("after_update", lambda k: k), ("after_epoch", lambda k: k // 22 * 22)],
+)
+def test_when_the_rate_moves(rate_moves, place):
+    """The SDCLR loop calls `scheduler.step()` before `optimizer.step()`: no update has a rate of 0, and the last one
+    has the final rate. MoCo's and SimSiam's set the rate once an epoch."""
+    moves = {"rate_moves": rate_moves, "steps_per_epoch": 22}
+    schedule = optim.sgd(warmup_steps=44, total_steps=220, **SETTINGS, **moves).schedule
+    for k in range(220):
+        assert float(schedule(k)) == pytest.approx(published_rate(place(k), 220, 44), rel=1e-5, abs=1e-7)
+
+
+def test_the_rates_are_those_of_pytorch():
+    """Of LambdaLR over 6 updates with a warm-up of 2, moved before and after each (PyTorch 2.15)."""
+    for rate_moves, expected in TORCH.items():
+        schedule = optim.sgd(warmup_steps=2, total_steps=6, **SETTINGS, rate_moves=rate_moves).schedule
+        np.testing.assert_allclose([float(schedule(k)) for k in range(6)], expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rate_moves": "never"}, "rate_moves is 'never': known are before_update, after_update, after_epoch"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch is 0"),
+        ({"warmup_steps": 20}, "warmup_steps is 20: it must be at least 0 and below all steps, 20"),
+        ({"final_learning_rate": 0.6}, "final_learning_rate is 0.6: it must be from 0 to the learning rate, 0.5"),
+    ],
+)
+def test_numbers_that_make_no_curve_are_refused(change, said):
+    with pytest.raises(ArgumentError, match=f"^{said}"):
+        optim.sgd(**{"warmup_steps": 0, "total_steps": 20} | SETTINGS | change)
+
+
+def test_a_share_that_no_target_keeps_is_refused():
+    for numbers, said in (({"start": 1.5, "end": 1}, "start is 1.5"), ({"start": 1, "end": 1, "steps": 0}, "total_st")):
+        with pytest.raises(ArgumentError, match=f"^{said}"):
+            optim.target_momentum(total_steps=numbers.pop("steps", 5), **numbers)
 
 
 def test_update_is_torch_sgd():

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import jax
@@ -135,6 +136,20 @@ def test_mask_is_the_same_on_sharded_weights():
     expected = magnitude_mask({"c": {"kernel": jnp.asarray(kernel)}}, 0.7)["c"]["kernel"]
     sharded = {"c": {"kernel": jax.device_put(kernel, parallel.shardings().batch)}}
     np.testing.assert_array_equal(magnitude_mask(sharded, 0.7)["c"]["kernel"], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rate": 1.0}, "rate is 1.0: it must be at least 0 and below 1"),
+        ({"rate": -0.1}, "rate is -0.1"),
+        ({"rate": 0.7, "random_rate": 0.4}, "random_rate is 0.4: it must be at least 0 and below 1 - rate, 0.3"),
+        ({"rate": 0.7, "random_rate": 0.1}, "key is None, and random_rate is 0.1"),
+    ],
+)
+def test_a_rate_that_no_mask_has_is_refused(settings, said):
+    with pytest.raises(ArgumentError, match=f"^{re.escape(said)}"):
+        pruning.magnitude_mask({"kernel": jnp.ones(4)}, prunable=lambda name, leaf: True, **settings)
 
 
 def test_a_mask_that_would_cover_nothing_is_refused():

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.evaluation.features import unit
+from sdclr_jax.objectives.vectors import check_alike
 
 # Healthy runs below are of SimCLR, SDCLR, SwAV and VICReg on long-tailed digits, 64 to 256 dimensions, batches of 64;
 # the others are of VICReg in experiments/lists/vicreg_ablation.toml.
@@ -87,12 +88,14 @@ def alignment(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"]) -> Flo
 
 def alignment_ratio(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """`alignment` over the mean squared distance of views of two images: 0 is best, at 1 a view does not tell which
-    image it is of. It sees a collapse to one point also where unit length blows up what is left of it.
+    image it is of. It sees a collapse to one point also where unit length blows up what is left of it. Raises
+    ArgumentError where there is one image alone.
 
     >>> z = np.array([[1, 0], [0, 1]], np.float32)
     >>> [round(float(alignment_ratio(z, other)), 3) for other in (z, np.ones((2, 2), np.float32))]
     [0.0, 1.0]
     """
+    check_alike(rows=2, z_a=z_a, z_b=z_b)
     z_a, z_b = unit(z_a), unit(z_b)
     distances = 2 - 2 * jnp.matmul(z_a, z_b.T, precision="highest")
     different = ~jnp.eye(len(z_a), dtype=bool)
@@ -103,11 +106,13 @@ def alignment_ratio(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"]) 
 def uniformity(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     """log of the mean of exp(-2 |x - y|^2) over pairs of two images (Wang and Isola, ICML 2020, Section 4.1.2, t = 2).
 
-    Embeddings are brought to unit length; 0 is one point, about -4 directions spread evenly in many dimensions.
+    Embeddings are brought to unit length; 0 is one point, about -4 directions spread evenly in many dimensions. Raises
+    ArgumentError where there is one image alone.
 
     >>> round(float(uniformity(np.array([[1, 0], [-1, 0]], np.float32))), 3)  # two opposite points: -2 * 2 ** 2
     -8.0
     """
+    check_alike(rows=2, z=z)
     z = unit(z)
     cosines = jnp.matmul(z, z.T, precision="highest")
     similar = jnp.exp(-4 * (1 - cosines))  # |x - y|^2 = 2 - 2 x.y

@@ -64,8 +64,11 @@ def fit(
         validation_labels: int [V].
 
     Raises:
-        ArgumentError: the loss is no longer finite.
+        ArgumentError: there are no images, epochs or images in a batch; or the loss is no longer finite.
     """
+    for name, value in (("labels", len(labels)), ("epochs", epochs), ("batch_size", batch_size)):
+        if value < 1:
+            raise ArgumentError(name, f"is {value}: it must be at least 1" if name != "labels" else "are none")
     labels, batch_size = np.asarray(labels, np.int32), min(batch_size, len(labels))
     total = epochs * (len(labels) // batch_size)
 
@@ -118,7 +121,13 @@ def fit(
 
 def share(examples: Examples, share: float, seed: int) -> Examples:
     """This share of each class's images, to the nearest whole number and one at least, as the seed draws them; a
-    smaller share is part of a larger one."""
+    smaller share is part of a larger one.
+
+    Raises:
+        ArgumentError: `share` is not above 0 and at most 1.
+    """
+    if not 0 < share <= 1:
+        raise ArgumentError("share", f"is {share}: it must be above 0 and at most 1")
     present = np.bincount(examples.labels, minlength=len(examples.class_names))
     counts = np.where(present, np.maximum(1, np.rint(share * present)), 0).astype(np.int64)
     return examples.take(longtail.first_of_classes(examples.labels, None, counts, seed))

@@ -79,21 +79,27 @@ class Best(NamedTuple):
     weights: Any
     epoch: int  # counted from 1
     score: float
-    history: tuple[float, ...]  # score of each epoch
+    history: tuple[float, ...]  # score of each epoch that was looked at
 
 
-def best(weights_of_epochs: Iterable[W], score: Callable[[W], float]) -> Best:
-    """The best of the weights that epochs end with.
+def best(weights_of_epochs: Iterable[W], score: Callable[[W], float], every: int = 1) -> Best:
+    """The best of the weights that epochs end with, among epochs `every`, 2 `every` and so on.
 
     Raises:
-        ArgumentError: no epoch.
+        ArgumentError: no such epoch.
     """
-    found, epoch, history = None, 0, []
-    for weights in weights_of_epochs:
+    if every < 1:
+        raise ArgumentError("choose_every", f"is {every}: it must be at least 1")
+    found, epoch, history, number = None, 0, [], 0
+    for number, weights in enumerate(weights_of_epochs, 1):
+        if number % every:
+            continue
         history.append(score(weights))
         if history[-1] > max(history[:-1], default=-1.0):
-            found, epoch = weights, len(history)
+            found, epoch = weights, number
     if not epoch:
+        if every > 1:
+            raise ArgumentError("epochs", f"are {number}, and the first to choose among is number {every}: add some")
         raise ArgumentError("epochs", "is 0: nothing is learnt in fewer than one")
     return Best(found, epoch, max(history), tuple(history))
 

@@ -31,9 +31,9 @@ _MAX_ITERATIONS = 1000
 class SgdProbe(NamedTuple):
     kernel: np.ndarray  # float32 [D, C]
     bias: np.ndarray  # float32 [C]
-    best_epoch: int  # counted from 1: the first epoch with the best validation accuracy, whose weights these are
+    best_epoch: int  # counted from 1: the first epoch with the best validation score, whose weights these are
     validation_accuracy: float  # share of all validation images, at that epoch
-    history: tuple[float, ...]  # validation accuracy after each epoch
+    history: tuple[float, ...]  # validation score after each epoch among which is chosen: accuracy, or among the top
 
 
 class LogisticFit(NamedTuple):
@@ -82,6 +82,8 @@ def sgd(
     drops: Sequence[int] = (10, 20),
     learning_rate: float = 30.0,
     batch_size: int = 128,
+    choose_every: int = 1,
+    choose_top: int = 1,
     seed: int = 0,
 ) -> SgdProbe:
     """The published probe (Jiang et al., ICML 2021, supplement): SGD with momentum 0.9 and no weight decay.
@@ -91,12 +93,20 @@ def sgd(
     views, their randomness a function of the step. `labels` is int [N]; the validation set is [V, D] and int [V].
     The learning rate falls to a tenth after each of the epochs `drops`. Weights start from normal(0, 0.01), the bias
     from 0. Epochs are those of `fitting.epochs`; the last batch of an epoch is the mean over the images it has, as in a
-    PyTorch loader that keeps it.
+    PyTorch loader that keeps it. The epoch is chosen among every `choose_every`th, by the share of validation images
+    whose class is among the `choose_top` of highest score.
 
     Raises:
-        ArgumentError: no validation images, or fewer than one epoch.
+        ArgumentError: no validation images; no epoch to choose; a batch of none; or so many of the top that all classes
+            are among them.
     """
     _need_validation(validation_labels)
+    if batch_size < 1:
+        raise ArgumentError("batch_size", f"is {batch_size}: it must be at least 1")
+    if not (choose_top == 1 or 1 < choose_top < num_classes):
+        raise ArgumentError(
+            "choose_top", f"is {choose_top}: it must be at least 1 and below the number of classes, {num_classes}"
+        )
     validation_features = jnp.asarray(validation_features, jnp.float32)
     # NumPy's generator: the same on every device, and no time to compile. Epochs count from 1, so 0 is free for this.
     kernel = np.random.default_rng((seed, 0)).normal(0.0, 0.01, (validation_features.shape[1], num_classes))
@@ -108,18 +118,32 @@ def sgd(
         features_of,
         labels,
         optimizer=_SGD,
-        # After the epoch, as published; the authors' script moves its schedule first, so it drops one epoch sooner.
         rates=lambda step: learning_rate * 0.1 ** sum(step >= drop * batches for drop in drops),
         count=epochs,
         batch_size=batch_size,
         seed=seed,
     )
     validation = Classes(validation_labels, num_classes)
-    best = fitting.best(
-        (epoch.weights for epoch in fitted),
-        lambda weights: validation.score(predict(validation_features, *weights)),
-    )
-    return SgdProbe(*map(np.asarray, best.weights), best.epoch, best.score, best.history)
+
+    def accuracy(weights) -> float:
+        return validation.score(predict(validation_features, *weights))
+
+    def among_top(weights) -> float:
+        return top(choose_top, logits(validation_features, *weights), validation_labels)
+
+    score = accuracy if choose_top == 1 else among_top
+    best = fitting.best((epoch.weights for epoch in fitted), score, choose_every)
+    return SgdProbe(*map(np.asarray, best.weights), best.epoch, accuracy(best.weights), best.history)
+
+
+def top(k: int, scores: Float[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> float:
+    """The share of rows of `scores` in which fewer than `k` classes have a higher score than the row's own.
+
+    >>> top(2, np.array([[0.1, 0.7, 0.2], [0.1, 0.7, 0.2]]), np.array([2, 0]))
+    0.5
+    """
+    own = np.take_along_axis(scores, np.asarray(labels)[:, None], axis=1)
+    return float(np.mean(np.sum(scores > own, axis=1) < k))
 
 
 def logistic(
@@ -142,11 +166,15 @@ def logistic(
     and [V, A], are attributes, each with a regression of its own: the cross-entropy is the sum of theirs, so one `l2`
     means for each what it would mean for it alone, and the mean of their average precisions chooses, over those that
     a validation image has. The larger `l2` wins where scores are equal.
-    All `l2` are above 0. Raises ArgumentError where there are no validation images, none with an attribute, or no `l2`.
+
+    Raises:
+        ArgumentError: no validation images, none with an attribute, no `l2`, or one that is not above 0.
     """
     _need_validation(validation_labels)
     if not len(l2):
         raise ArgumentError("l2", "is empty: give at least one value, such as (1e-3,)")
+    if not min(l2) > 0:
+        raise ArgumentError("l2", f"is {tuple(l2)}: each must be above 0, or separable classes have no minimum")
     targets, validation = as_targets(labels, num_classes), as_targets(validation_labels, num_classes)
     mean, scale = _standard(features)
     standardised = ((features - mean) / scale).astype(np.float32)
@@ -187,6 +215,13 @@ def adam(
     order `np.random.default_rng((seed, e)).permutation(N)`, e counted from 1; its last batch is what is left.
     """
     count, dimensions = features.shape
+    for name, value, least in (("features", count, 1), ("epochs", epochs, 1), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ArgumentError(name, f"is {value}: it must be at least {least}")
+    if not 0 < final_learning_rate <= learning_rate:
+        raise ArgumentError(
+            "final_learning_rate", f"is {final_learning_rate}: it must be above 0 and at most {learning_rate}"
+        )
     batch_size = min(batch_size, count)
     bound, generator = dimensions**-0.5, np.random.default_rng((seed, 0))
     weights = (
@@ -221,8 +256,13 @@ def ridge(
 
     It minimises the mean over the images of the squared error, summed over the classes, + l2 * |kernel|^2, the bias
     free, on features [N, D] standardised as in `logistic`. Labels are classes, int [N], or attributes of 0 and 1,
-    [N, C]. `l2` is above 0.
+    [N, C].
+
+    Raises:
+        ArgumentError: `l2` is not above 0.
     """
+    if not l2 > 0:
+        raise ArgumentError("l2", f"is {l2}: it must be above 0, or some features have no solution")
     targets = as_targets(labels, num_classes).one_hot()
     mean, scale = _standard(features)
     standardised, bias = (features - mean) / scale, targets.mean(axis=0)

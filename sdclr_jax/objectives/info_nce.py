@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Float
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.queue import push
-from sdclr_jax.objectives.vectors import check_alike, cosines, matmul, unit
+from sdclr_jax.objectives.vectors import check_above_0, check_alike, cosines, matmul, unit
 
 
 def info_nce(
@@ -30,7 +30,8 @@ def info_nce(
         A scalar, float32 at least whatever the type of the embeddings.
 
     Raises:
-        ArgumentError: the shapes are not [N, D] and alike, or the queue's entries have not D numbers.
+        ArgumentError: the shapes are not [N, D] and alike; the queue is empty, so that there is nothing to tell a key
+            from, or its entries have not D numbers; or T is not above 0.
 
     >>> query = np.eye(2, dtype=np.float32)
     >>> queue = np.array([[0.0, 1.0], [-1.0, 0.0]], np.float32)
@@ -38,8 +39,10 @@ def info_nce(
     0.635
     """
     check_alike(query=query, key=key)
-    if np.ndim(queue) != 2 or np.shape(queue)[1] != np.shape(key)[1]:
-        raise ArgumentError("queue", f"is {list(np.shape(queue))}: it must be [K, {np.shape(key)[1]}], an entry a row")
+    check_above_0(temperature=temperature)
+    if np.ndim(queue) != 2 or np.shape(queue)[1] != np.shape(key)[1] or not len(queue):
+        rule = f"it must be [K, {np.shape(key)[1]}], an entry a row, with one or more"
+        raise ArgumentError("queue", f"is {list(np.shape(queue))}: {rule}")
     key, queue = jax.lax.stop_gradient((key, queue))
     positives = cosines(query, key)[:, None]
     logits = jnp.concatenate([positives, matmul(unit(query), unit(queue).T)], axis=1) / temperature

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.objectives.base import Objective, stateless
-from sdclr_jax.objectives.vectors import check_alike, matmul, unit
+from sdclr_jax.objectives.vectors import check_above_0, check_alike, matmul, unit
 
 
 def nt_xent(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], temperature: float) -> Float[Array, ""]:
@@ -25,7 +25,7 @@ def nt_xent(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], temperat
         A scalar, float32 at least whatever the type of the embeddings.
 
     Raises:
-        ArgumentError: the shapes are not [N, D] and alike.
+        ArgumentError: the shapes are not [N, D] and alike, N is 1, which leaves no negative, or T is not above 0.
 
     >>> z = np.eye(2, dtype=np.float32)
     >>> round(float(nt_xent(z, z, temperature=0.5)), 3)  # log(1 + 2 / exp(2))
@@ -38,7 +38,8 @@ def nt_xent_per_image(
     z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"], temperature: float
 ) -> Float[Array, " N"]:
     """The loss of each image, [N]: the mean over its two anchors, whose mean over the images is `nt_xent`."""
-    check_alike(z_a=z_a, z_b=z_b)
+    check_alike(rows=2, z_a=z_a, z_b=z_b)
+    check_above_0(temperature=temperature)
     a, b = unit(z_a), unit(z_b)
     u = jnp.concatenate([a, b])
     log_sums = _log_sums(u, jnp.arange(len(u)), u, temperature)
@@ -56,7 +57,8 @@ def nt_xent_chunked(
     >>> bool(jnp.allclose(nt_xent_chunked(z_a, z_b, 0.2, chunk=5), nt_xent(z_a, z_b, 0.2)))
     True
     """
-    check_alike(z_a=z_a, z_b=z_b)
+    check_alike(rows=2, z_a=z_a, z_b=z_b)
+    check_above_0(temperature=temperature, chunk=chunk)
     a, b = unit(z_a), unit(z_b)
     u = jnp.concatenate([a, b])
     chunk = min(chunk, len(u))

@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
 from sdclr_jax.objectives.queue import push
-from sdclr_jax.objectives.vectors import at_least_float32, check_alike, matmul, unit
+from sdclr_jax.objectives.vectors import at_least_float32, check_above_0, check_alike, matmul, unit
 
 
 def sinkhorn(scores: Float[ArrayLike, "N K"], epsilon: float = 0.05, iterations: int = 3) -> Float[Array, "N K"]:
@@ -26,16 +27,20 @@ def sinkhorn(scores: Float[ArrayLike, "N K"], epsilon: float = 0.05, iterations:
         Codes [N, K], float32 at least; those of a sample sum to 1.
 
     Raises:
-        ArgumentError: the scores are not [N, K], or there is no iteration.
+        ArgumentError: the scores are not [N, K], or of one row or one prototype, whose codes are the same whatever the
+            scores; there is no iteration; or epsilon is not above 0.
 
     >>> scores = np.array([[0.9, 0.1], [0.8, 0.2]], np.float32)  # both samples prefer the first prototype
     >>> np.asarray(sinkhorn(scores, epsilon=0.2, iterations=50)).round(2)  # and each prototype gets one of them
     array([[0.62, 0.38],
            [0.38, 0.62]], dtype=float32)
     """
-    check_alike(scores=scores)
+    check_alike(rows=2, scores=scores)
+    if np.shape(scores)[1] < 2:
+        raise ArgumentError("scores", f"is {list(np.shape(scores))}: all have the same code of one prototype alone")
     if iterations < 1:
         raise ArgumentError("iterations", f"is {iterations}: it must be at least 1")
+    check_above_0(epsilon=epsilon)
 
     def divide(_, logs):
         return jax.nn.log_softmax(jax.nn.log_softmax(logs, axis=0), axis=1)
@@ -67,7 +72,7 @@ def swav(
         A scalar, float32 at least whatever the type of the scores.
 
     Raises:
-        ArgumentError: the shapes are not [N, K] and alike, or there is no iteration.
+        ArgumentError: the shapes are not [N, K] and alike, T is not above 0, or as `sinkhorn`.
 
     >>> scores = np.array([[1.0, -1.0], [-1.0, 1.0]], np.float32)
     >>> round(float(swav(scores, scores, temperature=1.0)), 3)  # codes are 0 and 1: log(1 + exp(-2))
@@ -85,6 +90,7 @@ def cross_entropy(
     scores: Float[ArrayLike, "N K"], codes: Float[ArrayLike, "N K"], temperature: float
 ) -> Float[Array, ""]:
     """Of softmax(scores / T) with the codes, both [N, K], mean over the batch (Eq. 2)."""
+    check_above_0(temperature=temperature)
     log_probabilities = jax.nn.log_softmax(at_least_float32(scores) / temperature, axis=1)
     return -jnp.mean(jnp.sum(codes * log_probabilities, axis=1))
 

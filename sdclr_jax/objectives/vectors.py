@@ -37,6 +37,19 @@ def check_alike(rows: int = 1, **arrays: jax.Array) -> None:
         raise ArgumentError(next(iter(shapes)), f"{found}: {alike}, a row an image, with {least}")
 
 
+def check_above_0(**numbers: float) -> None:
+    """Refuse a temperature, a size or a number of repeats that is not above 0; what is traced cannot be looked at.
+
+    Raises:
+        ArgumentError: names it.
+
+    >>> check_above_0(temperature=0.2)
+    """
+    for name, value in numbers.items():
+        if isinstance(value, int | float) and not value > 0:
+            raise ArgumentError(name, f"is {value}: it must be above 0")
+
+
 def unit(x: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
     """The rows of [N, D] at length 1, float32 at least; a zero vector stays zero."""
     x = at_least_float32(x)

@@ -6,7 +6,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.objectives.base import Objective
-from sdclr_jax.objectives.vectors import centred, check_alike, cosines, covariance
+from sdclr_jax.objectives.vectors import centred, check_above_0, check_alike, cosines, covariance
 
 
 def whiten(z: Float[ArrayLike, "N D"], shrinkage: float = 0.0) -> Float[Array, "N D"]:
@@ -25,7 +25,8 @@ def whiten(z: Float[ArrayLike, "N D"], shrinkage: float = 0.0) -> Float[Array, "
         the same, the directions without variance stay without.
 
     Raises:
-        ArgumentError: `z` is not [N, D] of 2 rows or more, or N is not larger than D and `shrinkage` 0.
+        ArgumentError: `z` is not [N, D] of 2 rows or more; `shrinkage` is not from 0 to 1; or it is 0, and N is not
+            larger than D.
 
     >>> z = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32) * [1.0, 5.0] + 3
     >>> covariance = np.cov(whiten(z.astype(np.float32)).T)
@@ -33,6 +34,8 @@ def whiten(z: Float[ArrayLike, "N D"], shrinkage: float = 0.0) -> Float[Array, "
     True
     """
     check_alike(rows=2, z=z)
+    if not 0 <= shrinkage <= 1:
+        raise ArgumentError("shrinkage", f"is {shrinkage}: it must be from 0 to 1")
     z = centred(z)
     rows, dimensions = z.shape
     if rows <= dimensions and shrinkage == 0:
@@ -92,9 +95,10 @@ def wmse_sliced(
         repeats: 1 or more.
 
     Raises:
-        ArgumentError: `slice_size` does not divide the batch; and as for `wmse`.
+        ArgumentError: `slice_size` does not divide the batch, there is no repeat; and as for `wmse`.
     """
     check_alike(z_a=z_a, z_b=z_b)
+    check_above_0(repeats=repeats, slice_size=slice_size)
     if len(z_a) % slice_size:
         raise ArgumentError("slice_size", f"is {slice_size}: it must divide the batch, {len(z_a)}")
 

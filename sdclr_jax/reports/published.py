@@ -39,11 +39,18 @@ class DataSet:
     recipe_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> fields of its own
     probe: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # protocol -> fields of its settings
 
+    def figures(self, protocol: str, method: str) -> Scores | None:
+        """Of a protocol, which may be that of the authors' script."""
+        for script in ("train_cifar_", "train_imagenet_"):
+            protocol = protocol.replace(script, "linear_") if protocol.startswith(script) else protocol
+        return self.scores.get((protocol, method))
+
 
 def _all(mean: float) -> Scores:
     return {"all": Figure(mean)}
 
 
+_UPDATES = {"optimizer.rate_moves": "before_update", "data.last_batch": "kept"}
 _CIFAR = {
     "splits": 5,
     "recipe": {
@@ -53,6 +60,7 @@ _CIFAR = {
         "model.width": 64,
         "objective.temperature": 0.2,
         "optimizer.learning_rate": 0.5,
+        **_UPDATES,
     },
     "recipe_of": {"simclr": {"projector.layers": 2}, "sdclr": {"projector.layers": 3, "prune.rate": 0.9}},
     "probe": {
@@ -103,7 +111,7 @@ DATA_SETS = {
             ("linear_few_shot", "simclr"): _all(42.16),
             ("linear_few_shot", "sdclr"): _all(42.38),
         },
-        recipe={"epochs": 500, "batch_size": 256, "model.name": "resnet50", "optimizer.learning_rate": 0.5},
+        recipe={"epochs": 500, "batch_size": 256, "model.name": "resnet50", "optimizer.learning_rate": 0.5} | _UPDATES,
         recipe_of={
             "simclr": {"objective.temperature": 0.2, "projector.layers": 2},
             "sdclr": {"objective.temperature": 0.3, "projector.layers": 3, "prune.rate": 0.3},
@@ -136,9 +144,10 @@ def matches(part: list[Group], protocol: str) -> Iterator[Match]:
     for member in part:
         found, method = data_set(member), member.runs[0].config["method"]
         measured = any(protocol in run.protocols for run in member.runs)
-        if found and measured and method not in methods and (protocol, method) in found.scores:
+        figures = found.figures(protocol, method) if found else None
+        if found and figures and measured and method not in methods:
             methods.add(method)
-            yield Match(member, method, found.splits, found.scores[protocol, method], bool(_other_images(part)))
+            yield Match(member, method, found.splits, figures, bool(_other_images(part)))
 
 
 def notes(part: list[Group]) -> list[str]:

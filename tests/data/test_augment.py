@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage, stats
 
 from sdclr_jax.data import augment
+from sdclr_jax.data.crops import INTERPOLATIONS
 from sdclr_jax.errors import ArgumentError
 
 GREY = {"mean": (0.3,), "std": (0.4,)}
@@ -25,7 +26,7 @@ VIEWS = {  # name -> (view, shape of an image)
     "probe": (partial(augment.probe_view, padding=1, flip=0.5, **GREY), (8, 8, 1)),
 }
 
-resized_crop = jax.jit(augment.resized_crop, static_argnums=2)
+resized_crop = jax.jit(augment.resized_crop, static_argnums=(2, 3))
 color_jitter = jax.jit(augment.color_jitter)
 adjust_hue = jax.jit(augment.adjust_hue)
 gaussian_blur = jax.jit(augment.gaussian_blur)
@@ -62,18 +63,21 @@ def is_share(hits: np.ndarray, probability: float) -> bool:
 # Operations: geometry.
 
 
-@pytest.mark.parametrize("size", [7, 16, 60])  # shrinks all, shrinks some, enlarges all of the larger boxes
-def test_resized_crop_is_pillows(size):
+@pytest.mark.parametrize(
+    ("size", "interpolation"),  # shrinks all, shrinks some, enlarges all of the larger boxes
+    [(7, "bicubic"), (16, "bicubic"), (60, "bicubic"), (16, "bilinear"), (60, "bilinear")],
+)
+def test_resized_crop_is_pillows(size, interpolation):
     boxes = np.array([[0, 0, 48, 40], [5, 7, 6, 9], [30, 1, 18, 39], [47, 39, 1, 1], [0, 20, 40, 20], [3, 4, 16, 16]])
     images = noise(len(boxes), 48, 40, 3)
     images[0] = np.linspace(0, 255, 48, dtype=np.uint8)[:, None, None]
     images[4] = 255 * (np.indices((48, 40)).sum(axis=0) // 5 % 2)[:, :, None]  # edges, at which bicubic overshoots
-    views = resized_crop(images, boxes.astype(np.int32), size)
+    views, kernel = resized_crop(images, boxes.astype(np.int32), size, interpolation), INTERPOLATIONS[interpolation]
     for view, image, (top, left, height, width) in zip(np.asarray(views), images, boxes, strict=True):
         crop = Image.fromarray(image).crop((left, top, left + width, top + height))
         # In two calls, since Pillow 13 takes whichever pass is cheaper first; up to 12 it was always the one across.
-        across = crop.resize((size, height), Image.Resampling.BICUBIC)
-        expected = np.asarray(across.resize((size, size), Image.Resampling.BICUBIC))
+        across = crop.resize((size, height), kernel)
+        expected = np.asarray(across.resize((size, size), kernel))
         # Pillow rounds to whole bytes after each pass.
         np.testing.assert_allclose(view * 255, expected, atol=1.5, rtol=0)
         assert view.min() >= 0

@@ -15,10 +15,12 @@ import pytest
 
 from sdclr_jax import parallel
 from sdclr_jax.data import workers
-from sdclr_jax.data.batches import Resident, Sent, Streamed, in_order, on_demand, processes, rows
+from sdclr_jax.data.batches import Resident, Sent, Streamed, in_order, on_demand, processes
 from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
 from sdclr_jax.data.images import Files
+from sdclr_jax.data.order import rows
 from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.objectives import nt_xent
 from tests.photos import jpeg, photo
 
 IMAGES = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
@@ -51,6 +53,54 @@ def test_an_array_gives_those_rows_from_any_step(kind, devices):
         np.testing.assert_array_equal(np.asarray(batch).ravel(), rows(50, 8, 3, step))
     with contextlib.closing(source.from_step(13)) as stream:
         np.testing.assert_array_equal(next(stream), batches[13])
+
+
+@pytest.mark.parametrize("kind", [Resident, partial(Sent, prefetch=2)])
+@pytest.mark.parametrize(("devices", "batch_size", "part"), [(1, 8, 2), (8, 8, 2), (2, 8, 2), (8, 16, 2), (8, 50, 0)])
+def test_the_last_batch_of_an_epoch_can_be_kept(kind, devices, batch_size, part):
+    """Then an epoch is a whole permutation, the same one; a part batch that the devices cannot share comes whole."""
+    if batch_size % devices:
+        devices = 2
+    shardings = parallel.shardings(jax.devices()[:devices])
+    source = kind(IMAGES, batch_size, seed=3, shardings=shardings, last_batch="kept")
+    assert source.steps_per_epoch == -(-50 // batch_size)
+    with contextlib.closing(source.from_step(0)) as stream:
+        epoch = list(itertools.islice(stream, source.steps_per_epoch))
+        np.testing.assert_array_equal(np.asarray(next(stream)).ravel(), rows(50, batch_size, 3, len(epoch), "kept"))
+    whole = np.concatenate([np.asarray(batch).ravel() for batch in epoch])
+    np.testing.assert_array_equal(whole, np.random.default_rng((3, 0)).permutation(50))
+    first = np.concatenate([rows(50, batch_size, 3, step) for step in range(50 // batch_size)])
+    np.testing.assert_array_equal(whole[: len(first)], first)
+    assert len(epoch[-1]) == (part or batch_size)
+    split = shardings.batch if len(epoch[-1]) % devices == 0 else shardings.replicated
+    assert epoch[-1].sharding.is_equivalent_to(split, 4)
+    assert [source.images_before(step) for step in (0, 1, len(epoch), len(epoch) + 1)] == [
+        0, min(batch_size, 50), 50, 50 + min(batch_size, 50),
+    ]  # fmt: skip
+
+
+def test_a_last_batch_of_one_image_is_refused():
+    with pytest.raises(ArgumentError, match="^last_batch is 'kept', and of 50 images in batches of 7 one alone"):
+        Resident(IMAGES, 7, 0, parallel.shardings(jax.devices()[:1]), last_batch="kept")
+    with pytest.raises(ArgumentError, match="^last_batch is 'gone': known are dropped, kept"):
+        Resident(IMAGES, 8, 0, parallel.shardings(), last_batch="gone")
+
+
+def test_devices_share_a_batch_that_came_to_them_whole():
+    """With the values of one device, and a part of the work each."""
+
+    def loss(shared, x):
+        x = (parallel.shared(x, shardings.batch) if shared else x).reshape(len(x), -1).astype(np.float32)
+        x = (x - x.mean(axis=0, keepdims=True)) / (x.std(axis=0, keepdims=True) + 1)
+        return jax.value_and_grad(lambda x: nt_xent(x[:, :4], x[:, 4:], 0.2))(x)
+
+    shardings = parallel.shardings()
+    images = np.random.default_rng(0).integers(0, 256, (13, 8), np.uint8)
+    whole = parallel.replicate(images, shardings.replicated)
+    found = jax.jit(partial(loss, True), out_shardings=shardings.replicated)(whole)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), found, jax.jit(partial(loss, False))(images))
+    cost = [jax.jit(partial(loss, x)).lower(whole).compile().cost_analysis()["flops"] for x in (True, False)]
+    assert cost[0] < cost[1] / 3
 
 
 @pytest.mark.parametrize("kind", [Resident, partial(Sent, prefetch=2)])
@@ -97,6 +147,19 @@ def test_streamed_gives_crops_of_those_rows_from_any_step(files, workers, device
     np.testing.assert_array_equal(first(source, 1, step=3)[0], batches[3])
     assert source.counts() == {"unreadable_images": 0}
     assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_streamed_crops_of_a_last_batch_that_is_kept(files, workers):
+    shardings = parallel.shardings(jax.devices()[:4])
+    settings = {"crops": [CROPS], "workers": workers, "prefetch": 2, "last_batch": "kept"}
+    batches = first(Streamed(files, 12, 3, shardings, **settings), 3)
+    assert [batch.shape[0] for batch in batches] == [12, 8, 12]
+    batches = first(Streamed(files, 8, 3, parallel.shardings(), **settings), 4)
+    assert [batch.shape[0] for batch in batches] == [8, 8, 4, 8]
+    assert batches[2].sharding.is_fully_replicated
+    expected = [cut(files.read(r), [CROPS], 2, i)[0] for i, r in enumerate(rows(20, 8, 3, 2, "kept"))]
+    np.testing.assert_array_equal(batches[2], expected)
 
 
 def test_batches_handed_out_stay_what_they_are(files):

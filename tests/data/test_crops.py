@@ -2,10 +2,12 @@
 
 import io
 import itertools
+import pathlib
 
 import jax
 import numpy as np
 import pytest
+import sklearn.datasets
 from PIL import ExifTags, Image
 from scipy import stats
 
@@ -95,15 +97,37 @@ def test_a_crop_is_torchvisions_resized_crop(orientation):
 
 @pytest.mark.parametrize(("width", "height"), [(80, 60), (50, 90), (40, 40), (33, 201)])
 @pytest.mark.parametrize(("resize", "size"), [(40, 32), (32, 32), (64, 56)])
-def test_what_is_evaluated_is_torchvisions_resize_and_centre_crop(width, height, resize, size):
+@pytest.mark.parametrize("interpolation", crops.INTERPOLATIONS)
+def test_what_is_evaluated_is_torchvisions_resize_and_centre_crop(width, height, resize, size, interpolation):
     image = photo(width, height)
     shorter = min(width, height)
-    resized = image.resize((resize * width // shorter, resize * height // shorter), BICUBIC)
+    resized = image.resize((resize * width // shorter, resize * height // shorter), crops.INTERPOLATIONS[interpolation])
     left, top = round((resized.width - size) / 2), round((resized.height - size) / 2)
     expected = np.asarray(resized.crop((left, top, left + size, top + size)), int)
-    (view,) = one(encoded(image, "PNG"), CentreCrop(size, resize)).astype(int)
+    (view,) = one(encoded(image, "PNG"), CentreCrop(size, resize, interpolation=interpolation)).astype(int)
     # Pillow keeps 22 bits of its weights, and these are worked out for another corner.
     np.testing.assert_allclose(view, expected, atol=1)
+
+
+# Every 56th pixel of Resize(256), CenterCrop(224) of torchvision 0.29 of scikit-learn's two photographs.
+TORCHVISION = {
+    "china.jpg": "189 214 244 197 221 247 214 232 255 223 239 254 17 17 16 22 23 22 220 229 241 231 240 249 37 14 12 "
+    "102 83 70 190 193 199 189 204 213 9 3 3 49 45 46 208 167 147 181 194 182",
+    "flower.jpg": "5 42 37 8 42 38 0 81 102 3 42 41 0 69 73 226 210 157 237 159 87 10 28 11 0 75 88 216 125 60 195 85 "
+    "47 222 158 93 8 35 28 207 164 121 232 182 133 5 58 52",
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_photographs_are_evaluated_as_torchvision_shows_them(name):
+    data = (pathlib.Path(sklearn.datasets.__file__).parent / "images" / name).read_bytes()
+    expected = np.array(TORCHVISION[name].split(), int).reshape(4, 4, 3)
+    differences = {
+        interpolation: np.abs(one(data, CentreCrop(224, 256, interpolation=interpolation))[0, ::56, ::56] - expected)
+        for interpolation in crops.INTERPOLATIONS
+    }
+    assert differences["bilinear"].max() <= 1
+    assert differences["bicubic"].mean() > 0.5
 
 
 def test_crops_of_two_sizes_are_of_one_image_and_have_boxes_of_their_own():

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import probe
+from sdclr_jax.evaluation.protocols import PROTOCOLS
 
 N, D, C, SEED = 37, 6, 4, 5  # 37 images in batches of 16: the last has 5
 rng = np.random.default_rng(0)
@@ -75,6 +76,67 @@ def test_sgd_equals_a_plain_loop_and_keeps_the_best_epoch(features_of, batch_siz
     assert result.best_epoch == best_epoch
     assert result.validation_accuracy == max(result.history)
     np.testing.assert_allclose(result.history, [np.mean(classes(w) == labels) for w in weights[1:]], atol=5e-4)
+
+
+# Of a PyTorch loop with MultiStepLR, moved before an epoch as in the authors' train_cifar.py or after it as in their
+# train_imagenet.py: the epoch that is kept, its kernel's norm, and right validation images of 400 after each epoch that
+# is looked at, top-5 in the last two. Made with PyTorch 2.15 in float64.
+PUBLISHED = {
+    "train_cifar_full": (
+        2,
+        5.341200734636082,
+        "147 162 157 137 152 151 158 144 146 147 146 146 146 146 147 147 148 149" + 12 * " 148",
+    ),
+    "train_cifar_few_shot": (
+        20,
+        17.672297838437412,
+        "152 142 151 157 145 153 147 146 152 153" + 7 * " 154" + " 152 153 154",
+    ),
+    "train_imagenet_full": (10, 15.832495463038908, "367 360 362 365" + 11 * " 369"),
+    "train_imagenet_few_shot": (10, 15.832495463038908, "369 368 368 362" + 6 * " 363"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_authors_scripts(name):
+    rng, p = np.random.default_rng(1), PROTOCOLS[name]
+    labels, centres = rng.integers(0, 8, N), rng.normal(size=(8, D))
+    features = (centres[labels] + 1.5 * rng.normal(size=(N, D))).astype(np.float32)
+    validation_labels = rng.integers(0, 8, 400)
+    validation = (centres[validation_labels] + 1.5 * rng.normal(size=(400, D))).astype(np.float32)
+    given = probe.cached(features), labels, validation, validation_labels
+    settings = {"epochs": p.epochs, "drops": p.drops, "choose_every": p.choose_every, "choose_top": p.choose_top}
+    found = probe.sgd(*given, num_classes=8, learning_rate=0.5, batch_size=16, seed=SEED, **settings)
+    epoch, norm, history = PUBLISHED[name]
+    assert found.best_epoch == epoch
+    assert np.linalg.norm(found.kernel) == pytest.approx(norm, rel=1e-4)
+    np.testing.assert_array_equal(np.rint(400 * np.array(found.history)).astype(int), [int(x) for x in history.split()])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"choose_every": 0}, "choose_every is 0"),
+        ({"choose_every": 6}, "epochs are 5, and the first to choose among is number 6"),
+        ({"choose_top": C}, f"choose_top is {C}: it must be at least 1 and below the number of classes, {C}"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_an_epoch_that_cannot_be_chosen(settings, said):
+    with pytest.raises(ArgumentError, match=f"^{said}"):
+        run(probe.cached(FEATURES), np.zeros(V, int), **settings)
+
+
+def test_settings_that_fit_nothing_are_refused():
+    for fit, settings, said in (
+        (probe.ridge, {"l2": 0.0}, "l2 is 0.0"),
+        (probe.adam, {"epochs": 0}, "epochs is 0"),
+        (probe.adam, {"final_learning_rate": 1.0}, "final_learning_rate is 1.0"),
+    ):
+        with pytest.raises(ArgumentError, match=f"^{said}"):
+            fit(FEATURES, LABELS, num_classes=C, **settings)
+    with pytest.raises(ArgumentError, match=r"^l2 is \(1.0, 0.0\): each must be above 0"):
+        probe.logistic(FEATURES, LABELS, FEATURES, LABELS, num_classes=C, l2=(1.0, 0.0))
 
 
 def test_adam_equals_a_plain_loop():

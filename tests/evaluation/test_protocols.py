@@ -154,6 +154,15 @@ def test_a_protocol_is_refused_where_a_class_has_too_few_images():
         suited(("knn", "bcl_100_shot"), train, test)
 
 
+def test_a_protocol_that_chooses_by_the_top_five_is_for_more_classes():
+    labels = np.repeat(np.arange(CLASSES), 9)
+    with pytest.raises(
+        ArgumentError,
+        match="^protocols has train_imagenet_full, which is for 6 classes or more, and there are 4",
+    ):
+        suited(("knn", "train_imagenet_full"), labels, labels)
+
+
 def test_classes_without_test_images_are_named_and_the_others_scored(caplog):
     labels = np.repeat(np.arange(CLASSES), 9)
     assert suited(("knn",), labels, np.array([0, 2])) == ["knn"]

@@ -10,6 +10,7 @@ import pytest
 
 from sdclr_jax import objectives
 from sdclr_jax.errors import ArgumentError
+from sdclr_jax.evaluation import collapse
 from tests.objectives.oracles import COMPILED, inputs
 
 byol, simsiam, barlow_twins, vicreg = (
@@ -48,10 +49,6 @@ def test_no_gradient_to_what_the_papers_hold_constant(name):
     _, (first, *others) = COMPILED[name](*inputs(name, dtype=np.float32))
     assert np.abs(first).max() > 1e-2
     assert not any(np.asarray(other).any() for other in others)
-
-
-def test_an_empty_queue_leaves_nothing_to_confuse_with():
-    assert float(jax.jit(objectives.info_nce)(A, B, np.zeros((0, 3), np.float32), 0.2)) == pytest.approx(0, abs=1e-6)
 
 
 def test_equal_and_opposite_vectors():
@@ -136,10 +133,46 @@ def test_other_arguments_that_do_not_fit_are_named():
         objectives.sinkhorn(A[:, 0])
 
 
-@pytest.mark.parametrize("loss", [vicreg, barlow_twins, lambda a, b: objectives.whiten(a, shrinkage=0.1)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        vicreg,
+        barlow_twins,
+        lambda a, b: objectives.whiten(a, shrinkage=0.1),
+        lambda a, b: objectives.nt_xent(a, b, 0.2),
+        lambda a, b: objectives.nt_xent_chunked(a, b, 0.2),
+        collapse.alignment_ratio,
+        lambda a, b: collapse.uniformity(a),
+    ],
+)
 def test_one_row_that_would_give_a_number_without_meaning_is_refused(loss):
     with pytest.raises(ArgumentError, match=r"^z\w* is \[1, 3\].* at least 2 rows"):
         loss(A[:1], B[:1])
+
+
+QUEUE, KEY = np.eye(3, dtype=np.float32), jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: objectives.nt_xent(A, B, 0.0), "temperature is 0.0: it must be above 0"),
+        (lambda: objectives.nt_xent_chunked(A, B, -1.0), "temperature is -1.0"),
+        (lambda: objectives.nt_xent_chunked(A, B, 0.2, chunk=0), "chunk is 0"),
+        (lambda: objectives.info_nce(A, B, QUEUE, 0.0), "temperature is 0.0"),
+        (lambda: objectives.info_nce(A, B, QUEUE[:0], 0.2), "queue is [0, 3]: it must be [K, 3], an entry a row, with"),
+        (lambda: objectives.swav(A, B, temperature=0.0), "temperature is 0.0"),
+        (lambda: objectives.sinkhorn(A, epsilon=0.0), "epsilon is 0.0"),
+        (lambda: objectives.sinkhorn(A[:1]), "scores is [1, 3]: it must be [N, D], a row an image, with at least 2"),
+        (lambda: objectives.sinkhorn(A[:, :1]), "scores is [8, 1]: all have the same code of one prototype alone"),
+        (lambda: objectives.whiten(A, shrinkage=1.5), "shrinkage is 1.5: it must be from 0 to 1"),
+        (lambda: objectives.wmse_sliced(A, B, KEY, slice_size=0), "slice_size is 0"),
+        (lambda: objectives.wmse_sliced(A, B, KEY, slice_size=8, repeats=0), "repeats is 0"),
+    ],
+)
+def test_a_setting_that_would_give_a_number_without_meaning_is_refused(call, said):
+    with pytest.raises(ArgumentError, match=f"^{re.escape(said)}"):
+        call()
 
 
 def test_codes_of_no_iteration_are_refused():

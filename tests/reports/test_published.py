@@ -101,9 +101,17 @@ def test_a_note_names_where_the_recipe_is_another(make_run):
     note = words.notes(runs.read(both(make_run, config={"projector.layers": 3})))
     assert any("secondary sources" in line and "CIFAR-10-LT (means over its 5 splits" in line for line in note)
     assert [line for line in note if line.startswith("The paper's recipe")] == [
-        "The paper's recipe is not that of the runs beside it: epochs 2000 (2 here); simclr: projector.layers 2 "
-        "(3 here); linear_few_shot: epochs 100 (30 here)."
+        "The paper's recipe is not that of the runs beside it: epochs 2000 (2 here); data.last_batch kept "
+        "(dropped here); simclr: projector.layers 2 (3 here); linear_few_shot: epochs 100 (30 here)."
     ]
+
+
+def test_the_protocols_of_the_authors_scripts_have_the_same_figures():
+    found = published.DATA_SETS["cifar10"]
+    assert found.figures("train_cifar_full", "sdclr") == found.scores["linear_full", "sdclr"]
+    assert found.figures("train_cifar_few_shot", "simclr") == found.scores["linear_few_shot", "simclr"]
+    assert published.DATA_SETS["imagenet100"].figures("train_imagenet_full", "sdclr")["all"].mean == 66.48
+    assert found.figures("knn", "sdclr") is None
 
 
 def test_all_tables_and_the_page_mark_them(make_run):
