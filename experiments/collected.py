@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import jobs
 import ledger
 from ledger import DONE, OVER, Finished
-from lists import WARNED, Column, Planned, Row, Table
+from lists import WARNED, Column, Planned, Row, Table, kind_of
 from tabulate import tabulate
 
 from sdclr_jax import records
@@ -45,7 +45,7 @@ class Line:
         """The paper's figure for a score, `PROTOCOL.NAME`; None where it is not at hand."""
         protocol, _, name = score.partition(".")
         scores = published.DATA_SETS[table.paper].scores if table.paper else {}
-        return scores.get((protocol, self.row.paper), {}).get(name)
+        return scores.get((kind_of(protocol), self.row.paper), {}).get(name)
 
     def values(self, column: Column) -> list[float]:
         return [column.scale * run.scores[column.score] for run in self.done if column.score in run.scores]
@@ -112,7 +112,9 @@ def collect(table: Table, runs: list[Finished], planned: list[Planned], commit: 
         else:
             sound.append((line, each, run, config.data.subset))
     most = Counter((run.commit, run.data) for *_, run, _ in sound if run.commit.startswith(commit))
-    chosen = max(most, key=lambda key: (most[key], key)) if most else ("", "")
+    # Of as many runs, those that one commit made alone, without changes of its own.
+    clean = {key: not any(mark in key[0] for mark in (" then ", "-dirty")) for key in most}
+    chosen = max(most, key=lambda key: (most[key], clean[key], key)) if most else ("", "")
     of_sample: dict[tuple, Counter] = {}
     for _, _, run, subset in sound:
         of_sample.setdefault((subset, run.sample), Counter())[run.images] += (run.commit, run.data) == chosen

@@ -71,7 +71,7 @@ class Table:
     places: Mapping[str, str] = field(default_factory=dict)  # variable of the shell -> what it is to hold
     images: Mapping[str, int] = field(default_factory=dict)  # how many: train, and what an evaluation encodes
     fields: Mapping[str, Any] = field(default_factory=dict)  # of all rows
-    protocols: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()  # by which its runs are evaluated; empty: those of the config
     columns: tuple[Column, ...] = ()
     rows: tuple[Row, ...] = ()
     lists: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # subset -> split -> SHA-256
@@ -92,6 +92,7 @@ class Table:
     def _planned(self, row: Row, seed: int, split: int, more: tuple[str, ...]) -> Planned:
         sample = {"seed": seed} | ({"data.split": split} if self.splits else {})
         sample |= {"data.seed": seed} if self.draws else {}
+        sample |= {"evaluate.protocols": self.protocols} if self.protocols else {}
         own = tuple(f"--config.{k}={_written(v)}" for k, v in (sample | self.fields | row.fields).items())
         numbers = [split] * bool(self.splits) + [seed] * (len(self.seeds) > 1 or not self.splits)
         name, _, method = row.config.partition(":")
@@ -102,6 +103,15 @@ class Table:
         """Its columns, or those of its protocols."""
         made = [Column(title=s.capitalize(), score=f"{p}.{s}") for p in self.protocols for s in SUMMARY]
         return self.columns or tuple(made)
+
+
+def kind_of(protocol: str) -> str:
+    """`linear_full` or `linear_few_shot`, also of the protocols that are named after the authors' scripts.
+
+    >>> kind_of("train_cifar_full")
+    'linear_full'
+    """
+    return re.sub("^train_(cifar|imagenet)_", "linear_", protocol)
 
 
 def names() -> list[str]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jobs
 import throughput
-from lists import Planned, Table
+from lists import Planned, Table, kind_of
 
 ENCODED = 1 / 6  # of what a training image costs
 
@@ -31,7 +31,7 @@ def images(table: Table, planned: Planned) -> tuple[int, int]:
     found = table.images
     encoded = found.get("held_out", 0)
     for protocol, part in (("linear_full", "probe"), ("linear_few_shot", "few_shot")):
-        if protocol in config.evaluate.protocols:
+        if protocol in map(kind_of, config.evaluate.protocols):
             encoded += getattr(config.evaluate, protocol.removeprefix("linear_") + "_epochs") * found.get(part, 0)
     return config.epochs * found["train"], encoded
 

@@ -244,6 +244,8 @@ def test_what_is_of_another_commit_config_or_images_is_listed_and_never_averaged
     assert found.lines[0].listed == {"simclr-1": "another list of images: list 1…"}
     chosen = collected.collect(table, [replace(sound[0], commit="b" * 40), *sound[1:]], runs, commit="bb")
     assert [run.run for run in chosen.lines[0].done] == ["simclr-0"]
+    even = [replace(run, commit="f" * 40 + " then " + "a" * 40) for run in sound[:2]]
+    assert collected.collect(table, [*even, *sound[2:]], runs).commit == "a" * 40
     over = collected.collect(table, [replace(sound[0], state="diverged", scores={}), *sound[1:]], runs)
     assert (over.lines[0].diverged, over.lines[0].not_run) == (["simclr-0"], [])
 
