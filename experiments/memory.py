@@ -6,9 +6,9 @@
 
 The SDCLR step is compiled from shapes alone, and nothing runs. With `--topology` it is compiled for such TPUs, by the
 compiler of the package libtpu (pip install ".[tpu]"), on any machine; without, for 8 pretended devices of a CPU, whose
-compiler uses other memory than an accelerator's. Each line adds one setting to the line before. A program that does not
-fit a TPU is refused by its compiler, which says what it would use. `nt_xent` is the loss alone, forward and backward,
-of embeddings of 128 numbers, on one device and on all.
+compiler uses other memory than an accelerator's. A program that does not fit a TPU is refused by its compiler, which
+says what it would use. `nt_xent` is the loss alone, forward and backward, of embeddings of 128 numbers, on one device
+and on all.
 """
 
 import argparse
@@ -36,13 +36,14 @@ from sdclr_jax.run import versions  # noqa: E402
 
 # What libtpu else asks of the machine, which need not be a TPU's.
 ELSEWHERE = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"}
-ADDED = {
+FIELDS = {
     "float32": {"model.dtype": "float32"},
     "bfloat16": {"model.dtype": "bfloat16"},
-    "+ remat": {"model.remat": True},
-    "+ chunk": {"objective.chunk": 1024},
-    "+ shard_state": {"shard_state": True},
+    "remat": {"model.remat": True},
+    "chunk": {"objective.chunk": 1024},
+    "shard_state": {"shard_state": True},
 }
+ROWS = "float32; bfloat16; bfloat16 remat; bfloat16 remat chunk; bfloat16 remat chunk shard_state"
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("encoder", choices=[*ENCODERS, "nt_xent"])
     parser.add_argument("--batch", type=int, default=32768)
     parser.add_argument("--topology", default="", help="of TPUs, such as v5e:2x4; none is 8 devices of a CPU")
-    parser.add_argument("--settings", default="", help="those to compile, separated by commas; none is all")
+    parser.add_argument("--rows", default=ROWS, help=f"of the table: words of {', '.join(FIELDS)}")
     parser.add_argument("--effort", type=float, default=0.0, help="-1 to 1: of the compiler; less is faster")
     options = parser.parse_args()
     devices = jax.devices()
@@ -64,11 +65,9 @@ def main() -> None:
         print(losses(devices))
         return
     print("| settings | state, MiB | step, MiB | together, GiB | gathered and reduced, MiB |\n|---|---|---|---|---|")
-    given = {}
-    for name, fields in ADDED.items():
-        given |= fields
-        if not options.settings or name in options.settings.split(","):
-            print(f"| {name} | {row(options, devices, given)} |", flush=True)
+    for words in options.rows.split(";"):
+        fields = {field: value for word in words.split() for field, value in FIELDS[word].items()}
+        print(f"| {words.strip()} | {row(options, devices, fields)} |", flush=True)
 
 
 def losses(devices: list[jax.Device]) -> str:
