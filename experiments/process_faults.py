@@ -79,7 +79,9 @@ now = time.time
 time.time = lambda: now() + 5 * 3600
 """
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"  # "File too large" is raised
-READ_ONLY = "import subprocess; subprocess.run(['mount', '-o', 'remount,ro', {out!r}], check=True)"
+READ_ONLY = """import subprocess
+            for how in (["--bind", {out!r}], ["-o", "remount,bind,ro"]):
+                subprocess.run(["mount", *how, {out!r}], check=True)"""
 # Where something happens: run in all processes, they touch a mark and take long. In `features`, `scores` and `looking`
 # all processes work, in `fit` one, and the others wait.
 _SLOWLY = """
@@ -252,7 +254,8 @@ def happen(command: str, fault: Fault, count: int, limit: int, folder: pathlib.P
     with contextlib.ExitStack() as stack:
         if fault.mounted:
             subprocess.run(["mount", "-t", "tmpfs", "none", out / "run"], check=True)
-            stack.callback(subprocess.run, ["umount", "--lazy", out / "run"])
+            for _ in range(2):  # where it became read-only, there are two
+                stack.callback(subprocess.run, ["umount", "--lazy", out / "run"], stderr=subprocess.DEVNULL)
         if fault.lock:
             fcntl.flock(stack.enter_context((out / "run" / ".lock").open("w")), fcntl.LOCK_EX)
 

@@ -318,7 +318,7 @@ def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
             for seen, part in zip((heard, moved), value.split(), strict=True):
                 if seen.get(number, ("", 0))[0] != part:
                     seen[number] = part, time.monotonic()
-        if lost := _lost(heard, moved):
+        if not _told and (lost := _lost(heard, moved)):  # those that have heard of its own failure have left
             _publish(lost)
             _end(str(lost), lost.status)
 

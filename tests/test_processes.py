@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -369,6 +370,37 @@ def test_half_a_cluster_is_a_sentence(monkeypatch, capsys, raised, said):
     heard = capsys.readouterr().err
     assert heard.startswith(f"sdclr: --distributed: the processes cannot be joined ({said}): see that the scheduler's")
     assert heard.endswith("one process alone needs no --distributed\n")
+
+
+class Store:
+    """As JAX's, in this process."""
+
+    def __init__(self):
+        self.kept = {}
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        self.kept[key] = value
+
+    def key_value_dir_get(self, folder):
+        return [(key, value) for key, value in self.kept.items() if key.startswith(folder)]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_one_that_says_no_more_is_named_but_not_where_it_left_after_a_failure(monkeypatch, failed):
+    """A process that has failed says why, and nothing else after that."""
+    store, ended, said = Store(), threading.Event(), []
+    store.kept["sdclr_jax/alive/1"] = "7 0.0"
+    for name, value in {"SILENCE": 0.05, "POLL": 0.01, "_told": failed, "is_main": lambda: True}.items():
+        monkeypatch.setattr(processes, name, value)
+    monkeypatch.setattr(processes, "_store", lambda: store)
+    monkeypatch.setattr(processes, "_publish", lambda error: None)
+    monkeypatch.setattr(processes, "_end", lambda text, status: (said.append(text), ended.set()))
+    watch = threading.Thread(target=processes._watch, args=(ended, None))
+    watch.start()
+    ended.wait(0.5 if failed else 60)
+    ended.set()
+    watch.join()
+    assert [text.partition(" for ")[0] for text in said] == ([] if failed else ["process 1 has not been heard of"])
 
 
 def test_numbers_are_summed_over_the_processes(monkeypatch):

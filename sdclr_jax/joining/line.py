@@ -31,6 +31,7 @@ class Line:
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._end_of_process_0 = "is nothing yet"  # then "ends this process", and at last "is expected"
         self._limit, self._silent = None, 0.0  # seconds
+        self._open: list[socket.socket] = []  # lines of JAX: one that nobody holds would be closed
         threading.Thread(target=self._serve, daemon=True).start()
 
     def watch(self) -> None:
@@ -72,7 +73,7 @@ class Line:
                 with contextlib.suppress(OSError):
                     near.sendall(data)
             if self._end_of_process_0 == "is nothing yet":
-                with contextlib.suppress(OSError):
+                with near, contextlib.suppress(OSError):
                     near.shutdown(socket.SHUT_RDWR)
             if not ended.is_set():
                 self._gone("is gone: it was killed, or its machine is gone")
@@ -96,11 +97,13 @@ class Line:
         return far
 
     def _there(self, near: socket.socket, far: socket.socket, ended: threading.Event) -> None:
-        with near, contextlib.suppress(OSError):  # which the other way hears of, too
+        self._open.append(near)  # also where process 0 is gone: the other way hears of that, and JAX is not to
+        with contextlib.suppress(OSError):
             while data := near.recv(2**16):
                 _send(far, data)
             ended.set()  # by JAX, at the end of this process
-            far.shutdown(socket.SHUT_WR)
+            with near:
+                far.shutdown(socket.SHUT_WR)
 
     def _heard(self, far: socket.socket) -> bytes:
         """What comes from process 0; nothing where it is gone."""
