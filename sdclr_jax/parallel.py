@@ -13,7 +13,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sdclr_jax import compiler
 from sdclr_jax.errors import UserError, shortened
-from sdclr_jax.trees import Tree
 
 
 class Shardings(NamedTuple):
@@ -92,18 +91,14 @@ def of_batch(count: int, sharding: NamedSharding) -> NamedSharding:
     return sharding if count % sharding.mesh.size == 0 else NamedSharding(sharding.mesh, PartitionSpec())
 
 
-def shared(batch: Tree, sharding: NamedSharding) -> Tree:
-    """In a `jit`: a batch that the devices share, as evenly as they can.
+def shared(rows: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """In a `jit`: rows that the devices share, as evenly as they can.
 
     What goes into a `jit` is split evenly or not at all; inside, XLA fills up the last device's share and leaves that
-    out again, so that values are those of one device.
+    out again, so that values are those of one device. After a reshape of the rows this is to be said again.
     """
-
-    def split_over_devices(x: jax.Array) -> jax.Array:
-        uneven = x.shape[0] % sharding.mesh.size
-        return jax.lax.with_sharding_constraint(x, sharding) if uneven else x
-
-    return jax.tree.map(split_over_devices, batch)
+    uneven = rows.shape[0] % sharding.mesh.size
+    return jax.lax.with_sharding_constraint(rows, sharding) if uneven else rows
 
 
 def split(rows: np.ndarray, places: np.ndarray, batch_size: int, sharding: NamedSharding) -> jax.Array:

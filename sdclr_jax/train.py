@@ -147,16 +147,11 @@ class Method:
 
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""
-        return self.update(state, self._views(state, images))
+        return self.update(state, self.make_views(_key(state, 1), images))
 
     def diagnose(self, state: State, images: jax.Array) -> dict[Side, Outputs]:
         """What the step would compare on these images, in training mode; the state stays as it is."""
-        return self.forward(state.params, state, self._views(state, images))[0]
-
-    def _views(self, state: State, images: Any) -> Views:
-        if self._batch_sharding:
-            images = parallel.shared(images, self._batch_sharding)
-        return self.make_views(_key(state, 1), images)
+        return self.forward(state.params, state, self.make_views(_key(state, 1), images))[0]
 
     def update(self, state: State, views: Views) -> tuple[State, Scalars]:
         """The step from its views on: every branch once, one gradient, one update."""
@@ -209,6 +204,8 @@ class Method:
                 alike = [v for v in seen if views[v].shape == shape]
                 # Rows of one image stay together, so that a batch split over devices is not moved between them.
                 batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
+                if self._batch_sharding:
+                    batch = parallel.shared(batch, self._batch_sharding)
                 variables = branches.variables(branch, params, stats, state.mask, state.target)
                 out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
                 stats = {**stats, branch.norms: new.get("batch_stats", {})}

@@ -74,7 +74,7 @@ def method(
         network=network(config),
         branches=branches.choose(names, config.prune.norms),
         pairs=config.pairs,
-        make_views=views(config),
+        make_views=views(config, batch_sharding),
         objective=objective(config, steps_per_epoch),
         optimizer=optimizer,
         prune=partial(pruning.magnitude_mask, rate=config.prune.rate, random_rate=config.prune.random_rate),
