@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from sdclr_jax import branches, parallel, pruning
+from sdclr_jax import branches, pruning
 from sdclr_jax.branches import Branch
 from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives import Objective
@@ -69,8 +69,6 @@ class Method:
         refresh_every: steps between two refreshes of the mask; the first is before the first step.
         target_momentum: step -> share that the target keeps of itself; read where a branch is averaged.
         sharding: how the state lies on the devices; None leaves it to the arguments.
-        batch_sharding: how the devices share a batch that comes to them whole, since they cannot share it evenly; None
-            leaves it as it comes.
     """
 
     def __init__(
@@ -86,12 +84,11 @@ class Method:
         refresh_every: int = 1,
         target_momentum: optax.Schedule | None = None,
         sharding: jax.sharding.Sharding | None = None,
-        batch_sharding: jax.sharding.NamedSharding | None = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
         self.prune, self.refresh_every = prune, refresh_every
-        self.target_momentum, self._batch_sharding = target_momentum, batch_sharding
+        self.target_momentum = target_momentum
         self.damaged = any(branch.masked for branch in branches.values())
         self.averaged = any(branch.averaged for branch in branches.values())
         # One object each, so that what is traced once is not traced again.
@@ -204,8 +201,6 @@ class Method:
                 alike = [v for v in seen if views[v].shape == shape]
                 # Rows of one image stay together, so that a batch split over devices is not moved between them.
                 batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
-                if self._batch_sharding:
-                    batch = parallel.shared(batch, self._batch_sharding)
                 variables = branches.variables(branch, params, stats, state.mask, state.target)
                 out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
                 stats = {**stats, branch.norms: new.get("batch_stats", {})}

@@ -248,12 +248,3 @@ def test_the_loop_refreshes_the_mask_when_it_is_due_wherever_it_starts():
 
 def _numbers(state):
     return state.replace(key=jax.random.key_data(state.key))
-
-
-@pytest.mark.parametrize(("rows", "constraints"), [(13, 2), (16, 0)])
-def test_devices_share_the_network_of_a_batch_that_they_cannot_share_evenly(rows, constraints):
-    """In each branch; views of such a batch lose what was said of its images, so that it is said again."""
-    method = copy.copy(tiny.method())
-    method._batch_sharding = parallel.shardings().batch
-    traced = jax.make_jaxpr(method.forward)(tiny.state().params, tiny.state(), views(rows))
-    assert str(traced).count("sharding_constraint[") == constraints

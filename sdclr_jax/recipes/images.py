@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel
 from sdclr_jax.data import augment, order
 from sdclr_jax.data.batches import Batch, Cropped, Resident, Sent, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
@@ -83,15 +82,8 @@ def view_shape(config: ConfigDict, image_shape: tuple[int, ...]) -> tuple[int, i
     return (1, height, width, image_shape[3])
 
 
-def views(
-    config: ConfigDict, batch_sharding: jax.sharding.NamedSharding | None = None
-) -> Callable[[jax.Array, Batch], Views]:
-    """(key, batch) -> as many float views [B, h, w, C] as the pairs name; those of one size in one computation. With a
-    sharding the devices share what each of them has whole."""
-
-    def shared(rows: jax.Array) -> jax.Array:
-        return parallel.shared(rows, batch_sharding) if batch_sharding else rows
-
+def views(config: ConfigDict) -> Callable[[jax.Array, Batch], Views]:
+    """(key, batch) -> as many float views [B, h, w, C] as the pairs name; those of one size in one computation."""
     view, groups = VIEWS[config.views.name], view_groups(config)
 
     def make_views(key: jax.Array, batch: Batch) -> Views:
@@ -102,9 +94,9 @@ def views(
             with renamed({name: f"views.{name}" for name in fields}):
                 if isinstance(batch, Cropped):
                     crops = batch.crops[number]
-                    rows = view(own_key, shared(crops.reshape(-1, *crops.shape[2:])), cropped=True, **fields)
+                    rows = view(own_key, crops.reshape(-1, *crops.shape[2:]), cropped=True, **fields)
                 else:
-                    rows = view(own_key, shared(jnp.repeat(batch, count, axis=0)), **fields)
+                    rows = view(own_key, jnp.repeat(batch, count, axis=0), **fields)
             rows = rows.reshape(len(batch), count, *rows.shape[1:])
             made += tuple(rows[:, i] for i in range(count))
         return made

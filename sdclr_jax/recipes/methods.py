@@ -45,14 +45,8 @@ def network(config: ConfigDict) -> Network:
     )
 
 
-def method(
-    config: ConfigDict,
-    steps_per_epoch: int,
-    sharding: jax.sharding.Sharding | None = None,
-    batch_sharding: jax.sharding.NamedSharding | None = None,
-) -> Method:
-    """The method with its network, branches, views, objective and schedule; the shardings are of its state and of
-    batches, as those of `train.Method`."""
+def method(config: ConfigDict, steps_per_epoch: int, sharding: jax.sharding.Sharding | None = None) -> Method:
+    """The method with its network, branches, views, objective and schedule; `sharding` is of its state."""
     total_steps = config.epochs * steps_per_epoch
     c = config.optimizer
     optimizer = OPTIMIZERS[c.name](
@@ -74,7 +68,7 @@ def method(
         network=network(config),
         branches=branches.choose(names, config.prune.norms),
         pairs=config.pairs,
-        make_views=views(config, batch_sharding),
+        make_views=views(config),
         objective=objective(config, steps_per_epoch),
         optimizer=optimizer,
         prune=partial(pruning.magnitude_mask, rate=config.prune.rate, random_rate=config.prune.random_rate),
@@ -83,7 +77,6 @@ def method(
             start=config.target.momentum, end=config.target.final_momentum, total_steps=total_steps
         ),
         sharding=sharding,
-        batch_sharding=batch_sharding,
     )
 
 
