@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from sdclr_jax import branches, parallel, pruning
+from sdclr_jax import branches, pruning
 from sdclr_jax.branches import Branch
 from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives import Objective
@@ -75,8 +75,6 @@ class Method:
         sharding: how the state lies on the devices, one sharding for all of it or a `State` of them; None leaves it to
             the arguments. Where a device holds a share of a weight, the whole is gathered for each step (Rajbhandari et
             al., SC 2020: ZeRO).
-        batch_sharding: how the devices share a batch that comes to them whole, since they cannot share it evenly; None
-            leaves it as it comes.
     """
 
     def __init__(
@@ -93,13 +91,11 @@ class Method:
         target_momentum: optax.Schedule | None = None,
         steps_per_dispatch: int = 1,
         sharding: Tree = None,
-        batch_sharding: jax.sharding.NamedSharding | None = None,
     ):
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
         self.prune, self.refresh_every = prune, refresh_every
         self.target_momentum, self.steps_per_dispatch = target_momentum, steps_per_dispatch
-        self._batch_sharding = batch_sharding
         self.damaged = any(branch.masked for branch in branches.values())
         self.averaged = any(branch.averaged for branch in branches.values())
         # One object each, so that what is traced once is not traced again.
@@ -179,7 +175,7 @@ class Method:
 
     def step(self, state: State, images: jax.Array) -> tuple[State, Scalars]:
         """One step on images uint8 [B, H, W, C]."""
-        return self.update(state, self._views(state, images))
+        return self.update(state, self.make_views(_key(state, 1), images))
 
     def steps(self, state: State, batches: tuple[Any, ...]) -> tuple[State, Scalars]:
         """K steps, one after the other, on K batches; scalars [K]."""
@@ -187,12 +183,7 @@ class Method:
 
     def diagnose(self, state: State, images: jax.Array) -> dict[Side, Outputs]:
         """What the step would compare on these images, in training mode; the state stays as it is."""
-        return self.forward(state.params, state, self._views(state, images))[0]
-
-    def _views(self, state: State, images: Any) -> Views:
-        if self._batch_sharding:
-            images = parallel.shared(images, self._batch_sharding)
-        return self.make_views(_key(state, 1), images)
+        return self.forward(state.params, state, self.make_views(_key(state, 1), images))[0]
 
     def update(self, state: State, views: Views) -> tuple[State, Scalars]:
         """The step from its views on: every branch once, one gradient, one update."""

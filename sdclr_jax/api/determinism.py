@@ -58,7 +58,7 @@ def check_determinism(
         if not 1 <= steps <= total:
             raise UserError(f"--check-determinism is {steps}: it must be from 1 to {total}, the steps of this run")
         like = recipes.abstract_state(config, shape, shardings, training=True)
-        method = recipes.method(config, per_epoch, parallel.of(like), shardings.batch)
+        method = recipes.method(config, per_epoch, parallel.of(like))
         recipes.try_step(config, method, like, images, shardings.batch)
         init = jax.jit(method.init, out_shardings=parallel.of(like), compiler_options=quick_compile(shardings))
         view = np.zeros(recipes.view_shape(config, shape), np.float32)

@@ -100,7 +100,7 @@ def train(
             if in_bucket(directory):
                 raise UserError(f"--profile needs a --workdir on a disk, and {directory} is in a bucket: leave it out")
         like = recipes.abstract_state(config, shape, shardings, training=True)
-        method = recipes.method(config, batches.steps_per_epoch, parallel.of(like), shardings.batch)
+        method = recipes.method(config, batches.steps_per_epoch, parallel.of(like))
         taken = recipes.start(config, like) if config.model.start and not folder.has_checkpoint(directory) else None
         recipes.try_step(config, method, like, images, shardings.batch)
         # No process writes before all have looked and found the same.

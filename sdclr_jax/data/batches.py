@@ -1,7 +1,7 @@
 """Batches of images on the device, the same interface for every way to get them there.
 
 Which images a step sees is in order.py. The last batch of an epoch may be a smaller one: where the devices cannot share
-it evenly, each of them gets all of it, and the step splits it (`parallel.shared`).
+it evenly, each of them gets all of it (`parallel.of_batch`).
 """
 
 import contextlib

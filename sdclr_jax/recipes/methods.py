@@ -49,14 +49,9 @@ def network(config: ConfigDict) -> Network:
     )
 
 
-def method(
-    config: ConfigDict,
-    steps_per_epoch: int,
-    sharding: Tree = None,
-    batch_sharding: jax.sharding.NamedSharding | None = None,
-) -> Method:
-    """The method with its network, branches, views, objective and schedule; the shardings are of its state and of
-    batches, as those of `train.Method`."""
+def method(config: ConfigDict, steps_per_epoch: int, sharding: Tree = None) -> Method:
+    """The method with its network, branches, views, objective and schedule; `sharding` is of its state, as that of
+    `train.Method`."""
     total_steps = config.epochs * steps_per_epoch
     c = config.optimizer
     optimizer = OPTIMIZERS[c.name](
@@ -93,7 +88,6 @@ def method(
         ),
         steps_per_dispatch=config.steps_per_dispatch,
         sharding=sharding,
-        batch_sharding=batch_sharding,
     )
 
 

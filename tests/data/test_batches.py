@@ -20,7 +20,6 @@ from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
 from sdclr_jax.data.images import Files
 from sdclr_jax.data.order import rows
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.objectives import nt_xent
 from tests.photos import jpeg, photo
 
 IMAGES = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
@@ -84,23 +83,6 @@ def test_a_last_batch_of_one_image_is_refused():
         Resident(IMAGES, 7, 0, parallel.shardings(jax.devices()[:1]), last_batch="kept")
     with pytest.raises(ArgumentError, match="^last_batch is 'gone': known are dropped, kept"):
         Resident(IMAGES, 8, 0, parallel.shardings(), last_batch="gone")
-
-
-def test_devices_share_a_batch_that_came_to_them_whole():
-    """With the values of one device, and a part of the work each."""
-
-    def loss(shared, x):
-        x = (parallel.shared(x, shardings.batch) if shared else x).reshape(len(x), -1).astype(np.float32)
-        x = (x - x.mean(axis=0, keepdims=True)) / (x.std(axis=0, keepdims=True) + 1)
-        return jax.value_and_grad(lambda x: nt_xent(x[:, :4], x[:, 4:], 0.2))(x)
-
-    shardings = parallel.shardings()
-    images = np.random.default_rng(0).integers(0, 256, (13, 8), np.uint8)
-    whole = parallel.replicate(images, shardings.replicated)
-    found = jax.jit(partial(loss, True), out_shardings=shardings.replicated)(whole)
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), found, jax.jit(partial(loss, False))(images))
-    cost = [jax.jit(partial(loss, x)).lower(whole).compile().cost_analysis()["flops"] for x in (True, False)]
-    assert cost[0] < cost[1] / 3
 
 
 @pytest.mark.parametrize("kind", [Resident, partial(Sent, prefetch=2)])
