@@ -14,6 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sdclr_jax import compiler
 from sdclr_jax.errors import UserError, shortened
+from sdclr_jax.trees import Tree
 
 # Numbers of the smallest array that `spread` splits: of smaller ones there are many, and together they are small.
 LEAST = 2**14
