@@ -55,6 +55,8 @@ def main(scale: str) -> None:
     rows = [row for row in rows if row["commit"] == rows[0]["commit"] and row["state"] in ("done", "diverged")]
     counts = Counter(row["block"] for row in rows)
     whole = {block for block, count in counts.items() if count == (19 if block in (1, 5) else 20)}
+    if len(whole) < 3:
+        sys.exit(f"{len(whole)} whole blocks have ended: three determine all effects")
     rows = [row for row in rows if row["block"] in whole and row["state"] == "done"]
     ours = {e["name"]: e for e in json.loads((RESULTS / f"{scale}_effects.json").read_text())["All"]}
     theirs = pd.concat([by_factor(rows), by_arm(rows)])
