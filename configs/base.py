@@ -74,7 +74,7 @@ COMMON = {  # of every encoder
     # What is in that file, which is what counts: filled in when the run starts; given, it refuses any other file.
     "start_sha256": Field("", None),
     # Whether the backward pass computes the inside of each block again, instead of remembering it (rematerialisation):
-    # much less memory, a third more operations, the same numbers but for rounding.
+    # less memory, a third more operations, the same numbers but for rounding.
     "remat": Field(False, None),
 }
 _RESNET = {
