@@ -109,7 +109,8 @@ SCALES = {
     ),
     "photos": Scale(
         config="cifar10_lt",
-        # Learning rate in proportion to the batch, warm-up as a share of the epochs: as published.
+        # Learning rate in proportion to the batch, warm-up as a share of the epochs: as published. The last two fields
+        # are what the package did when the design was written.
         fields=_LEAN
         | {
             "model.name": "resnet8",
@@ -120,6 +121,8 @@ SCALES = {
             "optimizer.warmup_epochs": 1,
             "epochs": 15,
             "checkpoint_every": 5,
+            "optimizer.rate_moves": "after_update",
+            "data.last_batch": "dropped",
         },
         of_block=lambda block: {"seed": block, "data.split": (block - 1) % 5 + 1},
         blocks=6,
