@@ -1,6 +1,7 @@
 """The loop on the real digits with a tiny network: exact resume, metrics, refusals, and a loss that is not a number."""
 
 import contextlib
+import copy
 import itertools
 import json
 import os
@@ -341,19 +342,24 @@ def test_a_loss_that_is_not_a_number_stops_the_run(data_dir, tmp_path, monkeypat
 
 
 def test_the_last_good_checkpoint_is_kept_when_training_explodes(finished, data_dir, tmp_path, monkeypatch):
-    method = recipes.method(config(), 5, parallel.shardings(jax.devices()[:1]).replicated)
-    step = method.jitted_step
+    made = recipes.method
 
-    def exploding(state, images):
-        if int(state.step) == explodes_at - 1:
-            state = state.replace(params=jax.tree.map(lambda x: x * 1e30, state.params))
-        return step(state, images)
+    def exploding(*given):
+        method = copy.copy(made(*given))
+        step = method.jitted_step
 
-    exploding.eval_shape = step.eval_shape
+        def explode(state, images):
+            if int(state.step) == explodes_at - 1:
+                state = state.replace(params=jax.tree.map(lambda x: x * 1e30, state.params))
+            return step(state, images)
+
+        explode.eval_shape, method.jitted_step = step.eval_shape, explode
+        return method
+
     for explodes_at in (8, 10):  # in mid-epoch, and at a step that is checkpointed: the weights are past saving there
         directory = tmp_path / str(explodes_at)
         with monkeypatch.context() as patch:
-            patch.setattr(method, "jitted_step", exploding)
+            patch.setattr(recipes, "method", exploding)
             with pytest.raises(Diverged, match=rf"is (inf|nan) at step {explodes_at}"):
                 run(config(), directory, data_dir)
         assert [p.name for p in (directory / "checkpoints").glob("[0-9]*")] == ["5"]

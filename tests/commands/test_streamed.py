@@ -36,6 +36,7 @@ FIELDS = (
     "--config.data.validation_per_class=2",
     "--config.data.few_shot_per_class=2",
     "--config.data.workers=1",
+    "--config.data.last_batch=dropped",  # of 17 images one would be left
     "--config.views.size=16",
     "--config.views.blur_probability=(1.0, 0.1)",
     "--config.views.solarize_probability=(0.0, 0.2)",

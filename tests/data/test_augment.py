@@ -298,7 +298,7 @@ def recorded(monkeypatch, view, key, images, *operations):
     seen = {}
 
     def spy(name, original, x, *arguments):
-        seen[name] = tuple(a for a in arguments if not isinstance(a, int))
+        seen[name] = tuple(a for a in arguments if not isinstance(a, int | str))
         return original(x, *arguments)
 
     def run(key, images):

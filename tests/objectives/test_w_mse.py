@@ -1,5 +1,7 @@
 """Whitening on its own, and the gradient of both sides of W-MSE."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ white_of = jax.jit(whiten)
 Z = np.random.default_rng(0).standard_normal((10, 4)) @ np.random.default_rng(1).standard_normal((4, 4)) + 1.0
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="shrinkage")
 def white_and_pulled(z, weights, shrinkage):
     """Whitened `z` and the gradient of its sum under `weights`."""
     white, pull = jax.vjp(lambda z: whiten(z, shrinkage), z)

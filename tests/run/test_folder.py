@@ -27,7 +27,8 @@ ENCODER = EncoderRecord(
     crop=None,
     features=32,
 )
-CONFIG = ConfigDict({"seed": 0, "pairs": ((("dense", 0), ("dense", 1)),), "prune": {"rate": 0.9}})
+PRUNE = {"rate": 0.9, "criterion": "smallest", "gradient": True}
+CONFIG = ConfigDict({"seed": 0, "pairs": ((("dense", 0), ("dense", 1)),), "prune": PRUNE})
 
 
 def claim(directory, config=CONFIG, data=DATA):
