@@ -34,6 +34,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import factors_report
 import jobs
 import numpy as np
 from scipy import optimize, stats
@@ -41,10 +42,9 @@ from scipy import optimize, stats
 from sdclr_jax.evaluation import exemplars
 
 METHODS = {"simclr": "SimCLR", "sdclr": "SDCLR"}
+PHOTOGRAPHS = jobs.ROOT / "experiments" / "results" / "factors" / "photos.jsonl"
 RATE, FRACTION, RARE, DRAWS = 0.9, 0.1, 5, 100_000
 LEVEL, POWER, POINTS = 0.05, 0.8, 1.0
-# The result on photographs (experiments/factors.py), where one is committed; it is not run here.
-PHOTOGRAPHS = jobs.ROOT / "experiments" / "results" / "factors" / "photos.txt"
 NOTE = """\
 Both methods have the same encoder, the same three-layer head, the same images and the same number of steps; only the \
 second branch differs. What this small run can show: that the whole chain works, from unlabelled long-tailed images to \
@@ -260,11 +260,10 @@ def seeds_for(difference: float, sd: float) -> int:
 
 
 def photographs() -> list[str]:
-    """The committed result of the experiment on photographs, if there is one."""
-    if not PHOTOGRAPHS.exists():
-        return []
-    place = PHOTOGRAPHS.relative_to(jobs.ROOT)
-    return [f"On photographs (committed in {place}, not run here): {PHOTOGRAPHS.read_text().strip()}"]
+    """The committed result of the experiment on photographs (factors.py), which is not run here."""
+    records = [json.loads(line) for line in PHOTOGRAPHS.read_text().splitlines()]
+    where = "On CIFAR-10 (JPEG copies)-LT, not run here but committed (docs/factors.md):"
+    return [f"{where} {factors_report.summary('photos', records)}"]
 
 
 if __name__ == "__main__":

@@ -135,6 +135,15 @@ def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, li
     return "\n\n".join(lines) + "\n", found
 
 
+def summary(scale: str, records: list[dict[str, Any]]) -> str:
+    """How far a scale is, and what SDCLR changes there, in sentences."""
+    text, found = report(scale, records)
+    progress = text.partition(" diverged")[0].rpartition(" ")[0].replace("**", "")
+    steps = [f"{e.name} {_interval(e)} points of All" for e in found.get("All", ()) if e.family == "ladder"]
+    so_far = "So far, " if "In progress" in progress else ""
+    return " ".join([progress, *([f"{so_far}{'; '.join(steps)}."] if steps else [])])
+
+
 def _table(found: dict[str, list[Effect]], family: str, interim: bool) -> str:
     names = [e.name for e in next(iter(found.values()), []) if e.family == family]
     by = {response: {e.name: e for e in table} for response, table in found.items()}

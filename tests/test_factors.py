@@ -101,8 +101,12 @@ def test_a_conclusion_is_drawn_when_all_runs_have_ended_and_names_what_was_found
     assert "- norms: private − shared: +" in text
     assert "- private norms, nothing cut − SimCLR: +" in text
     assert {e.name: e.estimate for e in found["All"]}["norms: private − shared"] == pytest.approx(4, abs=0.3)
+    said = reports.summary("photos", rows)
+    assert said.startswith("118 of 118 runs have ended. head: SimCLR with 3 − 2 layers ")
+    assert "; SDCLR − SimCLR, both with 3 layers +" in said and said.endswith("] points of All.")
     text, _ = reports.report("photos", rows[:-1])
     assert "were tested" not in text and "interim" in text
+    assert "stands here is interim. So far, head: SimCLR" in reports.summary("photos", rows[:-1])
 
 
 def test_two_arms_are_compared_as_by_a_paired_t_test():
