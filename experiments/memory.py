@@ -99,10 +99,10 @@ def used(lowered: jax.stages.Lowered) -> str:
 
 def refused(error: Exception) -> str:
     """What a TPU's compiler says of a program that does not fit."""
-    said = re.search(r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", str(error))
-    if not said:
-        raise error
-    return f"{float(said[1]) / (1 if said[2] == 'G' else 1024):.2f}: more than {said[3]}"
+    for pattern in (r"Used ([\d.]+)([GM]) of ([\d.]+)G hbm", r"([\d.]+)([GM])\) exceeds available HBM \(([\d.]+)G"):
+        if said := re.search(pattern, str(error)):
+            return f"{float(said[1]) / (1 if said[2] == 'G' else 1024):.2f}: more than {said[3]}"
+    raise error
 
 
 def row(options: argparse.Namespace, devices: list[jax.Device], fields: dict[str, object]) -> str:

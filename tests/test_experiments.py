@@ -322,6 +322,8 @@ def test_memory_is_that_of_the_compiler_or_what_it_refuses(monkeypatch):
     assert memory.used(jax.jit(lambda x: x + 1).lower(view)) == "0.50"  # given and made, 256 MiB each
     said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 35.25G of 15.75G hbm. Exceeded"
     assert memory.refused(RuntimeError(said)) == "35.25: more than 15.75"
+    said = "RESOURCE_EXHAUSTED: the total memory required for HLO temporaries (17.30G) exceeds available HBM (15.75G)."
+    assert memory.refused(RuntimeError(said)) == "17.30: more than 15.75"
     with pytest.raises(RuntimeError, match="no memory of it"):
         memory.refused(RuntimeError("no memory of it"))
 
