@@ -30,7 +30,7 @@ from jax.experimental import topologies  # noqa: E402
 
 import sdclr_jax  # noqa: E402
 from sdclr_jax import parallel, recipes  # noqa: E402
-from sdclr_jax.models import Outputs  # noqa: E402
+from sdclr_jax.models import Outputs, norms  # noqa: E402
 from sdclr_jax.objectives import OBJECTIVES  # noqa: E402
 from sdclr_jax.run import versions  # noqa: E402
 
@@ -57,6 +57,7 @@ def main() -> None:
     devices = jax.devices()
     if options.topology:
         os.environ.update(ELSEWHERE)
+        norms.by_hand = lambda: False  # as where such a device is
         devices = list(topologies.get_topology_desc(options.topology, platform="tpu").devices)
     made_with = versions.current()
     print(json.dumps({k: made_with[k] for k in ("commit", "jax", "jaxlib")} | vars(options)))

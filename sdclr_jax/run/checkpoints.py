@@ -185,6 +185,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         try:
             yield
         except (OSError, ValueError) as error:  # a full disk is a ValueError of tensorstore's
+            if "Gloo" in str(error):  # not the disk: another process is gone, as `processes` will say
+                raise
             raise UserError(
                 f"a checkpoint cannot be written to {self._directory} ({first_line(error)}): make room and permission "
                 "there; the same command then goes on from the last whole one"
