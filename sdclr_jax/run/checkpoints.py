@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import pathlib
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -67,6 +68,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier()),
                 create=not read_only,
                 read_only=read_only,
             )
@@ -280,6 +282,18 @@ def encoder(state: Any) -> Tree:
     """The variables of the dense branch's encoder in a state, {"params": tree, "batch_stats": tree}."""
     leaves = {place: leaf for name, leaf in trees.named(state).items() if (place := _place(name))}
     return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _barrier() -> Callable[..., None]:
+    """How processes wait for each other while they save. One whose part has failed does not: orbax would let it wait
+    twenty minutes for those that wait for its part, before anything is said."""
+    wait = ocp.multihost.get_barrier_sync_fn()
+
+    def unless_failed(*, key: str, timeout_ms: int) -> None:
+        if sys.exception() is None:  # orbax calls this in a `finally`, too
+            wait(key=key, timeout_ms=timeout_ms)
+
+    return unless_failed
 
 
 def _others(state: Any) -> Any:

@@ -387,3 +387,22 @@ def test_read_only_changes_nothing(tmp_path, state):
     with Checkpoints(tmp_path / "none", read_only=True) as checkpoints:
         assert checkpoints.restore(like=state) is None
     assert not (tmp_path / "none").exists()
+
+
+def test_a_process_whose_part_has_failed_does_not_wait_for_the_others(monkeypatch):
+    """As orbax does, in a `finally`; the others would wait for its part, and nobody would say anything."""
+    waited = []
+    monkeypatch.setattr(ocp.multihost, "get_barrier_sync_fn", lambda: lambda *, key, timeout_ms: waited.append(key))
+    barrier = checkpoints_module._barrier()
+
+    def save(error=None):
+        try:
+            if error:
+                raise error
+        finally:
+            barrier(key=repr(error), timeout_ms=1)
+
+    save()
+    with pytest.raises(OSError, match="the disk is full"):
+        save(OSError("the disk is full"))
+    assert waited == ["None"]
