@@ -59,6 +59,9 @@ HEALTHY = """\
 One run of each method on CIFAR-10 (JPEG copies)-LT, the authors' split 1, 11,165 images: a ResNet-8 of width 8, 32
 features, batch 64, 3 epochs, one seed. Values at the first measurement and at the last. The damaged methods keep 10 %
 of the weights in all, and more of the first layer."""
+ALARMS = """\
+The program warned of healthy runs, too: {}. Runs of minutes may still have an alignment ratio above 0.5 in their second
+half. Act on that sentence where the ratio does not fall, or where k-NN does not rise."""
 SICK = """\
 ## Sick runs
 
@@ -231,7 +234,12 @@ def healthy_part(runs: dict[str, Curves], results: pathlib.Path) -> str:
         lines.append(["all, at the end", "", *ranges[1:]])  # losses of different methods cannot be compared
     table = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
     shown = "\n\n".join(f"**`{run.name}`**\n\n{_picture(run.name)}" for run in found)
-    return f"\n{HEALTHY}\n\n{table}\n\n{shown}\n\n"
+    sentences = said(results)
+    about = [
+        f"`{run.name}` (step {row['step']}: {row['cause']})" for run in found for row in sentences.get(run.name, [])
+    ]
+    alarms = f"{ALARMS.format(', '.join(about))}\n\n" if about else ""
+    return f"\n{HEALTHY}\n\n{table}\n\n{alarms}{shown}\n\n"
 
 
 def _span(run: Curves, column: str) -> str:

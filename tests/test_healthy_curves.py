@@ -74,6 +74,10 @@ def test_a_run_becomes_a_table_a_picture_and_a_sentence(curves, run, tmp_path):
     assert re.search(r"\| sick +\| 4.25 +\| 0.25 +\| 12 % +\| 50 % +\|", page)
     assert re.search(r"\| healthy +\| 4.25 +\| 0.25 +\| 41 % +\| 50 % +\|", page)
     assert "The program said:\n\n> step 40: do not distinguish images\n" in page
+    assert "healthy runs, too" not in page
+    curves.collect(run("byol", LINES, [message]), tmp_path / "other")
+    found = curves.healthy_part(curves.read(tmp_path / "other"), tmp_path / "other")
+    assert "healthy runs, too: `byol` (step 40: images not distinguished)." in found
     assert "2 of 21 runs, 2 minutes of training: commit aaaaaaa, jax 1.2, an abacus." in page
     curves.collect(tmp_path / "runs" / "sdclr", results)  # again: nothing stands twice
     assert [row["run"] for row in curves._rows(results / "runs.csv")] == ["sdclr", "mask_from_noise"]
