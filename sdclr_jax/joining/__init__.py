@@ -3,7 +3,6 @@
 import atexit
 import contextlib
 import os
-import sys
 import threading
 
 import jax
@@ -11,7 +10,7 @@ from jax._src import distributed  # whether a process has joined has no public d
 
 from sdclr_jax.errors import UserError, first_line
 from sdclr_jax.joining import cluster, rollcall
-from sdclr_jax.joining.line import Line
+from sdclr_jax.joining.line import Line, end_at_once
 
 LIMIT = 300  # seconds until all have started
 _JAX = 180  # seconds for JAX to join processes that have all answered the roll call
@@ -80,11 +79,8 @@ def _limit() -> int:
 
 
 def _jax_waits(place: cluster.Place) -> None:
-    """JAX would abort with a stack trace."""
-    print(
-        f"sdclr: {place}: all processes had come, and JAX has not joined them in {_JAX} s: one has ended since; start "
-        "all again",
-        file=sys.stderr,
-        flush=True,
+    end_at_once(
+        f"{place}: all processes had come, and JAX has not joined them in {_JAX} s: one has ended since; start all "
+        "again",
+        UserError.status,
     )
-    os._exit(UserError.status)

@@ -122,13 +122,16 @@ class Line:
 
     def _gone(self, why: str) -> None:
         if self._end_of_process_0 == "ends this process":
-            print(
-                f"sdclr: process 0, at {self._named}, {why}; start all again, and a run goes on from its last "
-                "checkpoint",
-                file=sys.stderr,
-                flush=True,
+            end_at_once(
+                f"process 0, at {self._named}, {why}; start all again, and a run goes on from its last checkpoint",
+                Lost.status,
             )
-            os._exit(Lost.status)
+
+
+def end_at_once(sentence: str, status: int) -> None:
+    """End this process from any of its threads, where JAX would abort it with a stack trace."""
+    print(f"sdclr: {sentence}", file=sys.stderr, flush=True)
+    os._exit(status)
 
 
 def _send(far: socket.socket, data: bytes) -> None:
