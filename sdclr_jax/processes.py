@@ -266,7 +266,7 @@ def telling() -> Iterator[None]:
                 time.sleep(0.05)
             if said:
                 raise _error_of(said) from error
-            if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+            if broke_down(error):
                 lost = Lost(
                     f"a computation with the other processes broke down ({first_line(error)}): one of them was "
                     "killed, or its machine is gone; start all again, and a run goes on from its last checkpoint"
@@ -275,6 +275,11 @@ def telling() -> Iterator[None]:
                 raise lost from error
         _publish(error)
         raise
+
+
+def broke_down(error: Exception) -> bool:
+    """Whether this is how a computation with other processes ends when one of them is gone."""
+    return isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
 
 
 def leave(status: int) -> None:

@@ -187,7 +187,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         try:
             yield
         except (OSError, ValueError) as error:  # a full disk is a ValueError of tensorstore's
-            if "Gloo" in str(error):  # not the disk: another process is gone, as `processes` will say
+            if processes.broke_down(error):  # it is not the disk, and `processes` will say what it is
                 raise
             raise UserError(
                 f"a checkpoint cannot be written to {self._directory} ({first_line(error)}): make room and permission "
