@@ -18,6 +18,7 @@ RESPONSES = {  # as tables name them; the first is the primary one
     "k-NN All": "knn.all",
 }
 LEVEL, CHANCE = 0.05, 10.0  # of the tests; points of All, of ten classes
+ONE_DIRECTION = 2.0  # effective rank of the features below which a run has collapsed
 
 
 class Effect(NamedTuple):
@@ -191,6 +192,22 @@ def sort(scale: str, records: list[dict[str, Any]]) -> Sorted:
             continue
         left_out.append(f"block {row['block']} {row['arm']} {why}")
     return Sorted(used, diverged, left_out)
+
+
+def collapsed(row: dict[str, Any]) -> bool:
+    """Whether a run ended with all features in one direction. It stays in the models: no run is left out by score."""
+    return bool(row["scores"].get("features.effective_rank", np.inf) < ONE_DIRECTION)
+
+
+def residuals(of: list[Run], y: dict[tuple[int, str], float]) -> list[float]:
+    """Standard deviation of what the model leaves, in points: of the fraction, then of ladder and premise."""
+    found = []
+    for belongs, make in ((in_factor_model, factor_model), (in_arm_model, arm_model)):
+        own = [run for run in of if belongs(run) and run.key in y]
+        matrix, values = make(own).matrix, np.array([y[run.key] for run in own])
+        left = values - matrix @ (np.linalg.pinv(matrix) @ values)
+        found.append(float(np.sqrt(left @ left / (len(own) - np.linalg.matrix_rank(matrix)))))
+    return found
 
 
 def smallest_seen(scale: str, blocks: int, simulations: int = 4000, power: float = 0.8) -> dict[str, float]:

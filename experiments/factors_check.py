@@ -5,6 +5,9 @@
 
 It reads the records of the runs, and of the first analysis its numbers alone, SCALE_effects.json, which it compares
 with its own. Levels are indicators here, and effects are contrasts of them; p-values are adjusted by statsmodels.
+
+When all runs have ended, it also writes SCALE_checks.csv: how far each difference depends on the model, and rate by
+criterion. `factors.py SCALE --analyse` then shows them below the tests, which they do not change.
 """
 
 import json
@@ -12,9 +15,11 @@ import pathlib
 import re
 import sys
 from collections import Counter
+from typing import Any
 
 import pandas as pd
 import statsmodels.formula.api as smf
+from factors_analysis import collapsed
 from statsmodels.stats.multitest import multipletests
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "factors"
@@ -59,23 +64,56 @@ def main(scale: str) -> None:
         sys.exit(f"{len(whole)} whole blocks have ended: three determine all effects")
     rows = [row for row in rows if row["block"] in whole and row["state"] == "done"]
     ours = {e["name"]: e for e in json.loads((RESULTS / f"{scale}_effects.json").read_text())["All"]}
-    theirs = pd.concat([by_factor(rows), by_arm(rows)])
-    tested = [name for name in theirs.index if not name.startswith(UNTESTED)]
-    adjusted = dict(zip(tested, multipletests(theirs.p[tested], method="holm")[1], strict=True))
+    theirs = differences(rows)
     largest = 0.0
     for name, row in theirs.iterrows():
-        differences = [abs(row[column] - ours[name][column]) for column in ("estimate", "error", "low", "high", "p")]
-        differences += [abs(adjusted[name] - ours[name]["holm"])] if name in adjusted else []
-        largest = max(largest, *differences)
+        apart = [abs(row[column] - ours[name][column]) for column in ("estimate", "error", "low", "high", "p")]
+        apart += [] if pd.isna(row.holm) else [abs(row.holm - ours[name]["holm"])]
+        largest = max(largest, *apart)
         print(f"{name:50s} {row.estimate:+.3f} [{row.low:+.3f}, {row.high:+.3f}]")
     missing = ours.keys() ^ set(theirs.index)
     print(
         f"{len(theirs)} effects of {len(rows)} runs; the largest difference from {scale}_effects.json is {largest:.1e}"
     )
+    if len(whole) == 6:
+        path = RESULTS / f"{scale}_checks.csv"
+        table = checks(rows)
+        table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+        print(f"{path}: {len(table)} lines")
     sys.exit(f"only in one of the two: {missing}" if missing else int(largest > 1e-6))
 
 
-def by_factor(rows: list[dict]) -> pd.DataFrame:
+def differences(rows: list[dict], **how: Any) -> pd.DataFrame:
+    """All differences with their p-values by Holm; `how` is of `fitted`."""
+    found = pd.concat([by_factor(rows, **how), by_arm(rows, **how)])
+    tested = [name for name in found.index if not name.startswith(UNTESTED)]
+    return found.assign(holm=pd.Series(multipletests(found.p[tested], method="holm")[1], index=tested))
+
+
+def checks(rows: list[dict]) -> pd.DataFrame:
+    """A line for each difference and check: the model as designed, errors that allow another variance for each run
+    (HC3: MacKinnon and White, 1985), and without the runs that collapsed. Then, explored and not tested, each rate
+    against nothing cut by one criterion: its own runs and those of rate 0, so that a criterion whose runs vary more
+    does not widen the intervals of another."""
+    tables = {"as designed": differences(rows), "HC3": differences(rows, covariance="HC3")}
+    if any(map(collapsed, rows)):
+        tables["without collapsed runs"] = differences([row for row in rows if not collapsed(row)])
+    for criterion in ("smallest", "random", "largest"):
+        kept = [row for row in rows if f"-{criterion}-" in row["arm"] or row["arm"].startswith("rate-0-")]
+        names = {f"{criterion}, rate {rate} − 0": f"C(rate)[T.{rate}]" for rate in (0.3, 0.6, 0.9)}
+        terms = "C(rate) + private + three + on"
+        tables.setdefault("explored", []).append(by_factor(kept, terms=terms, contrasts=names))
+    tables["explored"] = pd.concat(tables["explored"])
+    lines = [table.assign(check=check).rename_axis("name").reset_index() for check, table in tables.items()]
+    return pd.concat(lines)[["check", "name", "estimate", "low", "high", "p", "holm"]]
+
+
+def by_factor(
+    rows: list[dict],
+    terms: str = "C(rate) + random + largest + step + once + private + three + on",
+    contrasts: dict[str, str] = FACTORS,
+    **how: Any,
+) -> pd.DataFrame:
     """The runs of the fraction: in it are all damaged ones but those that are of the ladder alone."""
     of_ladder = ("rate-0-private-head-3-gradient-on", "rate-0.9-smallest-epoch-private-head-3-gradient-on")
     table = []
@@ -96,10 +134,10 @@ def by_factor(rows: list[dict]) -> pd.DataFrame:
                     "on": int(x["gradient"] == "on"),
                 }
             )
-    return fitted(pd.DataFrame(table), "C(rate) + random + largest + step + once + private + three + on", FACTORS)
+    return fitted(pd.DataFrame(table), terms, contrasts, **how)
 
 
-def by_arm(rows: list[dict]) -> pd.DataFrame:
+def by_arm(rows: list[dict], **how: Any) -> pd.DataFrame:
     table = pd.DataFrame(
         {"y": 100 * row["scores"]["logistic.all"], "block": row["block"], "arm": REFERENCES[row["arm"]]}
         for row in rows
@@ -111,11 +149,11 @@ def by_arm(rows: list[dict]) -> pd.DataFrame:
         for name, letters in REFERENCE_STEPS.items()
         if set(letters) <= there
     }
-    return fitted(table, "C(arm)", steps)
+    return fitted(table, "C(arm)", steps, **how)
 
 
-def fitted(table: pd.DataFrame, terms: str, contrasts: dict[str, str]) -> pd.DataFrame:
-    plain = smf.ols(f"y ~ C(block) + {terms}", table).fit()
+def fitted(table: pd.DataFrame, terms: str, contrasts: dict[str, str], covariance: str = "nonrobust") -> pd.DataFrame:
+    plain = smf.ols(f"y ~ C(block) + {terms}", table).fit(cov_type=covariance, use_t=True)
     found = {}
     for name, contrast in contrasts.items():
         test = plain.t_test(f"{contrast} = 0")

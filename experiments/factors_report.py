@@ -1,5 +1,6 @@
 """What experiments/factors.py prints and writes: its plan, and the tables and the picture of its results."""
 
+import csv
 import json
 import pathlib
 from collections import Counter
@@ -13,13 +14,15 @@ from factors_analysis import (
     PRIMARY,
     RESPONSES,
     Effect,
+    collapsed,
     effects,
     in_arm_model,
     in_factor_model,
+    residuals,
     smallest_seen,
     sort,
 )
-from factors_design import LADDER, SCALES, runs
+from factors_design import LADDER, SCALES, Run, runs
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
@@ -54,7 +57,7 @@ def plan(scale: str, records: list[dict[str, Any]]) -> str:
 
 def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path, page: pathlib.Path) -> str:
     """Write SCALE_effects.json and SCALE.svg, and the tables to their place on a page; returns these."""
-    text, found = report(scale, records)
+    text, found = report(scale, records, checks(out / f"{scale}_checks.csv"))
     before, _, rest = page.read_text().partition(f"<!-- {scale} -->\n")
     _, end, after = rest.partition(f"<!-- end of {scale} -->\n")
     shown = f"\n![Effects with their intervals](../experiments/results/factors/{scale}.svg)\n\n" if found else "\n"
@@ -74,10 +77,11 @@ def conclusion(table: list[Effect]) -> str:
     lines = [f"{len(own)} differences on All were tested; {len(seen)} are distinguished from 0 after Holm, at 5 %."]
     lines += [f"- {e.name}: {_interval(e)} points, p {e.holm:.2g}" for e in seen]
     if rest := [e for e in own if e.holm >= LEVEL]:
-        widest = max(rest, key=lambda e: max(-e.low, e.high))
+        farthest = max(rest, key=lambda e: max(-e.low, e.high))
         lines += ["- not distinguished, with what the interval leaves open: "]
         lines[-1] += "; ".join(f"{e.name} {_interval(e)}" for e in rest)
-        lines += [f"- the widest of these allows up to {max(-widest.low, widest.high):.1f} points: {widest.name}"]
+        reach = max(-farthest.low, farthest.high)
+        lines += [f"- of these the interval that reaches farthest leaves {reach:.1f} points open: {farthest.name}"]
     return "\n".join(lines)
 
 
@@ -85,8 +89,19 @@ def points(rows: list[dict[str, Any]], score: str) -> dict[tuple[int, str], floa
     return {(row["block"], row["arm"]): 100 * row["scores"][score] for row in rows if score in row["scores"]}
 
 
-def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, list[Effect]]]:
-    """The tables of a scale as Markdown, and the effects by response: of the blocks of which every run has ended."""
+def checks(path: pathlib.Path) -> list[dict[str, str]]:
+    """What factors_check.py has written; nothing where it has not."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def report(
+    scale: str, records: list[dict[str, Any]], checked: list[dict[str, str]] | None = None
+) -> tuple[str, dict[str, list[Effect]]]:
+    """The tables of a scale as Markdown, and the effects by response: of the blocks of which every run has ended.
+    `checked` is what `checks` gives."""
     design, of = runs(scale), sort(scale, records)
     ended = {(row["block"], row["arm"]) for row in (*of.used, *of.diverged)}
     whole = sorted({run.block for run in design} - {run.block for run in design if run.key not in ended})
@@ -95,6 +110,11 @@ def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, li
     found = {name: effects(design, points(used, score)) for name, score in RESPONSES.items()}
     found = {name: table for name, table in found.items() if table}
     sick = [f"block {row['block']} {row['arm']}" for row in of.diverged]
+    flat = [
+        f"block {row['block']} {row['arm']} (effective rank {row['scores']['features.effective_rank']:.1f})"
+        for row in of.used
+        if collapsed(row)
+    ]
     lines = [
         f"{len(ended)} of {len(design)} runs have ended"
         + (
@@ -105,6 +125,7 @@ def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, li
         )
         + f" {len(of.diverged)} diverged"
         + (f": {', '.join(sick)}." if sick else ".")
+        + (f" {len(flat)} collapsed, and by the rule stay in: {', '.join(flat)}." if flat else "")
     ]
     if of.used:
         facts = {
@@ -115,7 +136,7 @@ def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, li
         hours = sum(row["cpu_seconds"] for row in of.used) / 3600
         lines.append(f"The runs: {said}; {hours:.1f} CPU hours.")
     if found and not interim:
-        lines.append(conclusion(found["All"]))
+        lines += [conclusion(found["All"]), _noise(scale, design, used)]
     if of.left_out:
         lines.append(f"{len(of.left_out)} records are left out: {'; '.join(of.left_out)}.")
     for family, title in (
@@ -130,9 +151,44 @@ def report(scale: str, records: list[dict[str, Any]]) -> tuple[str, dict[str, li
         again = {"All": effects(design, at_chance)}
         both = (table for family in ("factor", "ladder", "premise") if (table := _table(again, family, interim)))
         lines.append("**The same with chance as the score of runs that diverged**\n\n" + "\n\n".join(both))
+    if checked and not interim:
+        lines.append(f"**How far the differences depend on the model**\n\n{_checked(checked)}")
+        lines.append(f"**Explored, not tested: the rate by what is cut**\n\n{_explored(checked)}")
     if used:
         lines.append(f"**Means of the arms that every block has**\n\n{_means(used)}")
     return "\n\n".join(lines) + "\n", found
+
+
+def _noise(scale: str, design: list[Run], used: list[dict[str, Any]]) -> str:
+    """What the models leave, beside what the design assumed of it."""
+    within, lack = SCALES[scale].noise
+    assumed, seen = (float(np.hypot(within, lack)), within), residuals(design, points(used, PRIMARY))
+    return (
+        f"Standard deviation of what the models leave: {seen[0]:.2f} points in the fraction, {seen[1]:.2f} in ladder "
+        f"and premise. The design assumed {assumed[0]:.2f} and {assumed[1]:.2f}, so the smallest differences that it could "
+        f"find are {seen[0] / assumed[0]:.1f} and {seen[1] / assumed[1]:.1f} times those of its table."
+    )
+
+
+def _checked(rows: list[dict[str, str]]) -> str:
+    """The tested differences under each model that was tried."""
+    names = dict.fromkeys(row["check"] for row in rows if row["check"] != "explored")
+    by = {(row["check"], row["name"]): row for row in rows if row["holm"]}
+    table = [[name, *(_cell(by[check, name]) for check in names)] for name in dict.fromkeys(name for _, name in by)]
+    return tabulate(table, ["difference, points of All", *names], tablefmt="github", disable_numparse=True)
+
+
+def _explored(rows: list[dict[str, str]]) -> str:
+    by = {tuple(row["name"].split(", ")): row for row in rows if row["check"] == "explored"}
+    rates = dict.fromkeys(rate for _, rate in by)
+    table = [[cut, *(_cell(by[cut, rate]) for rate in rates)] for cut in dict.fromkeys(cut for cut, _ in by)]
+    return tabulate(table, ["cut, points of All", *rates], tablefmt="github", disable_numparse=True)
+
+
+def _cell(row: dict[str, str]) -> str:
+    estimate, low, high = (float(row[name]) for name in ("estimate", "low", "high"))
+    holm = f", p {float(row['holm']):.2g}" if row["holm"] else ""
+    return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−") + holm
 
 
 def summary(scale: str, records: list[dict[str, Any]]) -> str:

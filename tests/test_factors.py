@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import pathlib
+import re
 import sys
 import types
 
@@ -159,7 +160,7 @@ def test_what_is_of_another_commit_or_other_data_is_listed_and_never_averaged_in
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_page_has_the_tables_of_the_committed_records(scale):
     rows = factors.read(factors.RESULTS / f"{scale}.jsonl")
-    text, found = reports.report(scale, rows)
+    text, found = reports.report(scale, rows, reports.checks(factors.RESULTS / f"{scale}_checks.csv"))
     assert f"<!-- {scale} -->\n\n{text}\n" in factors.PAGE.read_text()
     if rows:
         kept = json.loads((factors.RESULTS / f"{scale}_effects.json").read_text())
@@ -167,6 +168,47 @@ def test_the_page_has_the_tables_of_the_committed_records(scale):
             for effect, other in zip(table, kept[response], strict=True):
                 assert effect.name == other["name"]
                 assert effect.estimate == pytest.approx(other["estimate"], abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_what_is_written_about_a_scale_quotes_its_tables(scale):
+    written, _, rest = factors.PAGE.read_text().partition(f"<!-- {scale} -->")
+    tables = rest.partition(f"<!-- end of {scale} -->")[0]
+    quoted = re.findall(r"[−+][\d.]+\s\[[^\]]+\]", written.rpartition("\n## ")[2])
+    assert bool(quoted) == ("p of All, Holm" in tables)  # once all runs have ended
+    assert [text for text in quoted if " ".join(text.split()) not in tables] == []
+
+
+def test_what_a_model_leaves_and_who_has_collapsed():
+    rng = np.random.default_rng(0)
+    two = [run for run in DESIGN if run.arm.name in ("simclr", "simclr-head-2") or run.arm.fraction]
+    y = {run.key: rng.normal(50, 3) for run in two}
+    fraction_left, arms_left = analysis.residuals(two, y)
+    apart = [y[block, "simclr"] - y[block, "simclr-head-2"] for block in range(1, 7)]
+    rate_0 = [run for run in two if run.arm.name == "rate-0-private-head-3-gradient-on"]
+    assert len(rate_0) == 2  # of the fraction and of the ladder, and so it has a say in both
+    without = [run for run in two if run not in rate_0]
+    assert analysis.residuals(without, y)[1] == pytest.approx(np.std(apart, ddof=1) / np.sqrt(2))
+    assert fraction_left == pytest.approx(3, rel=0.2) and arms_left > 0
+    row = {"scores": {"features.effective_rank": 1.99}}
+    assert analysis.collapsed(row) and not analysis.collapsed({"scores": {"features.effective_rank": 2.0}})
+
+
+def test_what_a_second_analysis_found_stands_below_the_tests():
+    checked = [
+        {"check": check, "name": "norms", "estimate": "-1.25", "low": "-2", "high": "-0.5", "p": "0.01", "holm": "0.04"}
+        for check in ("as designed", "HC3")
+    ]
+    checked += [dict(checked[0], check="explored", name=f"smallest, rate {r} − 0", holm="") for r in (0.3, 0.6)]
+    rows = [record(run) for run in DESIGN]
+    rows[5]["scores"] = rows[5]["scores"] | {"features.effective_rank": 1.0}
+    text, _ = reports.report("photos", rows, checked)
+    assert f"1 collapsed, and by the rule stay in: block 1 {rows[5]['arm']} (effective rank 1.0)." in text
+    cell = "−1.2 [−2.0, −0.5]"
+    assert f"| norms | {cell}, p 0.04 | {cell}, p 0.04 |" in " ".join(text.split())
+    assert f"| smallest | {cell} | {cell} |" in " ".join(text.split())
+    assert "The design assumed 1.20 and 0.80" in text
+    assert "explored" not in reports.report("photos", rows)[0].lower()
 
 
 def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_path, monkeypatch):
