@@ -168,6 +168,9 @@ def quick_compile(shardings: Shardings) -> dict[str, object] | None:
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None
 
 
+_collapse_of = jax.jit(collapse.measure, static_argnames="pairs")
+
+
 class _Measurement(NamedTuple):
     """What is measured every so many steps, and after the last; 0 is never."""
 
@@ -177,13 +180,10 @@ class _Measurement(NamedTuple):
 
 def _measurements(parts: Parts, clock: Clock) -> list[_Measurement]:
     config, method, online = parts.config, parts.method, parts.online
-    collapsed = jax.jit(
-        lambda state, batch: collapse.measure(method.diagnose(state, batch), method.pairs),
-        out_shardings=parts.shardings.replicated,
-    )
 
     def measure_collapse(step: Step) -> metrics.Line:
-        (found,) = _fetched([collapsed(step.state, step.images)], step.number)
+        outputs = method.jitted_diagnose(step.state, step.images)
+        (found,) = _fetched([_collapse_of(outputs, method.pairs)], step.number)
         return {name: float(value) for name, value in found.items()}
 
     def measure_online(probe: OnlineProbe, step: Step) -> metrics.Line:

@@ -21,7 +21,7 @@ class Digits:
         self._data_dir = data_dir
 
     def load(self, split: str) -> Examples:
-        return prepared.read(self.prepare(), split)
+        return prepared.read_once(self.prepare(), split)
 
     def prepare(
         self, archive: pathlib.Path | None = None, accept_checksum: str = "", progress: bool = False

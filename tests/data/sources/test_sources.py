@@ -30,8 +30,8 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
-    """A prepared data folder that a test may damage."""
-    shutil.copytree(data_dir, tmp_path / "copy")
+    """A prepared data folder that a test may damage; what was decoded is left out, else it would be read."""
+    shutil.copytree(data_dir, tmp_path / "copy", ignore=shutil.ignore_patterns("decoded_*"))
     return tmp_path / "copy"
 
 
@@ -158,8 +158,8 @@ def test_what_a_killed_process_left_is_not_taken_for_data(data_dir, tmp_path):
     )
 
 
-def flip_a_bit(folder):
-    with open(folder / TRAIN, "r+b") as file:
+def flip_a_bit(path):
+    with open(path, "r+b") as file:
         file.seek(100_000)
         byte = file.read(1)[0]
         file.seek(100_000)
@@ -174,7 +174,7 @@ def empty(folder):
 @pytest.mark.parametrize(
     "damage",
     [
-        flip_a_bit,
+        lambda folder: flip_a_bit(folder / TRAIN),
         empty,
         lambda folder: os.truncate(folder / TRAIN, 200_000),
         lambda folder: (folder / TRAIN).unlink(),
@@ -190,8 +190,19 @@ def test_damage_is_seen_and_named(copy, damage):
     assert str(error.value) == f"The data set in {copy / FOLDER} is damaged; delete that folder and run again."
 
 
+@pytest.mark.parametrize("damage", [flip_a_bit, lambda path: os.truncate(path, 1000)], ids=["bit", "truncated"])
+def test_decoded_images_that_are_damaged_are_made_afresh(copy, damage):
+    expected = digest(sources.source("digits", copy).load("train"))
+    kept = copy / FOLDER / "decoded_train.npz"
+    whole = kept.read_bytes()
+    damage(kept)
+    assert kept.read_bytes() != whole
+    assert digest(sources.source("digits", copy).load("train")) == expected
+    assert digest(sources.source("digits", copy).load("train")) == expected
+
+
 def test_the_remedy_for_damage_works(data_dir, copy):
-    flip_a_bit(copy)
+    flip_a_bit(copy / TRAIN)
     shutil.rmtree(copy / FOLDER)
     assert digest(sources.source("digits", copy).load("train")) == digest(
         sources.source("digits", data_dir).load("train")
