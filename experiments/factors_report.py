@@ -165,8 +165,8 @@ def _noise(scale: str, design: list[Run], used: list[dict[str, Any]]) -> str:
     assumed, seen = (float(np.hypot(within, lack)), within), residuals(design, points(used, PRIMARY))
     return (
         f"Standard deviation of what the models leave: {seen[0]:.2f} points in the fraction, {seen[1]:.2f} in ladder "
-        f"and premise. The design assumed {assumed[0]:.2f} and {assumed[1]:.2f}, so the smallest differences that it could "
-        f"find are {seen[0] / assumed[0]:.1f} and {seen[1] / assumed[1]:.1f} times those of its table."
+        f"and premise. The design assumed {assumed[0]:.2f} and {assumed[1]:.2f}, so the smallest differences that it "
+        f"could find are {seen[0] / assumed[0]:.1f} and {seen[1] / assumed[1]:.1f} times those of its table."
     )
 
 

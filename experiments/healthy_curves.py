@@ -6,8 +6,8 @@
 
 `LISTS` is the folder of the authors' lists of CIFAR-10-LT. The runs are those of curves_config.py, one seed, one at a
 time: the sixteen methods, and five runs with a fault. Started again, it goes on where it stopped. For each run that is
-done it writes a CSV file to experiments/results/curves, and what the program said of it to `said.csv`; the pictures and
-the marked parts of the page follow from these files alone.
+done it writes a CSV file to experiments/results/curves, with the names of metrics.jsonl; the pictures and the marked
+parts of the page follow from these files alone. What the program says of a run is what it says of these numbers today.
 """
 
 import argparse
@@ -26,26 +26,28 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from configs.methods import METHODS
-from sdclr_jax import records
+from sdclr_jax import branches, records
+from sdclr_jax.evaluation import collapse
 from sdclr_jax.records import names
 
+STEM = "density/encoder/stem"
 RESULTS = jobs.ROOT / "experiments" / "results" / "curves"
 PAGE = jobs.ROOT / "docs" / "healthy.md"
-# Column of the CSV files -> (field of metrics.jsonl, what a picture calls it). All but the last two are of the dense
-# branch, or of no branch.
-COLUMNS = {
-    "loss": ("loss", "loss"),
-    "feature_rank": ("feature_rank/dense", "effective rank of the features"),
-    "projection_rank": ("projection_rank/dense", "effective rank of the projections"),
-    "projection_std": ("projection_std/dense", "spread of the projections"),
-    "alignment": ("alignment", "alignment"),
-    "alignment_ratio": ("alignment_ratio", "alignment ratio"),
-    "uniformity": ("uniformity/dense", "uniformity"),
-    "knn": ("knn/all", "k-NN on validation images"),
-    "density": ("density/all", "density of the mask; of the first layer"),
-    "density_stem": ("density/encoder/stem", "first layer kept"),
+# Fields of metrics.jsonl that are kept -> what a picture or a table calls them.
+FIELDS = {
+    "loss": "loss",
+    "feature_rank/dense": "effective rank of the features",
+    "projection_rank/dense": "effective rank of the projections",
+    "alignment": "alignment",
+    "alignment_ratio": "alignment ratio",
+    "uniformity/dense": "uniformity",
+    "knn/all": "k-NN on validation images",
+    "density/all": "density of the mask; of the first layer",
+    STEM: "first layer kept",
 }
-PANELS = ("loss", "feature_rank", "alignment", "uniformity", "density", "knn")
+# Kept of all branches, since the program's warnings read them.
+READ = ("projection_std", "projection_rank", "prototype_usage")
+PANELS = ("loss", "feature_rank/dense", "alignment", "uniformity/dense", "density/all", "knn/all")
 FAULTS = {  # of curves_config.SICK, as a title
     "temperature_0.01": "A temperature of 0.01 (SimCLR)",
     "learning_rate_x_30": "A learning rate 30 times too high (SimCLR)",
@@ -53,20 +55,27 @@ FAULTS = {  # of curves_config.SICK, as a title
     "no_variance_term": "No variance term (VICReg)",
     "mask_from_noise": "A mask that is drawn at random (SDCLR)",
 }
+SILENT = {  # what a person can see of those of which the program says nothing
+    "learning_rate_x_30": """\
+The program says nothing: no number is out of bounds. The features use fewer directions than those of the healthy run,
+from the first measurement on, and the loss stays above its loss. Where you doubt a learning rate, try a third of it for
+a few epochs, and see whether the rank rises.""",
+    "mask_from_noise": """\
+The program says nothing: no number is out of bounds. The mask keeps as small a share of the first layer as of all
+others, where one that follows the weights keeps more.""",
+}
 HEALTHY = """\
 ## Healthy runs, by method
 
 One run of each method on CIFAR-10 (JPEG copies)-LT, the authors' split 1, 11,165 images: a ResNet-8 of width 8, 32
 features, batch 64, 3 epochs, one seed. Values at the first measurement and at the last. The damaged methods keep 10 %
 of the weights in all, and more of the first layer."""
-ALARMS = """\
-The program warned of healthy runs, too: {}. Runs of minutes may still have an alignment ratio above 0.5 in their second
-half. Act on that sentence where the ratio does not fall, or where k-NN does not rise."""
+ALARMS = "The program warns of healthy runs, too: {}."
 SICK = """\
 ## Sick runs
 
 The same, with one fault each. Orange is the sick run, grey the healthy run of the same method. Below is everything
-that the program said, word by word."""
+that the program says of these numbers, word by word."""
 LIMITS = """\
 ## What these runs cannot show
 
@@ -125,29 +134,28 @@ def config(name: str) -> str:
 
 
 def collect(directory: pathlib.Path, results: pathlib.Path) -> None:
-    """Write a run's curves, what was said of it, and what made it."""
+    """Write a run's curves, and what made it."""
     lines = records.read_metrics(directory / names.METRICS)
-    fields = {column: field for column, (field, _) in COLUMNS.items() if any(field in line for line in lines)}
+    there = dict.fromkeys(field for line in lines for field in line)
+    fields = [field for field in FIELDS if field in there]
+    fields += [field for field in there if field.partition("/")[0] in READ and field not in fields]
     results.mkdir(parents=True, exist_ok=True)
     with (results / f"{directory.name}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", "epoch", *fields])
         for line in lines:
-            values = (line.get(field) for field in ("epoch", *fields.values()))
+            values = (line.get(field) for field in ("epoch", *fields))
             writer.writerow([line["step"], *("" if value is None else f"{value:.4g}" for value in values)])
-    warnings = records.read_warnings(directory / names.WARNINGS)
-    said = [(line["step"], line["cause"], line["message"]) for line in warnings if "cause" in line]
-    _replace(results / "said.csv", directory.name, ("step", "cause", "message"), said)
     versions = json.loads((directory / names.VERSIONS).read_text())
-    about = [(versions.get("commit", "")[:7], versions["jax"], versions["hardware"], round(lines[-1]["seconds"]))]
+    about = [versions.get("commit", "")[:7], versions["jax"], versions["hardware"], round(lines[-1]["seconds"])]
     _replace(results / "runs.csv", directory.name, ("commit", "jax", "hardware", "seconds"), about)
 
 
-def _replace(path: pathlib.Path, run: str, header: tuple[str, ...], rows: list[tuple]) -> None:
-    """Put the rows of a run in the place of those that a file of all runs has of it."""
-    others = [list(row.values()) for row in _rows(path) if row["run"] != run]
+def _replace(path: pathlib.Path, run: str, header: tuple[str, ...], row: list) -> None:
+    """Put the row of a run in the place of that which a file of all runs has of it."""
+    others = [list(other.values()) for other in _rows(path) if other["run"] != run]
     order = [*METHODS, *curves_config.SICK]
-    table = sorted([*others, *([run, *row] for row in rows)], key=lambda row: order.index(row[0]))
+    table = sorted([*others, [run, *row]], key=lambda row: order.index(row[0]))
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([("run", *header), *table])
@@ -171,10 +179,24 @@ def read(results: pathlib.Path) -> dict[str, Curves]:
     return found
 
 
-def said(results: pathlib.Path) -> dict[str, list[dict[str, str]]]:
-    """What the program said of each run, in the order of the steps."""
-    rows = _rows(results / "said.csv")
-    return {name: [row for row in rows if row["run"] == name] for name in {row["run"] for row in rows}}
+def said(run: Curves) -> dict[str, tuple[int, str]]:
+    """What the program says of a run's numbers: cause -> the first step with it, and the sentence."""
+    c = curves_config.get_config(curves_config.SICK.get(run.name, (run.name,))[0])
+    names = {branch for pair in c.pairs for branch, _ in pair}
+    damaged = [name for name, branch in branches.choose(names, c.prune.norms).items() if branch.masked]
+    found: dict[str, tuple[int, str]] = {}
+    for values in zip(*run.columns.values(), strict=True):
+        line = dict(zip(run.columns, values, strict=True))
+        for cause, message in collapse.warnings(
+            line,
+            epochs=c.epochs,
+            dimensions=c.projector.out,
+            images=c.batch_size,
+            objective=c.objective.name,
+            damaged=damaged,
+        ):
+            found.setdefault(cause, (int(line["step"]), message))
+    return found
 
 
 def draw_all(results: pathlib.Path) -> None:
@@ -193,16 +215,16 @@ def draw(run: Curves, healthy: Curves | None, path: pathlib.Path) -> None:
         mpl.rcParams |= {"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
         figure = Figure(figsize=(9, 4.6), layout="constrained")
         for axes, column in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
-            axes.set_title(COLUMNS[column][1], fontsize=10)
+            axes.set_title(FIELDS[column], fontsize=10)
             looks = {"color": "#d55e00" if healthy else "#0072b2", "linewidth": 2}
             for curves, look in ((healthy, {"color": "0.55", "linewidth": 2}), (run, looks)):
                 # The mask's density is set; that of the first layer, dashed, is what the weights make of it.
-                for key, style in ((column, "-"), *([("density_stem", "--")] if column == "density" else [])):
+                for key, style in ((column, "-"), *([(STEM, "--")] if column == "density/all" else [])):
                     if curves and (points := curves.measured(key)):
                         few = {"marker": "o", "markersize": 4} if len(points) < 10 else {}
                         axes.plot(*zip(*points, strict=True), style, **look, **few, label=curves.name)
             if axes.lines:
-                axes.set_ylim(**{"top" if column == "uniformity" else "bottom": None if column == "loss" else 0})
+                axes.set_ylim(**{"top" if column == "uniformity/dense" else "bottom": None if column == "loss" else 0})
             else:
                 axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
             axes.set_xlim(left=0)
@@ -226,7 +248,7 @@ def healthy_part(runs: dict[str, Curves], results: pathlib.Path) -> str:
     if not found:
         return ""
     headers = ["method", "loss", "effective rank", "alignment ratio", "uniformity", "k-NN, %", "first layer kept, %"]
-    columns = ("loss", "feature_rank", "alignment_ratio", "uniformity", "knn", "density_stem")
+    columns = ("loss", "feature_rank/dense", "alignment_ratio", "uniformity/dense", "knn/all", STEM)
     lines = [[f"`{run.name}`", *(_span(run, column) for column in columns)] for run in found]
     if len(found) > 1:
         ends = [[run.last(column) for run in found if run.last(column) is not None] for column in columns]
@@ -234,10 +256,7 @@ def healthy_part(runs: dict[str, Curves], results: pathlib.Path) -> str:
         lines.append(["all, at the end", "", *ranges[1:]])  # losses of different methods cannot be compared
     table = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
     shown = "\n\n".join(f"**`{run.name}`**\n\n{_picture(run.name)}" for run in found)
-    sentences = said(results)
-    about = [
-        f"`{run.name}` (step {row['step']}: {row['cause']})" for run in found for row in sentences.get(run.name, [])
-    ]
+    about = [f"`{run.name}` (step {step}: {cause})" for run in found for cause, (step, _) in said(run).items()]
     alarms = f"{ALARMS.format(', '.join(about))}\n\n" if about else ""
     return f"\n{HEALTHY}\n\n{table}\n\n{alarms}{shown}\n\n"
 
@@ -252,19 +271,19 @@ def _range(column: str, values: list[float]) -> str:
 
 
 def _shown(column: str, value: float) -> str:
-    if column in ("knn", "density_stem"):
+    if column in ("knn/all", STEM):
         return f"{100 * value:.0f}"
-    digits = 1 if column == "feature_rank" else 2
+    digits = 1 if column == "feature_rank/dense" else 2
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def sick_part(runs: dict[str, Curves], results: pathlib.Path) -> str:
-    """A section of each sick run: its picture beside the healthy one, and what was said."""
-    sections, sentences = [], said(results)
+    """A section of each sick run: its picture beside the healthy one, and what is said."""
+    sections = []
     for name, title in FAULTS.items():
         if name in runs:
-            about = [f"> step {row['step']}: {row['message']}" for row in sentences.get(name, [])]
-            about = "The program said:\n\n" + "\n>\n".join(about) if about else "The program said nothing."
+            about = [f"> step {step}: {message}" for step, message in said(runs[name]).values()]
+            about = "The program says:\n\n" + "\n>\n".join(about) if about else SILENT[name]
             method = runs.get(curves_config.SICK[name][0])
             sections.append(f"### {title}\n\n{_picture(name)}\n\n{_beside(runs[name], method)}\n\n{about}\n\n")
     return f"\n{SICK}\n\n{''.join(sections)}" if sections else ""
@@ -276,18 +295,19 @@ def _picture(name: str) -> str:
 
 def _beside(run: Curves, healthy: Curves | None) -> str:
     """The last values of a sick run, and of its method's healthy one."""
-    columns = ("loss", "feature_rank", "projection_rank", "alignment_ratio", "uniformity", "knn", "density_stem")
+    ranks = ("feature_rank/dense", "projection_rank/dense")
+    columns = ("loss", *ranks, "alignment_ratio", "uniformity/dense", "knn/all", STEM)
     columns = [column for column in columns if run.last(column) is not None]
     lines = [
         [label, *(_last(of, column) for column in columns)] for label, of in (("sick", run), ("healthy", healthy)) if of
     ]
-    headers = ["at the end", *(COLUMNS[column][1] for column in columns)]
+    headers = ["at the end", *(FIELDS[column] for column in columns)]
     return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
 def _last(run: Curves, column: str) -> str:
     value = run.last(column)
-    percent = " %" if column in ("knn", "density_stem") else ""
+    percent = " %" if column in ("knn/all", STEM) else ""
     return "" if value is None or math.isnan(value) else _shown(column, value) + percent
 
 

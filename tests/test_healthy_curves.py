@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.methods import METHODS
 from sdclr_jax import recipes
 from sdclr_jax.models import Outputs
 from sdclr_jax.objectives import OBJECTIVES
@@ -34,15 +35,31 @@ def test_the_page_is_made_of_the_committed_curves(curves, tmp_path):
     assert curves.FAULTS.keys() == curves.curves_config.SICK.keys()
 
 
+def test_all_methods_are_healthy_and_who_is_sick_is_told_or_described(curves):
+    """The thresholds of the warnings, on real runs: no false alarm, and what each sick run is told of."""
+    runs = curves.read(curves.RESULTS)
+    assert list(runs) == [*METHODS, *curves.curves_config.SICK]
+    found = {name: set(curves.said(run)) for name, run in runs.items()}
+    assert {name: causes for name, causes in found.items() if causes} == {
+        "temperature_0.01": {"few directions", "one point"},
+        "no_stop_gradient": {"few directions", "images not distinguished"},
+        "no_variance_term": {"images not distinguished"},
+    }
+    assert {name for name in curves.curves_config.SICK if not found[name]} == curves.SILENT.keys()
+    fast, simclr = runs["learning_rate_x_30"], runs["simclr"]
+    for column, sign in (("feature_rank/dense", -1), ("loss", 1)):  # as its description says
+        pairs = zip(fast.measured(column), simclr.measured(column), strict=True)
+        assert all(sign * (sick - healthy) > 0 for (_, sick), (_, healthy) in pairs)
+
+
 @pytest.fixture
 def run(tmp_path):
-    """run(name, metrics, warnings): the folder of a run that has ended."""
+    """run(name, metrics): the folder of a run that has ended."""
 
-    def make(name, metrics, warnings=()):
+    def make(name, metrics):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-        (folder / "warnings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in warnings))
         (folder / "versions.json").write_text(json.dumps({"commit": "a" * 40, "jax": "1.2", "hardware": "an abacus"}))
         return folder
 
@@ -58,11 +75,10 @@ LINES = [
 def test_a_run_becomes_a_table_a_picture_and_a_sentence(curves, run, tmp_path):
     results = tmp_path / "results"
     curves.collect(run("sdclr", LINES), results)
-    message = {"step": 40, "epoch": 1.0, "cause": "images not distinguished", "message": "do not distinguish images"}
-    sick = [*LINES[:1], LINES[1] | {"knn/all": 0.125}]
-    curves.collect(run("mask_from_noise", sick, [message]), results)
+    flat = {"projection_std/dense": 0.125, "projection_std/sparse": 0.001}
+    curves.collect(run("mask_from_noise", [LINES[0] | flat, LINES[1] | {"knn/all": 0.125}]), results)
     assert (results / "sdclr.csv").read_text().splitlines() == [
-        "step,epoch,loss,alignment_ratio,knn,density_stem", "20,0.5,5,1,,0.5", "40,1,4.25,0.25,0.41,",
+        "step,epoch,loss,alignment_ratio,knn/all,density/encoder/stem", "20,0.5,5,1,,0.5", "40,1,4.25,0.25,0.41,",
     ]  # fmt: skip
     both = curves.read(results)
     curves.draw(both["mask_from_noise"], both["sdclr"], results / "picture.svg")
@@ -73,11 +89,12 @@ def test_a_run_becomes_a_table_a_picture_and_a_sentence(curves, run, tmp_path):
     assert re.search(r"\| `sdclr` +\| 5.00 to 4.25 +\| +\| 1.00 to 0.25 +\| +\| 41 to 41 +\| 50 to 50", page)
     assert re.search(r"\| sick +\| 4.25 +\| 0.25 +\| 12 % +\| 50 % +\|", page)
     assert re.search(r"\| healthy +\| 4.25 +\| 0.25 +\| 41 % +\| 50 % +\|", page)
-    assert "The program said:\n\n> step 40: do not distinguish images\n" in page
+    assert "The program says:\n\n> step 20: the projections of the sparse branch have collapsed to one point (" in page
+    assert curves.collapse.DAMAGE in page
     assert "healthy runs, too" not in page
-    curves.collect(run("byol", LINES, [message]), tmp_path / "other")
+    curves.collect(run("byol", [LINES[0], LINES[1] | flat]), tmp_path / "other")
     found = curves.healthy_part(curves.read(tmp_path / "other"), tmp_path / "other")
-    assert "healthy runs, too: `byol` (step 40: images not distinguished)." in found
+    assert "healthy runs, too: `byol` (step 40: one point)." in found
     assert "2 of 21 runs, 2 minutes of training: commit aaaaaaa, jax 1.2, an abacus." in page
     curves.collect(tmp_path / "runs" / "sdclr", results)  # again: nothing stands twice
     assert [row["run"] for row in curves._rows(results / "runs.csv")] == ["sdclr", "mask_from_noise"]
