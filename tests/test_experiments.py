@@ -102,7 +102,7 @@ def run_here(monkeypatch, tmp_path):
 
 # The rate is so small that the networks stay as they were drawn: where a run would go, rounding decides.
 UNTRAINED = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=4"]
-UNTRAINED += ["--config.optimizer.learning_rate=1e-5"]
+UNTRAINED += ["--config.optimizer.learning_rate=1e-5", "--config.collapse_every=0"]
 
 
 def test_planted_images_are_ranked_against_chance_and_rivals(run_here, tmp_path):
@@ -157,7 +157,7 @@ def test_the_evaluation_is_timed_beside_scikit_learn_at_the_same_minimum(monkeyp
 
 def test_the_demo_runs_from_start_to_report(run_here, tmp_path):
     fields = ["--config.epochs=2", "--config.optimizer.warmup_epochs=1", "--config.model.width=2"]
-    fields += ["--config.evaluate.protocols=('knn',)"]
+    fields += ["--config.evaluate.protocols=('knn',)", "--config.collapse_every=0"]
     fields += ["--config.evaluate.map_images=40", "--config.projector.hidden=8"]
     run_here("digits_demo", fields)
     page = tmp_path / "report.html"

@@ -41,7 +41,7 @@ def test_it_trains_in_an_empty_folder_beside_a_foreign_package_named_configs(sit
     (tmp_path / "empty").mkdir()
     path = os.pathsep.join(map(str, (tmp_path / "foreign", site)))
     command = [site / "bin" / "sdclr", "pretrain", "--config=digits_lt:sdclr", "--workdir=run", "--data_dir=data"]
-    more = [*TINY, "--config.epochs=1", "--config.optimizer.warmup_epochs=0", "--config.collapse_every=0"]
+    more = [*TINY, "--config.epochs=1", "--config.optimizer.warmup_epochs=0"]
     subprocess.run(
         [*command, *more, "--noprogress"], check=True, cwd=tmp_path / "empty", env=os.environ | {"PYTHONPATH": path}
     )

@@ -16,7 +16,6 @@ from tests import bucket
 from tests.commands.test_exemplars import QUICK
 from tests.commands.test_pretrain import arguments, assert_same_bits, config, lines, run
 
-QUIET = ("sdclr", "--config.collapse_every=0")  # what is not measured costs no time
 RUN, DATA = "gs://bucket/my runs/sdclr", "gs://bucket/data"
 
 pytestmark = pytest.mark.usefixtures("one_trace")
@@ -46,13 +45,13 @@ def resumed(cloud):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Resident, "from_step", watched)
-        state, written = run(config(*QUIET), files.expanded(RUN), DATA), lines(files.expanded(RUN))
+        state, written = run(config(), files.expanded(RUN), DATA), lines(files.expanded(RUN))
     assert "my runs/sdclr/.lock" not in cloud.objects
     held = seen["my runs/sdclr/.lock"]
     held.content = json.dumps(json.loads(held.content) | {"began": "0"}).encode()  # its process is gone
     with cloud.lock:
         cloud.objects = seen
-    return (state, written), (run(config(*QUIET), files.expanded(RUN), DATA), lines(files.expanded(RUN)))
+    return (state, written), (run(config(), files.expanded(RUN), DATA), lines(files.expanded(RUN)))
 
 
 def test_a_killed_run_is_resumed_to_the_bit(resumed, cloud):
