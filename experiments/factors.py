@@ -20,7 +20,6 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -134,17 +133,11 @@ def _record(path: pathlib.Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def commit() -> str:
-    """Of this clone, as sdclr_jax writes it into a run's folder; nothing here starts JAX."""
-    git = ["git", "-C", str(jobs.ROOT)]
-    found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    return found + ("-dirty" if changed.stdout.strip() else "")
-
-
 def run_all(scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int, until: int) -> None:
     """Take the runs that are not recorded, in their order, in so many processes of one thread each."""
-    if (recorded := everything(scale, out)) and recorded[0]["commit"] != (now := commit()):
+    from sdclr_jax.run import versions
+
+    if (recorded := everything(scale, out)) and recorded[0]["commit"] != (now := versions.commit()):
         sys.exit(
             f"the runs that are recorded are of commit {recorded[0]['commit']}, this is {now}, and runs of two commits "
             "are not compared: go on from a worktree of that commit (docs/factors.md), or move the records aside"

@@ -11,6 +11,8 @@ import jax
 
 import sdclr_jax
 
+# Of a clone, folders in which a change makes the code no other: what was measured, and what is written of it.
+NO_CODE = ("docs", "experiments/results")
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
 
 
@@ -19,7 +21,7 @@ def current() -> dict[str, str]:
     devices = jax.devices()
     return {
         "sdclr_jax": sdclr_jax.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
@@ -39,18 +41,22 @@ def alike() -> dict[str, str]:
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of this code, with `-dirty` where it was changed since; `unknown` outside of a clone."""
     here = pathlib.Path(__file__)
     git = ["git", "-C", str(here.parent)]
     try:
         # A package installed inside some other repository is not of that repository's commit.
         subprocess.run([*git, "ls-files", "--error-unmatch", here.name], capture_output=True, check=True, timeout=10)
         # -uno: a results folder inside the clone does not make the code dirty.
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10)
+        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        code = [":(top)", *(f":(top,exclude){folder}" for folder in NO_CODE)]
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "--", *code], capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.SubprocessError):
         return _installed_commit()
-    return commit.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+    return found.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
 
 
 def _installed_commit() -> str:

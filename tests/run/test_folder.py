@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import struct
+import subprocess
 import types
 
 import pytest
@@ -315,6 +316,29 @@ def test_the_commit_of_what_pip_installed_from_git(written, commit, monkeypatch)
     monkeypatch.setattr(versions.importlib.metadata, "distribution", {"sdclr_jax": installed}.get)
     monkeypatch.setattr(versions.importlib.metadata, "version", lambda name: "1")
     assert versions.current()["commit"] == commit
+
+
+def test_a_clone_is_dirty_where_its_code_was_changed(tmp_path, monkeypatch):
+    """Else what is measured in it could not be committed without a new commit for the next measurement."""
+    code, results = tmp_path / "sdclr_jax" / "run" / "versions.py", tmp_path / "experiments" / "results" / "a.jsonl"
+    others = tmp_path / "experiments" / "a.py", tmp_path / "docs" / "a.md"
+    for path in (code, results, *others):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    who = {f"GIT_{role}_{what}": "a@b.c" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True, env=os.environ | who)
+    monkeypatch.setattr(versions, "__file__", str(code))
+    clean = versions.commit()
+    assert len(clean) == 40
+    for path in (results, others[1], tmp_path / "sdclr_jax" / "not_added.py"):
+        path.write_text("2")
+        assert versions.commit() == clean
+    for path in (code, others[0]):
+        path.write_text("2")
+        assert versions.commit() == f"{clean}-dirty"
+        path.write_text("1")
+    assert versions.commit() == clean
 
 
 def test_versions_of_the_first_start_stay(tmp_path, monkeypatch):
