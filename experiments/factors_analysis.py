@@ -103,20 +103,25 @@ def in_arm_model(run: Run) -> bool:
     return bool(run.arm.without) or run.arm.name in {arm.name for arm in LADDER}
 
 
+def residual(model: Model, y: np.ndarray) -> tuple[float, int]:
+    """Variance of what a model leaves, and its degrees of freedom; 0 where there are none."""
+    freedom = int(len(y) - np.linalg.matrix_rank(model.matrix))
+    left = y - model.matrix @ (np.linalg.pinv(model.matrix) @ y)
+    return (float(left @ left) / freedom if freedom else 0.0), freedom
+
+
 def fit(model: Model, y: np.ndarray) -> dict[str, tuple[float, float, int]]:
     """Least squares: effect -> (estimate, standard error, degrees of freedom of the residual)."""
     inverse = np.linalg.pinv(model.matrix)
-    freedom = len(y) - np.linalg.matrix_rank(model.matrix)
-    coefficients = inverse @ y
+    variance, freedom = residual(model, y)
     if freedom < 1:
         return {}
-    variance = np.sum((y - model.matrix @ coefficients) ** 2) / freedom
     found = {}
     for name, contrast in model.effects.items():
         weights = contrast @ inverse
         # A difference that these runs do not determine is none of theirs.
         if np.allclose(weights @ model.matrix, contrast, atol=1e-8):
-            found[name] = (float(weights @ y), float(np.sqrt(variance * weights @ weights)), int(freedom))
+            found[name] = (float(weights @ y), float(np.sqrt(variance * weights @ weights)), freedom)
     return found
 
 
@@ -200,13 +205,12 @@ def collapsed(row: dict[str, Any]) -> bool:
 
 
 def residuals(of: list[Run], y: dict[tuple[int, str], float]) -> list[float]:
-    """Standard deviation of what the model leaves, in points: of the fraction, then of ladder and premise."""
+    """Standard deviation of what the models leave, in points: of the fraction, then of ladder and premise."""
     found = []
     for belongs, make in ((in_factor_model, factor_model), (in_arm_model, arm_model)):
         own = [run for run in of if belongs(run) and run.key in y]
-        matrix, values = make(own).matrix, np.array([y[run.key] for run in own])
-        left = values - matrix @ (np.linalg.pinv(matrix) @ values)
-        found.append(float(np.sqrt(left @ left / (len(own) - np.linalg.matrix_rank(matrix)))))
+        variance, _ = residual(make(own), np.array([y[run.key] for run in own]))
+        found.append(float(np.sqrt(variance)))
     return found
 
 

@@ -3,11 +3,11 @@
     pip install statsmodels
     python experiments/factors_check.py digits
 
-It reads the records of the runs, and of the first analysis its numbers alone, SCALE_effects.json, which it compares
-with its own. Levels are indicators here, and effects are contrasts of them; p-values are adjusted by statsmodels.
+It reads the records of the runs, and of the first analysis its numbers, SCALE_effects.json, which it compares with its
+own. Levels are indicators here, and effects are contrasts of them; p-values are adjusted by statsmodels.
 
-When all runs have ended, it also writes SCALE_checks.csv: how far each difference depends on the model, and rate by
-criterion. `factors.py SCALE --analyse` then shows them below the tests, which they do not change.
+Where the two agree and all runs have ended, it also writes SCALE_checks.csv: how far each difference depends on the
+model, and rate by criterion. `factors.py SCALE --analyse` then shows them below the tests, which they do not change.
 """
 
 import json
@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 import statsmodels.formula.api as smf
 from factors_analysis import collapsed
+from factors_design import SCALES
 from statsmodels.stats.multitest import multipletests
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "factors"
@@ -71,16 +72,18 @@ def main(scale: str) -> None:
         apart += [] if pd.isna(row.holm) else [abs(row.holm - ours[name]["holm"])]
         largest = max(largest, *apart)
         print(f"{name:50s} {row.estimate:+.3f} [{row.low:+.3f}, {row.high:+.3f}]")
-    missing = ours.keys() ^ set(theirs.index)
     print(
         f"{len(theirs)} effects of {len(rows)} runs; the largest difference from {scale}_effects.json is {largest:.1e}"
     )
-    if len(whole) == 6:
+    if missing := ours.keys() ^ set(theirs.index):
+        sys.exit(f"only in one of the two: {missing}")
+    if largest > 1e-6:
+        sys.exit("the two analyses differ")
+    if len(whole) == SCALES[scale].blocks:
         path = RESULTS / f"{scale}_checks.csv"
         table = checks(rows)
         table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
         print(f"{path}: {len(table)} lines")
-    sys.exit(f"only in one of the two: {missing}" if missing else int(largest > 1e-6))
 
 
 def differences(rows: list[dict], **how: Any) -> pd.DataFrame:
@@ -91,19 +94,20 @@ def differences(rows: list[dict], **how: Any) -> pd.DataFrame:
 
 
 def checks(rows: list[dict]) -> pd.DataFrame:
-    """A line for each difference and check: the model as designed, errors that allow another variance for each run
-    (HC3: MacKinnon and White, 1985), and without the runs that collapsed. Then, explored and not tested, each rate
+    """A line for each difference and check: with errors that allow another variance for each run (HC3: MacKinnon and
+    White, 1985), and without the runs that collapsed. Then, explored and not tested, each rate
     against nothing cut by one criterion: its own runs and those of rate 0, so that a criterion whose runs vary more
     does not widen the intervals of another."""
-    tables = {"as designed": differences(rows), "HC3": differences(rows, covariance="HC3")}
+    tables = {"HC3": differences(rows, covariance="HC3")}
     if any(map(collapsed, rows)):
         tables["without collapsed runs"] = differences([row for row in rows if not collapsed(row)])
+    explored = []
     for criterion in ("smallest", "random", "largest"):
         kept = [row for row in rows if f"-{criterion}-" in row["arm"] or row["arm"].startswith("rate-0-")]
         names = {f"{criterion}, rate {rate} − 0": f"C(rate)[T.{rate}]" for rate in (0.3, 0.6, 0.9)}
         terms = "C(rate) + private + three + on"
-        tables.setdefault("explored", []).append(by_factor(kept, terms=terms, contrasts=names))
-    tables["explored"] = pd.concat(tables["explored"])
+        explored.append(by_factor(kept, terms=terms, contrasts=names))
+    tables["explored"] = pd.concat(explored)
     lines = [table.assign(check=check).rename_axis("name").reset_index() for check, table in tables.items()]
     return pd.concat(lines)[["check", "name", "estimate", "low", "high", "p", "holm"]]
 

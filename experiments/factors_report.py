@@ -125,7 +125,7 @@ def report(
         )
         + f" {len(of.diverged)} diverged"
         + (f": {', '.join(sick)}." if sick else ".")
-        + (f" {len(flat)} collapsed, and by the rule stay in: {', '.join(flat)}." if flat else "")
+        + (f" Collapsed, and by the rule kept: {', '.join(flat)}." if flat else "")
     ]
     if of.used:
         facts = {
@@ -152,7 +152,7 @@ def report(
         both = (table for family in ("factor", "ladder", "premise") if (table := _table(again, family, interim)))
         lines.append("**The same with chance as the score of runs that diverged**\n\n" + "\n\n".join(both))
     if checked and not interim:
-        lines.append(f"**How far the differences depend on the model**\n\n{_checked(checked)}")
+        lines.append(f"**How far the differences depend on the model**\n\n{_checked(found['All'], checked)}")
         lines.append(f"**Explored, not tested: the rate by what is cut**\n\n{_explored(checked)}")
     if used:
         lines.append(f"**Means of the arms that every block has**\n\n{_means(used)}")
@@ -163,19 +163,27 @@ def _noise(scale: str, design: list[Run], used: list[dict[str, Any]]) -> str:
     """What the models leave, beside what the design assumed of it."""
     within, lack = SCALES[scale].noise
     assumed, seen = (float(np.hypot(within, lack)), within), residuals(design, points(used, PRIMARY))
+    kept = [row for row in used if not collapsed(row)]
+    without = residuals(design, points(kept, PRIMARY))
     return (
         f"Standard deviation of what the models leave: {seen[0]:.2f} points in the fraction, {seen[1]:.2f} in ladder "
         f"and premise. The design assumed {assumed[0]:.2f} and {assumed[1]:.2f}, so the smallest differences that it "
         f"could find are {seen[0] / assumed[0]:.1f} and {seen[1] / assumed[1]:.1f} times those of its table."
+        + ("" if len(kept) == len(used) else f" Without what collapsed: {without[0]:.2f} and {without[1]:.2f} points.")
     )
 
 
-def _checked(rows: list[dict[str, str]]) -> str:
+def _checked(table: list[Effect], rows: list[dict[str, str]]) -> str:
     """The tested differences under each model that was tried."""
-    names = dict.fromkeys(row["check"] for row in rows if row["check"] != "explored")
-    by = {(row["check"], row["name"]): row for row in rows if row["holm"]}
-    table = [[name, *(_cell(by[check, name]) for check in names)] for name in dict.fromkeys(name for _, name in by)]
-    return tabulate(table, ["difference, points of All", *names], tablefmt="github", disable_numparse=True)
+    names = list(dict.fromkeys(row["check"] for row in rows if row["check"] != "explored"))
+    by = {(row["check"], row["name"]): row for row in rows}
+    lines = [
+        [e.name, f"{_interval(e)}, p {e.holm:.2g}", *(_cell(by[check, e.name]) for check in names)]
+        for e in table
+        if not np.isnan(e.holm)
+    ]
+    headers = ["difference, points of All", "as designed", *names]
+    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
 
 def _explored(rows: list[dict[str, str]]) -> str:

@@ -58,8 +58,8 @@ FAULTS = {  # of curves_config.SICK, as a title
 SILENT = {  # what a person can see of those of which the program says nothing
     "learning_rate_x_30": """\
 The program says nothing: no number is out of bounds. The features use fewer directions than those of the healthy run,
-from the first measurement on, and the loss stays above its loss. Where you doubt a learning rate, try a third of it for
-a few epochs, and see whether the rank rises.""",
+from the first measurement on, and the loss stays above its loss. So compare a learning rate that you doubt with a lower
+one over a few epochs.""",
     "mask_from_noise": """\
 The program says nothing: no number is out of bounds. The mask keeps as small a share of the first layer as of all
 others, where one that follows the weights keeps more.""",
@@ -181,9 +181,11 @@ def read(results: pathlib.Path) -> dict[str, Curves]:
 
 def said(run: Curves) -> dict[str, tuple[int, str]]:
     """What the program says of a run's numbers: cause -> the first step with it, and the sentence."""
+    # Of a sick run, the config of its method: the fields that are read here are the same, and one of the sick ones
+    # changes its objective in this process.
     c = curves_config.get_config(curves_config.SICK.get(run.name, (run.name,))[0])
-    names = {branch for pair in c.pairs for branch, _ in pair}
-    damaged = [name for name, branch in branches.choose(names, c.prune.norms).items() if branch.masked]
+    compared = {branch for pair in c.pairs for branch, _ in pair}
+    damaged = [name for name, branch in branches.choose(compared, c.prune.norms).items() if branch.masked]
     found: dict[str, tuple[int, str]] = {}
     for values in zip(*run.columns.values(), strict=True):
         line = dict(zip(run.columns, values, strict=True))

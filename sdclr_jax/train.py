@@ -102,7 +102,7 @@ class Method:
         self._whole = sharding.step if isinstance(sharding, State) else sharding
         self._is_split = not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(sharding))
         self.jitted_step = jax.jit(self.step, donate_argnums=0, out_shardings=(sharding, self._whole))
-        self.jitted_diagnose = jax.jit(self.diagnose, out_shardings=self._whole)
+        self.jitted_diagnose = jax.jit(self.diagnose)
         self._jitted_steps = jax.jit(self.steps, donate_argnums=0, out_shardings=(sharding, self._whole))
         self._jitted_refresh = jax.jit(self.refresh, donate_argnums=0, out_shardings=sharding)
 

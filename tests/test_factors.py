@@ -195,20 +195,29 @@ def test_what_a_model_leaves_and_who_has_collapsed():
 
 
 def test_what_a_second_analysis_found_stands_below_the_tests():
-    checked = [
-        {"check": check, "name": "norms", "estimate": "-1.25", "low": "-2", "high": "-0.5", "p": "0.01", "holm": "0.04"}
-        for check in ("as designed", "HC3")
-    ]
-    checked += [dict(checked[0], check="explored", name=f"smallest, rate {r} − 0", holm="") for r in (0.3, 0.6)]
     rows = [record(run) for run in DESIGN]
     rows[5]["scores"] = rows[5]["scores"] | {"features.effective_rank": 1.0}
-    text, _ = reports.report("photos", rows, checked)
-    assert f"1 collapsed, and by the rule stay in: block 1 {rows[5]['arm']} (effective rank 1.0)." in text
-    cell = "−1.2 [−2.0, −0.5]"
-    assert f"| norms | {cell}, p 0.04 | {cell}, p 0.04 |" in " ".join(text.split())
-    assert f"| smallest | {cell} | {cell} |" in " ".join(text.split())
-    assert "The design assumed 1.20 and 0.80" in text
-    assert "explored" not in reports.report("photos", rows)[0].lower()
+    plain, found = reports.report("photos", rows)
+    assert f"Collapsed, and by the rule kept: block 1 {rows[5]['arm']} (effective rank 1.0)." in plain
+    assert "Without what collapsed: " in plain and "The design assumed 1.20 and 0.80" in plain
+    assert "explored" not in plain.lower()
+    values = {"estimate": "-1.25", "low": "-2", "high": "-0.5", "p": "0.01", "holm": "0.04"}
+    checked = [{"check": "HC3", "name": e.name} | values for e in found["All"]]
+    names = [f"{cut}, rate {rate} − 0" for cut in ("smallest", "random") for rate in (0.3, 0.6)]
+    checked += [{"check": "explored", "name": name} | values | {"holm": ""} for name in names]
+    text = " ".join(reports.report("photos", rows, checked)[0].split())
+    assert "| difference, points of All | as designed | HC3 |" in text
+    assert re.search(r"\| norms: private − shared \| [^|]+, p 1 \| −1.2 \[−2.0, −0.5\], p 0.04 \|", text)
+    assert text.count("p 0.04 |") == 14  # those that are tested
+    assert "| random | −1.2 [−2.0, −0.5] | −1.2 [−2.0, −0.5] |" in text
+
+
+def test_the_committed_checks_are_of_the_committed_records():
+    """Errors that allow each run another variance change no estimate."""
+    effects = json.loads((factors.RESULTS / "digits_effects.json").read_text())["All"]
+    checked = reports.checks(factors.RESULTS / "digits_checks.csv")
+    found = {row["name"]: float(row["estimate"]) for row in checked if row["check"] == "HC3"}
+    assert found == pytest.approx({e["name"]: e["estimate"] for e in effects}, rel=1e-5)
 
 
 def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_path, monkeypatch):

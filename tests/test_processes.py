@@ -146,6 +146,7 @@ def test_two_processes_train_what_one_trains_and_stop_at_one_step(tmp_path):
     """SIGTERM to the second of them saves one checkpoint, from which the same command goes on."""
     # Few steps, since in each the processes wait for each other; and small ones, since rounding grows with them.
     fields = ("--config.epochs=2", "--config.evaluate.every=2", "--config.optimizer.learning_rate=0.01")
+    fields += ("--config.collapse_every=5",)
     options = ["pretrain", *arguments(tmp_path / "two", tmp_path / "data", "sdclr", *fields, "--noprogress")]
     statuses, outputs = run(*options, stops="1")
     assert statuses == [75, 75], "\n".join(outputs)

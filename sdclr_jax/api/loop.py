@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -168,7 +168,10 @@ def quick_compile(shardings: Shardings) -> dict[str, object] | None:
     return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True} if on_cpu else None
 
 
-_collapse_of = jax.jit(collapse.measure, static_argnames="pairs")
+@cache
+def _jitted_collapse(replicated: jax.sharding.Sharding) -> Callable[..., dict[str, jax.Array]]:
+    """`collapse.measure`, compiled once for all runs of this process."""
+    return jax.jit(collapse.measure, static_argnames="pairs", out_shardings=replicated)
 
 
 class _Measurement(NamedTuple):
@@ -180,10 +183,11 @@ class _Measurement(NamedTuple):
 
 def _measurements(parts: Parts, clock: Clock) -> list[_Measurement]:
     config, method, online = parts.config, parts.method, parts.online
+    collapse_of = _jitted_collapse(parts.shardings.replicated)
 
     def measure_collapse(step: Step) -> metrics.Line:
         outputs = method.jitted_diagnose(step.state, step.images)
-        (found,) = _fetched([_collapse_of(outputs, method.pairs)], step.number)
+        (found,) = _fetched([collapse_of(outputs, method.pairs)], step.number)
         return {name: float(value) for name, value in found.items()}
 
     def measure_online(probe: OnlineProbe, step: Step) -> metrics.Line:

@@ -52,7 +52,7 @@ def commit() -> str:
         found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
         code = [":(top)", *(f":(top,exclude){folder}" for folder in NO_CODE)]
         status = subprocess.run(
-            [*git, "status", "--porcelain", "-uno", "--", *code], capture_output=True, text=True, timeout=10
+            [*git, "status", "--porcelain", "-uno", "--", *code], capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return _installed_commit()

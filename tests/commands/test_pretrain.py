@@ -193,7 +193,7 @@ def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
     """Every seven steps and at the end, compiled once; the run is that without measures, to the bit."""
     traced = []
     counted = jax.jit(lambda *given: traced.append(1) or loop.collapse.measure(*given), static_argnums=1)
-    monkeypatch.setattr(loop, "_collapse_of", counted)
+    monkeypatch.setattr(loop, "_jitted_collapse", lambda replicated: counted)
     state = run(config("sdclr", "--config.collapse_every=7"), tmp_path / "often", data_dir)
     assert len(traced) == 1
     assert_same_bits(state, finished[1])
