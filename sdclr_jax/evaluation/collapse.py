@@ -33,6 +33,8 @@ FEW_PROTOTYPES = 0.05
 
 # What to look at first, by objective: advice on fields of the config.
 _RATE = "try a lower optimizer.learning_rate or a longer optimizer.warmup_epochs"
+# Both a temperature that is too high and one that is too low do it (docs/healthy.md has a run with 0.01).
+_TEMPERATURE = "try another objective.temperature (published recipes have 0.07 to 0.5)"
 TO_ONE_POINT = {
     "vicreg": "raise objective.variance, which keeps images apart",
     "byol": f"bring target.momentum nearer to 1, and {_RATE}",
@@ -41,8 +43,8 @@ TO_ONE_POINT = {
 TO_FEW_DIRECTIONS = {
     "vicreg": "raise objective.covariance, which keeps dimensions from saying the same",
     "barlow_twins": "raise objective.redundancy, which keeps dimensions from saying the same",
-    "nt_xent": "lower objective.temperature or raise batch_size, so that more images are distinguished",
-    "info_nce": "lower objective.temperature or raise objective.queue, so that more images are distinguished",
+    "nt_xent": f"{_TEMPERATURE}, or a larger batch_size",
+    "info_nce": f"{_TEMPERATURE}, or a longer objective.queue",
 }
 TO_FEW_PROTOTYPES = "lower objective.epsilon or raise batch_size, so that images are shared out more evenly"
 DAMAGE = "the other branches are healthy, so prune.rate is likely too high: lower it"
@@ -222,7 +224,7 @@ def warnings(
     has_learnt = line["epoch"] >= AFTER * epochs and line["step"] >= AFTER_STEPS
     if not point and has_learnt and ratio > NOT_TOLD_APART:
         message = (
-            f"the projections do not distinguish images (the views of one are {ratio:.2g} times as far from each other "
+            f"the projections do not distinguish images (the views of one are {ratio:.2f} times as far from each other "
             f"as from those of another): {TO_ONE_POINT.get(objective, _RATE)}"
         )
         found.append(Finding("images not distinguished", message + (", or lower prune.rate" if damaged else "")))

@@ -186,7 +186,7 @@ def test_a_healthy_line_and_one_without_measures_give_no_warning():
         (SPARSE | {"projection_rank/sparse": 1.5}, "nt_xent", "few directions, damaged branch only", ("prune.rate",)),
         (SPARSE | {"projection_rank/sparse": 1.5, "projection_rank/dense": 2.0}, "nt_xent", "few directions",
          ("dense and sparse branches use 1.5 of", "objective.temperature")),
-        ({"alignment_ratio": 0.8}, "vicreg", "images not distinguished", ("0.8 times as far", "objective.variance, ")),
+        ({"alignment_ratio": 0.8}, "vicreg", "images not distinguished", ("0.80 times as far", "objective.variance, ")),
         ({"prototype_usage/dense": 0.01}, "swav", "few prototypes", ("use 1.0% of the", "objective.epsilon")),
     ],
 )  # fmt: skip
