@@ -1,7 +1,7 @@
 """Tables as lists of runs: what they cost, the runs themselves, and what came of them beside the paper's figures.
 
     python experiments/tables.py                          the tables there are
-    python experiments/tables.py NAME ... --plan          commands, prices, and what is there already
+    python experiments/tables.py [NAME ...] --plan        commands, prices, and what is there already; all tables
     python experiments/tables.py NAME ... --run           run what is left, on this machine
     python experiments/tables.py NAME ... --run --index=N run the N-th run alone, from 0, as a task of an array
     python experiments/tables.py NAME ... --collect       the table, and the ledger, of the runs that are there
@@ -17,6 +17,7 @@ import shlex
 import sys
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 import collected
 import documents
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _do(options: argparse.Namespace, fields: tuple[str, ...]) -> None:
-    tables = [lists.load(name) for name in options.names]
+    tables = [lists.load(name) for name in options.names or (lists.names() if options.plan else ())]
     if options.seeds:
         if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
             raise UserError(f"--seeds is {options.seeds}: give whole numbers with commas, such as 0,1,2")
@@ -66,7 +67,7 @@ def _do(options: argparse.Namespace, fields: tuple[str, ...]) -> None:
     if not tables and options.collect:
         for path in documents.fill():
             print(f"wrote {path.relative_to(jobs.ROOT)}")
-    elif not tables and not (options.plan or options.run):
+    elif not tables and not options.run:
         listed = [lists.load(name) for name in lists.names()]
         print(tabulate([[table.name, table.title, len(table.runs())] for table in listed], ["table", "what", "runs"]))
     elif not tables:
@@ -77,22 +78,32 @@ def _do(options: argparse.Namespace, fields: tuple[str, ...]) -> None:
         for table in tables:
             _collect(table, table.runs(fields), options)
     else:
+        of_all: dict[pathlib.Path, _Priced] = {}  # a run of two tables is one run
         for table in tables:
-            _plan(table, table.runs(fields), options.out)
+            of_all |= _plan(table, table.runs(fields), options.out)
+        if len(tables) > 1:
+            print(f"\n# {len(tables)} tables")
+            _say_totals(list(of_all.values()))
+
+
+class _Priced(NamedTuple):
+    prices: list[prices.Price]
+    left: bool
 
 
 def _folder(table: lists.Table, out: pathlib.Path) -> pathlib.Path:
     return out / (table.folder or table.name)
 
 
-def _plan(table: lists.Table, runs: list[lists.Planned], out: pathlib.Path) -> None:
+def _plan(table: lists.Table, runs: list[lists.Planned], out: pathlib.Path) -> dict[pathlib.Path, _Priced]:
+    """Print the plan of a table; the prices of its runs, by their folders."""
     rates, folder = throughput.read(), _folder(table, out)
     print(f"# {table.title}: {len(runs)} runs\n#")
     for line in table.about.strip().splitlines():
         print(f"# {line}")
     for variable, what in table.places.items():
         print(f"export {variable}=FOLDER  # {what}")
-    priced, left = [], []
+    of_each: dict[pathlib.Path, _Priced] = {}
     for number, run in enumerate(runs):
         found, price = ledger.read(folder / run.job.name), prices.prices(table, run, rates)
         state = found.state if found else "not run"
@@ -101,20 +112,24 @@ def _plan(table: lists.Table, runs: list[lists.Planned], out: pathlib.Path) -> N
         )
         print(f"\n# {number}: {run.job.name}, {state}, {cost}")
         print("\n".join(run.job.commands(folder)))
-        priced.append(price)
-        if state not in (ledger.DONE, ledger.OVER):
-            left.append(price)
+        of_each[folder / run.job.name] = _Priced(price, state not in (ledger.DONE, ledger.OVER))
     print()
-    notes = {price.by: None for of_run in priced for price in of_run if price.by}
-    for what, of in (("in all", priced), ("left", left)):
-        hours = [f"{prices.shown(h)} {unit} hours on {hardware}" for (hardware, unit), h in prices.total(of).items()]
-        print(f"# {what}: {len(of)} runs, {'; '.join(hours) if hours or not of else 'price not measured'}")
+    _say_totals(list(of_each.values()))
+    notes = {price.by: None for run in of_each.values() for price in run.prices if price.by}
     if notes:
         print(f"# priced by the nearest rate there is: {'; '.join(notes)}")
-    if not any(price.unit == "chip" for of_run in priced for price in of_run):
+    if not any(price.unit == "chip" for run in of_each.values() for price in run.prices):
         config = runs[-1].job
         print("# on an accelerator: not measured; there, this adds a line to experiments/results/throughput.csv:")
         print(f"#   python experiments/throughput.py --config={config.config.replace('.py', '')} --steps=20")
+    return of_each
+
+
+def _say_totals(runs: list[_Priced]) -> None:
+    for what, of in (("in all", runs), ("left", [run for run in runs if run.left])):
+        found = prices.total([run.prices for run in of])
+        hours = [f"{prices.shown(h)} {unit} hours on {hardware}" for (hardware, unit), h in found.items()]
+        print(f"# {what}: {len(of)} runs, {'; '.join(hours) if hours or not of else 'price not measured'}")
 
 
 def _run(options: argparse.Namespace, runs: list[tuple[lists.Table, lists.Planned]]) -> None:

@@ -8,6 +8,7 @@ import csv
 import fcntl
 import json
 import pathlib
+import re
 import sys
 from dataclasses import replace
 
@@ -125,6 +126,20 @@ def small(tmp_path, monkeypatch):
             file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
     return Small()
+
+
+def test_all_tables_are_priced_together_and_a_run_of_two_of_them_once(capsys):
+    tables.main(["--plan"])
+    said = capsys.readouterr().out
+    together = said.rpartition(f"# {len(lists.names())} tables\n")[2]
+    names = [lists.load(name) for name in lists.names()]
+    folders = {(table.folder or table.name, run.job.name) for table in names for run in table.runs()}
+    assert len(folders) < sum(len(table.runs()) for table in names)
+    assert re.fullmatch(
+        rf"# in all: {len(folders)} runs, [\d,]+ core hours on .+\n# left: \d+ runs, [\d,]+ core hours on .+\n",
+        together,
+    )
+    assert all(f"# {table.title}: {len(table.runs())} runs" in said for table in names)
 
 
 def test_a_table_is_planned_run_interrupted_resumed_and_collected(small, capsys, tmp_path, monkeypatch):
