@@ -178,7 +178,7 @@ def _checked(table: list[Effect], rows: list[dict[str, str]]) -> str:
     names = list(dict.fromkeys(row["check"] for row in rows if row["check"] != "explored"))
     by = {(row["check"], row["name"]): row for row in rows}
     lines = [
-        [e.name, f"{_interval(e)}, p {e.holm:.2g}", *(_cell(by[check, e.name]) for check in names)]
+        [e.name, f"{_interval(e)}, p {e.holm:.2g}", *(_cell(by.get((check, e.name))) for check in names)]
         for e in table
         if not np.isnan(e.holm)
     ]
@@ -193,7 +193,9 @@ def _explored(rows: list[dict[str, str]]) -> str:
     return tabulate(table, ["cut, points of All", *rates], tablefmt="github", disable_numparse=True)
 
 
-def _cell(row: dict[str, str]) -> str:
+def _cell(row: dict[str, str] | None) -> str:
+    if row is None:
+        return ""
     estimate, low, high = (float(row[name]) for name in ("estimate", "low", "high"))
     holm = f", p {float(row['holm']):.2g}" if row["holm"] else ""
     return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−") + holm
