@@ -83,7 +83,9 @@ def test_one_and_eight_devices_agree(name):
     assert float(scalars["loss"]) == pytest.approx(losses[2], rel=1e-4)
     expected = trees.named(states[3].replace(key=None))
     for leaf, x in trees.named(state.replace(key=None)).items():
-        np.testing.assert_allclose(x, expected[leaf], rtol=1e-3, atol=1e-4, err_msg=leaf)
+        # The small elements of an array are differences of large ones, and round as these.
+        scale = max(1.0, float(np.abs(expected[leaf]).max(initial=0)))
+        np.testing.assert_allclose(x, expected[leaf], rtol=1e-3, atol=3e-4 * scale, err_msg=leaf)
 
 
 @damaged
