@@ -83,6 +83,10 @@ def cloud(served):
     served.ahead, served.fault = 0.0, lambda method, path, name: None
 
 
+def pytest_sessionfinish():
+    gc.freeze()  # pytest looks for garbage five times at the end, through millions of objects
+
+
 def pytest_collection_modifyitems(items):
     place = {name: i for i, name in enumerate(FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(FIRST)))
