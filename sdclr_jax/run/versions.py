@@ -42,7 +42,8 @@ def alike() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Of this code, with `-dirty` where it was changed since; `unknown` outside of a clone."""
+    """Of this code: of its clone, with `-dirty` where it was changed since, or of the Git address that pip installed it
+    from; else `unknown`."""
     here = pathlib.Path(__file__)
     git = ["git", "-C", str(here.parent)]
     try:
