@@ -95,10 +95,12 @@ def differences(rows: list[dict], **how: Any) -> pd.DataFrame:
 
 def checks(rows: list[dict]) -> pd.DataFrame:
     """A line for each difference and check: with errors that allow another variance for each run (HC3: MacKinnon and
-    White, 1985), without the runs that collapsed, and without the arms that cut the largest weights, for differences
-    that need none of them. Then, explored and not tested, each rate
-    against nothing cut by one criterion: its own runs and those of rate 0, so that a criterion whose runs vary more
-    does not widen the intervals of another."""
+    White, 1985); without the runs that collapsed; and, for the differences that need none of them, without the arms
+    that cut the largest weights.
+
+    Then, explored and not tested, each rate against nothing cut by one criterion: its own runs and those of rate 0, so
+    that a criterion whose runs vary more does not widen the intervals of another.
+    """
     tables = {"HC3": differences(rows, covariance="HC3")}
     if any(map(collapsed, rows)):
         tables["without collapsed runs"] = differences([row for row in rows if not collapsed(row)])
