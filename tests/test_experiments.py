@@ -369,3 +369,37 @@ def test_faults_are_planted_into_a_folder_of_photographs_and_scored(tmp_path, mo
     wanted, score = np.array([True, False, True, False]), np.array([3.0, 2, 1, 0])
     found = experiment.ranked("list", "program", np.array([True, True, False, False]), score, wanted, np.full(4, True))
     assert (found["precision"], found["recall"], found["best_n"], found["listed"]) == (0.5, 0.5, 0.5, 2)
+
+
+def test_a_pair_is_planned_by_what_was_measured(monkeypatch, tmp_path, capsys):
+    """The faster dtype, epochs that fill the minutes, fields that the configs take; and the plan is made once."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
+    pair, asked, ran = load("published_pair"), [], []
+    lines = [
+        pair.throughput.Rate(*"?" * 7, dtype, rate, *"?" * 5) for dtype, rate in (("bfloat16", 41), ("float32", 40))
+    ]
+    monkeypatch.setattr(pair.throughput, "read", lambda: lines[: len(asked)])
+    monkeypatch.setattr(pair, "subprocess", types.SimpleNamespace(run=lambda argv, **_: asked.append(argv)))
+    monkeypatch.setattr(pair.jobs, "run", lambda runs, out, at_a_time: ran.append(runs) or [])
+    monkeypatch.setattr(pair.jobs, "report", lambda *_: None)
+    argv = ["published_pair", "--config=digits_lt", "--minutes=9", "--third", f"--out={tmp_path / 'pair'}"]
+    for again in (False, True):
+        monkeypatch.setattr(sys, "argv", argv)
+        pair.main()
+        assert len(asked) == 2, again
+    assert [[arg for arg in argv if "dtype" in arg] for argv in asked] == [
+        ["--config.model.dtype=bfloat16"],
+        ["--config.model.dtype=float32"],
+    ]
+    assert ran[0] == ran[1]
+    assert [job.name for job in ran[0]] == ["simclr", "sdclr", "sdclr-shared-norms"]
+    configs = [pair.jobs.config_of(job) for job in ran[0]]
+    assert {(c.epochs, c.optimizer.warmup_epochs, c.model.dtype) for c in configs} == {(30, 0, "bfloat16")}
+    assert 30 * 2 * 369 / 41 <= 9 * 60 < 31 * 2 * 369 / 41
+    assert [c.prune.norms for c in configs] == ["private", "private", "shared"]
+    assert "30 epochs" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="nearest"):
+        monkeypatch.setattr(sys, "argv", [*argv[:-1], "--config.epoch=3", f"--out={tmp_path / 'other'}"])
+        pair.main()
+    assert len(asked) == 2

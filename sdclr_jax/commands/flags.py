@@ -86,6 +86,8 @@ def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> Non
         if name not in known and plain not in known:
             near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)[0]
             raise UserError(f"there is no field or flag --{shortened(name)}: the nearest is --{near}")
+    # The last value counts: of a tuple that is given twice, ml_collections would make one of both.
+    argv = list({arg.partition("=")[0].removeprefix("--").removeprefix("no"): arg for arg in argv}.values())
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["sdclr", *argv])
     try:
         values(["sdclr", *argv])

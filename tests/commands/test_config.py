@@ -43,6 +43,16 @@ def test_each_layer_overrides_those_before_it(tmp_path, capsys):
     assert fields["objective.scale"] == (2.0, "method")
 
 
+def test_the_last_value_counts(capsys):
+    """Of a tuple too, and whatever way a switch is written: a script's own fields stand before those it is given."""
+    jitter = [f"--config.views.jitter=({x},{x},{x},0.1)" for x in (0.1, 0.2)]
+    switch = ["--config.prune.gradient=True", "--noconfig.prune.gradient", "--config.prune.gradient=True"]
+    fields = printed(capsys, "cifar10_lt:sdclr", *jitter, *switch, "--config.epochs=20", "--config.epochs=30")
+    assert fields["views.jitter"] == ([0.2, 0.2, 0.2, 0.1], "command line")
+    assert fields["prune.gradient"][0] is True
+    assert fields["epochs"][0] == 30
+
+
 def test_a_line_a_field(capsys):
     assert main.main(["config", "digits_lt:sdclr", "--config.prune.rate=0.7"]) == 0
     lines = capsys.readouterr().out.splitlines()
