@@ -40,8 +40,8 @@ import sys
 argv = sys.argv[1:]
 """
 RUN = """
-from sdclr_jax import processes
-processes.SILENCE = 10
+from sdclr_jax.processes import watching
+watching.SILENCE = 10
 from sdclr_jax.commands import main
 sys.exit(main.main(argv))
 """

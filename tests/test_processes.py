@@ -23,6 +23,7 @@ from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
 from sdclr_jax.joining import cluster
+from sdclr_jax.processes import failing, meeting, watching
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines
@@ -391,12 +392,13 @@ def test_one_that_says_no_more_is_named_but_not_where_it_left_after_a_failure(mo
     """A process that has failed says why, and nothing else after that."""
     store, ended, said = Store(), threading.Event(), []
     store.kept["sdclr_jax/alive/1"] = "7 0.0"
-    for name, value in {"SILENCE": 0.05, "POLL": 0.01, "_told": failed, "is_main": lambda: True}.items():
-        monkeypatch.setattr(processes, name, value)
-    monkeypatch.setattr(processes, "_store", lambda: store)
-    monkeypatch.setattr(processes, "_publish", lambda error: None)
-    monkeypatch.setattr(processes, "_end", lambda text, status: (said.append(text), ended.set()))
-    watch = threading.Thread(target=processes._watch, args=(ended, None))
+    for name, value in {"SILENCE": 0.05, "POLL": 0.01, "is_main": lambda: True}.items():
+        monkeypatch.setattr(watching, name, value)
+    monkeypatch.setattr(failing, "_told", failed)
+    monkeypatch.setattr(processes.store, "client", lambda: store)
+    monkeypatch.setattr(failing, "publish", lambda error: None)
+    monkeypatch.setattr(failing, "end", lambda text, status: (said.append(text), ended.set()))
+    watch = threading.Thread(target=watching._watch, args=(ended, None))
     watch.start()
     ended.wait(0.5 if failed else 60)
     ended.set()
@@ -405,8 +407,8 @@ def test_one_that_says_no_more_is_named_but_not_where_it_left_after_a_failure(mo
 
 
 def test_numbers_are_summed_over_the_processes(monkeypatch):
-    monkeypatch.setattr(processes, "count", lambda: 3)
-    monkeypatch.setattr(processes, "exchange", lambda place, text: [text, '{"unreadable_images": 4}', text])
+    monkeypatch.setattr(meeting, "count", lambda: 3)
+    monkeypatch.setattr(meeting, "exchange", lambda place, text: [text, '{"unreadable_images": 4}', text])
     assert processes.summed({"unreadable_images": 1}) == {"unreadable_images": 6}
     assert processes.summed({}) == {}
 

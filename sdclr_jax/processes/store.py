@@ -1,0 +1,48 @@
+"""Which process this is, and the store that all of them share: texts by name, in process 0."""
+
+from typing import Any
+
+import jax
+from jax._src import distributed  # its store has no public door
+
+from sdclr_jax import parallel
+
+ROOT = "sdclr_jax"  # of all names in the store
+# Seconds until all have come to the same place or step, which may take a long compilation; and between two looks.
+MEET, POLL = 1800, 0.5
+
+
+def joined() -> bool:
+    """Whether this process has joined others."""
+    return (distributed.global_state.num_processes or 1) > 1
+
+
+def count() -> int:
+    """How many processes there are."""
+    parallel.devices()  # which says in a sentence why there are none
+    return jax.process_count()
+
+
+def number() -> int:
+    """Which of them this one is, from 0 on."""
+    return jax.process_index()
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and shows progress."""
+    return jax.process_index() == 0
+
+
+def all_in(folder: str) -> dict[int, str]:
+    """What each process has put into a folder of the store, by number."""
+    return {int(key.rpartition("/")[2]): value for key, value in client().key_value_dir_get(f"{folder}/")}
+
+
+def client() -> Any:
+    """JAX's client of it."""
+    return distributed.global_state.client
+
+
+def pause(seconds: float) -> float:
+    """Between two looks into the store, which all processes share."""
+    return seconds * max(1, count() / 16)
