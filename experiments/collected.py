@@ -10,6 +10,7 @@ import json
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jobs
 import ledger
@@ -95,7 +96,7 @@ def collect(table: Table, runs: list[Finished], planned: list[Planned], commit: 
     """
     there = {run.run: run for run in runs}
     lines = {row.name: Line(row) for row in table.rows}
-    sound: list[tuple[Line, Planned, Finished, str]] = []
+    sound: list[_Sound] = []
     for each in planned:
         line, run, name = lines[each.row.name], there.get(each.job.name), each.job.name
         line.planned += 1
@@ -107,32 +108,61 @@ def collect(table: Table, runs: list[Finished], planned: list[Planned], commit: 
             line.listed[name] = "another config"
         elif run.sample != (config.seed, config.data.split, config.data.seed):
             line.listed[name] = "another seed or split"
+        elif run.fault:
+            line.listed[name] = run.fault
         elif run.state not in (DONE, OVER):
             line.under_way.append(name)
         else:
-            sound.append((line, each, run, config.data.subset))
-    most = Counter((run.commit, run.data) for *_, run, _ in sound if run.commit.startswith(commit))
+            sound.append(_Sound(line, each, run, config.data.subset, config.evaluate.to_json()))
+    # What has diverged has no scores to choose by, and what its images are called is not always known.
+    choosing = [of.run for of in sound if of.run.state == DONE] or [of.run for of in sound]
+    most = Counter((run.commit, run.data) for run in choosing if run.commit.startswith(commit))
     # Of as many runs, those that one commit made alone, without changes of its own.
     clean = {key: not any(mark in key[0] for mark in (" then ", "-dirty")) for key in most}
     chosen = max(most, key=lambda key: (most[key], clean[key], key)) if most else ("", "")
     of_sample: dict[tuple, Counter] = {}
-    for _, _, run, subset in sound:
-        of_sample.setdefault((subset, run.sample), Counter())[run.images] += (run.commit, run.data) == chosen
-    for line, each, run, subset in sound:
-        expected = (
-            table.lists.get(subset, {}).get(str(each.split)) or of_sample[subset, run.sample].most_common(1)[0][0]
-        )
-        if run.data != chosen[1]:
-            line.listed[run.run] = f"other images: {run.data}"
-        elif run.images != expected:
-            line.listed[run.run] = f"another list of images: {run.images[:8]}…"
-        elif run.commit != chosen[0]:
-            line.listed[run.run] = f"commit {_short(run.commit)}"
-        elif run.state == OVER:
-            line.diverged.append(run.run)
+    of_protocol: dict[tuple, Counter] = {}
+    for of in sound:
+        counted = (of.run.commit, of.run.data) == chosen
+        of_sample.setdefault((of.subset, of.run.sample), Counter())[of.run.images] += counted
+        for protocol, settings in of.run.settings.items():
+            of_protocol.setdefault((of.evaluate, protocol), Counter())[settings] += counted
+    for of in sound:
+        if why := _why_not(of, table, chosen, of_sample, of_protocol):
+            of.line.listed[of.run.run] = why
+        elif of.run.state == OVER:
+            of.line.diverged.append(of.run.run)
         else:
-            line.done.append(run)
+            of.line.done.append(of.run)
     return Collected(table, list(lines.values()), *chosen)
+
+
+class _Sound(NamedTuple):
+    """A run that is what its table plans; whether it is averaged depends on the others."""
+
+    line: Line
+    planned: Planned
+    run: Finished
+    subset: str
+    evaluate: str  # fields of the config
+
+
+def _why_not(of: _Sound, table: Table, chosen: tuple[str, str], of_sample: dict, of_protocol: dict) -> str:
+    """Why a run is not averaged with those of the chosen commit and images; '' where it is."""
+    pinned = table.lists.get(of.subset, {}).get(str(of.planned.split))
+    shown = {column.score.partition(".")[0] for column in table.shown()}
+    odd = [
+        protocol
+        for protocol, settings in of.run.settings.items()
+        if protocol in shown and settings != of_protocol[of.evaluate, protocol].most_common(1)[0][0]
+    ]
+    if of.run.data not in ("", chosen[1]):
+        return f"other images: {of.run.data}"
+    if of.run.images != (pinned or of_sample[of.subset, of.run.sample].most_common(1)[0][0]):
+        return f"another list of images: {of.run.images[:8]}…"
+    if of.run.commit != chosen[0]:
+        return f"commit {_short(of.run.commit)}"
+    return f"other settings of {', '.join(odd)}" if odd else ""
 
 
 def markdown(found: Collected) -> str:
@@ -147,6 +177,9 @@ def sentences(found: Collected) -> list[str]:
     for what, kind in (("diverged", "diverged"), ("is under way", "under_way")):
         names = [name for line in found.lines for name in getattr(line, kind)]
         said += [f"{', '.join(names)} {what if len(names) == 1 else what.replace('is ', 'are ')}."] if names else []
+    missing = [f"{len(line.not_run)} of {line.planned} of {line.row.name}" for line in found.lines if line.not_run]
+    if missing and found.runs and not found.table.protocols:  # where these stand, n says it
+        said.append(f"Not run: {', '.join(missing)}.")
     listed = {name: why for line in found.lines for name, why in line.listed.items()}
     if listed:
         said.append(f"Not averaged: {'; '.join(f'{name} ({why})' for name, why in listed.items())}.")

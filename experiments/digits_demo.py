@@ -40,6 +40,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from sdclr_jax.evaluation import exemplars
+from sdclr_jax.records import metrics
 
 METHODS = {"simclr": "SimCLR", "sdclr": "SDCLR"}
 PHOTOGRAPHS = jobs.ROOT / "experiments" / "results" / "factors" / "photos.jsonl"
@@ -80,7 +81,7 @@ class Chance(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/digits_demo"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=jobs.at_least_one, default=3)
     options, fields = parser.parse_known_args()
     began = time.perf_counter()
     names = {f"{method}-{seed}": (method, seed) for seed in range(options.seeds) for method in METHODS}
@@ -261,7 +262,7 @@ def seeds_for(difference: float, sd: float) -> int:
 
 def photographs() -> list[str]:
     """The committed result of the experiment on photographs (factors.py), which is not run here."""
-    records = [json.loads(line) for line in PHOTOGRAPHS.read_text().splitlines()]
+    records = metrics.lines(PHOTOGRAPHS)
     where = "On CIFAR-10 (JPEG copies)-LT, not run here but committed (docs/factors.md):"
     return [f"{where} {factors_report.summary('photos', records)}"]
 

@@ -38,7 +38,7 @@ forgotten alike, so only the last two say whether it is rarity."""
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/digits_exemplars"))
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=jobs.at_least_one, default=4)
     options, fields = parser.parse_known_args()
     began = time.perf_counter()
     runs = {f"{method}-{seed}": method for seed in range(options.seeds) for method in METHODS}

@@ -8,6 +8,7 @@
 `photos` in place of `digits` is CIFAR-10-LT with the authors' lists, which takes `--config.data.lists=FOLDER`. The
 design is written down in experiments/results/factors/DESIGN.md. A block is a data split with a seed, the same ones for
 all of its arms; blocks are run one after the other, so that what has ended is made of whole blocks but for the last.
+`--records=FOLDER` keeps records of your own in place of the committed ones, for a whole experiment of your own.
 """
 
 import argparse
@@ -25,9 +26,14 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+import factors_analysis
 import jobs
 import numpy as np
 from factors_design import PROTOCOLS, SCALES, TENTH, Run, fields, runs
+
+import sdclr_jax
+from sdclr_jax.errors import Diverged, Stopped, UserError
+from sdclr_jax.records import metrics
 
 RESULTS = jobs.ROOT / "experiments" / "results" / "factors"
 PAGE = jobs.ROOT / "docs" / "factors.md"  # which has the tables
@@ -37,8 +43,6 @@ def work(run: Run, out: pathlib.Path, given: dict[str, str], recorded: list[dict
     """Pretrain and evaluate a run, or go on with it; its record. That it diverged is a record, too."""
     import ledger
 
-    import sdclr_jax
-    from sdclr_jax.errors import Diverged
     from sdclr_jax.run import versions
 
     method, settings = fields(SCALES[run.scale], run.block, run.arm)
@@ -123,25 +127,55 @@ def _left_out(run: Run, out: pathlib.Path, config: Any, recorded: list[dict[str,
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The records in a file. A last line that a crash has cut short is none.
+
+    Raises:
+        UserError: another line is damaged, or not what `work` records.
+    """
+    return metrics.lines(path, ("scale", "block", "arm", "state", "commit", "data", "images", "scores"))
 
 
 def _record(path: pathlib.Path, row: dict[str, Any]) -> None:
-    """Add a line to a file that several processes write."""
-    with path.open("a") as file:
+    """Add a line to a file that several processes write, in place of a last one that a crash has cut short."""
+    with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(json.dumps(row) + "\n")
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write((json.dumps(row, allow_nan=False) + "\n").encode())
 
 
-def run_all(scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int, until: int) -> None:
-    """Take the runs that are not recorded, in their order, in so many processes of one thread each."""
+def _check_same(scale: str, recorded: list[dict[str, Any]], given: dict[str, str]) -> None:
     from sdclr_jax.run import versions
 
-    if (recorded := everything(scale, out)) and recorded[0]["commit"] != (now := versions.commit()):
-        sys.exit(
-            f"the runs that are recorded are of commit {recorded[0]['commit']}, this is {now}, and runs of two commits "
-            "are not compared: go on from a worktree of that commit (docs/factors.md), or move the records aside"
+    if not recorded:
+        return
+    first, now = recorded[0], versions.commit()
+    way_out = "go on from there (docs/factors.md), or give --records=FOLDER and --out=FOLDER for runs of your own"
+    if first["commit"] != now:
+        raise UserError(
+            f"the runs that are recorded are of commit {first['commit']}, this is {now}, and runs of two commits are "
+            f"not compared: {way_out}"
         )
+    run = runs(scale)[0]
+    method, settings = fields(SCALES[scale], run.block, run.arm)
+    pixels = _pixels(sdclr_jax.config(f"{SCALES[scale].config}:{method}", settings | given).data.name)
+    if first.get("pixels", pixels) != pixels:
+        raise UserError(
+            f"the runs that are recorded are of other images (SHA-256 of the pixels {first['pixels'][:12]}…, here "
+            f"{pixels[:12]}…), and runs on two sets of images are not compared: {way_out}"
+        )
+
+
+def run_all(
+    scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int, until: int, results: pathlib.Path
+) -> bool:
+    """Take the runs that are not recorded, in their order, in so many processes of one thread each; whether all of them
+    are recorded then.
+
+    Raises:
+        UserError: what is recorded is of another commit, or of other images.
+    """
+    _check_same(scale, everything(scale, out, results), given)
     out.mkdir(parents=True, exist_ok=True)
     # A thread each: so many runs side by side take fewer CPU seconds than one on all cores. Read when XLA starts.
     os.environ |= {"NPROC": "1", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"}
@@ -150,7 +184,9 @@ def run_all(scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int
     waiting = [run for run in runs(scale) if run.block <= until]
     context = multiprocessing.get_context("spawn")
     place = context.Value("i", 0)
-    workers = [context.Process(target=_worker, args=(waiting, place, scale, out, given)) for _ in range(at_a_time)]
+    workers = [
+        context.Process(target=_worker, args=(waiting, place, scale, out, given, results)) for _ in range(at_a_time)
+    ]
     for worker in workers:
         worker.start()
 
@@ -163,24 +199,35 @@ def run_all(scale: str, out: pathlib.Path, given: dict[str, str], at_a_time: int
     signal.signal(signal.SIGINT, stop)
     for worker in workers:
         worker.join()
-    done = {(row["block"], row["arm"]) for row in everything(scale, out)}
+    done = recorded_keys(scale, everything(scale, out, results))
     left = [run for run in waiting if run.key not in done]
     print(f"{len(waiting) - len(left)} of {len(waiting)} runs are recorded" + (", run it again" if left else ""))
-    sys.exit(1 if left else 0)
+    return not left
 
 
-def _worker(waiting: list[Run], place: Any, scale: str, out: pathlib.Path, given: dict[str, str]) -> None:
+def recorded_keys(scale: str, records: list[dict[str, Any]]) -> set[tuple[int, str]]:
+    """The runs that need not be run again: those that the analysis uses."""
+    found = factors_analysis.sort(scale, records)
+    return {(row["block"], row["arm"]) for row in (*found.used, *found.diverged)}
+
+
+def _worker(
+    waiting: list[Run],
+    place: Any,
+    scale: str,
+    out: pathlib.Path,
+    given: dict[str, str],
+    results: pathlib.Path,
+) -> None:
     import jax
-
-    from sdclr_jax.errors import Stopped
 
     while True:
         with place.get_lock():
             number, place.value = place.value, place.value + 1
         if number >= len(waiting):
             return
-        run, recorded = waiting[number], everything(scale, out)
-        if run.key in {(row["block"], row["arm"]) for row in recorded}:
+        run, recorded = waiting[number], everything(scale, out, results)
+        if run.key in recorded_keys(scale, recorded):
             continue
         try:
             row = work(run, out, given, recorded)
@@ -189,17 +236,20 @@ def _worker(waiting: list[Run], place: Any, scale: str, out: pathlib.Path, given
         except LookupError as error:
             print(error, file=sys.stderr)
             continue
+        except UserError as error:  # as of lists that are not there, or a full disk
+            print(f"block {run.block} {run.arm.name}: {error}", file=sys.stderr)
+            return
         _record(out / f"{scale}.jsonl", row)
         said = f"All {100 * row['scores']['logistic.all']:.1f} %" if row["state"] == "done" else row["state"]
         print(f"block {run.block} {run.arm.name}: {said}, {row['cpu_seconds']:.0f} CPU seconds", flush=True)
         jax.clear_caches()  # programs of hundreds of runs take gigabytes
 
 
-def everything(scale: str, out: pathlib.Path) -> list[dict[str, Any]]:
+def everything(scale: str, out: pathlib.Path, results: pathlib.Path) -> list[dict[str, Any]]:
     """What is recorded, committed or not, in the order of the design; each run once."""
     found = {}
-    for row in [*read(RESULTS / f"{scale}.jsonl"), *read(out / f"{scale}.jsonl")]:
-        found.setdefault((row["block"], row["arm"], row["commit"]), row)
+    for row in [*read(results / f"{scale}.jsonl"), *read(out / f"{scale}.jsonl")]:
+        found.setdefault((row["block"], row["arm"], row["commit"], row.get("pixels"), row["images"]), row)
     order = {run.key: i for i, run in enumerate(runs(scale))}
     return sorted(found.values(), key=lambda row: order.get((row["block"], row["arm"]), len(order)))
 
@@ -210,8 +260,9 @@ def main() -> None:
     for name in ("plan", "run", "collect", "analyse"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, help="folder of the runs; default runs/factors/SCALE")
-    parser.add_argument("--at_a_time", type=int, default=2, help="runs side by side")
-    parser.add_argument("--blocks", type=int, help="run the first ones alone")
+    parser.add_argument("--at_a_time", type=jobs.at_least_one, default=2, help="runs side by side")
+    parser.add_argument("--blocks", type=jobs.at_least_one, help="run the first ones alone")
+    parser.add_argument("--records", type=pathlib.Path, default=RESULTS, help="folder of the records and what is made")
     options, rest = parser.parse_known_args()
     given = {}
     for argument in rest:
@@ -220,21 +271,32 @@ def main() -> None:
             parser.error(f"unknown argument {argument}: the design gives all fields but --config.data.lists")
         given[name] = value
     out = (options.out or pathlib.Path("runs/factors") / options.scale).absolute()
+    try:
+        whole = _do(options, out, options.records.absolute(), given)
+    except (UserError, OSError) as error:
+        sys.exit(f"factors.py: {error}")
+    sys.exit(0 if whole else 1)
+
+
+def _do(options: argparse.Namespace, out: pathlib.Path, results: pathlib.Path, given: dict[str, str]) -> bool:
+    """What the options ask for; whether all runs that were to be run are recorded."""
+    scale, whole = options.scale, True
+    if options.plan or options.analyse:
+        import factors_report
     if options.plan:
-        import factors_report
-
-        print(factors_report.plan(options.scale, everything(options.scale, out)))
+        rows = everything(scale, out, results)
+        print(factors_report.plan(scale, recorded_keys(scale, rows)))
     if options.run:
-        run_all(options.scale, out, given, options.at_a_time, options.blocks or SCALES[options.scale].blocks)
+        whole = run_all(scale, out, given, options.at_a_time, options.blocks or SCALES[scale].blocks, results)
     if options.collect:
-        rows = everything(options.scale, out)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"{options.scale}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        print(f"{RESULTS / options.scale}.jsonl: {len(rows)} of {len(runs(options.scale))} runs")
+        rows = everything(scale, out, results)
+        results.mkdir(parents=True, exist_ok=True)
+        (results / f"{scale}.jsonl").write_text("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        print(f"{results / scale}.jsonl: {len(rows)} of {len(runs(scale))} runs")
     if options.analyse:
-        import factors_report
-
-        print(factors_report.analyse(options.scale, read(RESULTS / f"{options.scale}.jsonl"), RESULTS, PAGE))
+        page = PAGE if results == RESULTS else None
+        print(factors_report.analyse(scale, read(results / f"{scale}.jsonl"), results, page))
+    return whole
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Only the records of runs are read, and nothing here starts JAX.
 from typing import Any, NamedTuple
 
 import numpy as np
-from factors_design import CRITERIA, LADDER, PUBLISHED, RATES, SCALES, UNPRUNED, Run, arms, runs
+from factors_design import CRITERIA, LADDER, PUBLISHED, RATES, SCALES, UNPRUNED, Run, arms, fields, runs
 from scipy import stats
 
 PRIMARY = "logistic.all"
@@ -176,23 +176,47 @@ class Sorted(NamedTuple):
     left_out: list[str]
 
 
+def _sample(row: dict[str, Any]) -> dict[str, Any]:
+    """What a record says of its method and of what is drawn, where it says it."""
+    return {name: row[name] for name in ("method", "seed", "split", "data_seed") if name in row}
+
+
+def _expected(run: Run) -> dict[str, Any]:
+    """The same of a run of the design."""
+    method, given = fields(SCALES[run.scale], run.block, run.arm)
+    return {"method": method, "seed": given["seed"]} | {
+        name: given[f"data.{field}"]
+        for name, field in (("split", "split"), ("data_seed", "seed"))
+        if f"data.{field}" in given
+    }
+
+
 def sort(scale: str, records: list[dict[str, Any]]) -> Sorted:
     """One commit, one data set, one list of images a block: those of the first record. Nothing else is averaged in."""
     known = {run.key: run for run in runs(scale)}
     used, diverged, left_out = [], [], []
-    lists: dict[int, str] = {}
+    lists: dict[tuple[int, str], str] = {}
+    seen: set[tuple[int, str]] = set()
     for row in records:
-        first, premise = records[0], str(row["arm"]).startswith("without-")
-        expected = lists.setdefault(row["block"], row["images"]) if not premise else row["images"]
-        if (row["block"], row["arm"]) not in known:
+        key, first, why = (row["block"], row["arm"]), records[0], ""
+        # The arms of the premise have images of their own, and are scored by those of their block.
+        has = {} if str(row["arm"]).startswith("without-") else {"trained on": row["images"]}
+        has |= {name: row["lists"][name] for name in ("probe_train", "test") if name in row.get("lists", {})}
+        if key not in known:
             why = "is no run of the design"
         elif row["commit"] != first["commit"]:
             why = f"is of commit {row['commit'][:12]}"
-        elif _pixels(row) != _pixels(first) or row["images"] != expected:
+        elif _pixels(row) != _pixels(first) or any(lists.get((row["block"], n), x) != x for n, x in has.items()):
             why = f"is of other data ({row['data']}, {row['images'][:12]})"
+        elif differs := [n for n, x in _sample(row).items() if _expected(known[key]).get(n, x) != x]:
+            why = f"has another {' and '.join(differs)} than the design"
         elif row["state"] not in ("done", "diverged"):
             why = f"is {row['state']}"
+        elif key in seen:
+            why = "is there twice: the first one counts"
         else:
+            lists |= {(row["block"], name): value for name, value in has.items()}
+            seen.add(key)
             (used if row["state"] == "done" else diverged).append(row)
             continue
         left_out.append(f"block {row['block']} {row['arm']} {why}")

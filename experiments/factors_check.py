@@ -59,6 +59,8 @@ UNTESTED = ("SDCLR − SimCLR, both", "as published", "without the most forgotte
 def main(scale: str) -> None:
     rows = [json.loads(line) for line in (RESULTS / f"{scale}.jsonl").read_text().splitlines()]
     rows = [row for row in rows if row["commit"] == rows[0]["commit"] and row["state"] in ("done", "diverged")]
+    if len({(row["block"], row["arm"]) for row in rows}) < len(rows):
+        sys.exit("a run is recorded twice: factors.py --collect keeps one")
     counts = Counter(row["block"] for row in rows)
     whole = {block for block, count in counts.items() if count == (19 if block in (1, 5) else 20)}
     if len(whole) < 3:

@@ -6,6 +6,7 @@ import pathlib
 from collections import Counter
 from typing import Any
 
+import ledger
 import matplotlib as mpl
 import numpy as np
 from factors_analysis import (
@@ -27,10 +28,10 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 
-def plan(scale: str, records: list[dict[str, Any]]) -> str:
-    """What is run, what it costs by what was measured, and the smallest differences that the design sees."""
-    s, done = SCALES[scale], {(row["block"], row["arm"]) for row in records}
-    rows, left = [], 0.0
+def plan(scale: str, done: set[tuple[int, str]]) -> str:
+    """What is run, what it costs by what was measured, and the smallest differences that the design sees; `done` are
+    the runs, by block and arm, that are recorded."""
+    s, rows, left = SCALES[scale], [], 0.0
     for run in runs(scale):
         # Without the gradient, one of four passes of the network is left out; an arm of the premise has fewer images.
         passes = 0.75 if run.arm.levels and run.arm.levels.gradient == "off" else 1.0
@@ -55,19 +56,27 @@ def plan(scale: str, records: list[dict[str, Any]]) -> str:
     )
 
 
-def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path, page: pathlib.Path) -> str:
-    """Write SCALE_effects.json and SCALE.svg, and the tables to their place on a page; returns these."""
+def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path, page: pathlib.Path | None) -> str:
+    """Write SCALE_effects.json and SCALE.svg, and the tables to their place on a page, if there is one, or else to
+    SCALE.md; returns these."""
     text, found = report(scale, records, checks(out / f"{scale}_checks.csv"))
-    before, _, rest = page.read_text().partition(f"<!-- {scale} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {scale} -->\n")
-    shown = f"\n![Effects with their intervals](../experiments/results/factors/{scale}.svg)\n\n" if found else "\n"
-    page.write_text(f"{before}<!-- {scale} -->\n\n{text}{shown}{end}{after}")
-    (out / f"{scale}_effects.json").write_text(
-        json.dumps({response: [e._asdict() for e in table] for response, table in found.items()}, indent=1) + "\n"
-    )
+    if page:
+        before, _, rest = page.read_text().partition(f"<!-- {scale} -->\n")
+        _, end, after = rest.partition(f"<!-- end of {scale} -->\n")
+        shown = f"\n![Effects with their intervals](../experiments/results/factors/{scale}.svg)\n\n" if found else "\n"
+        page.write_text(f"{before}<!-- {scale} -->\n\n{text}{shown}{end}{after}")
+    else:
+        (out / f"{scale}.md").write_text(text)
+    tables = {response: [_finite(e._asdict()) for e in table] for response, table in found.items()}
+    (out / f"{scale}_effects.json").write_text(json.dumps(tables, indent=1, allow_nan=False) + "\n")
     if found:
         draw(next(iter(found.values())), out / f"{scale}.svg", scale)
     return text
+
+
+def _finite(effect: dict[str, Any]) -> dict[str, Any]:
+    """As JSON has it: null for what is not tested."""
+    return {name: None if isinstance(x, float) and np.isnan(x) else x for name, x in effect.items()}
 
 
 def conclusion(table: list[Effect]) -> str:
@@ -129,8 +138,8 @@ def report(
     ]
     if of.used:
         facts = {
-            name: Counter(str(row[name])[: 12 if name == "commit" else 80] for row in of.used)
-            for name in ("commit", "data", "jax", "hardware")
+            name: Counter(known(str(row[name])) for row in of.used)
+            for name, known in (("commit", _short), ("data", ledger.named), ("jax", str), ("hardware", str))
         }
         said = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in facts.items())
         hours = sum(row["cpu_seconds"] for row in of.used) / 3600
@@ -138,7 +147,8 @@ def report(
     if found and not interim:
         lines += [conclusion(found["All"]), _noise(scale, design, used)]
     if of.left_out:
-        lines.append(f"{len(of.left_out)} records are left out: {'; '.join(of.left_out)}.")
+        count = "1 record is" if len(of.left_out) == 1 else f"{len(of.left_out)} records are"
+        lines.append(f"{count} left out: {'; '.join(of.left_out)}.")
     for family, title in (
         ("factor", "Main effects"),
         ("ladder", "From SimCLR to SDCLR, step by step"),
@@ -157,6 +167,10 @@ def report(
     if used:
         lines.append(f"**Means of the arms that every block has**\n\n{_means(used)}")
     return "\n\n".join(lines) + "\n", found
+
+
+def _short(commit: str) -> str:
+    return commit[:12]
 
 
 def _noise(scale: str, design: list[Run], used: list[dict[str, Any]]) -> str:

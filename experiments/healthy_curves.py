@@ -12,7 +12,6 @@ parts of the page follow from these files alone. What the program says of a run 
 
 import argparse
 import csv
-import json
 import math
 import pathlib
 import re
@@ -27,6 +26,7 @@ from tabulate import tabulate
 
 from configs.methods import METHODS
 from sdclr_jax import branches, records
+from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.records import names
 
@@ -136,6 +136,9 @@ def config(name: str) -> str:
 def collect(directory: pathlib.Path, results: pathlib.Path) -> None:
     """Write a run's curves, and what made it."""
     lines = records.read_metrics(directory / names.METRICS)
+    if not lines:
+        raise UserError(f"{directory / names.METRICS} has no line: run it again")
+    versions = records.load_object(directory / names.VERSIONS, "put it back from a copy")
     there = dict.fromkeys(field for line in lines for field in line)
     fields = [field for field in FIELDS if field in there]
     fields += [field for field in there if field.partition("/")[0] in READ and field not in fields]
@@ -146,7 +149,6 @@ def collect(directory: pathlib.Path, results: pathlib.Path) -> None:
         for line in lines:
             values = (line.get(field) for field in ("epoch", *fields))
             writer.writerow([line["step"], *("" if value is None else f"{value:.4g}" for value in values)])
-    versions = json.loads((directory / names.VERSIONS).read_text())
     about = [versions.get("commit", "")[:7], versions["jax"], versions["hardware"], round(lines[-1]["seconds"])]
     _replace(results / "runs.csv", directory.name, ("commit", "jax", "hardware", "seconds"), about)
 

@@ -4,6 +4,7 @@ An experiment is a list of `Job`s handed to `run`. Started again, it goes on whe
 that is half-written is resumed, and one that another process is at is left to it.
 """
 
+import argparse
 import contextlib
 import fcntl
 import functools
@@ -55,15 +56,29 @@ class _Stop(BaseException):
 def settled(job: Job, out: pathlib.Path) -> ledger.Finished | None:
     """What is there of a job that is done, or has diverged; None where something is left to do."""
     found = ledger.read(out / job.name)
-    enough = (ledger.DONE, ledger.OVER) if job.labels else (ledger.TRAINED, ledger.DONE, ledger.OVER)
-    if found is None or found.state not in enough:
-        return None
-    there, wanted = _recipes().read(out / job.name), config_of(job)
-    scored = {name.partition(".")[0] for name in found.scores}
-    if found.state == ledger.DONE and job.labels and set(wanted.evaluate.protocols) - scored:
-        return None
-    # One of another config is for `sdclr pretrain` to refuse, with a sentence that names the fields.
-    return found if _recipes().identity(there) == _recipes().identity(wanted) else None
+    return found if found and not left(job, out, found) else None
+
+
+def left(job: Job, out: pathlib.Path, found: ledger.Finished) -> str:
+    """What is left to do of a run that is there, in a word or two; '' where nothing is."""
+    wanted = config_of(job)
+    if _recipes().identity(_recipes().read(out / job.name)) != _recipes().identity(wanted):
+        return "of another config"  # which `sdclr pretrain` refuses, with a sentence that names the fields
+    if found.state == ledger.OVER:
+        return ""
+    if found.state == ledger.BEGUN or not job.labels:
+        return found.state if found.state == ledger.BEGUN else ""
+    if found.state == ledger.DONE and not found.fault:
+        missing = set(wanted.evaluate.protocols) - {name.partition(".")[0] for name in found.scores}
+        return f"not evaluated by {', '.join(sorted(missing))}" if missing else ""
+    return found.fault or "not evaluated"
+
+
+def at_least_one(text: str) -> int:
+    """A whole number from 1 of a command line, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return int(text)
 
 
 @functools.cache
@@ -100,11 +115,14 @@ def run(jobs: list[Job], out: pathlib.Path, *, at_a_time: int = 2) -> list[pathl
                         job = waiting.pop(0)
                         if (lock := _locked(out / f"{job.name}.lock")) is None:
                             taken.append(job.name)
-                        elif settled(job, out):
-                            there += 1
-                            lock.close()
-                        else:
-                            running[place] = _Running(job, out, place, width, lock)
+                            continue
+                        with contextlib.ExitStack() as unlocked:
+                            unlocked.push(lock)
+                            if settled(job, out):
+                                there += 1
+                            else:
+                                running[place] = _Running(job, out, place, width, lock)
+                                unlocked.pop_all()
                 running = {place: job for place, job in running.items() if job.running()}
                 time.sleep(0.2 if running else 0)
     except KeyboardInterrupt:

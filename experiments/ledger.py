@@ -8,12 +8,14 @@ import csv
 import hashlib
 import io
 import json
+import math
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sdclr_jax import records
+from sdclr_jax.errors import UserError
 from sdclr_jax.records import Results, Saved, TrainedOn, names
 from sdclr_jax.records.metrics import DIVERGED
 
@@ -21,7 +23,13 @@ from sdclr_jax.records.metrics import DIVERGED
 DONE, OVER, TRAINED, BEGUN = "done", "diverged", "trained", "begun"
 REPEATED = ("seed", "data.seed", "data.split")  # what repeats of one recipe differ in
 # Archives that are known, though they are not the published ones: SHA-256 -> what they are.
-COPIES = {"10518d960ace6d91b8d10a3975b754175e9e823f379f221e55e7e79e1a380b2b": "cifar10 (JPEG copies)"}
+COPIES = dict.fromkeys(
+    (
+        "10518d960ace6d91b8d10a3975b754175e9e823f379f221e55e7e79e1a380b2b",
+        "d2c4630304c4d0ca29d36c23ae3773606b64d07d5aab58a355e7398aefff1ea3",
+    ),
+    "cifar10 (JPEG copies)",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,8 @@ class Finished:
         commit: of the code; `A then B` where it was resumed by another.
         config: hash of all fields that change what is learnt, without `REPEATED`.
         data: name of the images, which is not that of the data set where they are not the published ones.
+        fault: why its scores are not to be used.
+        settings: protocol -> digits of the SHA-256 of its settings, for those that it was evaluated by.
         images: SHA-256 of the list of training images.
         hardware: processor, cores and devices.
         seconds: of training.
@@ -57,6 +67,8 @@ class Finished:
     seconds: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
     warnings: dict[str, int] = field(default_factory=dict)
+    fault: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def sample(self) -> tuple[int, int, int]:
@@ -71,10 +83,10 @@ def read(folder: pathlib.Path) -> Finished | None:
         UserError: a file in it is damaged.
     """
     try:
-        config = records.load(folder / names.CONFIG, "put it back from a copy", records.config.of_today)
+        fields = records.load(folder / names.CONFIG, "put it back from a copy, or move that folder away", _fields)
     except FileNotFoundError:
         return None
-    fields, results = records.flat(config), _or_none(Results, folder / names.RESULTS)
+    results = _or_none(Results, folder / names.RESULTS)
     lines = records.read_metrics(folder / names.METRICS)
     last: dict[str, Any] = {}
     for line in lines:  # some fields are not in every line
@@ -82,7 +94,7 @@ def read(folder: pathlib.Path) -> Finished | None:
     warnings = {
         line["cause"]: line["step"] for line in records.read_warnings(folder / names.WARNINGS) if "cause" in line
     }
-    trained = lines and lines[-1].get("epoch", 0) >= fields["epochs"] and _or_none(Saved, folder / names.SAVED)
+    trained = lines and (lines[-1].get("epoch") or 0) >= fields["epochs"] and _or_none(Saved, folder / names.SAVED)
     trained = bool(trained) and trained.step >= lines[-1]["step"]
     evaluated = results is not None and results.run.epoch >= fields["epochs"]
     state = OVER if DIVERGED in warnings else DONE if evaluated else TRAINED if trained else BEGUN
@@ -96,7 +108,7 @@ def read(folder: pathlib.Path) -> Finished | None:
         data_seed=fields["data.seed"],
         commit=_both(versions, "commit"),
         config=config_hash(fields),
-        data=_name(fields["data.name"]),
+        data=_called(fields["data.name"], trained_on.provenance) if trained_on and trained_on.provenance else "",
         images=trained_on.sha256 if trained_on else "",
         hardware=", ".join(filter(None, (_both(versions, "hardware"), _both(versions, "devices")))),
         jax=_both(versions, "jax"),
@@ -109,26 +121,56 @@ def read(folder: pathlib.Path) -> Finished | None:
     scores = {f"{protocol}.{name}": x for protocol, s in results.protocols.items() for name, x in s.summary.items()}
     if results.features:
         scores["features.effective_rank"] = results.features.effective_rank
-    about = results.data
+    about, measured = results.data, results.run
+    same = found.images in ("", about.lists.get("train")) and measured.method == found.method
+    same &= (measured.seed, about.split, about.seed) == found.sample
+    settings = {
+        name: _digits({key: value for key, value in score.settings.items() if key != "images"}, 8)
+        for name, score in results.protocols.items()
+    }
     return replace(
         found,
-        data=data_name(about),
+        data=_called(about.name, about.provenance),
         images=found.images or about.lists.get("train", ""),
+        fault="" if same else f"{names.RESULTS} of another run",
+        settings=settings,
         scores={name: x for name, x in scores.items() if x is not None} | last if state == DONE else last,
     )
 
 
-def data_name(data: records.results.Data) -> str:
+def _fields(config: Any) -> dict[str, Any]:
+    """The fields of a config.json, by their full names; raises ValueError where one that is read here is not there."""
+    kinds = {"method": str, "epochs": int, "seed": int, "data.name": str, "data.split": int, "data.seed": int}
+    if not isinstance(config, dict):
+        raise ValueError("not an object of fields")
+    fields = records.flat(records.config.of_today(config))
+    for name, kind in kinds.items():
+        if type(fields.get(name)) is not kind:
+            raise ValueError(f"{name} is not what it should be")
+    return fields
+
+
+def _called(name: str, provenance: dict[str, Any] | None) -> str:
     """What the images are called. Only what was made from the published archive has the name of its data set.
 
-    >>> data_name(types.SimpleNamespace(name="cifar10", provenance={"published": False, "sha256": "12345678"}))
+    >>> _called("cifar10", {"published": False, "sha256": "12345678"})
     'cifar10 (not as published: 12345678)'
     """
-    provenance, name = data.provenance or {}, _name(data.name)
+    provenance, name = provenance or {}, _name(name)
     if provenance.get("published", True) and "warning" not in provenance:
         return name
     sha256 = str(provenance.get("sha256", ""))
     return COPIES.get(sha256, f"{name} (not as published: {sha256[:8] or 'unknown'})")
+
+
+def named(data: str) -> str:
+    """What the images of a record are called, also of one that was written before their archive was known.
+
+    >>> named("cifar10 (not as published: d2c46303)")
+    'cifar10 (JPEG copies)'
+    """
+    known = {f"(not as published: {sha256[:8]})": name for sha256, name in COPIES.items()}
+    return next((name for end, name in known.items() if data.endswith(end)), data)
 
 
 def _name(name: str) -> str:
@@ -142,7 +184,11 @@ def config_hash(fields: dict[str, Any]) -> str:
     kept = {name: value for name, value in fields.items() if name not in unlearnt}
     if str(kept["data.name"]).startswith(records.config.FOLDER):
         kept["data.name"] = records.config.FOLDER
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+    return _digits(kept, 12)
+
+
+def _digits(value: Any, count: int) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:count]
 
 
 def _or_none(kind: type, path: pathlib.Path) -> Any:
@@ -166,13 +212,14 @@ def _both(versions: dict[str, Any], name: str) -> str:
 
 _SCORES = "scores."  # in front of their columns
 _KINDS = {"seed": int, "split": int, "data_seed": int, "seconds": float}
+_OBJECTS = ("warnings", "settings")
 
 
 def to_csv(runs: Iterable[Finished], scores: Iterable[str] | None = None) -> str:
     """A row a run; of the scores all, or those named."""
     rows = []
     for run in runs:
-        row = asdict(run) | {"warnings": json.dumps(run.warnings)}
+        row = asdict(run) | {name: json.dumps(getattr(run, name)) for name in _OBJECTS}
         found = row.pop("scores")
         rows.append(row | {_SCORES + name: found.get(name) for name in (found if scores is None else scores)})
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -184,21 +231,42 @@ def to_csv(runs: Iterable[Finished], scores: Iterable[str] | None = None) -> str
 
 
 def from_csv(text: str) -> list[Finished]:
-    """The runs that `to_csv` wrote."""
+    """The runs that `to_csv` wrote; raises ValueError where it is not of its writing."""
     runs = []
-    for row in csv.DictReader(io.StringIO(text)):
-        scores = {k.removeprefix(_SCORES): float(x) for k, x in row.items() if k.startswith(_SCORES) and x != ""}
-        facts = {k: x for k, x in row.items() if not k.startswith(_SCORES)}
-        for name, kind in _KINDS.items():
-            facts[name] = kind(facts[name]) if facts[name] != "" else None
-        runs.append(Finished(**facts | {"scores": scores, "warnings": json.loads(facts["warnings"])}))
+    for number, row in enumerate(csv.DictReader(io.StringIO(text)), start=2):
+        try:
+            runs.append(_of_row({name: value or "" for name, value in row.items()}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"line {number}: {error}") from error
+    if not runs:
+        raise ValueError("it has no run")
     return runs
 
 
-def read_all(folder: pathlib.Path) -> list[Finished]:
-    """The runs of a folder of run folders, by name; where it has none, those of its runs.csv."""
-    found = [read(path) for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
-    found = [run for run in found if run is not None]
-    if not found and (folder / "runs.csv").exists():
-        return from_csv((folder / "runs.csv").read_text())
-    return found
+def _of_row(row: dict[str, str]) -> Finished:
+    scores = {k.removeprefix(_SCORES): float(x) for k, x in row.items() if k.startswith(_SCORES) and x != ""}
+    if strange := [name for name, x in scores.items() if not math.isfinite(x)]:
+        raise ValueError(f"{strange[0]} is no finite number")
+    facts: dict[str, Any] = {k: x for k, x in row.items() if not k.startswith(_SCORES)}
+    facts |= {name: kind(facts[name]) if facts[name] else None for name, kind in _KINDS.items() if name in facts}
+    facts |= {name: json.loads(facts[name]) for name in _OBJECTS if name in facts}
+    return Finished(**facts, scores=scores)
+
+
+def read_all(folder: pathlib.Path, only: Container[str] | None = None) -> list[Finished]:
+    """The runs of a folder of run folders, by name, those named alone; where it has none, those of its runs.csv.
+
+    Raises:
+        UserError: a file of one of them, or runs.csv, is damaged.
+    """
+    paths = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
+    found = [read(path) for path in paths if only is None or path.name in only]
+    if there := [run for run in found if run is not None]:
+        return there
+    try:
+        runs = from_csv((folder / "runs.csv").read_text())
+    except FileNotFoundError:
+        return []
+    except (ValueError, OSError) as error:
+        raise UserError(f"{folder / 'runs.csv'} cannot be used ({error}): put it back from a copy") from error
+    return [run for run in runs if only is None or run.run in only]

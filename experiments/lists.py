@@ -10,21 +10,22 @@ import os
 import pathlib
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import jobs
 
+from sdclr_jax import records
 from sdclr_jax.errors import UserError
-from sdclr_jax.records import SUMMARY
+from sdclr_jax.records import SUMMARY, Record
+from sdclr_jax.records.record import Count
 
 FOLDER = pathlib.Path(__file__).parent / "lists"
 WARNED = "warnings"  # the score that is the causes that runs were warned of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Record):
     """A line of a table: one recipe. `paper` names the row of the paper: the method of reports/published.py whose
     figures stand beside it, or any other word where none is at hand; '' where the paper has no such row."""
 
@@ -32,11 +33,11 @@ class Row:
     config: str
     label: str = ""
     paper: str = ""
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
+class Column(Record):
     """A score of `ledger.Finished`, times `scale`."""
 
     title: str
@@ -56,7 +57,7 @@ class Planned:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class Table(Record):
     """A file of `lists/`."""
 
     name: str
@@ -65,16 +66,26 @@ class Table:
     folder: str = ""  # of the runs, below that of all; '' is the table's name
     paper: str = ""  # the data set of reports/published.py
     corner: str = ""  # above the labels
-    seeds: tuple[int, ...] = (0,)
-    splits: tuple[int, ...] = ()  # of published lists
+    seeds: tuple[Count, ...] = (0,)
+    splits: tuple[Count, ...] = ()  # of published lists
     draws: bool = False  # whether data.seed is the run's seed
-    places: Mapping[str, str] = field(default_factory=dict)  # variable of the shell -> what it is to hold
-    images: Mapping[str, int] = field(default_factory=dict)  # how many: train, and what an evaluation encodes
-    fields: Mapping[str, Any] = field(default_factory=dict)  # of all rows
+    places: dict[str, str] = field(default_factory=dict)  # variable of the shell -> what it is to hold
+    images: dict[str, int] = field(default_factory=dict)  # how many: train, and what an evaluation encodes
+    fields: dict[str, Any] = field(default_factory=dict)  # of all rows
     protocols: tuple[str, ...] = ()  # by which its runs are evaluated; empty: those of the config
     columns: tuple[Column, ...] = ()
     rows: tuple[Row, ...] = ()
-    lists: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # subset -> split -> SHA-256
+    lists: dict[str, dict[str, str]] = field(default_factory=dict)  # subset -> split -> SHA-256
+
+    def check(self, where: str) -> None:
+        """Raise ValueError where a run would be there twice, or none."""
+        if not self.seeds:
+            raise ValueError("seeds is empty")
+        for name, values in (("seeds", self.seeds), ("splits", self.splits), ("rows", [row.name for row in self.rows])):
+            if twice := {value for value in values if values.count(value) > 1}:
+                raise ValueError(f"{name} has {min(twice)} twice")
+        if self.images and "train" not in self.images:
+            raise ValueError("it lacks images.train")
 
     def runs(self, more: tuple[str, ...] = ()) -> list[Planned]:
         """All runs, sample by sample, so that a table that is stopped early has whole pairs.
@@ -94,7 +105,7 @@ class Table:
         sample |= {"data.seed": seed} if self.draws else {}
         sample |= {"evaluate.protocols": self.protocols} if self.protocols else {}
         own = tuple(f"--config.{k}={_written(v)}" for k, v in (sample | self.fields | row.fields).items())
-        numbers = [split] * bool(self.splits) + [seed] * (len(self.seeds) > 1 or not self.splits)
+        numbers = [split] * bool(self.splits) + [seed] * (seed != 0 or not self.splits)
         name, _, method = row.config.partition(":")
         job = jobs.Job("-".join(map(str, (row.name, *numbers))), f"{name}.py:{method}", (*own, *more))
         return Planned(row, seed, split, job)
@@ -133,32 +144,29 @@ def load(name: str) -> Table:
         raise UserError(f"there is no table {name}: the nearest is {near}, known are {', '.join(names())}") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a table ({error}): mend that line") from error
-    rows = tuple(_made(Row, row, path) for row in found.pop("row", ()))
-    columns = tuple(_made(Column, column, path) for column in found.pop("column", ()))
-    table = _made(Table, {"name": path.stem, "rows": rows, "columns": columns} | found, path)
-    if not rows or not (columns or table.protocols):
+    found = {"name": path.stem, "rows": found.pop("row", []), "columns": found.pop("column", [])} | found
+    _check_names(Table, found, path)
+    for kind, part in ((Row, "rows"), (Column, "columns")):
+        for values in found[part] if isinstance(found[part], list) else ():
+            _check_names(kind, values, path)
+    try:
+        table = records.decode(Table, found)
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as a table ({error}): mend that, as the others have it") from error
+    if not table.rows or not (table.columns or table.protocols):
         raise UserError(
-            f"{path} has no {'row' if not rows else 'protocols and no column'}: add one, as the others have"
-        )
-    called = [row.name for row in rows]
-    if twice := {name for name in called if called.count(name) > 1}:
-        raise UserError(
-            f"{path} has two rows of the name {min(twice)}: give each its own, which is that of its folders"
+            f"{path} has no {'row' if not table.rows else 'protocols and no column'}: add one, as the others have"
         )
     return table
 
 
-def _made(kind: type, values: Mapping[str, Any], path: pathlib.Path) -> Any:
-    known = {f.name: f for f in fields(kind)}
-    if unknown := sorted(values.keys() - known.keys()):
+def _check_names(kind: type, values: Any, path: pathlib.Path) -> None:
+    known = [f.name for f in fields(kind)]
+    if unknown := sorted(values.keys() - known) if isinstance(values, dict) else []:
         near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0)[0]
         raise UserError(
             f"{path} has {unknown[0]}, which is no field of a {kind.__name__.lower()}: the nearest is {near}"
         )
-    try:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-    except TypeError as error:
-        raise UserError(f"{path}: {str(error).partition(') ')[2]}: add it") from error
 
 
 def _written(value: Any) -> str:

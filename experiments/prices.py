@@ -33,13 +33,15 @@ def images(table: Table, planned: Planned) -> tuple[int, int]:
     for protocol, part in (("linear_full", "probe"), ("linear_few_shot", "few_shot")):
         if protocol in map(kind_of, config.evaluate.protocols):
             encoded += getattr(config.evaluate, protocol.removeprefix("linear_") + "_epochs") * found.get(part, 0)
-    return config.epochs * found["train"], encoded
+    return config.epochs * found.get("train", 0), encoded
 
 
 def prices(table: Table, planned: Planned, rates: list[throughput.Rate]) -> list[Price]:
     """The price of a run on each hardware that a rate for it was measured on, by the nearest rate."""
     wanted = throughput.kind(jobs.config_of(planned.job))
     trained, encoded = images(table, planned)
+    if not trained:
+        return []
     near: dict[tuple[str, str], throughput.Rate] = {}
     for rate in sorted(rates, key=lambda rate: _distance(rate, wanted), reverse=True):
         if all(getattr(rate, name) == wanted[name] for name in ("encoder", "width", "size", "dtype")):

@@ -28,7 +28,7 @@ DTYPES = ("bfloat16", "float32")
 SCORED = "--config.evaluate.protocols=('train_cifar_full','train_cifar_few_shot','knn')"
 METHODS = ("simclr", "sdclr")
 WARMUP = 10 / 2000  # the published share of the epochs
-NOTE = "One pair of runs of {epochs} epochs; the paper's have 2,000. One pair has no spread: it shows no difference."
+NOTE = "One pair of runs; epochs: {epochs}, in the paper 2,000. One pair has no spread: it shows no difference."
 
 
 def epochs(images_per_second: float, images: int, minutes: float) -> int:
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--config", default="cifar10_lt", help="a file of configs/")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/published_pair"))
     parser.add_argument("--minutes", type=float, default=9, help="of training, both methods together")
-    parser.add_argument("--steps", type=int, default=20, help="that are timed")
+    parser.add_argument("--steps", type=jobs.at_least_one, default=20, help="that are timed")
     parser.add_argument("--third", action="store_true", help="SDCLR without private norms, after the pair")
     options, fields = parser.parse_known_args()
     try:

@@ -40,7 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     what.add_argument("--collect", action="store_true")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs"), help="where the runs' folders are")
     parser.add_argument("--index", type=int, help="of --run: the one run to run, from 0")
-    parser.add_argument("--at_a_time", type=int, default=1, help="of --run: how many runs share this machine")
+    parser.add_argument(
+        "--at_a_time", type=jobs.at_least_one, default=1, help="of --run: how many runs share this machine"
+    )
     parser.add_argument("--seeds", help="other seeds than the table's, such as 0,1,2")
     parser.add_argument(
         "--commit", default="", help="of --collect: average runs of this one; default: that of most runs"
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"there is no option {strange[0]}: fields are changed with --config.FIELD=VALUE")
     try:
         _do(options, tuple(fields))
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"tables.py: {error}")
 
 
@@ -60,7 +62,12 @@ def _do(options: argparse.Namespace, fields: tuple[str, ...]) -> None:
     if options.seeds:
         if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
             raise UserError(f"--seeds is {options.seeds}: give whole numbers with commas, such as 0,1,2")
-        tables = [replace(table, seeds=tuple(map(int, options.seeds.split(",")))) for table in tables]
+        seeds = tuple(map(int, options.seeds.split(",")))
+        if len(set(seeds)) < len(seeds):
+            raise UserError(f"--seeds is {options.seeds}: give each number once")
+        tables = [replace(table, seeds=seeds) for table in tables]
+    if options.keep and (options.seeds or fields):
+        raise UserError("--keep is for the runs of a table as it stands, without --seeds and --config.FIELD=VALUE")
     runs = [(table, run) for table in tables for run in table.runs(fields)]
     for job in {(table.name, run.row.name): run.job for table, run in runs}.values():
         jobs.config_of(job)  # which refuses fields that do not exist, before anything is written
@@ -106,13 +113,14 @@ def _plan(table: lists.Table, runs: list[lists.Planned], out: pathlib.Path) -> d
     of_each: dict[pathlib.Path, _Priced] = {}
     for number, run in enumerate(runs):
         found, price = ledger.read(folder / run.job.name), prices.prices(table, run, rates)
-        state = found.state if found else "not run"
+        left = jobs.left(run.job, folder, found) if found else "not run"
+        state = left or found.state
         cost = (
             "; ".join(f"{prices.shown(p.hours)} {p.unit} hours on {p.hardware}" for p in price) or "price not measured"
         )
         print(f"\n# {number}: {run.job.name}, {state}, {cost}")
         print("\n".join(run.job.commands(folder)))
-        of_each[folder / run.job.name] = _Priced(price, state not in (ledger.DONE, ledger.OVER))
+        of_each[folder / run.job.name] = _Priced(price, bool(left))
     print()
     _say_totals(list(of_each.values()))
     notes = {price.by: None for run in of_each.values() for price in run.prices if price.by}
@@ -150,7 +158,7 @@ def _run(options: argparse.Namespace, runs: list[tuple[lists.Table, lists.Planne
 
 def _collect(table: lists.Table, runs: list[lists.Planned], options: argparse.Namespace) -> None:
     names = {run.job.name for run in runs}
-    there = [run for run in ledger.read_all(_folder(table, options.out)) if run.run in names]
+    there = ledger.read_all(_folder(table, options.out), only=names)
     found = collected.collect(table, there, runs, options.commit)
     text = collected.markdown(found)
     print(text)
@@ -159,7 +167,13 @@ def _collect(table: lists.Table, runs: list[lists.Planned], options: argparse.Na
     scores = dict.fromkeys(n for run in there for n in run.scores if not n.startswith("metrics."))
     scores |= dict.fromkeys(column.score for column in table.columns if column.score != lists.WARNED)
     contents = {"runs.csv": ledger.to_csv(there, scores), "table.md": text, "ledger.csv": collected.to_csv(found)}
-    for folder in (options.out / table.name, *[documents.RESULTS / table.name] * options.keep):
+    kept = documents.RESULTS / table.name
+    if options.keep and (fewer := {run.run for run in ledger.read_all(kept)} - {run.run for run in there}):
+        raise UserError(
+            f"{kept / 'runs.csv'} has runs that are not in {_folder(table, options.out)} ({', '.join(sorted(fewer))}): "
+            "run them, too, or delete that file"
+        )
+    for folder in (options.out / table.name, *[kept] * options.keep):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             (folder / name).write_text(content)

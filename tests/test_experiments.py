@@ -398,7 +398,7 @@ def test_a_pair_is_planned_by_what_was_measured(monkeypatch, tmp_path, capsys):
     assert {(c.epochs, c.optimizer.warmup_epochs, c.model.dtype) for c in configs} == {(30, 0, "bfloat16")}
     assert 30 * 2 * 369 / 41 <= 9 * 60 < 31 * 2 * 369 / 41
     assert [c.prune.norms for c in configs] == ["private", "private", "shared"]
-    assert "30 epochs" in capsys.readouterr().out
+    assert "epochs: 30" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="nearest"):
         monkeypatch.setattr(sys, "argv", [*argv[:-1], "--config.epoch=3", f"--out={tmp_path / 'other'}"])
         pair.main()

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from sdclr_jax import recipes
-from sdclr_jax.errors import Stopped
+from sdclr_jax.errors import Stopped, UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT / "experiments"))
@@ -131,7 +131,14 @@ def test_holm():
 def record(run, **changes):
     scores = {score: 0.5 for score in analysis.RESPONSES.values()}
     row = {"state": "done", "commit": "abc", "data": "cifar10", "images": f"list {run.block}", "scores": scores}
-    row |= {"block": run.block, "arm": run.arm.name, "jax": "0", "hardware": "cpu", "cpu_seconds": 3600.0}
+    row |= {
+        "scale": run.scale,
+        "block": run.block,
+        "arm": run.arm.name,
+        "jax": "0",
+        "hardware": "cpu",
+        "cpu_seconds": 3600.0,
+    }
     return row | changes
 
 
@@ -166,8 +173,13 @@ def test_the_page_has_the_tables_of_the_committed_records(scale):
         kept = json.loads((factors.RESULTS / f"{scale}_effects.json").read_text())
         for response, table in found.items():
             for effect, other in zip(table, kept[response], strict=True):
-                assert effect.name == other["name"]
-                assert effect.estimate == pytest.approx(other["estimate"], abs=1e-9)
+                assert list(effect._fields) == list(other)
+                for field, value in effect._asdict().items():
+                    if isinstance(value, str):
+                        assert value == other[field]
+                    else:  # null is what is not tested
+                        near = pytest.approx(value, abs=1e-9, nan_ok=True)
+                        assert (float("nan") if other[field] is None else other[field]) == near
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -212,17 +224,87 @@ def test_what_a_second_analysis_found_stands_below_the_tests():
     assert "| random | −1.2 [−2.0, −0.5] | −1.2 [−2.0, −0.5] |" in text
 
 
-def test_the_committed_checks_are_of_the_committed_records():
-    """Errors that allow each run another variance change no estimate."""
-    effects = json.loads((factors.RESULTS / "digits_effects.json").read_text())["All"]
-    checked = reports.checks(factors.RESULTS / "digits_checks.csv")
-    found = {row["name"]: float(row["estimate"]) for row in checked if row["check"] == "HC3"}
-    assert found == pytest.approx({e["name"]: e["estimate"] for e in effects}, rel=1e-5)
+def by_hc3(model, y):
+    """Name -> estimate, low, high, p with errors that allow each run another variance (MacKinnon and White, 1985)."""
+    inverse = np.linalg.pinv(model.matrix)
+    hat = model.matrix @ inverse
+    left = (y - hat @ y) / (1 - np.diag(hat))
+    covariance = inverse @ np.diag(left**2) @ inverse.T
+    freedom = len(y) - np.linalg.matrix_rank(model.matrix)
+    found = {}
+    for name, contrast in model.effects.items():
+        estimate, error = contrast @ inverse @ y, np.sqrt(contrast @ covariance @ contrast)
+        half = stats.t.ppf(0.975, freedom) * error
+        found[name] = estimate, estimate - half, estimate + half, 2 * stats.t.sf(abs(estimate / error), freedom)
+    return found
+
+
+def least_squares(columns, y, of):
+    """Estimate, low, high, p of one coefficient, by numpy alone."""
+    x = np.array(columns, float)
+    inverse, freedom = np.linalg.pinv(x), len(y) - np.linalg.matrix_rank(x)
+    left = y - x @ inverse @ y
+    estimate, error = (inverse @ y)[of], np.sqrt(left @ left / freedom * (inverse @ inverse.T)[of, of])
+    half = stats.t.ppf(0.975, freedom) * error
+    return estimate, estimate - half, estimate + half, 2 * stats.t.sf(abs(estimate / error), freedom)
+
+
+def test_the_committed_checks_are_those_of_the_committed_records():
+    """Every number of them, by another program than the one that wrote them."""
+    rows = factors.read(factors.RESULTS / "digits.jsonl")
+    design, y = runs("digits"), reports.points(rows, analysis.PRIMARY)
+    collapsed = {(row["block"], row["arm"]) for row in rows if analysis.collapsed(row)}
+    found = {}
+    for belongs, make in (
+        (analysis.in_factor_model, analysis.factor_model),
+        (analysis.in_arm_model, analysis.arm_model),
+    ):
+        own = [run for run in design if belongs(run)]
+        hc3 = by_hc3(make(own), np.array([y[run.key] for run in own]))
+        found |= {("HC3", name): values for name, values in hc3.items()}
+    for e in analysis.effects(design, {key: value for key, value in y.items() if key not in collapsed}):
+        found["without collapsed runs", e.name] = e.estimate, e.low, e.high, e.p
+    blocks = sorted({run.block for run in design})
+    damaged = [run for run in design if run.arm.fraction]
+    for cut in ("smallest", "random", "largest"):
+        own = [run for run in damaged if run.arm.levels.criterion in ("", cut)]
+        for i, rate in enumerate(analysis.RATES):
+            columns = [
+                [run.block == b for b in blocks]
+                + [run.arm.levels.rate == r for r in analysis.RATES]
+                + [run.arm.levels.norms == "private", run.arm.levels.head == 3, run.arm.levels.gradient == "on"]
+                for run in own
+            ]
+            values = least_squares(columns, np.array([y[run.key] for run in own]), len(blocks) + i)
+            found["explored", f"{cut}, rate {rate} − 0"] = values
+    own = [run for run in damaged if run.arm.levels.criterion != "largest"]
+    names = ["random − smallest", "norms: private − shared", "head: 3 − 2 layers", "gradient: on − off"]
+    for i, name in enumerate(names):
+        columns = [
+            [run.block == b for b in blocks]
+            + [x.criterion == "random", x.norms == "private", x.head == 3, x.gradient == "on"]
+            + [x.rate == r for r in analysis.RATES]
+            + [x.refresh == level for level in ("step", "once")]
+            for run in own
+            for x in [run.arm.levels]
+        ]
+        values = least_squares(columns, np.array([y[run.key] for run in own]), len(blocks) + i)
+        found["without arms that cut the largest", name] = values
+    checked = {(row["check"], row["name"]): row for row in reports.checks(factors.RESULTS / "digits_checks.csv")}
+    assert checked.keys() == found.keys()
+    for key, values in found.items():
+        written = [float(checked[key][name]) for name in ("estimate", "low", "high", "p")]
+        assert written == pytest.approx(list(values), rel=1e-4, abs=1e-5), key
+    for check in ("HC3", "without collapsed runs"):
+        p = {name: values[3] for (of, name), values in found.items() if of == check}
+        adjusted = analysis.holm({name: p[name] for name in analysis.tested(list(p))})
+        written = {n: float(row["holm"]) for (of, n), row in checked.items() if of == check and row["holm"]}
+        assert written == pytest.approx(adjusted, rel=1e-4)
 
 
 def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(factors, "RESULTS", tmp_path / "committed")
-    (tmp_path / "committed").mkdir()
+    committed = tmp_path / "committed"
+    committed.mkdir()
     waiting, taken = runs("digits")[:4], []
 
     def work(run, out, given, recorded):
@@ -232,11 +314,11 @@ def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_
         return record(run, scores={"logistic.all": 0.5})
 
     monkeypatch.setattr(factors, "work", work)
-    (tmp_path / "committed" / "digits.jsonl").write_text(json.dumps(record(waiting[1])) + "\n")
+    (committed / "digits.jsonl").write_text(json.dumps(record(waiting[1])) + "\n")
 
     def worker():
         place = types.SimpleNamespace(value=0, get_lock=contextlib.nullcontext)
-        factors._worker(waiting, place, "digits", tmp_path, {})
+        factors._worker(waiting, place, "digits", tmp_path, {}, committed)
 
     worker()  # the second that it takes is stopped
     assert taken == [waiting[0].key, waiting[2].key]
@@ -244,4 +326,74 @@ def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_
     assert taken[2:] == [waiting[2].key, waiting[3].key]
     worker()
     assert len(taken) == 4
-    assert [(row["block"], row["arm"]) for row in factors.everything("digits", tmp_path)] == [r.key for r in waiting]
+    assert [(row["block"], row["arm"]) for row in factors.everything("digits", tmp_path, committed)] == [
+        r.key for r in waiting
+    ]
+
+
+def test_a_record_that_is_there_twice_or_of_another_sample_is_listed_and_never_averaged_in():
+    rows = [record(run, lists={"test": "all", "probe_train": f"probe {run.block}"}) for run in DESIGN]
+    for row in rows:
+        row["images"] = "fewer" if row["arm"].startswith("without-") else row["images"]
+    whole, found = reports.report("photos", rows)
+    assert "left out" not in whole
+    twice = record(DESIGN[3], scores=dict.fromkeys(analysis.RESPONSES.values(), 0.1))
+    text, again = reports.report("photos", [*rows, twice])
+    assert str(again) == str(found)
+    assert f"1 record is left out: block 1 {DESIGN[3].arm.name} is there twice: the first one counts." in text
+    premise = next(i for i, row in enumerate(rows) if row["arm"] == "without-random")
+    for i, change, why in [
+        (3, {"seed": 9}, "has another seed than the design"),
+        (3, {"split": 4, "method": "vicreg"}, "has another method and split than the design"),
+        (premise, {"lists": {"test": "others"}}, "is of other data (cifar10, fewer)"),
+        (premise, {"lists": {"test": "all", "probe_train": "probe 2"}}, "is of other data (cifar10, fewer)"),
+    ]:
+        changed = [*rows[:i], rows[i] | change, *rows[i + 1 :]]
+        assert analysis.sort("photos", changed).left_out == [f"block 1 {rows[i]['arm']} {why}"]
+
+
+def test_records_that_are_cut_short_or_damaged(tmp_path):
+    path = tmp_path / "digits.jsonl"
+    rows = [record(run, scores={"logistic.all": 0.5}) for run in runs("digits")[:3]]
+    for row in rows[:2]:
+        factors._record(path, row)
+    path.write_text(path.read_text()[:-20])  # killed while it wrote
+    assert factors.read(path) == rows[:1]
+    factors._record(path, rows[2])
+    assert factors.read(path) == [rows[0], rows[2]]
+    path.write_text("{}\n" + path.read_text())
+    with pytest.raises(UserError, match=r"line 1 of .*digits.jsonl is damaged \(it lacks scale\)"):
+        factors.read(path)
+    with pytest.raises(SystemExit, match="line 1 of .*digits.jsonl is damaged"):
+        run_main("digits", "--plan", f"--records={tmp_path}")
+
+
+def run_main(*argv):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["factors.py", *map(str, argv)])
+        factors.main()
+
+
+def test_runs_of_other_images_are_refused_and_count_as_not_run(tmp_path, monkeypatch, capsys):
+    """Nor are they looked for where a person has records of their own."""
+    monkeypatch.setattr(factors, "_pixels", lambda name: "here")
+    monkeypatch.setattr("sdclr_jax.run.versions.commit", lambda: "abc")
+    committed, other = tmp_path / "committed", runs("digits")[1]
+    committed.mkdir()
+    factors._record(committed / "digits.jsonl", record(runs("digits")[0], pixels="there", cpu_seconds=1.0))
+    with pytest.raises(
+        SystemExit, match="are of other images .* --records=FOLDER and --out=FOLDER for runs of your own"
+    ):
+        run_main("digits", "--run", f"--records={committed}", f"--out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="are of commit abc, this is def"):
+        monkeypatch.setattr("sdclr_jax.run.versions.commit", lambda: "def")
+        run_main("digits", "--run", f"--records={committed}", f"--out={tmp_path / 'out'}")
+    factors._record(tmp_path / "digits.jsonl", record(other, pixels="elsewhere"))
+    rows = factors.everything("digits", tmp_path, committed)
+    assert len(rows) == 2 and factors.recorded_keys("digits", rows) == {runs("digits")[0].key}
+    with pytest.raises(SystemExit) as end:
+        run_main("digits", "--collect", "--analyse", f"--records={committed}", f"--out={tmp_path}")
+    assert end.value.code == 0
+    assert "1 record is left out" in (committed / "digits.md").read_text()
+    assert len(factors.read(committed / "digits.jsonl")) == 2

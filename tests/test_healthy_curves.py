@@ -11,6 +11,7 @@ import pytest
 
 from configs.methods import METHODS
 from sdclr_jax import recipes
+from sdclr_jax.errors import UserError
 from sdclr_jax.models import Outputs
 from sdclr_jax.objectives import OBJECTIVES
 
@@ -50,6 +51,25 @@ def test_all_methods_are_healthy_and_who_is_sick_is_told_or_described(curves):
     for column, sign in (("feature_rank/dense", -1), ("loss", 1)):  # as its description says
         pairs = zip(fast.measured(column), simclr.measured(column), strict=True)
         assert all(sign * (sick - healthy) > 0 for (_, sick), (_, healthy) in pairs)
+
+
+def test_the_numbers_do_what_the_page_says_of_healthy_and_sick_runs(curves):
+    runs = curves.read(curves.RESULTS)
+    ends = {
+        column: {name: (run.measured(column)[0][1], run.measured(column)[-1][1]) for name, run in runs.items()}
+        for column in ("loss", "feature_rank/dense", "alignment", "alignment_ratio", "uniformity/dense", "knn/all")
+    }
+    ranks = {name: [x for x in run.columns["projection_rank/dense"] if x] for name, run in runs.items()}
+    for name in METHODS:
+        assert ends["loss"][name][1] < ends["loss"][name][0]
+        assert ends["alignment_ratio"][name][1] < ends["alignment_ratio"][name][0]
+        assert ends["feature_rank/dense"][name][1] >= 0.8 * ends["feature_rank/dense"][name][0]
+        assert ranks[name][-1] > ranks[name][0] / 3
+        assert -3.1 < ends["uniformity/dense"][name][1] < -0.6
+        assert ends["knn/all"][name][1] > ends["knn/all"][name][0] - 0.015
+        assert (ends["alignment"][name][1] > ends["alignment"][name][0]) == ("moco" in name)
+    crowded = {name for name in curves.curves_config.SICK if ends["uniformity/dense"][name][1] > -0.2}
+    assert crowded == {"temperature_0.01", "no_stop_gradient"}
 
 
 @pytest.fixture
@@ -96,6 +116,10 @@ def test_a_run_becomes_a_table_a_picture_and_a_sentence(curves, run, tmp_path):
     found = curves.healthy_part(curves.read(tmp_path / "other"), tmp_path / "other")
     assert "healthy runs, too: `byol` (step 40: one point)." in found
     assert "2 of 21 runs, 2 minutes of training: commit aaaaaaa, jax 1.2, an abacus." in page
+    before = (results / "byol.csv").exists()
+    with pytest.raises(UserError, match="metrics.jsonl has no line"):
+        curves.collect(run("moco", []), results)
+    assert (before, (results / "moco.csv").exists()) == (False, False)
     curves.collect(tmp_path / "runs" / "sdclr", results)  # again: nothing stands twice
     assert [row["run"] for row in curves._rows(results / "runs.csv")] == ["sdclr", "mask_from_noise"]
 

@@ -265,14 +265,14 @@ def test_what_is_of_another_commit_config_or_images_is_listed_and_never_averaged
 
 def test_images_that_are_not_the_published_ones_have_another_name():
     def name(**provenance):
-        config = jobs.config_of(lists.load("cifar10_lt").runs()[0].job)
-        data = results_of(config, 0.5, **provenance)["data"]
-        return ledger.data_name(records.decode(records.results.Data, data))
+        return ledger._called("cifar10", provenance)
 
     assert name(published=True, sha256="0") == "cifar10"
     assert name(published=False, sha256="0123456789") == "cifar10 (not as published: 01234567)"
-    (copies,) = ledger.COPIES
-    assert name(published=False, sha256=copies) == "cifar10 (JPEG copies)"
+    for copies in ledger.COPIES:
+        assert name(published=False, sha256=copies) == "cifar10 (JPEG copies)"
+        assert ledger.named(f"cifar10 (not as published: {copies[:8]})") == "cifar10 (JPEG copies)"
+    assert ledger.named("cifar10 (not as published: 01234567)") == "cifar10 (not as published: 01234567)"
 
 
 def test_each_list_is_sound_and_what_two_share_is_the_same_run():
@@ -329,17 +329,29 @@ def test_a_price_is_images_over_the_nearest_measured_rate():
     [
         ("nmae", "has nmae, which is no field of a row: the nearest is name"),
         ("no rows", "has no row: add one"),
-        ("twice", "has two rows of the name simclr"),
+        ("twice", "rows has simclr twice"),
         ("not toml", "cannot be read as a table"),
+        ("seeds = 3", "seeds is not what it should be"),
+        ("seeds = []", "seeds is empty"),
+        ("seeds = [0, 0]", "seeds has 0 twice"),
+        ("seeds = [-1]", "seeds is not what it should be"),
+        ("images = { test = 3 }", "it lacks images.train"),
+        ("row = 3", "rows is not what it should be"),
+        ("lacks", "it lacks rows.config"),
     ],
 )
 def test_a_list_that_is_wrong_is_refused(tmp_path, change, said):
+    field = change.partition(" = ")[0]
+    line = next((line for line in TABLE.splitlines() if line.startswith(f"{field} = ")), "")
+    rows = TABLE.partition("row = [")[0]
     text = {
+        "lacks": rows + '[[row]]\nname = "simclr"\n',
+        "row = 3": f"row = 3\n{rows}",
         "nmae": TABLE.replace("{ name", "{ nmae", 1),
         "no rows": TABLE.partition("row = [")[0],
         "twice": TABLE.replace('"sdclr"', '"simclr"', 1),
         "not toml": TABLE + "= 3",
-    }[change]
+    }.get(change, TABLE.replace(line, change, 1))
     (tmp_path / "bad.toml").write_text(text)
     with pytest.raises(UserError, match=said):
         lists.load(str(tmp_path / "bad.toml"))
@@ -353,11 +365,29 @@ def test_what_is_missing_or_unknown_is_said_before_anything_is_written(tmp_path,
         (["cifar_lt", "--run"], "there is no table cifar_lt: the nearest is cifar10"),
         (["cifar10_lt", "--run", "--config.epoch=3"], "the nearest is --config.epochs"),
         (["cifar10_lt", "--run", "--seeds=a"], "--seeds is a: give whole numbers"),
+        (["cifar10_lt", "--run", "--seeds=1,1"], "--seeds is 1,1: give each number once"),
+        (["methods_table", "--collect", "--keep", "--seeds=1"], "--keep is for the runs of a table as it stands"),
         (["--run"], "name a table"),
     ]:
         with pytest.raises(SystemExit, match=said):
             tables.main([*argv, out])
+    with pytest.raises(SystemExit) as end:
+        tables.main(["methods_table", "--run", "--at_a_time=0", out])
+    assert end.value.code == 2
     assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(SystemExit, match="runs"):
+        tables.main(["methods_table", "--run", out])
+
+
+def test_the_folder_of_a_run_is_the_same_whatever_other_seeds_are_run(capsys):
+    def names(*seeds):
+        return [
+            run.job.name for run in replace(lists.load("cifar10_lt"), seeds=seeds).runs() if run.row.name == "sdclr"
+        ]
+
+    assert names(0) == ["sdclr-1", "sdclr-2", "sdclr-3", "sdclr-4", "sdclr-5"]
+    assert names(0, 1) == [*names(0), *names(1)] and not set(names(0)) & set(names(1))
 
 
 def test_the_documents_are_those_that_the_committed_results_make():
@@ -382,3 +412,130 @@ def test_a_run_is_there_if_its_config_and_its_protocols_are(small):
     assert jobs.settled(other, small.folder) is None
     more = job._replace(fields=(*job.fields, "--config.evaluate.protocols=('knn', 'ridge')"))
     assert jobs.settled(more, small.folder) is None
+
+
+def test_a_run_is_planned_as_it_would_be_run(small, capsys):
+    small.main("--run", "--index=0")
+    for fields, said in [
+        ((), "# 0: simclr-0, done,"),
+        (("--config.optimizer.learning_rate=0.3",), "# 0: simclr-0, of another config,"),
+        (("--config.evaluate.protocols=('knn', 'ridge')",), "# 0: simclr-0, not evaluated by ridge,"),
+    ]:
+        capsys.readouterr()
+        small.main("--plan", *fields)
+        out = capsys.readouterr().out
+        assert said in out
+        assert f"# left: {4 if fields else 3} runs" in out
+
+
+def test_results_of_another_run_are_not_averaged_but_made_again(small, capsys):
+    small.main("--run")
+    first, second = small.folder / "simclr-0", small.folder / "simclr-1"
+    own = (first / "results.json").read_text()
+    for file in (second / "results.json", small.folder / "sdclr-0" / "results.json"):
+        (first / "results.json").write_text(file.read_text())
+        capsys.readouterr()
+        small.main("--collect")
+        assert "Not averaged: simclr-0 (results.json of another run)." in capsys.readouterr().out
+        small.main("--plan")
+        assert "# 0: simclr-0, results.json of another run," in capsys.readouterr().out
+        small.main("--run")  # evaluates it again
+        assert (first / "results.json").read_text() == own
+    other = json.loads(own)
+    other["data"]["lists"]["train"] = "b" * 64
+    (first / "results.json").write_text(json.dumps(other))
+    assert ledger.read(first).fault == "results.json of another run"
+
+
+def test_a_run_that_was_evaluated_otherwise_is_listed(small, capsys):
+    small.main("--run")
+    file = small.folder / "simclr-0" / "results.json"
+    found = json.loads(file.read_text())
+    found["protocols"]["knn"]["settings"] = {"k": 1}
+    file.write_text(json.dumps(found))
+    capsys.readouterr()
+    small.main("--collect")
+    assert "Not averaged: simclr-0 (other settings of knn)." in capsys.readouterr().out
+    kept = ledger.from_csv((small.folder / "runs.csv").read_text())  # says it, too
+    assert [run.settings for run in kept] == [run.settings for run in ledger.read_all(small.folder)]
+    assert len({run.settings["knn"] for run in kept}) == 2
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("diverged", [["simclr-0"], ["simclr-0", "simclr-1", "sdclr-0"]])
+def test_a_run_that_diverged_counts_as_that_on_images_that_are_not_the_published_ones(small, known, diverged):
+    copies = {"published": False, "sha256": next(iter(ledger.COPIES))}
+    for run in lists.load(str(small.file)).runs():
+        data = {"images": 369, "sha256": "a" * 64} | ({"provenance": copies} if known else {})
+        results = results_of(jobs.config_of(run.job), 0.5, **copies)
+        small.about(run.job.name, data=data, results=results, diverges=run.job.name in diverged)
+    small.main("--run")
+    table = lists.load(str(small.file))
+    found = collected.collect(table, ledger.read_all(small.folder), table.runs())
+    assert sorted(name for line in found.lines for name in line.diverged) == sorted(diverged)
+    assert sum(len(line.done) for line in found.lines) == 4 - len(diverged)
+    assert found.data == "cifar10 (JPEG copies)"
+    assert not any(line.listed for line in found.lines)
+
+
+def test_runs_that_are_missing_are_said_and_never_kept_in_place_of_more(small, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(documents, "fill", list)
+    small.main("--run")
+    small.main("--collect", "--keep")
+    (small.folder / "simclr-1").rename(tmp_path / "moved")
+    capsys.readouterr()
+    small.main("--collect")
+    assert "Not run: 1 of 2 of simclr." in capsys.readouterr().out
+    before = (tmp_path / "results" / "small" / "runs.csv").read_text()
+    with pytest.raises(SystemExit, match=r"has runs that are not in .* \(simclr-1\): run them, too, or delete"):
+        small.main("--collect", "--keep")
+    assert (tmp_path / "results" / "small" / "runs.csv").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": 1}', "method is not what it should be"),
+        ("[]", "not an object of fields"),
+        ("", "not complete JSON"),
+        ('"epochs"', "epochs is not what it should be"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_named_if_it_is_one_of_the_table(small, content, said):
+    small.main("--run", "--index=0")
+    config = small.folder / "simclr-0" / "config.json"
+    if content == '"epochs"':  # hand-edited: a text in place of a number
+        content = json.dumps(json.loads(config.read_text()) | {"epochs": "4"})
+    (small.folder / "foreign").mkdir()
+    (small.folder / "foreign" / "config.json").write_text(content)
+    small.main("--collect")  # it is none of the table's
+    config.write_text(content)
+    for what in ("--plan", "--collect", "--run"):
+        with pytest.raises(SystemExit, match=rf"simclr-0/config.json cannot be used \({said}\): put it back"):
+            small.main(what)
+
+
+def test_a_line_of_metrics_without_an_epoch_is_no_end(small):
+    small.main("--run", "--index=0")
+    (small.folder / "simclr-0" / "results.json").unlink()
+    with (small.folder / "simclr-0" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "epoch": null}\n')
+    assert ledger.read(small.folder / "simclr-0").state == ledger.BEGUN
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("0.5", "half", "line 2: could not convert string to float: 'half'"),
+        ("0.5", "nan", r"line 2: metrics.loss is no finite number|line 2: knn.all is no finite number"),
+        ("run,", "walk,", "line 2: .*walk"),
+        (None, "", "it has no run"),
+    ],
+)
+def test_a_committed_file_that_is_damaged_is_named(tmp_path, old, new, said):
+    run = ledger.Finished(run="simclr-0", state="done", method="simclr", seed=0, scores={"knn.all": 0.5})
+    text = ledger.to_csv([run])
+    (tmp_path / "runs.csv").write_text("" if old is None else text.replace(old, new, 1))
+    with pytest.raises(UserError, match=rf"runs.csv cannot be used \(({said})"):
+        ledger.read_all(tmp_path)

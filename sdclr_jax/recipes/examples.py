@@ -30,7 +30,7 @@ class Data(NamedTuple):
     def about(self, subset: str) -> TrainedOn:
         """What tells a subset of `train` from another."""
         ids = self.train.ids[getattr(self.subsets, subset)]
-        return TrainedOn(images=len(ids), sha256=longtail.list_hash(ids))
+        return TrainedOn(images=len(ids), sha256=longtail.list_hash(ids), provenance=self.provenance)
 
 
 # What a config calls the arguments of functions of `sdclr_jax.data`.

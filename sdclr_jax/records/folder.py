@@ -14,6 +14,10 @@ class TrainedOn(Record):
 
     images: Count = says("how many images are trained on")
     sha256: str = says("SHA-256 of their sorted ids, as in `lists` of results.json")
+    # Not compared: an archive that is packed again has another hash, and the same images.
+    provenance: Object | None = says(
+        "what the data set was made from, as in results.json; null where that is not known", default=None, compare=False
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
