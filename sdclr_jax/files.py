@@ -32,14 +32,14 @@ _tidied: set[tuple[pathlib.Path, str]] = set()  # folders and prefixes that this
 
 
 @contextlib.contextmanager
-def scratch(folder: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
-    """A new folder in `folder`, which is removed in the end, with those that killed processes have left there.
-
-    Its name begins with `prefix`. It is held by a lock as long as its process lives, however that ends.
+def scratch(folder: pathlib.Path, purpose: str) -> Iterator[pathlib.Path]:
+    """A new folder in `folder`, which is removed in the end, with those of this purpose that killed processes have left
+    there. It is held by a lock as long as its process lives, however that ends.
 
     Raises:
         OSError: `folder` cannot be written.
     """
+    prefix = f".sdclr_jax-{purpose}-"  # a name that nobody gives to a folder of their own, since old ones are removed
     if (folder, prefix) not in _tidied:
         _tidied.add((folder, prefix))
         _tidy(folder, prefix)
@@ -54,14 +54,16 @@ def scratch(folder: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
 
 def _on_this_machine() -> contextlib.AbstractContextManager[pathlib.Path]:
     """A scratch folder for what goes to a bucket."""
-    return scratch(pathlib.Path(tempfile.gettempdir()), "sdclr_jax-")
+    return scratch(pathlib.Path(tempfile.gettempdir()), "sending")
 
 
 def _tidy(folder: pathlib.Path, prefix: str) -> None:
     """Remove what killed processes have left: nobody holds it, as far as one can see from here, and it is old."""
     with contextlib.suppress(OSError):
         for path in folder.glob(f"{prefix}*"):
-            if time.time() - path.stat().st_mtime > _LEFT_BEHIND and (held := _held(path)) is not None:
+            about = path.stat()
+            ours_and_old = about.st_uid == os.getuid() and time.time() - about.st_mtime > _LEFT_BEHIND
+            if ours_and_old and (held := _held(path)) is not None:
                 os.close(held)
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -97,7 +99,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         if not path.parent.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
         # A folder of its own: another process may write the same file, on another machine under the same process id.
-        with scratch(path.parent, ".writing-") as folder:
+        with scratch(path.parent, "writing") as folder:
             part = folder / path.name
             yield part
             with part.open("rb") as file:
@@ -319,6 +321,11 @@ def locked(path: Path) -> Iterator[Callable[[], None]]:
             raise UserError(
                 f"another process is training in {path.parent}: wait for it or give another --workdir"
             ) from None
+        except OSError as error:  # as of a network disk without a service of locks
+            raise UserError(
+                f"{path.parent} is on a disk that knows no locks ({error.strerror or error}): mount it with locks, or "
+                "give a --workdir on another disk"
+            ) from error
         yield lambda: None
 
 

@@ -76,10 +76,10 @@ def _left(folder, name, age):
 
 def test_what_killed_processes_left_is_removed_and_what_lives_is_not(tmp_path):
     """Another process holds one of three old folders; a new one may be of a process that is about to hold it."""
-    dead, new = _left(tmp_path, ".writing-dead", 7200), _left(tmp_path, ".writing-new", 60)
+    dead, new = _left(tmp_path, ".sdclr_jax-writing-dead", 7200), _left(tmp_path, ".sdclr_jax-writing-new", 60)
     other = _left(tmp_path, ".other", 7200)
     code = "import pathlib, sys; from sdclr_jax import files\n"
-    code += "with files.scratch(pathlib.Path(sys.argv[1]), '.writing-') as held: print(held, flush=True); input()"
+    code += "with files.scratch(pathlib.Path(sys.argv[1]), 'writing') as held: print(held, flush=True); input()"
     command = [sys.executable, "-c", code, tmp_path]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
@@ -94,7 +94,7 @@ def test_what_killed_processes_left_is_removed_and_what_lives_is_not(tmp_path):
     assert living.exists()
     files._tidied.clear()
     files.write(tmp_path / "a", b"y")
-    assert {path.name for path in tmp_path.iterdir()} == {"a", ".writing-new", ".other"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", ".sdclr_jax-writing-new", ".other"}
 
 
 def test_what_is_no_file_is_not_read(tmp_path):
@@ -136,3 +136,32 @@ def test_commands_without_a_home_folder(argv, sentence, monkeypatch, capsys):
     with contextlib.suppress(SystemExit):
         assert main.main(argv) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_what_is_not_of_this_program_is_never_removed(tmp_path, monkeypatch):
+    """A clone or an archive of the project that lies where scratch folders are made."""
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    names = ("sdclr_jax-main", "sdclr_jax-0.1.0", ".writing-notes")
+    for name in names:
+        _left(tmp_path, name, 7200)
+    killed = _left(tmp_path, ".sdclr_jax-sending-abc", 7200)
+    with files._on_this_machine() as made:
+        assert made.parent == tmp_path and made.name.startswith(".sdclr_jax-sending-")
+    files.write(tmp_path / "a", b"x")
+    assert all((tmp_path / name / "part").exists() for name in names) and not killed.exists()
+    other = _left(tmp_path, ".sdclr_jax-sending-of-another", 7200)
+    monkeypatch.setattr(os, "getuid", lambda: other.stat().st_uid + 1)
+    files._tidied.clear()
+    with files._on_this_machine():
+        assert other.exists()
+
+
+def test_a_disk_that_knows_no_locks_is_told_of(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    said = r"run is on a disk that knows no locks \(No locks available\): mount it"
+    with pytest.raises(UserError, match=said), files.locked(tmp_path / "run" / ".lock"):
+        pass
+    files.write(tmp_path / "a", b"x")  # what needs none goes on

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sdclr_jax import files, parallel, processes, pruning, recipes
 from sdclr_jax.data.batches import Resident, Sent, Streamed
-from sdclr_jax.errors import Diverged, Stopped
+from sdclr_jax.errors import Diverged, Stopped, UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.parallel import Shardings
@@ -74,6 +74,11 @@ def train(
 
     with Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints, Stop() as stop:
         state = checkpoints.restore(like=parts.like)
+        if state is None and config.model.start and not parts.start:
+            raise UserError(
+                f"{directory / names.CHECKPOINTS} had a checkpoint when this began, and has none that is whole: run "
+                "the same command again, and move away what is there if it says the same"
+            )
         state = _first(parts) if state is None else state
         start = int(state.step)
         notes = checkpoints.notes(start) if start else {}

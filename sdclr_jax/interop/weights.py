@@ -159,6 +159,11 @@ def _torch(path: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tensor]
         ) from error
     except RuntimeError as error:
         raise ValueError(_first_line(error)) from error
+    if not isinstance(held, dict):
+        raise UserError(
+            f"{path} holds one {type(held).__name__} and no state dict: save the state dict of the model, as of "
+            "torch.save(model.state_dict(), FILE)"
+        )
     return {
         name: Tensor(tuple(x.shape), str(x.dtype).removeprefix("torch."), lambda x=x: _numpy(x))
         for name, x in _state(held).items()
@@ -166,11 +171,11 @@ def _torch(path: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tensor]
     }
 
 
-def _state(held: Any) -> Mapping[str, Any]:
+def _state(held: dict[Any, Any]) -> dict[Any, Any]:
     """The state of the model in a checkpoint."""
     for _ in range(4):
-        inner = next((held[key] for key in _STATES if isinstance(held.get(key), dict)), None) if held else None
-        if not isinstance(inner, dict):
+        inner = next((held[key] for key in _STATES if isinstance(held.get(key), dict)), None)
+        if inner is None:
             break
         held = inner
     return held

@@ -210,7 +210,7 @@ def about_other_data(workdir: pathlib.Path, data: TrainedOn) -> str:
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
     """Whether a run there has saved something to go on from."""
-    return any((workdir / names.CHECKPOINTS).glob("[0-9]*"))
+    return bool(steps_in(workdir / names.CHECKPOINTS))  # what orbax had begun has another name
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:

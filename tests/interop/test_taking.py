@@ -4,6 +4,7 @@ import os
 import pickle
 import struct
 import sys
+import types
 import zipfile
 
 import ml_dtypes
@@ -238,6 +239,15 @@ def test_files_of_pytorch_are_read_where_it_is_installed(tmp_path):
     (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"cut\.pt (is no whole \.pt file|holds more than weights, or is no file)"):
         take(tmp_path / "cut.pt")
+
+
+@pytest.mark.parametrize("held", [[1, 2], (), 3.0, None, np.zeros(3)])
+def test_a_file_of_pytorch_that_holds_no_state_dict_is_told_of(tmp_path, monkeypatch, held):
+    torch = types.SimpleNamespace(load=lambda *_, **__: held, Tensor=np.ndarray)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    (tmp_path / "list.pt").write_bytes(b"what torch.save wrote")
+    with pytest.raises(UserError, match=rf"list\.pt holds one {type(held).__name__} and no state dict: save the state"):
+        take(tmp_path / "list.pt")
 
 
 def test_counters_of_norms_are_not_said_to_be_whole_norms():

@@ -211,6 +211,16 @@ def test_a_run_that_has_lost_its_checkpoints_is_refused_and_not_trained_again(tm
     assert folder.steps_in(run / "checkpoints") == [20]
 
 
+def test_what_was_begun_and_not_ended_is_no_checkpoint(tmp_path):
+    """A run that was killed while it saved the first starts as a new one does, from the weights of its file."""
+    assert not folder.has_checkpoint(tmp_path)
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp-17").mkdir()
+    assert not folder.has_checkpoint(tmp_path)
+    (tmp_path / "checkpoints" / "5").mkdir()
+    assert folder.has_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("epochs", "files", "refused"),
     [
@@ -381,7 +391,7 @@ def test_damaged_versions_are_told_of(tmp_path):
 
 def test_a_start_killed_before_its_first_file_can_be_repeated(tmp_path):
     with folder.lock(tmp_path / "run"):
-        (tmp_path / "run" / ".writing-abc").mkdir()
+        (tmp_path / "run" / ".sdclr_jax-writing-abc").mkdir()
     folder.check(tmp_path / "run", CONFIG)
     claim(tmp_path / "run")
 

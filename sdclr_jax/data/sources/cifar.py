@@ -200,7 +200,7 @@ def fetch(name: str, folder: pathlib.Path, progress: bool = False) -> pathlib.Pa
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with files.scratch(folder, ".downloading-") as own:
+        with files.scratch(folder, "downloading") as own:
             part = own / archive.file
             sha256 = _download(archive.url, part, progress)
             if sha256 != archive.sha256:

@@ -40,15 +40,14 @@ def prepared(data_dir: pathlib.Path, relative: str, make: Callable[[pathlib.Path
 
     Each process prepares in a folder of its own and renames the result into place. A rename happens whole or not at
     all, and never onto a folder with something in it: of two processes one is first and the other takes what it
-    finds, and what a killed process leaves behind (`.preparing-*`) is removed by the next one that prepares.
+    finds, and what a killed process leaves behind (`.sdclr_jax-preparing-*`) is removed by the next one that prepares.
     """
     folder = data_dir / relative
     try:
         if folder.exists():
             return folder
         data_dir.mkdir(parents=True, exist_ok=True)
-        prefix = f".preparing-{folder.parent.name}-"
-        with files.scratch(data_dir, prefix) as scratch, quiet():
+        with files.scratch(data_dir, f"preparing-{folder.parent.name}") as scratch, quiet():
             made = make(scratch)
             folder.parent.mkdir(exist_ok=True)
             try:

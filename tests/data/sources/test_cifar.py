@@ -309,7 +309,7 @@ def test_what_is_read_back_differs(tmp_path, content, monkeypatch):
 
 def test_half_a_folder_is_not_taken_for_whole(tmp_path, content):
     """What a killed process leaves lies elsewhere; a folder emptied by hand is named."""
-    (tmp_path / "data" / ".preparing-cifar10-x" / "cifar10" / "3.0.2").mkdir(parents=True)
+    (tmp_path / "data" / ".sdclr_jax-preparing-cifar10-x" / "cifar10" / "3.0.2").mkdir(parents=True)
     with pytest.raises(
         UserError, match=r"cifar10 is not prepared in .*; run: sdclr prepare cifar10 --data_dir=/.*/data$"
     ):
