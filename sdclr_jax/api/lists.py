@@ -12,12 +12,15 @@ import pyarrow.parquet
 from sdclr_jax import files
 from sdclr_jax.data import thumbnails
 from sdclr_jax.data.copies import Copies
+from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import curation, duplicates
 from sdclr_jax.reports import photos as report
 
 if TYPE_CHECKING:
     from sdclr_jax.api.photos import Collection
 
+NAMES = ("images", "duplicates", "outliers", "labels", "rare", "not_learned", "subset")  # of the tables
+LEAST = 20  # different pictures, below which there is nothing to learn from
 SHARE = 0.05  # of the images, that are listed as rare and as not learned yet
 
 
@@ -53,7 +56,7 @@ def find(
     columns = _about(seen) | {"height": small.sizes[:, 0], "width": small.sizes[:, 1], "bytes": small.bytes}
     columns |= {"copies": pyarrow.array(group, mask=group < 0), "keep": kept}
     tables = {"duplicates": _duplicates(seen, pairs, group, kept)}
-    if features is None or forgotten is None:
+    if features is None or forgotten is None or np.count_nonzero(kept) < LEAST:
         return Lists(tables, pyarrow.table(columns))
 
     looks = curation.appearance(small.thumbnails)
@@ -96,7 +99,7 @@ def write(
     Raises:
         UserError: it cannot be written.
     """
-    for name, table in (found.tables | {"images": found.images}).items():
+    for name, table in ({"images": found.images} | found.tables).items():
         write_csv(out / f"{name}.csv", table)
         _write_parquet(out / f"{name}.parquet", table)
     if features is not None:
@@ -120,6 +123,42 @@ def write(
     )
     files.write(out / "index.html", page.encode())
     return found._replace(page=out / "index.html")
+
+
+def check_ours(out: pathlib.Path) -> None:
+    """Refuse to write lists where another program's files have their names.
+
+    Raises:
+        UserError: names one of them.
+    """
+    kinds = [f"{name}{end}" for name in (*NAMES, "features") for end in (".csv", ".parquet")]
+    there = [out / name for name in (*kinds, "features.npz", "index.html") if (out / name).exists()]
+    if there and not ((out / "images.parquet").exists() or (out / "run" / "config.json").exists()):
+        raise UserError(f"{there[0]} is there, and `sdclr photos` has not written it: give another folder with --out")
+
+
+def read_sizes(out: pathlib.Path, sizes: pathlib.Path) -> list[tuple[str, int, int, int]]:
+    """Id, height, width and bytes of the images that the folder `out` is about: by the file `sizes`, or by the table of
+    all images where nothing was trained.
+
+    Raises:
+        FileNotFoundError: nothing there says it.
+        UserError: it is damaged.
+    """
+    columns = ("id", "height", "width", "bytes")
+    path = sizes if sizes.exists() or (out / "run" / "config.json").exists() else out / "images.parquet"
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        if path == sizes:
+            as_text = pyarrow.csv.ConvertOptions(column_types={"id": "string"})  # also names such as 0001
+            table = pyarrow.csv.read_csv(path, convert_options=as_text)
+        else:
+            table = pyarrow.parquet.read_table(path, columns=list(columns))
+        return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+    except (pyarrow.ArrowException, KeyError, OSError) as error:
+        why = str(error).partition("\n")[0][:160]
+        raise UserError(f"{path} cannot be read ({why}): delete it, or give another folder with --out") from error
 
 
 def write_csv(path: pathlib.Path, table: pyarrow.Table, *, guarded: bool = True) -> None:

@@ -20,12 +20,13 @@ from sdclr_jax.api.pretrain import pretrain
 from sdclr_jax.data import copies, images, sources
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import duplicates
-from sdclr_jax.records import Summary, names
+from sdclr_jax.records import EncoderRecord, Summary, names
 from sdclr_jax.run import folder as run_folder
 
-RUN, SMALL, MANIFEST = "run", "small", "images_of_run.csv"  # in the folder that is written
-LEAST = 20  # different pictures, below which there is nothing to learn from
+# In the folder that is written: the run, and of the images that it was trained on copies, names, and sizes of files.
+RUN, SMALL, MANIFEST, SIZES = "run", "small", "images_of_run.csv", "sizes_of_run.csv"
 RATE = 0.9  # share of the weights cut, by which images that are not learned yet are found
+MOST_PIXELS = 1024  # of the side of a copy
 _TIMED = 3  # steps that a step's time is the mean of
 
 
@@ -61,7 +62,8 @@ def photos(
 
     The lists are near duplicates, images that do not belong, labels that look wrong, rare images, images that are not
     learned yet, and a diverse subset. Call it again to resume, or to look again after the folder has changed: what is
-    trained is not trained again.
+    trained is not trained again. An image that has come since, or has another content under its name, has no place
+    among those that are not learned yet.
 
     Args:
         folder: of the images, in any layout of docs/images.md.
@@ -81,7 +83,8 @@ def photos(
         The lists as tables, and where the page lies.
 
     Raises:
-        UserError: no images there, a folder that cannot be written, or as `pretrain`; before anything is written.
+        UserError: no images there; a folder that cannot be written, or holds the lists of other images, or files of
+            another program; or as `pretrain`; before anything is written.
         ArgumentError: an argument is out of its bounds.
         Stopped: a stop was asked for (Ctrl-C), and the state is saved.
 
@@ -97,28 +100,33 @@ def photos(
     if out.is_relative_to(root):
         raise ArgumentError("out", f"is {out}, which lies in the folder of the images: name another place")
     run_folder.check_writable(out)
+    lists.check_ours(out)
     seen = look(root, str(manifest), data_dir)
     for line in described(seen):
         say(line)
-    on_cpu = jax.devices()[0].platform == "cpu"
-    known = recipes.read(out / RUN) if (out / RUN / names.CONFIG).exists() else None
-    side = known.views.size if known else recipes.photos_side(on_cpu, start)
-    small = copies.make(seen.files, side, duplicates.SIDE, progress)
+    on_cpu, given = jax.devices()[0].platform == "cpu", records.flat(overrides or {})
+    small = copies.make(seen.files, _side(out, start, on_cpu, given), duplicates.SIDE, progress)
+    other = _other_than_known(out, seen, small)
     different = len(np.unique(small.thumbnails.reshape(len(small.thumbnails), -1), axis=0))
     features = forgotten = None
-    if different < LEAST:
+    if different < lists.LEAST:
         say(
             f"{different} different pictures are too few to learn from: only near duplicates are looked for "
-            f"(at least {LEAST} are needed for more)."
+            f"(at least {lists.LEAST} are needed for more)."
         )
     else:
         settings = {"method": method, "start": start, "on_cpu": on_cpu}
-        run = _train(out, seen, small, settings, minutes, dict(overrides or {}), data_dir, progress, say)
+        run = _train(out, seen, small, settings, minutes, given, data_dir, progress, say)
         features = run.encode(small.squares, progress=progress)
         forgotten = _forgotten(run, seen.ids, data_dir, progress)
         if new := np.count_nonzero(np.isnan(forgotten)):
             say(f"{new} images have come since the network was trained, which has not seen them.")
+        if changed := np.count_nonzero(other & ~np.isnan(forgotten)):
+            say(f"{changed} images have another content than when the network was trained, which has not seen it.")
+        forgotten = np.where(other, np.nan, forgotten)
     found = lists.find(seen, small, features, forgotten, subset=subset)
+    if features is not None and "subset" not in found.tables:
+        say(f"Fewer than {lists.LEAST} images are left of near duplicates: no list is made but that of these.")
     return lists.write(found, seen, features, out, shown=shown, title=root.name)
 
 
@@ -191,6 +199,38 @@ def described(seen: Collection) -> list[str]:
     return said
 
 
+def _side(out: pathlib.Path, start: str, on_cpu: bool, overrides: Mapping[str, Any]) -> int:
+    """Pixels of a copy's side: what the run in `out` takes, or will take."""
+    try:
+        return records.read(EncoderRecord, out / RUN / names.ENCODER).view.height
+    except FileNotFoundError:
+        size = overrides.get("views.size")
+    return size if isinstance(size, int) and 1 <= size <= MOST_PIXELS else recipes.photos_side(on_cpu, start)
+
+
+def _sizes(seen: Collection, small: copies.Copies) -> pyarrow.Table:
+    """What tells the files of images from others of their names, without a hash of all of them."""
+    height, width = small.sizes.T
+    return pyarrow.table({"id": seen.ids, "height": height, "width": width, "bytes": small.bytes})
+
+
+def _other_than_known(out: pathlib.Path, seen: Collection, small: copies.Copies) -> np.ndarray:
+    """bool [N]: whether an image has another size than the one of its name that the run in `out` was trained on.
+
+    Raises:
+        UserError: not one of the images is among those that `out` is about.
+    """
+    try:
+        before = lists.read_sizes(out, out / SIZES)
+    except FileNotFoundError:
+        return np.zeros(len(seen.ids), bool)
+    now = [tuple(row.values()) for row in _sizes(seen, small).to_pylist()]
+    known = {row[0]: row for row in before}
+    if known and not set(before) & set(now):
+        raise UserError(f"{out} holds the lists of other images: give another folder to write to with --out")
+    return np.array([known.get(row[0], row) != row for row in now])
+
+
 def _train(
     out: pathlib.Path,
     seen: Collection,
@@ -204,7 +244,7 @@ def _train(
 ) -> Run:
     """The run in `out`, trained to its end."""
     run, folder, manifest = out / RUN, out / SMALL, out / MANIFEST
-    overrides = records.flat(overrides)
+    overrides = dict(overrides)
     if (run / names.CONFIG).exists():
         config = recipes.read(run)
         config.data.name, config.data.manifest = f"{sources.FOLDER}{folder}", str(manifest)
@@ -215,6 +255,7 @@ def _train(
     else:
         config = _chosen(folder, manifest, small, settings, minutes, overrides, say)
         copies.write(small.squares, seen.ids.tolist(), folder)
+        lists.write_csv(out / SIZES, _sizes(seen, small), guarded=False)
         lists.write_csv(manifest, pyarrow.table({"path": seen.ids}), guarded=False)
     return pretrain(config, run, data_dir=data_dir, progress=progress)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sdclr_jax import files
 from sdclr_jax.errors import ArgumentError
-from sdclr_jax.reports import curves, page, runs, tables, words
+from sdclr_jax.reports import curves, page, runs, tables, templates, words
 
 
 class Report(NamedTuple):
@@ -29,7 +29,8 @@ def report(
         note: a note to the reader, shown on the page.
 
     Raises:
-        ArgumentError: `output` is no .html file.
+        ArgumentError: `output` is no .html file; or it, or a file of its name that the tables would replace, is there
+            and is none of a report.
         UserError: a folder without an evaluated run, or files that cannot be used.
 
     >>> found = sdclr_jax.report(["runs/simclr", "runs/sdclr"], "report.html")
@@ -39,21 +40,42 @@ def report(
     output = files.expanded(output)
     if output.suffix != ".html":
         raise ArgumentError("output", f"is {output}: it must end in .html; the tables go beside it as .csv, .md, .tex")
+    _check_ours(output)
     dirs = [dirs] if isinstance(dirs, str | os.PathLike) else dirs
     found = runs.read(map(files.expanded, dirs))
     levels, differences = tables.compare(found), tables.differences(found)
-    contents = {
-        output: page.render(found, note, output.parent),
-        output.with_suffix(".md"): "\n".join([tables.to_markdown(levels), tables.to_markdown(differences, sign=True)]),
-        output.with_suffix(".tex"): "\n".join([tables.to_latex(levels), tables.to_latex(differences, sign=True)]),
-        output.with_suffix(".csv"): tables.to_csv(found),
-        output.with_name(f"{output.stem}_means.csv"): tables.means_to_csv(levels, differences),
-        output.with_name(f"{output.stem}_classes.csv"): tables.classes_to_csv(found),
-        output.with_name(f"{output.stem}_curves.csv"): curves.to_csv(found),
-    }
+    texts = [
+        page.render(found, note, output.parent),
+        "\n".join([tables.to_markdown(levels), tables.to_markdown(differences, sign=True)]),
+        "\n".join([tables.to_latex(levels), tables.to_latex(differences, sign=True)]),
+        tables.to_csv(found),
+        tables.means_to_csv(levels, differences),
+        tables.classes_to_csv(found),
+        curves.to_csv(found),
+    ]
+    contents = dict(zip(_paths(output), texts, strict=True))
     with contextlib.ExitStack() as stack:  # each is complete before any takes its place
         for path, text in contents.items():
             stack.enter_context(files.replacing(path)).write_bytes(text.encode())
     shown = [tables.to_text(levels), *([tables.to_text(differences, sign=True)] if differences else [])]
     sentences = [*words.summary(found), *(f"Note: {note}" for note in words.notes(found))]
     return Report("\n\n".join([*shown, "\n".join(sentences)]), tuple(contents))
+
+
+_ENDS = (".html", ".md", ".tex", ".csv", "_means.csv", "_classes.csv", "_curves.csv")
+
+
+def _paths(output: files.Path) -> list[files.Path]:
+    """The page, and the tables beside it."""
+    return [output.with_name(output.stem + end) for end in _ENDS]
+
+
+def _check_ours(output: files.Path) -> None:
+    """Refuse to replace what no report has written. Tables have no sign of their own: they are those of a page."""
+    there = [path for path in _paths(output) if path.exists()]
+    is_page = output in there and output.is_file() and templates.is_page(files.content(output))
+    if there and not is_page:
+        raise ArgumentError(
+            "output",
+            f"is {output}, and {there[0]} is there, which no report has written: give another name, or move it away",
+        )

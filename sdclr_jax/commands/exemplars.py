@@ -104,6 +104,10 @@ def _options(argv: list[str]) -> argparse.Namespace:
     options.overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
     options.dirs = [files.expanded(path) for path in options.dirs]
     options.overlap = files.expanded(options.overlap)
+    if len(options.dirs) > 1 and options.overlap.exists() and not _is_overlap(options.overlap):
+        raise UserError(
+            f"--overlap={options.overlap} is there, and is no such file: give another name, or move it away"
+        )
     try:
         options.rates = tuple(float(rate) for rate in options.rates.split(","))
     except ValueError:
@@ -111,3 +115,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
     if len({path.name for path in options.dirs}) < len(options.dirs):
         raise UserError("two runs have one name, so their columns would be alike: give runs of different names")
     return options
+
+
+def _is_overlap(path: files.Path) -> bool:
+    """Whether a file is one that this command has written."""
+    try:
+        return "pairs" in records.load_object(path, "delete it")
+    except UserError:
+        return False

@@ -106,7 +106,8 @@ def label_issues(
         num_classes: how many classes there are.
         copies: the group of near duplicates that each image is in; -1 for none.
 
-    Classes of fewer than `LEAST_OF_CLASS` images are neither judged nor suggested.
+    Classes of fewer than `LEAST_OF_CLASS` images are neither judged nor suggested. Where all images are copies of one,
+    none is judged.
     """
     suspect, probability, suggested = np.zeros(len(labels), bool), np.ones(len(labels)), labels.copy()
     counts = np.bincount(labels, minlength=num_classes)
@@ -116,8 +117,11 @@ def label_issues(
         return LabelIssues(suspect, probability, suggested)
     alone = copies.max(initial=-1) + 1 + np.arange(len(labels))
     together = np.where(copies < 0, alone, copies)[judged]
+    count = min(FOLDS, len(np.unique(together)))
+    if count < 2:
+        return LabelIssues(suspect, probability, suggested)
     shares = np.zeros((len(judged), len(classes)))
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         # A class whose images are all copies lies in one fold; what is not converged is near enough.
         warnings.simplefilter("ignore")

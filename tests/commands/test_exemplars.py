@@ -171,6 +171,16 @@ def test_reports_read_it(measured):
     assert found.gallery == folder / "zero" / "exemplars" / "gallery.html"
 
 
+def test_a_file_that_is_no_overlap_is_not_replaced(measured, tmp_path, capsys):
+    folder, _ = measured
+    other = tmp_path / "notes.json"
+    for content in ("[1]", '{"mine": 1}', "my notes"):
+        other.write_text(content)
+        assert main.main(["exemplars", *(str(folder / name) for name in RUNS), f"--overlap={other}"]) == 2
+        assert f"--overlap={other} is there, and is no such file: give another name" in capsys.readouterr().err
+        assert other.read_text() == content
+
+
 def test_overlap_of_runs_is_over_the_images_that_both_have(measured):
     folder, _ = measured
     (pair,) = json.loads((folder / "overlap.json").read_text())["pairs"]

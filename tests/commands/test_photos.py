@@ -9,8 +9,10 @@ import pyarrow.parquet
 import pytest
 from PIL import ImageOps
 
+from sdclr_jax import records
 from sdclr_jax.api import photos
 from sdclr_jax.commands import main
+from sdclr_jax.records import EncoderRecord, View
 from tests.photos import encoded, jpeg, photo
 
 
@@ -24,7 +26,8 @@ def untrained(monkeypatch, tmp_path):
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
 
         def encode(squares, progress):
-            return squares.reshape(len(squares), 2, 16, 2, 16, 3).mean((2, 4)).reshape(len(squares), -1)
+            half = squares.shape[1] // 2
+            return squares.reshape(len(squares), 2, half, 2, half, 3).mean((2, 4)).reshape(len(squares), -1)
 
         return types.SimpleNamespace(path=directory, step=1, encode=encode)
 
@@ -172,3 +175,96 @@ def test_the_time_chooses_the_epochs(monkeypatch, tmp_path):
         "of training takes 1280 ms here."
     )
     assert said[1] == "An accelerator would train resnet18 of width 64 on 128 x 128 pixels, for up to 200 epochs."
+
+
+def flat(folder, seeds, side=40):
+    for i, seed in enumerate(seeds):
+        write(folder / f"IMG_{i:04}.jpg", jpeg(photo(side, side, seed=seed)))
+    return folder
+
+
+def trained(configs, out):
+    """As `pretrain` leaves it."""
+    (out / "run" / "config.json").write_text(configs[-1].to_json())
+
+
+def test_another_folder_of_that_name_does_not_take_the_place_of_the_first(untrained, tmp_path, capsys):
+    """Cameras name images alike, and people folders."""
+    first, second = flat(tmp_path / "a" / "pics", range(25)), flat(tmp_path / "b" / "pics", range(50, 75))
+    assert run(first) == 0
+    out = tmp_path / "runs" / "pics_lists"
+    trained(untrained, out)
+    before = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    assert run(second) == 2
+    assert f"{out} holds the lists of other images: give another folder to write to" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == before
+    assert run(second, "--out=other") == 0
+    first.rename(tmp_path / "moved")  # the same images elsewhere
+    assert run(tmp_path / "moved", f"--out={out}") == 0
+
+
+def test_lists_without_a_run_are_those_of_their_images_too(untrained, tmp_path, capsys):
+    assert run(flat(tmp_path / "few", range(5)), "--out=found") == 0
+    assert run(flat(tmp_path / "others", range(50, 55)), "--out=found") == 2
+    assert "holds the lists of other images" in capsys.readouterr().err
+    assert run(tmp_path / "few", "--out=found") == 0
+
+
+def test_an_image_that_was_replaced_under_its_name_has_no_score_of_the_one_before(untrained, tmp_path, capsys):
+    folder = flat(tmp_path / "pics", range(25))
+    assert run(folder, "--out=found") == 0
+    trained(untrained, tmp_path / "found")
+    write(folder / "IMG_0007.jpg", jpeg(photo(44, 44, seed=99)))
+    capsys.readouterr()
+    for _ in range(2):
+        assert run(folder, "--out=found") == 0
+        assert "1 images have another content than when the network was trained" in capsys.readouterr().out
+        images = {row["id"]: row for row in read(tmp_path / "found" / "images.csv")}
+        assert [name for name, row in images.items() if not row["change"]] == ["IMG_0007.jpg"]
+    (tmp_path / "found" / "sizes_of_run.csv").write_text("id,height\nx,1\n")
+    assert run(folder, "--out=found") == 2
+    assert "sizes_of_run.csv cannot be read (" in capsys.readouterr().err
+    (tmp_path / "found" / "sizes_of_run.csv").unlink()  # as of a run of an older version
+    assert run(folder, "--out=found") == 0
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "index.html", "features.npz"])
+def test_files_of_another_program_are_not_replaced(untrained, tmp_path, capsys, name):
+    folder = flat(tmp_path / "pics", range(25))
+    write(tmp_path / "mine" / name, b"mine")
+    assert run(folder, "--out=mine") == 2
+    assert f"{name} is there, and `sdclr photos` has not written it" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
+    assert (tmp_path / "mine" / name).read_bytes() == b"mine" and not untrained
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_a_burst_is_one_picture(untrained, tmp_path, capsys, classes):
+    """Frames of a film differ, and are near duplicates of each other: there is nothing to rank."""
+    for i in range(24):
+        picture = photo(60, 60, seed=i % max(classes, 1)).point(lambda level, i=i: level // 2 + 2 * i)
+        place = tmp_path / "film" / (f"class{i % classes}" if classes else ".")
+        write(place / f"{i:02}.png", encoded(picture, "PNG"))
+    assert run(tmp_path / "film", "--out=found") == 0
+    said = capsys.readouterr().out
+    assert "Fewer than 20 images are left of near duplicates: no list is made but that of these." in said
+    assert len(read(tmp_path / "found" / "duplicates.csv")) == 24
+    assert not (tmp_path / "found" / "labels.csv").exists()
+
+
+def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypatch):
+    sides, make = [], photos.copies.make
+    monkeypatch.setattr(
+        photos.copies, "make", lambda encoded, side, *more: sides.append(side) or make(encoded, side, *more)
+    )
+    folder = flat(tmp_path / "pics", range(25))
+    assert run(folder, "--out=found") == 0
+    assert run(folder, "--out=large", "--config.views.size=64") == 0
+    trained(untrained, tmp_path / "large")
+    record = EncoderRecord(
+        model={"name": "resnet8"}, view=View(height=48, width=48, channels=3), mean=(0.5,), std=(0.2,), resize=48,
+        crop=48, features=8,
+    )  # fmt: skip
+    records.write(tmp_path / "large" / "run" / "encoder.json", record)
+    assert run(folder, "--out=large") == 0
+    assert sides == [32, 64, 48]

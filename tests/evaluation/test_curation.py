@@ -79,3 +79,13 @@ def test_a_diverse_subset_is_farthest_first():
     among[chosen[1]] = False
     assert chosen[1] not in curation.diverse(features, 7, among)
     assert not len(curation.diverse(features, 3, np.zeros(7, bool)))
+
+
+@pytest.mark.parametrize(("groups", "judged"), [(1, False), (2, True), (4, True)])
+def test_labels_are_judged_by_as_many_folds_as_there_are_pictures(groups, judged):
+    rng = np.random.default_rng(0)
+    labels, copies = np.repeat([0, 1], 12), np.arange(24) % groups
+    features = rng.normal(size=(24, 3)) + 5 * labels[:, None]
+    found = curation.label_issues(features, labels, 2, copies)
+    assert (found.probability < 1).any() == judged
+    assert not found.suspect.any() and (found.suggested == labels).all()

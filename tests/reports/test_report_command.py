@@ -37,13 +37,29 @@ def test_default_output_is_here(make_run, tmp_path, monkeypatch):
 
 
 def test_bad_run_leaves_an_earlier_report_as_it_was(six_runs, tmp_path):
-    (tmp_path / "report.html").write_text("earlier")
+    main([*map(str, six_runs), f"--output={tmp_path}/report.html"])
+    before = (tmp_path / "report.html").read_text()
     results = six_runs[3] / "results.json"
     results.write_text(results.read_text()[:-20])
     with pytest.raises(UserError, match=r"results\.json cannot be used \(not complete JSON\)"):
         main([*map(str, six_runs), f"--output={tmp_path}/report.html"])
-    assert _files(tmp_path) == ["report.html"]
-    assert (tmp_path / "report.html").read_text() == "earlier"
+    assert _files(tmp_path) == WRITTEN
+    assert (tmp_path / "report.html").read_text() == before
+
+
+@pytest.mark.parametrize("name", ["paper.tex", "paper.md", "paper.html", "paper_means.csv"])
+def test_what_no_report_has_written_is_not_replaced(make_run, tmp_path, name):
+    folder = str(make_run("a"))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("my thesis")
+    with pytest.raises(
+        UserError, match=rf"output is .*paper\.html, and .*{name} is there, which no report has written"
+    ):
+        main([folder, f"--output={out}/paper.html"])
+    assert _files(out) == [name] and (out / name).read_text() == "my thesis"
+    for _ in range(2):  # one's own is
+        main([folder, f"--output={out}/other.html"])
 
 
 def test_runs_that_cannot_be_reported_together_write_nothing(make_run, tmp_path):
@@ -60,7 +76,7 @@ def test_output_must_be_a_page_that_can_be_written(make_run, tmp_path):
     with pytest.raises(UserError, match=r"file/report\.html cannot be written \(Not a directory\): make room"):
         main([folder, f"--output={tmp_path}/file/report.html"])
     (tmp_path / "report.md").mkdir()
-    with pytest.raises(UserError, match=r"report\.md cannot be written \(Is a directory\)"):
+    with pytest.raises(UserError, match=r"report\.md is there, which no report has written"):
         main([folder, f"--output={tmp_path}/report.html"])
     assert _files(tmp_path) == ["file"]
 
