@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import parallel, processes, recipes, records, trees
 from sdclr_jax.api import agreement
+from sdclr_jax.api.load import newest
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import Unreadable, UserError, renamed
 from sdclr_jax.evaluation import collapse, embedding, frozen
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures
 from sdclr_jax.evaluation.protocols import PROTOCOLS, measure
-from sdclr_jax.files import expanded
 from sdclr_jax.records import Results, Score, names, results
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -39,7 +39,7 @@ def evaluate(
     """Score the frozen dense encoder of a run's newest checkpoint, and write the run's results.json.
 
     Args:
-        run: the run's folder, or an object whose `path` it is.
+        run: the run's folder, or an object whose `path` it is, opened at its newest checkpoint.
         protocols: names from `sdclr_jax.evaluation.protocols.PROTOCOLS`; None takes `evaluate.protocols` of the run.
         data: fields of `config.data` that say where the images are now, such as {"name": "folder:/new/photos"}. That
             they are the same images is checked, and the place is kept for the next call.
@@ -50,15 +50,15 @@ def evaluate(
         What results.json holds.
 
     Raises:
-        UserError: no run there, an unknown protocol or field, one that would make it another run, and as
-            `evaluate_run`.
+        UserError: no run there, or one that is opened at an earlier step; an unknown protocol or field, one that would
+            make it another run, and as `evaluate_run`.
 
     >>> results = sdclr_jax.evaluate("runs/sdclr", protocols=["knn"], settings={"knn_k": 20})
     >>> knn = results.protocols["knn"]
     >>> knn.settings["k"], 0 <= knn.all <= 1, len(knn.per_class)
     (20, True, 10)
     """
-    directory = expanded(getattr(run, "path", run))
+    directory = newest(run)
     config = recipes.read(directory)
     changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})
     recipes.override_free(config, {"evaluate": changed, "data": dict(data or {})})
@@ -123,6 +123,7 @@ def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.Pa
             data=about(config, data),
             features=_about_features(features.test.features),
             encoder_checksum=before,
+            seen=features.seen,
             protocols={name: records.decode(Score, measured[name], name) for name in wanted},
         )
         found = _with_others(found, directory / names.RESULTS)
@@ -136,8 +137,10 @@ def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.Pa
 def _write_map(config: ConfigDict, features: FrozenFeatures, directory: pathlib.Path) -> None:
     """The map of the test images, in place of that of an earlier evaluation; none where an image has no one class."""
     path, limit, test = directory / names.EMBEDDING, config.evaluate.map_images, features.test
-    if not limit or test.targets.has_attributes:
+    if not limit or test.targets.has_attributes or len(test.features) < embedding.LEAST:
         path.unlink(missing_ok=True)
+        if limit and not test.targets.has_attributes:
+            print(f"{path}  note: no map is made of fewer than {embedding.LEAST} test images", file=sys.stderr)
         return
     with renamed({"features": "the features of the test images"}):
         found = embedding.about(test.features, test.labels, config.seed, limit, directory / names.FEATURES)
@@ -161,8 +164,10 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
     # A folder of images is the same data wherever it lies: the hashes of the lists say so.
     data = (dataclasses.replace(each.data, name="", provenance=None) for each in (before, found))
     same = before.run == found.run and before.encoder_checksum == found.encoder_checksum and next(data) == next(data)
+    same &= before.seen in (None, found.seen)
     if others and not same:
-        print(f"{path}  note: {', '.join(others)} went, being of another encoder or other data", file=sys.stderr)
+        why = "of another encoder, other data, or images that were cropped or resized otherwise"
+        print(f"{path}  note: {', '.join(others)} went, being {why}", file=sys.stderr)
     every = found.protocols | (others if same else {})
     in_order = {name: every[name] for name in PROTOCOLS if name in every}
     return dataclasses.replace(found, protocols=in_order | every)  # those that this process does not know come last

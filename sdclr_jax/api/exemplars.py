@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import files, parallel, processes, recipes, records
+from sdclr_jax import parallel, processes, recipes, records
 from sdclr_jax.api import agreement, exemplar_files
+from sdclr_jax.api.load import newest
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
@@ -70,7 +71,7 @@ def exemplars(
     >>> summary.data.images, summary.ranked_by.rate
     (369, 0.9)
     """
-    directory = files.expanded(getattr(run, "path", run))
+    directory = newest(run)
     rates = tuple(rates)
     check(rates, pairs_of_views=pairs_of_views, against=against, shown=shown, neighbours=neighbours)
     config = recipes.read(directory)

@@ -38,7 +38,7 @@ def export(
             code of the SDCLR authors, with the projector and the norms of both branches; 'onnx', model.onnx, for
             float32 images [N, C, H, W] after preprocessing; 'hub-folder', what a model hub shows and timm loads.
         out: a folder that does not exist yet, or is empty; None is `export/TO` in the run's folder.
-        step: that of a checkpoint; None takes the newest one.
+        step: that of a checkpoint; None takes that at which the object is opened, of a folder the newest one.
         classes: outputs of the classifier of zeros that 'torchvision' and 'timm' files have, as these libraries want
             one; 0 writes none.
         data_license: of the images, for the model card.
@@ -58,7 +58,7 @@ def export(
         raise UserError(f"to is {to!r}: known are {', '.join(KINDS)}")
     if classes < 0:
         raise UserError(f"classes is {classes}: it must be at least 0")
-    opened = load(getattr(run, "path", run), step=step)
+    opened = load(getattr(run, "path", run), step=getattr(run, "step", None) if step is None else step)
     directory = opened.path / names.EXPORT / to if out is None else files.expanded(out)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is there already: delete it, or give another --out")

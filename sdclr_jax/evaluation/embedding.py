@@ -14,6 +14,7 @@ from sdclr_jax.evaluation import cache
 from sdclr_jax.evaluation.features import unit
 
 METHOD = "t-SNE"
+LEAST = 4  # images of a map
 LIMIT = 2000  # images on a map: more hide each other, and take longer than the probes
 PERPLEXITY = 30.0  # neighbours that each image looks at, fewer where there are few images
 
@@ -35,8 +36,8 @@ def tsne(
     Raises:
         ArgumentError: fewer than four images, or features that are not finite.
     """
-    if len(features) < 4:
-        raise ArgumentError("features", f"are of {len(features)} images: a map takes at least 4")
+    if len(features) < LEAST:
+        raise ArgumentError("features", f"are of {len(features)} images: a map takes at least {LEAST}")
     if not np.isfinite(features).all():
         raise ArgumentError("features", "are not finite, so they have no map: the encoder has diverged")
     rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:limit])

@@ -98,6 +98,11 @@ class FrozenFeatures:
         if processes.count() > 1:
             self.variables = jax.tree.map(np.asarray, variables)
 
+    @property
+    def seen(self) -> dict[str, Any]:
+        """What the encoder is given of a test image, fit for JSON."""
+        return self.encoder.seen(self.test.examples.images)
+
     def splits(self, part: str) -> Splits:
         """For a protocol that learns from this part of the training images."""
         return Splits(self._parts[part], self._parts["validation"], self.test, self.seed, self, self._shardings)

@@ -139,6 +139,11 @@ class Results(Record):
     data: Data = says("the data that it was measured on")
     features: Features | None = says("what is measured of the features themselves", default=None)
     encoder_checksum: int = says("checksum of the dense branch's variables")
+    seen: Object | None = says(
+        "what the encoder is given of an image: mean, standard deviation, and of files resize, crop and interpolation; "
+        "null where that is not known",
+        default=None,
+    )
     protocols: dict[str, Score] = says("what each protocol found, by its name")
 
     def check(self, where: str) -> None:

@@ -89,14 +89,24 @@ def _some(labels: list[str]) -> str:
 def _unequal_evaluations(part: list[Group]) -> Iterator[str]:
     """A sentence for each protocol that runs on one data set were evaluated by with different settings."""
     runs = [run for member in part for run in member.runs]
+    seen = [run.results.seen for run in runs if run.results.seen]
+    if unequal := [field for field in ("resize", "crop", "interpolation") if _varies(field, seen)]:
+        yield (
+            f"The encoders were given the images{part[0].on} in different ways ({plain(', '.join(unequal))}): run "
+            f"`sdclr evaluate` on all runs with the same ones before you compare them."
+        )
     for name in protocols(part):
         kept = [run.protocols[name].settings for run in runs if name in run.protocols]
         fields = sorted({field for one in kept for field in one})
-        if unequal := [field for field in fields if len({shown(one.get(field)) for one in kept}) > 1]:
+        if unequal := [field for field in fields if _varies(field, kept)]:
             yield (
                 f"{title(name)}{part[0].on} was run with different settings ({plain(', '.join(unequal))}): "
                 f"run `sdclr evaluate` on all runs with the same ones before you trust its averages."
             )
+
+
+def _varies(field: str, among: list[dict]) -> bool:
+    return len({shown(one.get(field)) for one in among}) > 1
 
 
 def _neighbours(part: list[Group]) -> list[tuple[Group, Group]]:

@@ -250,6 +250,8 @@ def claim(
     for name, content in {names.DATA: data, names.ENCODER: encoder, names.SAVED: saved}.items():
         if content is not None and not (workdir / name).exists():
             records.write(workdir / name, content)
+    if records.read(EncoderRecord, workdir / names.ENCODER) != encoder:  # evaluate.crop has changed, say
+        records.write(workdir / names.ENCODER, encoder)
     now, path = versions.current(), workdir / names.VERSIONS
     # What a run was started with stays; what a later start has otherwise stands beside it.
     first = records.load_object(path, "put it back from a copy, or delete it") if path.exists() else now

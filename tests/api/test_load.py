@@ -9,7 +9,10 @@ import pytest
 from PIL import Image, ImageOps
 
 from sdclr_jax import parallel, recipes
-from sdclr_jax.api.load import load
+from sdclr_jax.api.evaluate import evaluate
+from sdclr_jax.api.exemplars import exemplars
+from sdclr_jax.api.export import export
+from sdclr_jax.api.load import load, newest
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import TrainedOn
@@ -255,3 +258,27 @@ def test_a_step_without_a_checkpoint_and_a_newer_format(grey, monkeypatch):
     monkeypatch.setattr(checkpoints_module, "FORMAT", 1)
     with pytest.raises(UserError, match="checkpoint 2 of .* has format 3, and this version reads formats up to 1"):
         load(grey)
+
+
+def test_what_looks_at_the_newest_checkpoint_refuses_a_run_at_an_earlier_one(grey):
+    assert newest(grey) == newest(str(grey)) == newest(load(grey)) == newest(load(grey, step=2)) == grey
+    for call in (newest, evaluate, exemplars):
+        with pytest.raises(UserError, match=r"grey at step 1, and this looks at its newest checkpoint, that of step 2"):
+            call(load(grey, step=1))
+
+
+def test_a_run_at_an_earlier_checkpoint_is_exported_as_it_is_open(grey, tmp_path):
+    for name, run, options in [("door", load(grey, step=1), {}), ("named", load(grey), {"step": 1})]:
+        written = export(run, "timm", tmp_path / name, **options)
+        assert "seed 0, step 1 |" in (written / "README.md").read_text()
+    assert "seed 0, step 2 |" in (export(grey, "timm", tmp_path / "folder") / "README.md").read_text()
+
+
+def test_a_run_that_goes_on_with_another_crop_encodes_by_it(streamed, tmp_path):
+    directory = shutil.copytree(streamed, tmp_path / "run")
+    before, config = load(directory).encoder, recipes.read(directory)
+    config.evaluate.crop, config.evaluate.resize = 12, 18
+    record = recipes.encoder_record(config, (9, 16, 16, 3), encoded=True)
+    folder.claim(directory, config, TrainedOn(images=1, sha256="0"), record, recipes.identity)
+    after = load(directory).encoder
+    assert (after.resize, after.crop) == (18, 12) != (before.resize, before.crop)

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import types
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -550,3 +551,27 @@ def test_damaged_results_are_kept_aside_and_what_cannot_be_read_is_left_alone(tm
         with pytest.raises(UserError, match=r"results.json cannot be read \(not a file of data\)"):
             read()
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_scores_of_images_that_were_cropped_otherwise_are_not_kept_beside_new_ones(tmp_path, capsys):
+    golden = pathlib.Path(__file__).parents[1] / "golden" / "run_f1e7a00" / "results.json"
+    before, path = records.read(records.Results, golden), tmp_path / "results.json"
+    one = replace(before, protocols={"knn": before.protocols["knn"]}, seen={"mean": [0.5], "resize": 36, "crop": 32})
+    records.write(path, replace(before, seen=one.seen))
+    assert evaluate._with_others(one, path).protocols.keys() == {"logistic", "knn"}
+    smaller = replace(one, seen=one.seen | {"crop": 6})
+    assert evaluate._with_others(smaller, path) == smaller
+    assert "logistic went, being of another encoder, other data, or images that were cropped" in capsys.readouterr().err
+    records.write(path, before)  # of an older version, which does not say it
+    assert evaluate._with_others(smaller, path).protocols.keys() == {"logistic", "knn"}
+
+
+@pytest.mark.parametrize("images", [3, 4])
+def test_there_is_no_map_of_three_test_images_and_no_error(images, tmp_path, capsys):
+    features, labels = np.eye(images, 5, dtype=np.float32), np.zeros(images, np.int64)
+    test = types.SimpleNamespace(features=features, labels=labels, targets=types.SimpleNamespace(has_attributes=False))
+    path = tmp_path / "embedding.json"
+    path.write_text("of an earlier evaluation")
+    evaluate._write_map(config(), types.SimpleNamespace(test=test), tmp_path)
+    assert path.exists() == (images == 4)
+    assert ("no map is made of fewer than 4 test images" in capsys.readouterr().err) == (images == 3)

@@ -40,7 +40,7 @@ FILES = {
 def content(kind):
     """As this version writes it: the old files lack `data.seed`."""
     found = ENCODER.to_json() if kind is EncoderRecord else json.loads(FILES[kind].read_text())
-    found |= {"provenance": None} if kind is TrainedOn else {}  # which the old file lacks
+    found |= {TrainedOn: {"provenance": None}, Results: {"seen": None}}.get(kind, {})  # which the old files lack
     return found | {"data": found["data"] | {"seed": found["data"]["split"]}} if "data" in found else found
 
 

@@ -345,6 +345,18 @@ def test_evaluations_of_other_settings_are_noted(make_run):
     ]
 
 
+def test_images_that_were_cropped_otherwise_are_noted(make_run):
+    def seen(crop):
+        return lambda results: results.update(seen={"mean": [crop / 100], "resize": 40, "crop": crop})
+
+    found = runs.read([make_run("a", edit=seen(32)), make_run("b", seed=1, edit=seen(6)), make_run("c", seed=2)])
+    assert [note for note in words.notes(found) if "ways" in note] == [
+        "The encoders were given the images in different ways (crop): run `sdclr evaluate` on all runs with the same "
+        "ones before you compare them."
+    ]
+    assert not [note for note in words.notes(found[::2]) if "ways" in note]
+
+
 def test_what_a_fit_finds_is_no_setting(make_run):
     def edit(value):
         return lambda results: results["protocols"]["knn"]["settings"].update(all_of_draws=[value], best_epoch=value)
