@@ -13,7 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base, cifar10_lt, digits_lt, imagenet100_lt, methods
-from sdclr_jax import recipes
+from sdclr_jax import recipes, records
 from sdclr_jax.api.config import config as api_config
 from sdclr_jax.errors import UserError
 from sdclr_jax.recipes import configs
@@ -289,6 +289,59 @@ def test_config_sets_fields():
     assert api_config("digits_lt:simclr").prune.rate == 0.9
     photos = api_config("folder:byol", {"views.blur_probability": [1.0, 0.1]})
     assert photos.views.blur_probability == (1.0, 0.1)
+
+
+def test_a_field_that_a_method_does_not_read_is_said(caplog):
+    cases = [
+        (
+            "simclr",
+            {"prune.rate": 0.5, "epochs": 3},
+            "prune.rate changes nothing of simclr: no pair has the spar",
+        ),
+        ("sdclr", {"target": {"momentum": 0.5}}, "target.momentum changes nothing of sdclr: no pair has the target"),
+        ("sdclr", {"predictor.layers": 2}, "predictor.layers changes nothing of sdclr: the objective reads no pred"),
+        ("byol", {"prototypes.count": 9}, "prototypes.count changes nothing of byol: the objective reads no proto"),
+        ("byol", {"optimizer.trust_coefficient": 0.5}, "optimizer.name is not lars"),
+        (
+            "sdclr",
+            {"data.profile": "as_is", "data.n_max": 9},
+            "data.n_max changes nothing of sdclr: data.profile is as",
+        ),
+    ]
+    for method, given, said in cases:
+        caplog.clear()
+        api_config(f"cifar10_lt:{method}", given)
+        assert [said in record.getMessage() for record in caplog.records] == [True], given
+    caplog.clear()
+    api_config("cifar10_lt:sdclr", {"prune.rate": 0.5, "data.n_max": 9}, epochs=3)
+    api_config("cifar10_lt:byol", {"target.momentum": 0.5, "predictor.layers": 3})
+    api_config("cifar10_lt:swav", {"prototypes.count": 9})
+    api_config("cifar10_lt:sdclr", pairs=[3], prune={"rate": 0.5})  # wrong, as `check` says
+    assert not caplog.records
+
+
+def test_what_a_recipe_sets_is_read():
+    """But for the rate of pruning, which stands beside SimCLR for SDCLR, and what of a head that is left out."""
+    for method, (row, damaged) in methods.METHODS.items():
+        for data_set, recipe in ((cifar10_lt.DATA_SET, methods.SMALL), (digits_lt.DATA_SET, digits_lt.RECIPE)):
+            config = methods.config(method, data_set, recipe)
+            given = records.flat(methods.ROWS[row][1]) | records.flat(recipe.get(row, {}))
+            assert recipes.unread(config, given) == {}, method
+            assert bool(recipes.unread(config, ["prune.rate"])) != damaged
+
+
+def test_a_method_has_the_pairs_of_its_name():
+    """Tables call a run by its method."""
+    for method, given, said in [
+        ("sdclr", "simclr", "pairs has no side of the sparse branch, and sdclr is a method with one"),
+        ("simclr", "sdclr", "pairs has a side of the sparse branch, and simclr is a method without one"),
+    ]:
+        config = digits_lt.get_config(method)
+        config.pairs = digits_lt.get_config(given).pairs
+        with pytest.raises(UserError, match=said):
+            recipes.check(config)
+        config.method = "mine"
+        recipes.check(config)
 
 
 if __name__ == "__main__":

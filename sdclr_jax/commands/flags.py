@@ -25,6 +25,7 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     flags.DEFINE_integer("check-determinism", None, "", flag_values=values)
     config = recipes.load(argv[0].removeprefix("--config="))
     _parse(values, config, argv[1:])
+    recipes.warn_of_unread(values.config, fields(argv))
     if not values.workdir and values["check-determinism"].value is None:
         raise UserError("--workdir is missing: give the run's folder, such as --workdir=runs/sdclr")
     return values

@@ -32,6 +32,7 @@ from sdclr_jax.recipes.images import (
 from sdclr_jax.recipes.methods import abstract_state, method, network, try_step
 from sdclr_jax.recipes.photos import LEAST_EPOCHS, MOST_EPOCHS, ON_ACCELERATOR, described_recipe, photos, photos_side
 from sdclr_jax.recipes.start import architecture_of, choose_architecture, start, started, with_hash_of_start
+from sdclr_jax.recipes.unread import unread, warn_of_unread
 
 __all__ = [
     "LEAST_EPOCHS",
@@ -87,5 +88,7 @@ __all__ = [
     "try_step",
     "view_shape",
     "views",
+    "unread",
+    "warn_of_unread",
     "with_hash_of_start",
 ]

@@ -12,7 +12,7 @@ from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import lists
 from sdclr_jax.errors import UserError, renamed, shortened
 from sdclr_jax.objectives import OBJECTIVES
-from sdclr_jax.recipes.configs import DECLARED, PER_VIEW, base, declared, fields
+from sdclr_jax.recipes.configs import DECLARED, METHODS, PER_VIEW, base, declared, fields
 from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import view_count
 from sdclr_jax.recipes.types import check_types
@@ -127,6 +127,13 @@ def _check(config: ConfigDict) -> None:
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
     _check_pairs(config.pairs, config.prune.gradient)
+    _, damaged = METHODS.get(config.get("method", ""), ("", None))
+    if damaged is not None and damaged != any(branches.BRANCHES[b].masked for pair in config.pairs for b, _ in pair):
+        raise UserError(
+            f"pairs has {'no' if damaged else 'a'} side of the sparse branch, and {config.method} is a method "
+            f"{'with' if damaged else 'without'} one, by which all tables would call this run: choose the method by "
+            "its name, or give a config file with a method of your own"
+        )
     count = view_count(config)
     for field in PER_VIEW:
         value = config.views.get(field, 0)

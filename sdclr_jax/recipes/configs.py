@@ -45,6 +45,7 @@ def _without_configs() -> dict[str, types.ModuleType]:
 
 with importable():
     base = importlib.import_module("configs.base")
+    METHODS: Mapping[str, tuple[str, bool]] = importlib.import_module("configs.methods").METHODS
 
 
 DECLARED: Mapping[str, base.Field] = records.flat(base.FIELDS)  # by full names, `prune.rate`
