@@ -140,8 +140,14 @@ def _record(path: pathlib.Path, row: dict[str, Any]) -> None:
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write((json.dumps(row, allow_nan=False) + "\n").encode())
+        whole, _, tail = (content := file.read()).rpartition(b"\n")
+        try:
+            json.loads(tail or b"{}")
+            end = b"\n" if tail else b""
+        except ValueError:
+            file.truncate(len(content) - len(tail))
+            end = b""
+        file.write(end + (json.dumps(row, allow_nan=False) + "\n").encode())
 
 
 def _check_same(scale: str, recorded: list[dict[str, Any]], given: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from sdclr_jax.records.metrics import DIVERGED
 
 # How far a run has come. Only runs that are done have scores; one that diverged is an end, too.
 DONE, OVER, TRAINED, BEGUN = "done", "diverged", "trained", "begun"
+_OF_SAMPLE = ("images", "list")  # settings of a protocol that follow from what a run drew
 REPEATED = ("seed", "data.seed", "data.split")  # what repeats of one recipe differ in
 # Archives that are known, though they are not the published ones: SHA-256 -> what they are.
 COPIES = dict.fromkeys(
@@ -125,7 +126,7 @@ def read(folder: pathlib.Path) -> Finished | None:
     same = found.images in ("", about.lists.get("train")) and measured.method == found.method
     same &= (measured.seed, about.split, about.seed) == found.sample
     settings = {
-        name: _digits({key: value for key, value in score.settings.items() if key != "images"}, 8)
+        name: _digits({key: value for key, value in score.settings.items() if key not in _OF_SAMPLE}, 8)
         for name, score in results.protocols.items()
     }
     return replace(

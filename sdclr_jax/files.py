@@ -28,6 +28,7 @@ else:
 
 _PART, _PATH = 255, 3900  # bytes: of a name in most file systems; of 4,096 of a path, with room for what is below it
 _LEFT_BEHIND = 3600  # seconds after which a scratch folder that nobody holds was left by a killed process
+_LARGE = ("preparing", "downloading")  # purposes of folders of gigabytes, in the folder of prepared data
 _tidied: set[tuple[pathlib.Path, str]] = set()  # folders and prefixes that this process has looked through
 
 
@@ -43,6 +44,8 @@ def scratch(folder: pathlib.Path, purpose: str) -> Iterator[pathlib.Path]:
     if (folder, prefix) not in _tidied:
         _tidied.add((folder, prefix))
         _tidy(folder, prefix)
+        if purpose.startswith(_LARGE):  # as older versions called them
+            _tidy(folder, f".{purpose}-")
     with tempfile.TemporaryDirectory(prefix=prefix, dir=folder) as made:
         held = _held(pathlib.Path(made))
         try:

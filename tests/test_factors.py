@@ -361,6 +361,9 @@ def test_records_that_are_cut_short_or_damaged(tmp_path):
     assert factors.read(path) == rows[:1]
     factors._record(path, rows[2])
     assert factors.read(path) == [rows[0], rows[2]]
+    path.write_text(path.read_text().rstrip("\n"))  # by hand: whole, but for the end of its last line
+    factors._record(path, rows[1])
+    assert factors.read(path) == [rows[0], rows[2], rows[1]]
     path.write_text("{}\n" + path.read_text())
     with pytest.raises(UserError, match=r"line 1 of .*digits.jsonl is damaged \(it lacks scale\)"):
         factors.read(path)

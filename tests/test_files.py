@@ -149,6 +149,11 @@ def test_what_is_not_of_this_program_is_never_removed(tmp_path, monkeypatch):
         assert made.parent == tmp_path and made.name.startswith(".sdclr_jax-sending-")
     files.write(tmp_path / "a", b"x")
     assert all((tmp_path / name / "part").exists() for name in names) and not killed.exists()
+    older = [_left(tmp_path, name, 7200) for name in (".preparing-cifar10-x", ".downloading-x")]
+    for purpose in ("preparing-cifar10", "downloading"):
+        with files.scratch(tmp_path, purpose):
+            pass
+    assert not any(path.exists() for path in older)  # as they were called once
     other = _left(tmp_path, ".sdclr_jax-sending-of-another", 7200)
     monkeypatch.setattr(os, "getuid", lambda: other.stat().st_uid + 1)
     files._tidied.clear()

@@ -451,6 +451,10 @@ def test_a_run_that_was_evaluated_otherwise_is_listed(small, capsys):
     small.main("--run")
     file = small.folder / "simclr-0" / "results.json"
     found = json.loads(file.read_text())
+    found["protocols"]["knn"]["settings"] = {"images": 3, "list": "of this seed"}  # which follow from what was drawn
+    file.write_text(json.dumps(found))
+    small.main("--collect")
+    assert "Not averaged" not in capsys.readouterr().out
     found["protocols"]["knn"]["settings"] = {"k": 1}
     file.write_text(json.dumps(found))
     capsys.readouterr()

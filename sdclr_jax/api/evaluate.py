@@ -15,12 +15,12 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import parallel, processes, recipes, records, trees
 from sdclr_jax.api import agreement
-from sdclr_jax.api.load import newest
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import Unreadable, UserError, renamed
 from sdclr_jax.evaluation import collapse, embedding, frozen
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures
 from sdclr_jax.evaluation.protocols import PROTOCOLS, measure
+from sdclr_jax.files import expanded
 from sdclr_jax.records import Results, Score, names, results
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -36,10 +36,10 @@ def evaluate(
     data_dir: str | os.PathLike | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Score the frozen dense encoder of a run's newest checkpoint, and write the run's results.json.
+    """Score the frozen dense encoder of a run, and write the run's results.json.
 
     Args:
-        run: the run's folder, or an object whose `path` it is, opened at its newest checkpoint.
+        run: the run's folder, or an object whose `path` it is, which is scored at the checkpoint that it is open at.
         protocols: names from `sdclr_jax.evaluation.protocols.PROTOCOLS`; None takes `evaluate.protocols` of the run.
         data: fields of `config.data` that say where the images are now, such as {"name": "folder:/new/photos"}. That
             they are the same images is checked, and the place is kept for the next call.
@@ -50,24 +50,31 @@ def evaluate(
         What results.json holds.
 
     Raises:
-        UserError: no run there, or one that is opened at an earlier step; an unknown protocol or field, one that would
-            make it another run, and as `evaluate_run`.
+        UserError: no run there, an unknown protocol or field, one that would make it another run, and as
+            `evaluate_run`.
 
     >>> results = sdclr_jax.evaluate("runs/sdclr", protocols=["knn"], settings={"knn_k": 20})
     >>> knn = results.protocols["knn"]
     >>> knn.settings["k"], 0 <= knn.all <= 1, len(knn.per_class)
     (20, True, 10)
     """
-    directory = newest(run)
+    directory = expanded(getattr(run, "path", run))
     config = recipes.read(directory)
     changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})
     recipes.override_free(config, {"evaluate": changed, "data": dict(data or {})})
     folder.check_writable(directory)
-    return evaluate_run(config, directory, data_dir)
+    return evaluate_run(config, directory, data_dir, step=getattr(run, "step", None))
 
 
-def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.PathLike | None = None) -> Results:
-    """Run `evaluate.protocols` on a run's newest checkpoint; writes results.json and returns what it holds.
+def evaluate_run(
+    config: ConfigDict,
+    directory: pathlib.Path,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    step: int | None = None,
+) -> Results:
+    """Run `evaluate.protocols` on a checkpoint of a run, the newest one where `step` is None; writes results.json and
+    returns what it holds.
 
     Raises:
         UserError: no run or no checkpoint there, images without labels, or the encoder is not what it was before the
@@ -75,10 +82,12 @@ def evaluate_run(config: ConfigDict, directory: pathlib.Path, data_dir: str | os
     """
     with processes.together(stop=True):
         agreement.on_run(config)
-        return _evaluate(config, directory, data_dir)
+        return _evaluate(config, directory, data_dir, step)
 
 
-def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.PathLike | None) -> Results:
+def _evaluate(
+    config: ConfigDict, directory: pathlib.Path, data_dir: str | os.PathLike | None, at: int | None
+) -> Results:
     shardings = parallel.shardings()
     data = recipes.data(config, data_dir)
     if not data.train.class_names:
@@ -91,7 +100,7 @@ def _evaluate(config: ConfigDict, directory: pathlib.Path, data_dir: str | os.Pa
     now = data.about(config.data.subset)
     agreement.on_data(config, directory, data)
     like = recipes.abstract_state(config, recipes.image_shape(config, data.train.images), shardings)
-    step, variables = _dense(directory, like)
+    step, variables = _dense(directory, like, at)
     before = int(checksum(variables))
     of_encoder = frozen.encoder_variables(variables)
     features = recipes.frozen_features(config, of_encoder, data, shardings, directory / names.FEATURES)
@@ -168,15 +177,17 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
     if others and not same:
         why = "of another encoder, other data, or images that were cropped or resized otherwise"
         print(f"{path}  note: {', '.join(others)} went, being {why}", file=sys.stderr)
+    if others and same and before.seen is None:  # of an older version, which did not say it
+        found = dataclasses.replace(found, seen=None)
     every = found.protocols | (others if same else {})
     in_order = {name: every[name] for name in PROTOCOLS if name in every}
     return dataclasses.replace(found, protocols=in_order | every)  # those that this process does not know come last
 
 
-def _dense(directory: pathlib.Path, like: State) -> tuple[int, trees.Tree]:
-    """Step and dense variables of a run's newest checkpoint."""
+def _dense(directory: pathlib.Path, like: State, step: int | None) -> tuple[int, trees.Tree]:
+    """Step and dense variables of a run's checkpoint, the newest one where `step` is None."""
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
-        state = checkpoints.restore(like=like)
+        state = checkpoints.restore(like=like, step=step)
     if state is None:
         raise folder.no_checkpoint(directory)
     return int(state.step), frozen.dense(state)

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, processes, recipes, records
+from sdclr_jax import files, parallel, processes, recipes, records
 from sdclr_jax.api import agreement, exemplar_files
-from sdclr_jax.api.load import newest
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
@@ -50,7 +49,8 @@ def exemplars(
     """Find the images that pruning makes a run's network forget, and write the run's folder `exemplars`.
 
     Args:
-        run: the run's folder, or an object whose `path` it is.
+        run: the run's folder, or an object whose `path` it is, of which later checkpoints than the one that it is open
+            at are left out.
         rates: shares of the weights cut, different numbers from 0 to below 1; the last one ranks.
         pairs_of_views: augmented views of an image, beside the plain one.
         against: what the whole network is held against, one of `sdclr_jax.evaluation.pruning_probe.AGAINST`.
@@ -71,7 +71,7 @@ def exemplars(
     >>> summary.data.images, summary.ranked_by.rate
     (369, 0.9)
     """
-    directory = newest(run)
+    directory = files.expanded(getattr(run, "path", run))
     rates = tuple(rates)
     check(rates, pairs_of_views=pairs_of_views, against=against, shown=shown, neighbours=neighbours)
     config = recipes.read(directory)
@@ -88,6 +88,7 @@ def exemplars(
         neighbours=neighbours,
         data_dir=data_dir,
         progress=progress,
+        until=getattr(run, "step", None),
     )[1]
 
 
@@ -124,9 +125,10 @@ def exemplars_of_run(
     neighbours: int,
     data_dir: str | os.PathLike | None = None,
     progress: bool = False,
+    until: int | None = None,
 ) -> tuple[Ranking, Summary]:
-    """Measure all checkpoints of a run, and write its folder `exemplars`; returns the ranking and what
-    summary.json holds.
+    """Measure the checkpoints of a run, all or those up to a step, and write its folder `exemplars`; returns the
+    ranking and what summary.json holds.
 
     Raises:
         UserError: no checkpoint there, or a run whose scores are not finite.
@@ -160,7 +162,7 @@ def exemplars_of_run(
                 shardings=shardings,
                 progress=progress and processes.is_main(),
             )
-            found = _measured(config, directory, data, examples, probe, shardings)
+            found = _measured(config, directory, data, examples, probe, shardings, until)
         features = recipes.frozen_encoder(config, shardings).features(found.encoder, examples.images)
         near = nearest_others(features, max(neighbours, min(NEAREST, count - 1)), shardings=shardings)
         summary = records.decode(Summary, _summary(config, data, examples, probe, found.checkpoints))
@@ -185,6 +187,7 @@ def _measured(
     examples: Examples,
     probe: pruning_probe.PruningProbe,
     shardings: parallel.Shardings,
+    until: int | None,
 ) -> _Found:
     groups = _by_group(data.subsets.train_counts, _class_groups(config, data, examples))
     like = recipes.abstract_state(config, recipes.image_shape(config, examples.images), shardings)
@@ -192,7 +195,7 @@ def _measured(
     last: pruning_probe.Measured | None = None
     checkpoints, found = [], None
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as kept:
-        for step in kept.steps:
+        for step in (step for step in kept.steps if until is None or step <= until):
             if not all(processes.exchange("checkpoint", "here" if step in kept.steps else "")):
                 continue  # the run goes on, and has dropped it meanwhile
             state = kept.restore(like=like, step=step)

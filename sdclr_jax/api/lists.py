@@ -99,9 +99,10 @@ def write(
     Raises:
         UserError: it cannot be written.
     """
-    for name, table in ({"images": found.images} | found.tables).items():
-        write_csv(out / f"{name}.csv", table)
+    # First the table by which the folder is known again.
+    for name, table in ({NAMES[0]: found.images} | found.tables).items():
         _write_parquet(out / f"{name}.parquet", table)
+        write_csv(out / f"{name}.csv", table)
     if features is not None:
         file = io.BytesIO()
         np.savez(file, ids=seen.ids, features=features)
@@ -126,31 +127,31 @@ def write(
 
 
 def check_ours(out: pathlib.Path) -> None:
-    """Refuse to write lists where another program's files have their names.
+    """Refuse to write lists where files of their names are not known to be lists.
 
     Raises:
         UserError: names one of them.
     """
     kinds = [f"{name}{end}" for name in (*NAMES, "features") for end in (".csv", ".parquet")]
     there = [out / name for name in (*kinds, "features.npz", "index.html") if (out / name).exists()]
-    if there and not ((out / "images.parquet").exists() or (out / "run" / "config.json").exists()):
-        raise UserError(f"{there[0]} is there, and `sdclr photos` has not written it: give another folder with --out")
+    if there and not ((out / f"{NAMES[0]}.parquet").exists() or (out / "run" / "config.json").exists()):
+        raise UserError(
+            f"{there[0]} is there, and it is not known that `sdclr photos` has written it: move it away, or give "
+            "another folder with --out"
+        )
 
 
-def read_sizes(out: pathlib.Path, sizes: pathlib.Path) -> list[tuple[str, int, int, int]]:
-    """Id, height, width and bytes of the images that the folder `out` is about: by the file `sizes`, or by the table of
-    all images where nothing was trained.
+def read_sizes(path: pathlib.Path) -> list[tuple[str, int, int, int]]:
+    """Id, height, width and bytes of each image of a table, CSV or Parquet; none where there is no such file.
 
     Raises:
-        FileNotFoundError: nothing there says it.
         UserError: it is damaged.
     """
     columns = ("id", "height", "width", "bytes")
-    path = sizes if sizes.exists() or (out / "run" / "config.json").exists() else out / "images.parquet"
     if not path.exists():
-        raise FileNotFoundError(path)
+        return []
     try:
-        if path == sizes:
+        if path.suffix == ".csv":
             as_text = pyarrow.csv.ConvertOptions(column_types={"id": "string"})  # also names such as 0001
             table = pyarrow.csv.read_csv(path, convert_options=as_text)
         else:

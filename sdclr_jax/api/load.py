@@ -54,25 +54,6 @@ def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
     return Run(path, config, step, record, variables)
 
 
-def newest(run: Any) -> pathlib.Path:
-    """The folder of a run, for what looks at its newest checkpoint.
-
-    Args:
-        run: the folder, or an object whose `path` it is.
-
-    Raises:
-        UserError: it is opened at an earlier step.
-    """
-    path = files.expanded(getattr(run, "path", run))
-    opened, last = getattr(run, "step", None), max(folder.steps_in(path / names.CHECKPOINTS), default=None)
-    if opened is not None and last is not None and opened != last:
-        raise UserError(
-            f"run is {path} at step {opened}, and this looks at its newest checkpoint, that of step {last}: give the "
-            "folder"
-        )
-    return path
-
-
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A trained run, as `load` opens it.

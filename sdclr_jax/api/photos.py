@@ -122,7 +122,7 @@ def photos(
         if new := np.count_nonzero(np.isnan(forgotten)):
             say(f"{new} images have come since the network was trained, which has not seen them.")
         if changed := np.count_nonzero(other & ~np.isnan(forgotten)):
-            say(f"{changed} images have another content than when the network was trained, which has not seen it.")
+            say(f"{changed} images are others than those of these names that the network was trained on.")
         forgotten = np.where(other, np.nan, forgotten)
     found = lists.find(seen, small, features, forgotten, subset=subset)
     if features is not None and "subset" not in found.tables:
@@ -215,20 +215,33 @@ def _sizes(seen: Collection, small: copies.Copies) -> pyarrow.Table:
 
 
 def _other_than_known(out: pathlib.Path, seen: Collection, small: copies.Copies) -> np.ndarray:
-    """bool [N]: whether an image has another size than the one of its name that the run in `out` was trained on.
+    """bool [N]: whether an image is another one than the one of its name that the run in `out` was trained on. A file
+    that has changed is the same image where its pixels are: programs write into files what they know of them.
 
     Raises:
         UserError: not one of the images is among those that `out` is about.
     """
-    try:
-        before = lists.read_sizes(out, out / SIZES)
-    except FileNotFoundError:
+    if not (out / RUN / names.CONFIG).exists():
+        listed = set(lists.read_sizes(out / f"{lists.NAMES[0]}.parquet"))
+        if listed and not listed & set(_rows(seen, small)):
+            raise _other_images(out)
         return np.zeros(len(seen.ids), bool)
-    now = [tuple(row.values()) for row in _sizes(seen, small).to_pylist()]
-    known = {row[0]: row for row in before}
-    if known and not set(before) & set(now):
-        raise UserError(f"{out} holds the lists of other images: give another folder to write to with --out")
-    return np.array([known.get(row[0], row) != row for row in now])
+    rows, known = _rows(seen, small), set(lists.read_sizes(out / SIZES))
+    trained = copies.names(out / SMALL)
+    other = np.array([row[0] in trained and row not in known for row in rows])
+    for i in np.flatnonzero(other):
+        other[i] = not copies.is_same(small.squares[i], out / SMALL / rows[i][0])
+    if trained and all(is_other or row[0] not in trained for is_other, row in zip(other, rows, strict=True)):
+        raise _other_images(out)
+    return other
+
+
+def _rows(seen: Collection, small: copies.Copies) -> list[tuple]:
+    return [tuple(row.values()) for row in _sizes(seen, small).to_pylist()]
+
+
+def _other_images(out: pathlib.Path) -> UserError:
+    return UserError(f"{out} holds the lists of other images: give another folder to write to with --out")
 
 
 def _train(

@@ -15,7 +15,9 @@ from sdclr_jax.api.load import Run, load
 from sdclr_jax.data.images import as_images
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.files import expanded, in_bucket
+from sdclr_jax.records import names
 from sdclr_jax.run import folder, profile, wandb
+from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.train import State
 
 LOG = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ def train(
         with renamed({"project": "wandb"}):
             wandb.check(config.wandb)
         config = recipes.with_hash_of_start(recipes.located(config), directory)
+        if not (directory / names.CONFIG).exists():
+            recipes.check_new(config)
         folder.check(directory, config, recipes.identity)
         agreement.on_run(config)
         shardings = parallel.shardings(devices)
@@ -101,7 +105,7 @@ def train(
                 raise UserError(f"--profile needs a --workdir on a disk, and {directory} is in a bucket: leave it out")
         like = recipes.abstract_state(config, shape, shardings, training=True)
         method = recipes.method(config, batches.steps_per_epoch, parallel.of(like))
-        taken = recipes.start(config, like) if config.model.start and not folder.has_checkpoint(directory) else None
+        taken = recipes.start(config, like) if config.model.start and not _has_checkpoint(directory) else None
         recipes.try_step(config, method, like, images, shardings.batch)
         # No process writes before all have looked and found the same.
         agreement.on_images({"training": data.part(config.data.subset)})
@@ -124,3 +128,9 @@ def train(
             if taken and processes.is_main():
                 print(f"{config.model.start}: {taken}", file=sys.stderr)
             return loop.train(parts, directory, still_held, progress=progress, profiled_steps=profiled_steps)
+
+
+def _has_checkpoint(directory: pathlib.Path) -> bool:
+    """Whether there is one to go on from; what a killed process had begun is none."""
+    with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as found:
+        return bool(found.steps)

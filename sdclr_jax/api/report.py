@@ -54,8 +54,8 @@ def report(
         curves.to_csv(found),
     ]
     contents = dict(zip(_paths(output), texts, strict=True))
-    with contextlib.ExitStack() as stack:  # each is complete before any takes its place
-        for path, text in contents.items():
+    with contextlib.ExitStack() as stack:  # each is complete before any takes its place, the page as the first
+        for path, text in reversed(contents.items()):
             stack.enter_context(files.replacing(path)).write_bytes(text.encode())
     shown = [tables.to_text(levels), *([tables.to_text(differences, sign=True)] if differences else [])]
     sentences = [*words.summary(found), *(f"Note: {note}" for note in words.notes(found))]
@@ -73,9 +73,10 @@ def _paths(output: files.Path) -> list[files.Path]:
 def _check_ours(output: files.Path) -> None:
     """Refuse to replace what no report has written. Tables have no sign of their own: they are those of a page."""
     there = [path for path in _paths(output) if path.exists()]
-    is_page = output in there and output.is_file() and templates.is_page(files.content(output))
+    is_page = output in there and output.is_file() and templates.is_report(files.content(output))
     if there and not is_page:
         raise ArgumentError(
             "output",
-            f"is {output}, and {there[0]} is there, which no report has written: give another name, or move it away",
+            f"is {output}, and {there[0]} is there, of which it is not known that a report has written it: give "
+            "another name, or move it away",
         )

@@ -26,6 +26,7 @@ def main(argv: list[str]) -> None:
     overrides = [option for option in options if option != "--json"]
     config = flags.overridden(config, overrides)
     recipes.check(config)
+    recipes.warn_of_unread(config, flags.fields(overrides))
     sources |= dict.fromkeys(flags.fields(overrides), "command line")
     fields = {name: {"value": value, "source": sources[name]} for name, value in recipes.fields(config).items()}
     if "--json" in options:

@@ -36,6 +36,7 @@ def main(argv: list[str]) -> None:
     given = [arg for arg, other in zip(argv, is_override, strict=True) if other]
     config = flags.overridden(recipes.load(f"folder:{options.method}"), given)
     fields = recipes.fields(config)
+    recipes.warn_of_unread(config, flags.fields(given))
     with renamed(FLAGS | {"name": "FOLDER"}):
         found = photos.photos(
             options.folder,

@@ -12,6 +12,8 @@ from sdclr_jax.data import crops, decoding, images
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 
+_ROUNDING = 2.0  # gray levels between two copies of one picture, mean
+
 
 class Copies(NamedTuple):
     """What is kept in memory of each image."""
@@ -81,3 +83,18 @@ def write(squares: np.ndarray, names: list[str], folder: pathlib.Path) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"{folder} cannot be written ({reason}): make room and permission there") from error
+
+
+def names(folder: pathlib.Path) -> set[str]:
+    """Of the files that `write` has written to a folder; none where there is no such folder."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def is_same(square: np.ndarray, path: pathlib.Path) -> bool:
+    """Whether a square uint8 [S, S, 3] shows the picture of a file of `write`, but for what two decoders differ in."""
+    try:
+        with Image.open(path) as image:
+            before = np.asarray(image.convert("RGB"), np.int16)
+    except OSError:
+        return False
+    return before.shape == square.shape and float(np.abs(before - square).mean()) < _ROUNDING

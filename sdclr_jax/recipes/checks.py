@@ -127,6 +127,19 @@ def _check(config: ConfigDict) -> None:
     if c.resize < c.crop:
         raise UserError(f"evaluate.resize is {c.resize}: it must be at least evaluate.crop, {c.crop}")
     _check_pairs(config.pairs, config.prune.gradient)
+    count = view_count(config)
+    for field in PER_VIEW:
+        value = config.views.get(field, 0)
+        if isinstance(value, tuple) and len(value) != count:
+            raise UserError(f"views.{field} is {value}: it must be one number, or {count}, one a view")
+
+
+def check_new(config: ConfigDict) -> None:
+    """Refuse what no run is to begin with, though one that is there may go on with it.
+
+    Raises:
+        UserError: pairs that are not those of the method, by whose name all tables call the run.
+    """
     _, damaged = METHODS.get(config.get("method", ""), ("", None))
     if damaged is not None and damaged != any(branches.BRANCHES[b].masked for pair in config.pairs for b, _ in pair):
         raise UserError(
@@ -134,11 +147,6 @@ def _check(config: ConfigDict) -> None:
             f"{'with' if damaged else 'without'} one, by which all tables would call this run: choose the method by "
             "its name, or give a config file with a method of your own"
         )
-    count = view_count(config)
-    for field in PER_VIEW:
-        value = config.views.get(field, 0)
-        if isinstance(value, tuple) and len(value) != count:
-            raise UserError(f"views.{field} is {value}: it must be one number, or {count}, one a view")
 
 
 def _check_field(name: str, value: object, field: base.Field) -> None:

@@ -45,7 +45,8 @@ def _without_configs() -> dict[str, types.ModuleType]:
 
 with importable():
     base = importlib.import_module("configs.base")
-    METHODS: Mapping[str, tuple[str, bool]] = importlib.import_module("configs.methods").METHODS
+    methods = importlib.import_module("configs.methods")
+METHODS: Mapping[str, tuple[str, bool]] = methods.METHODS
 
 
 DECLARED: Mapping[str, base.Field] = records.flat(base.FIELDS)  # by full names, `prune.rate`

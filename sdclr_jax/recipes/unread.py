@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches
+from sdclr_jax.recipes.configs import methods
 from sdclr_jax.recipes.images import view_count
 
 LOG = logging.getLogger(__name__)
@@ -14,6 +15,13 @@ LOG = logging.getLogger(__name__)
 def _has(config: ConfigDict, kind: str) -> bool:
     """Whether a pair has a branch that is `masked` or `averaged`."""
     return any(getattr(branches.BRANCHES[branch], kind) for pair in config.pairs for branch, _ in pair)
+
+
+def _without(head: str) -> Callable[[ConfigDict], bool]:
+    """Whether the objective is one of this package's and does not read what a head makes, since its method has none."""
+    rows = [fields for _, fields in methods.ROWS.values()]
+    reads = {fields["objective"]["name"]: head in fields for fields in rows}
+    return lambda config: not reads.get(config.objective.name, True)
 
 
 def _is_empty(head: str, size: str) -> Callable[[ConfigDict], bool]:
@@ -25,9 +33,9 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[[ConfigDict], bool], str], ...] = 
     (("prune",), lambda c: not _has(c, "masked"), "no pair has the sparse branch"),
     (("target",), lambda c: not _has(c, "averaged"), "no pair has the target branch"),
     (("predictor.hidden", "predictor.last"), _is_empty("predictor", "layers"), "predictor.layers is 0"),
-    (("predictor",), lambda c: c.objective.name not in ("byol", "simsiam"), "the objective reads no predictions"),
+    (("predictor",), _without("predictor"), "the objective reads no predictions"),
     (("prototypes.frozen_epochs",), _is_empty("prototypes", "count"), "prototypes.count is 0"),
-    (("prototypes",), lambda c: c.objective.name != "swav", "the objective reads no prototypes"),
+    (("prototypes",), _without("prototypes"), "the objective reads no prototypes"),
     (("data.pareto",), lambda c: c.data.profile != "pareto", "data.profile is not pareto"),
     (("data.n_max", "data.imbalance"), lambda c: c.data.profile == "as_is", "data.profile is as_is"),
     (("optimizer.trust_coefficient",), lambda c: c.optimizer.name != "lars", "optimizer.name is not lars"),

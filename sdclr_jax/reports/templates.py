@@ -4,13 +4,12 @@ from pathlib import Path
 
 import jinja2
 
-_RULES = (
-    b"default-src 'none'; style-src 'unsafe-inline'"  # what each page begins with: it loads nothing, and runs nothing
-)
+# What a report begins with: it loads nothing and runs nothing, where other pages have pictures.
+_RULES = b"default-src 'none'; style-src 'unsafe-inline'; base-uri"
 
 
-def is_page(content: bytes) -> bool:
-    """Whether a file is a page that this program has written."""
+def is_report(content: bytes) -> bool:
+    """Whether a file is the page of a report that this program has written."""
     return _RULES in content[:1000]
 
 

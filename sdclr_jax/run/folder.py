@@ -208,11 +208,6 @@ def about_other_data(workdir: pathlib.Path, data: TrainedOn) -> str:
     return f"{workdir} was trained on {then}, where its data set now has {now}"
 
 
-def has_checkpoint(workdir: pathlib.Path) -> bool:
-    """Whether a run there has saved something to go on from."""
-    return bool(steps_in(workdir / names.CHECKPOINTS))  # what orbax had begun has another name
-
-
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Write config.json; where there is one, what it said before goes to changes.jsonl."""
     path = workdir / names.CONFIG

@@ -563,7 +563,8 @@ def test_scores_of_images_that_were_cropped_otherwise_are_not_kept_beside_new_on
     assert evaluate._with_others(smaller, path) == smaller
     assert "logistic went, being of another encoder, other data, or images that were cropped" in capsys.readouterr().err
     records.write(path, before)  # of an older version, which does not say it
-    assert evaluate._with_others(smaller, path).protocols.keys() == {"logistic", "knn"}
+    both = evaluate._with_others(smaller, path)
+    assert both.protocols.keys() == {"logistic", "knn"} and both.seen is None  # nor can the file of both
 
 
 @pytest.mark.parametrize("images", [3, 4])

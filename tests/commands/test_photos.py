@@ -218,14 +218,31 @@ def test_an_image_that_was_replaced_under_its_name_has_no_score_of_the_one_befor
     capsys.readouterr()
     for _ in range(2):
         assert run(folder, "--out=found") == 0
-        assert "1 images have another content than when the network was trained" in capsys.readouterr().out
+        assert "1 images are others than those of these names that" in capsys.readouterr().out
         images = {row["id"]: row for row in read(tmp_path / "found" / "images.csv")}
         assert [name for name, row in images.items() if not row["change"]] == ["IMG_0007.jpg"]
     (tmp_path / "found" / "sizes_of_run.csv").write_text("id,height\nx,1\n")
     assert run(folder, "--out=found") == 2
     assert "sizes_of_run.csv cannot be read (" in capsys.readouterr().err
     (tmp_path / "found" / "sizes_of_run.csv").unlink()  # as of a run of an older version
+    capsys.readouterr()
     assert run(folder, "--out=found") == 0
+    assert "1 images are others than" in capsys.readouterr().out
+    for path in folder.iterdir():  # a program writes into all files what it knows of them
+        content = path.read_bytes()
+        path.write_bytes(content[:2] + b"\xff\xfe\x00\x06note" + content[2:])
+    assert run(folder, "--out=found") == 0
+    assert "1 images are others than" in capsys.readouterr().out
+
+
+def test_a_first_training_is_of_the_images_as_they_are(untrained, tmp_path, capsys):
+    """Whatever was there when they were too few."""
+    folder = flat(tmp_path / "pics", range(10))
+    assert run(folder, "--out=found") == 0
+    flat(folder, [0, 1, 2, 99, *range(4, 25)])
+    assert run(folder, "--out=found") == 0
+    assert "others than" not in capsys.readouterr().out
+    assert all(row["change"] for row in read(tmp_path / "found" / "images.csv"))
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "index.html", "features.npz"])
@@ -233,7 +250,7 @@ def test_files_of_another_program_are_not_replaced(untrained, tmp_path, capsys, 
     folder = flat(tmp_path / "pics", range(25))
     write(tmp_path / "mine" / name, b"mine")
     assert run(folder, "--out=mine") == 2
-    assert f"{name} is there, and `sdclr photos` has not written it" in capsys.readouterr().err
+    assert f"{name} is there, and it is not known that `sdclr photos` has written it" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
     assert (tmp_path / "mine" / name).read_bytes() == b"mine" and not untrained
 

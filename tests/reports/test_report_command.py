@@ -54,7 +54,7 @@ def test_what_no_report_has_written_is_not_replaced(make_run, tmp_path, name):
     out.mkdir()
     (out / name).write_text("my thesis")
     with pytest.raises(
-        UserError, match=rf"output is .*paper\.html, and .*{name} is there, which no report has written"
+        UserError, match=rf"output is .*paper\.html, and .*{name} is there, of which it is not known that a report"
     ):
         main([folder, f"--output={out}/paper.html"])
     assert _files(out) == [name] and (out / name).read_text() == "my thesis"
@@ -73,10 +73,10 @@ def test_output_must_be_a_page_that_can_be_written(make_run, tmp_path):
     with pytest.raises(UserError, match=r"must end in \.html"):
         main([folder, f"--output={tmp_path}/report.csv"])
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/report\.html cannot be written \(Not a directory\): make room"):
+    with pytest.raises(UserError, match=r"file/report_curves\.csv cannot be written \(Not a directory\): make room"):
         main([folder, f"--output={tmp_path}/file/report.html"])
     (tmp_path / "report.md").mkdir()
-    with pytest.raises(UserError, match=r"report\.md is there, which no report has written"):
+    with pytest.raises(UserError, match=r"report\.md is there, of which it is not known that a report"):
         main([folder, f"--output={tmp_path}/report.html"])
     assert _files(tmp_path) == ["file"]
 

@@ -211,16 +211,6 @@ def test_a_run_that_has_lost_its_checkpoints_is_refused_and_not_trained_again(tm
     assert folder.steps_in(run / "checkpoints") == [20]
 
 
-def test_what_was_begun_and_not_ended_is_no_checkpoint(tmp_path):
-    """A run that was killed while it saved the first starts as a new one does, from the weights of its file."""
-    assert not folder.has_checkpoint(tmp_path)
-    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
-    (tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp-17").mkdir()
-    assert not folder.has_checkpoint(tmp_path)
-    (tmp_path / "checkpoints" / "5").mkdir()
-    assert folder.has_checkpoint(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("epochs", "files", "refused"),
     [
