@@ -18,6 +18,7 @@ import throughput
 from tabulate import tabulate
 
 from sdclr_jax.errors import UserError
+from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import tables
 from sdclr_jax.reports.groups import Group
 
@@ -103,9 +104,24 @@ def paper() -> str:
     return "\n".join(parts)
 
 
+def evaluated() -> str:
+    """What `sdclr evaluate runs/sdclr` prints, from the committed scores of the first such run of the demo."""
+    scores: dict[str, dict[str, float]] = {}
+    with (RESULTS / "digits_demo" / "report.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["run"].endswith("/sdclr-0") and row["value"]:
+                scores.setdefault(row["protocol"], {})[row["score"]] = float(row["value"])
+    lines = [
+        f"runs/sdclr  {protocol:16s} " + "  ".join(f"{name} {100 * found[name]:5.2f}" for name in SUMMARY)
+        for protocol, found in scores.items()
+    ]
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
 FILLED: dict[str, Callable[[], str]] = {
     "digits_demo": lambda: demo(differences=False),
     "digits_demo_with_differences": lambda: demo(differences=True),
+    "evaluated": evaluated,
     "prices": price_list,
     "paper": paper,
     "methods_table": _of_list("methods_table"),

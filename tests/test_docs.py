@@ -51,7 +51,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT /
 NOT_RUN = {
     "make *": "make itself; below, its targets are looked up",
     "pip install *": "a network",
-    ".venv/bin/*": "the virtual environment of a clone",
+    ". .venv/bin/*": "the virtual environment of a clone",
     "sdclr prepare cifar10*": "the published archive",
     "sdclr prepare imagenet100 *": "ImageNet",
     "sdclr pretrain --config=cifar10_lt:*": "CIFAR-10 as `sdclr prepare` leaves it",

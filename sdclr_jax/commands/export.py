@@ -1,8 +1,7 @@
 """`sdclr export`: write the encoder of a run for other programs."""
 
-import argparse
-
 from sdclr_jax.api import export
+from sdclr_jax.commands.parser import Parser
 
 DESCRIPTION = """\
 Writes the dense encoder of a run into a new folder, with a model card (README.md); nothing in it can be executed.
@@ -12,7 +11,7 @@ and timm loads; it is not uploaded."""
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="sdclr export", description=DESCRIPTION)
+    parser = Parser(prog="sdclr export", description=DESCRIPTION)
     add = parser.add_argument
     add("dir", metavar="DIR", help="the run's folder")
     add("--to", required=True, choices=export.KINDS, help="for which program")

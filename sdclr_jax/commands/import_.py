@@ -1,10 +1,9 @@
 """`sdclr import`: make a run of weights that another program trained."""
 
-import argparse
-
 from sdclr_jax import files
 from sdclr_jax.api import import_weights
 from sdclr_jax.commands import flags
+from sdclr_jax.commands.parser import Parser
 
 DESCRIPTION = """\
 Makes the folder of a run of the weights in FILE, which sdclr evaluate, exemplars and export take as any other. Encoder,
@@ -13,7 +12,7 @@ what was not. Fields of the config: --config.FIELD=VALUE, such as --config.views
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="sdclr import", description=DESCRIPTION)
+    parser = Parser(prog="sdclr import", description=DESCRIPTION)
     add = parser.add_argument
     add("file", metavar="FILE", help=".safetensors, .npz, or one of PyTorch's: .pt, .pth, .tar, .ckpt, .bin")
     add("--out", required=True, metavar="DIR", help="the run's folder, which is made")

@@ -1,11 +1,11 @@
 """`sdclr photos`: what is wrong and what is rare in a folder of images, in one go."""
 
-import argparse
 import webbrowser
 
 from sdclr_jax import recipes
 from sdclr_jax.api import photos
 from sdclr_jax.commands import flags
+from sdclr_jax.commands.parser import Parser
 from sdclr_jax.errors import renamed
 
 DESCRIPTION = """\
@@ -18,7 +18,7 @@ FLAGS = {name: f"--{name}" for name in ("out", "minutes", "start", "manifest", "
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="sdclr photos", description=DESCRIPTION)
+    parser = Parser(prog="sdclr photos", description=DESCRIPTION)
     add = parser.add_argument
     add("folder", metavar="FOLDER", help="the images: flat, one directory a class, or with a manifest")
     add("--out", metavar="DIR", help="where everything is written; default runs/NAME_lists, of the folder's name")
