@@ -40,13 +40,16 @@ def test_a_slurm_job_that_stopped_and_saved_is_queued_again(played, status, queu
 
 GCLOUD = """
 case "$*" in
-  *queued-resources\\ describe*) cat state 2> /dev/null ;;
+  *queued-resources\\ describe*)
+    cat state 2> /dev/null || exit 1
+    if grep -q WAITING state; then echo ACTIVE > state; fi ;;
   *queued-resources\\ create*) echo ACTIVE > state ;;
   *queued-resources\\ delete*) rm state ;;
   *pip\\ install*) ;;
   *tpu-vm\\ ssh*)
     read -r status others < statuses; echo "$others" > statuses
     if [[ $status == taken ]]; then echo SUSPENDED > state; exit 1; fi
+    if [[ $status == broken ]]; then echo "Connection reset"; exit 255; fi
     echo "sdclr: status 0"; echo "sdclr: status $status" ;;
 esac
 """
@@ -54,10 +57,14 @@ esac
 
 @pytest.mark.parametrize(
     ("statuses", "expected", "starts", "slices"),
-    [("0", 0, 1, 1), ("2", 2, 1, 1), ("75 taken 75 0", 0, 4, 2), ("75 1", 1, 2, 1)],
+    [("0", 0, 1, 1), ("2", 2, 1, 1), ("75 taken 75 0", 0, 4, 2), ("75 1", 1, 2, 1), ("broken 0", 0, 2, 1)],
 )
-def test_a_run_on_a_tpu_slice_resumes_until_it_has_ended(played, tmp_path, statuses, expected, starts, slices):
+@pytest.mark.parametrize("before", ["", "ACTIVE", "SUSPENDED", "FAILED", "WAITING_FOR_RESOURCES"])
+def test_a_run_on_a_tpu_slice_resumes_until_it_has_ended(played, tmp_path, before, statuses, expected, starts, slices):
+    """Also where an earlier start of the script has left a slice, or the wish for one."""
     (tmp_path / "statuses").write_text(statuses + "\n")
+    if before:
+        (tmp_path / "state").write_text(before + "\n")
     environment = {"TPU": "t", "ZONE": "z", "TYPE": "v4-16", "SOURCE": "git+https://example.org/x"}
     workdir = "--workdir=gs://bucket/a run"
     status, calls = played("tpu_pod.sh", workdir, commands={"gcloud": GCLOUD, "sleep": ""}, **environment)
@@ -65,7 +72,10 @@ def test_a_run_on_a_tpu_slice_resumes_until_it_has_ended(played, tmp_path, statu
     trained = [call for call in calls if "sdclr pretrain" in call]
     assert len(trained) == starts
     assert all(r"--workdir=gs://bucket/a\ run" in call and "--worker=all" in call for call in trained)
-    assert sum("queued-resources create" in call for call in calls) == slices
+    there = before in ("ACTIVE", "WAITING_FOR_RESOURCES")
+    assert sum("queued-resources create" in call for call in calls) == slices - there
+    assert sum("queued-resources delete" in call for call in calls) == slices - 1 + (before in ("SUSPENDED", "FAILED"))
+    assert any("pip install" in call for call in calls)
 
 
 def test_the_flags_of_the_yaml_recipes_are_flags():

@@ -17,6 +17,12 @@ state() { gcloud compute tpus queued-resources describe "$TPU" --zone="$ZONE" --
 ask_for_it() {
     gcloud compute tpus queued-resources create "$TPU" --node-id="$TPU" --zone="$ZONE" --accelerator-type="$TYPE" \
         --runtime-version="$VERSION" --spot
+    wait_for_it
+}
+
+forget_it() { gcloud compute tpus queued-resources delete "$TPU" --zone="$ZONE" --force --quiet; }
+
+wait_for_it() {
     for _ in $(seq 1440); do # a day, in minutes
         [[ $(state) == ACTIVE ]] && return
         sleep 60
@@ -29,10 +35,14 @@ install() {
     everywhere "python3 -m venv ~/sdclr && ~/sdclr/bin/pip install -q 'sdclr_jax[tpu,gcs] @ $SOURCE'"
 }
 
-if [[ $(state) != ACTIVE ]]; then
-    ask_for_it
-    install
-fi
+# What is there of an earlier start: nothing; a slice; one that is waited for; or one that was taken away or has failed.
+case $(state) in
+    ACTIVE) ;;
+    "") ask_for_it ;;
+    ACCEPTED | PROVISIONING | CREATING | WAITING_FOR_RESOURCES) wait_for_it ;;
+    *) forget_it && ask_for_it ;;
+esac
+install
 # One line starts all hosts: the same command on each. JAX knows a TPU slice by itself. What `gcloud` makes of the exit
 # status of many hosts is not documented, so each host prints its own.
 command="\$HOME/sdclr/bin/sdclr pretrain $(printf '%q ' "$@") --distributed --noprogress; echo \"sdclr: status \$?\""
@@ -40,9 +50,11 @@ log=$(mktemp)
 for _ in $(seq 100); do # starts
     everywhere "$command" 2>&1 | tee "$log" || true
     if [[ $(state) != ACTIVE ]]; then # taken away
-        gcloud compute tpus queued-resources delete "$TPU" --zone="$ZONE" --force --quiet
+        forget_it
         ask_for_it
         install
+    elif ! grep -q '^sdclr: status ' "$log"; then # the line to the hosts broke, and they may go on: look again
+        sleep 60
     elif ! grep -q '^sdclr: status 75$' "$log"; then # 75: all stopped and saved, as before maintenance
         exit "$(sed -n 's/^sdclr: status //p' "$log" | sort -n | tail -n 1)"
     fi

@@ -243,7 +243,8 @@ def _pixels(
     config: ConfigDict, examples: Examples, shardings: parallel.Shardings
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """(rows) -> uint8 [B, H, W, C]: images as the evaluation sees them; augmented views are made of these."""
-    largest, workers = recipes.probe_batch_size(config, shardings), config.data.workers
+    largest = recipes.probe_batch_size(config, len(examples.ids), shardings)
+    workers = config.data.workers
     with batches.on_demand(examples.images, recipes.centre_crop(config), largest, workers) as crops_of:
         yield lambda rows: np.asarray(crops_of(0, rows))
 

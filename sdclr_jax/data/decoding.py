@@ -9,12 +9,14 @@ import errno
 import io
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image
+import PIL
+from PIL import ExifTags, Image, ImageFile, features
 
 from sdclr_jax.data import metadata
 
@@ -140,6 +142,23 @@ def identify(data: bytes) -> None:
             Image.open(io.BytesIO(bare))
 
 
+def limits() -> tuple[int, int]:
+    """Pillow's in this process, which a caller may have changed: pixels of an image at most, 0 for any number; and
+    whether the rest of a file that is cut short is left empty."""
+    return Image.MAX_IMAGE_PIXELS or 0, int(ImageFile.LOAD_TRUNCATED_IMAGES)
+
+
+def set_limits(pixels: int, truncated: int) -> None:
+    """Give this process the limits of another."""
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = pixels or None, bool(truncated)
+
+
+def about() -> str:
+    """What decides which files can be decoded: Pillow, the kinds of file that it knows here, and its limits."""
+    kinds = [name for name in ("webp", "avif", "jpg_2000", "libtiff") if features.check(name)]
+    return f"Pillow {PIL.__version__}, {', '.join(kinds)}, {limits()}"
+
+
 def shown(image: Image.Image, gray_range: tuple[float, ...] = ()) -> Image.Image:
     """An image that Pillow has opened, as `decode` shows it; also raises what that does."""
     with _only_bad_images(b""):
@@ -149,16 +168,41 @@ def shown(image: Image.Image, gray_range: tuple[float, ...] = ()) -> Image.Image
 @contextlib.contextmanager
 def _only_bad_images(data: bytes) -> Iterator[None]:
     """Nothing else comes out of what is done inside, but for what is no fault of the file."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
+    try:
+        with _without_warnings():
             yield
-        except BadImage:
-            raise
-        except MemoryError as error:
-            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
-        except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
-            raise BadImage(_reason(error, data)) from error
+    except BadImage:
+        raise
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+    except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
+        raise BadImage(_reason(error, data)) from error
+
+
+_MARK = "(?#sdclr_jax decodes)"  # a message that every warning has, and a filter that nobody else sets
+_decoding = threading.Lock()
+_threads = 0  # that decode now
+_filters: list = []  # those in force when the first of them began
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """No warning of Pillow's inside. Filters are one list for all threads, and `warnings.catch_warnings` in two of them
+    puts back each other's: so one filter is added by the first thread that decodes, and taken away by the last."""
+    global _threads, _filters
+    with _decoding:
+        if not _threads:
+            warnings.filterwarnings("ignore", message=_MARK)
+            _filters = warnings.filters
+        _threads += 1
+    try:
+        yield
+    finally:
+        with _decoding:
+            _threads -= 1
+            if not _threads:
+                for filters in (_filters, warnings.filters):
+                    filters[:] = [each for each in filters if getattr(each[1], "pattern", "") != _MARK]
 
 
 def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[[int, int], int] | None) -> Decoded:

@@ -7,6 +7,7 @@ import numpy as np
 
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.targets import Targets, as_targets
+from sdclr_jax.errors import ArgumentError
 
 
 class Examples(NamedTuple):
@@ -38,3 +39,22 @@ class Examples(NamedTuple):
     def path(self, row: int) -> str:
         """Where the file of an image lies, whether its pixels are in memory or not; '' for one that is no file."""
         return str(self.folder / self.ids[row]) if self.folder else ""
+
+    def of_classes(self, names: tuple[str, ...]) -> "Examples":
+        """The examples of these classes alone, numbered as `names` has them: two splits may hold other directories.
+
+        Raises:
+            ArgumentError: none of the classes is among them.
+        """
+        if self.class_names == names or not (names and self.class_names) or self.targets.has_attributes:
+            return self
+        place = {name: i for i, name in enumerate(names)}
+        numbers = np.array([place.get(name, -1) for name in self.class_names], np.int32)
+        if (numbers < 0).all():
+            raise ArgumentError(
+                "names",
+                f"are {names[0]!r} and others, and the classes of the test images {self.class_names[0]!r} and others: "
+                "give the directories of both the same names",
+            )
+        labels = numbers[self.labels]
+        return self._replace(labels=labels, class_names=names).take(labels >= 0)

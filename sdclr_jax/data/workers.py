@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdclr_jax.data import crops
+from sdclr_jax.data import crops, decoding
 from sdclr_jax.data.crops import Crops, Unreadable
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError
@@ -140,7 +140,7 @@ class _Worker:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", program, str(theirs.fileno()), str(memory), str(known)],
+                    [sys.executable, "-c", program, *map(str, (theirs.fileno(), memory, known, *decoding.limits()))],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), memory, known),
                     env=environment,
@@ -180,9 +180,11 @@ class _Worker:
         self._pipe.close()
 
 
-def work(pipe: int, memory: int, known: int) -> None:
-    """What a worker does, until the other end of the pipe is closed. Arguments are open file descriptors."""
+def work(pipe: int, memory: int, known: int, *limits: int) -> None:
+    """What a worker does, until the other end of the pipe is closed. Arguments are open file descriptors, and the
+    limits of decoding in the process that has started it."""
     pipe = Connection(pipe)
+    decoding.set_limits(*limits)
     try:
         described, sizes, crops, shapes = pipe.recv()
         images = pickle.loads(described, buffers=_shared(known, [(size,) for size in sizes], mmap.ACCESS_READ))

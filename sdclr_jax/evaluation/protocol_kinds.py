@@ -52,6 +52,11 @@ class Protocol(abc.ABC):
         return 0
 
     @property
+    def least_present(self) -> int:
+        """The classes that there must be images of to train on."""
+        return 0
+
+    @property
     def least_classes(self) -> int:
         """The classes that there must be."""
         return 0
@@ -220,6 +225,14 @@ class LinearSvm(Protocol):
     C: float = 1.0
     loss: str = "squared_hinge"
     constants: ClassVar = {"features": "unit"}
+
+    @property
+    def needs(self) -> int:
+        return int(self.balanced)
+
+    @property
+    def least_present(self) -> int:
+        return 2
 
     def settings(self) -> dict[str, Any]:
         settings = super().settings()

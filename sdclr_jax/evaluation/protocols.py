@@ -134,10 +134,16 @@ def suited(
                 f"has {name}, which is for {protocol.least_classes} classes or more, and there are {len(class_names)}: "
                 "leave it out",
             )
-        if not protocol.needs:
+        if not (protocol.needs or protocol.least_present):
             continue
-        fewest = np.bincount(train(protocol.train).labels, minlength=len(class_names)).min()
-        if fewest < protocol.needs:
+        counts = np.bincount(train(protocol.train).labels, minlength=len(class_names))
+        if np.count_nonzero(counts) < protocol.least_present:
+            raise ArgumentError(
+                "protocols",
+                f"has {name}, which trains on images of {protocol.least_present} classes or more, and {protocol.train} "
+                f"has those of {np.count_nonzero(counts)}: leave it out",
+            )
+        if (fewest := counts.min()) < protocol.needs:
             raise ArgumentError(
                 "protocols",
                 f"has {name}, which trains on {protocol.needs} images of each class, and the smallest has {fewest} in "

@@ -20,6 +20,9 @@ PREFIXES = {
     "module.": "a model trained on several devices",
     "": "torchvision or timm",
 }
+# No tensor of a ViT tells how many heads it has. Those of MoCo v3 have 12 (facebookresearch/moco-v3, vits.py), where
+# timm's small one has 6.
+_HEADS = {"MoCo v3": 12}
 _FIRST = {
     "conv1.weight": ResNet,
     "patch_embed.proj.weight": ViT,
@@ -60,6 +63,9 @@ def described(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
                 known = {ResNet: _resnet, ViT: _vit, ConvNeXt: _convnext}[kind](own, shape)
                 if "projection_head.0.weight" in own or "prototypes.weight" in own:
                     source = "SwAV"
+                if kind is ViT and source in _HEADS:
+                    known.model["heads"] = _HEADS[source]
+                    known = known._replace(says=f"{known.says}, {_HEADS[source]} heads")
                 if known.side.startswith("authors"):
                     source = "the authors of SDCLR"
                 return known._replace(source=source, prefix=prefix)

@@ -75,6 +75,9 @@ def take(path: pathlib.Path, encoder: Encoder, name: str, shapes: Mapping[str, t
         sides = names.SIDES.get(type(encoder), {})
         if found.side not in sides:
             raise UserError(f"{path} is of {found.says}, and not of {name}: {_remedy(found)}")
+        heads = getattr(encoder, "heads", None)
+        if heads != found.model.get("heads", heads):
+            raise UserError(f"{path} is of {found.says}, and {name} has {heads}: {_remedy(found)}")
         own = {key.removeprefix(found.prefix): x for key, x in tensors.items() if key.startswith(found.prefix)}
         lists = found.side.endswith("per branch")
         count = 1 + max((int(m[1]) for key in own if (m := re.search(r"\.bn_list\.(\d+)\.", key))), default=0)
@@ -82,6 +85,8 @@ def take(path: pathlib.Path, encoder: Encoder, name: str, shapes: Mapping[str, t
         branches: dict[str, dict[str, np.ndarray]] = {}
         used: set[str] = set()
         notes: list[str] = []
+        if heads and "heads" not in found.model:
+            notes.append(f"heads: the file does not say how many, and {heads} are taken (model.heads)")
         head = _head(found, own, shapes)
         if not head and found.side.startswith("authors"):
             notes.append("projector: that of the file has other shapes, so ours starts new")

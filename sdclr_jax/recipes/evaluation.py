@@ -166,9 +166,17 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
     )
 
 
-def probe_batch_size(config: ConfigDict, shardings: Shardings) -> int:
-    """Images a step when pruning is measured: those of training, as far up as the devices need to share them."""
-    return parallel.shareable(config.batch_size, shardings)
+def probe_batch_size(config: ConfigDict, size: int, shardings: Shardings) -> int:
+    """Images a step when pruning is measured: those of training, as far up as the devices need to share them; of fewer
+    images as many as can be shared, since an image that is twice in a batch would be a negative of itself.
+
+    Raises:
+        UserError: there are fewer images than devices.
+    """
+    devices = shardings.batch.mesh.size
+    if size < devices:
+        raise UserError(f"the run has {size} images, and there are {devices} devices to share them: use fewer devices")
+    return min(parallel.shareable(config.batch_size, shardings), size // devices * devices)
 
 
 def check_against(config: ConfigDict, against: str) -> None:
@@ -202,7 +210,7 @@ def pruning_probe(
         rates=(config.prune.rate,) if against == "sparse" else rates,
         pairs=pairs,
         against=against,
-        batch_size=probe_batch_size(config, shardings),
+        batch_size=probe_batch_size(config, size, shardings),
         seed=config.seed,
         temperature=config.objective.temperature if config.objective.name == "nt_xent" and two_views else None,
         shardings=shardings,

@@ -66,7 +66,9 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
         files = lists.find(c.lists, c.name, c.split) if numbered else labelled_lists.find(c.lists, c.name, c.profile)
     options = {"seed": c.seed, "gray_range": c.gray_range, "class_order": c.class_order}
     source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, **options)
-    train, test = source.load("train"), source.load("test")
+    train = source.load("train")
+    with renamed({"names": "the names of the classes"}):
+        test = source.load("test").of_classes(train.class_names)
     provenance = source.provenance()
     _check_view(config, train)
     draw = {

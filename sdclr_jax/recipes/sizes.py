@@ -69,6 +69,9 @@ def check_batches(
         held = min(config.objective.chunk or columns, columns) * columns * np.dtype(np.float32).itemsize // devices
         remedy = "set objective.chunk, such as 1024, or make batch_size smaller"
         _compare("the similarities of a batch take", held, _memory(shardings), remedy)
+    if not many_sizes:  # views are cut out of whole images on the devices
+        size = config.batch_size * math.prod(images.shape[1:]) * np.dtype(np.float32).itemsize // devices
+        _compare("the whole images of a batch take", size, _memory(shardings), "make batch_size or the images smaller")
     # The first two views have the full size; in float32, and what goes through the network is more.
     size = numbers * min(views, 2) * np.dtype(np.float32).itemsize // devices
     fields = "batch_size or views.size" if "size" in config.views else "batch_size"
@@ -82,19 +85,19 @@ def check_batches(
 
 
 def check_evaluated(config: ConfigDict, images: np.ndarray | Encoded) -> None:
-    """Refuse batches of crops to evaluate that the host cannot hold.
+    """Refuse batches of images to evaluate that the host cannot hold: crops, or whole images where all have one size.
 
     Raises:
         UserError: as above.
     """
-    if not as_images(images).is_decoded:
-        size = config.evaluate.batch_size * config.evaluate.crop**2 * 3 * np.dtype(np.float32).itemsize
-        _compare(
-            "a batch of images to evaluate takes",
-            size,
-            parallel.host_memory(),
-            "make evaluate.batch_size or evaluate.crop smaller",
-        )
+    decoded = as_images(images).is_decoded
+    one = math.prod(images.shape[1:]) if decoded else config.evaluate.crop**2 * 3
+    _compare(
+        "a batch of images to evaluate takes",
+        config.evaluate.batch_size * one * np.dtype(np.float32).itemsize,
+        parallel.host_memory(),
+        f"make evaluate.batch_size{'' if decoded else ' or evaluate.crop'} smaller",
+    )
 
 
 def _memory(shardings: Shardings) -> int | None:

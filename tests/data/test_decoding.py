@@ -3,7 +3,9 @@
 import io
 import re
 import struct
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -290,3 +292,30 @@ def test_whatever_a_file_does_it_is_an_image_or_cannot_be_read(data, changes, en
         assert str(error) and "\n" not in str(error)
     else:
         assert [part.shape for part in made] == [(3, 8, 8, 3), (1, 12, 12, 3)]
+
+
+def test_threads_that_decode_leave_the_filters_of_warnings_as_they_were():
+    data = encoded(photo(300, 200), "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(5):
+                list(pool.map(lambda _: decoding.decode(data), range(20)))
+                assert list(warnings.filters) == before
+        with pytest.raises(UserWarning, match="of somebody else"):
+            warnings.warn("of somebody else", stacklevel=1)
+        with decoding._without_warnings(), warnings.catch_warnings():  # the latter of another thread
+            warnings.warn("of Pillow", stacklevel=1)
+        assert list(warnings.filters) == before
+
+
+def test_a_process_is_given_the_limits_of_another(monkeypatch):
+    monkeypatch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(decoding.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    given = decoding.limits()
+    assert given == (100, 1) and "(100, 1)" in decoding.about()
+    decoding.set_limits(0, 0)
+    assert (decoding.Image.MAX_IMAGE_PIXELS, decoding.ImageFile.LOAD_TRUNCATED_IMAGES) == (None, False)
+    decoding.set_limits(*given)
+    assert decoding.limits() == given

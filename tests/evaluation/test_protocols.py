@@ -172,6 +172,18 @@ def test_classes_without_test_images_are_named_and_the_others_scored(caplog):
         suited(("knn",), labels, np.array([], np.int64))
 
 
+def test_a_long_tail_without_images_of_a_class_is_refused_before_anything_is_measured():
+    """data.without may take them out."""
+    tested = np.arange(CLASSES)
+    said = "has ts_few_shot, which trains on 1 images of each class, and the smallest has 0 in long_tail: leave it out"
+    with pytest.raises(ArgumentError, match=said):
+        suited(("ts_few_shot",), np.array([0, 0, 2]), tested)
+    assert suited(("ts_long_tail",), np.array([0, 0, 2]), tested) == ["ts_long_tail"]
+    said = "has ts_long_tail, which trains on images of 2 classes or more, and long_tail has those of 1: leave it out"
+    with pytest.raises(ArgumentError, match=said):
+        suited(("ts_long_tail",), np.array([2, 2, 2]), tested)
+
+
 def test_of_attributes_only_what_is_defined_is_measured():
     labels = np.zeros((5, CLASSES), np.uint8)
     assert suited(protocols.PROTOCOLS, labels, labels) == ["logistic", "knn", "ridge"]

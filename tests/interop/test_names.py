@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdclr_jax import interop
+from sdclr_jax import interop, recipes
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.interop import names
 from sdclr_jax.models import ENCODERS, Encoder
@@ -82,6 +82,16 @@ def test_who_wrote_a_file_shows_in_its_names(prefix, beside, source):
     assert (found.source, found.prefix) == (source, prefix)
     assert found.model == {"name": "resnet8", "stem": "cifar", "width": 2}
     assert interop.described({"x.conv2.weight": (1, 2, 3, 4)}) is None
+
+
+@pytest.mark.parametrize(("prefix", "heads"), [("", 6), ("module.base_encoder.", 12)])
+def test_the_heads_of_a_vit_are_those_of_who_wrote_it(prefix, heads):
+    """Of one shape: MoCo v3's small ViT has 12, timm's 6."""
+    shapes = {"patch_embed.proj.weight": (384, 3, 16, 16), "pos_embed": (1, 197, 384)}
+    shapes |= {f"blocks.{i}.attn.qkv.weight": (1152, 384) for i in range(12)}
+    config = recipes.load("folder:simclr")
+    recipes.choose_architecture(config, interop.described({prefix + name: shape for name, shape in shapes.items()}))
+    assert (config.model.name, config.model.heads) == ("vit_small", heads)
 
 
 def test_a_resnet_of_another_kind_is_not_taken_for_the_usual_one():

@@ -107,7 +107,14 @@ def test_position_embeddings_of_another_size_are_interpolated_and_that_is_said(t
     assert found.shape == (1, 17, 8)
     np.testing.assert_array_equal(found[:, 0], tensors["pos_embed"][:, 0])
     np.testing.assert_allclose(found[:, 1:], 3, rtol=1e-6)
-    assert taken.notes == ("pos_embed: interpolated (bicubic) from a grid of 2 x 2 to one of 4 x 4",)
+    assert taken.notes == (
+        "heads: the file does not say how many, and 2 are taken (model.heads)",
+        "pos_embed: interpolated (bicubic) from a grid of 2 x 2 to one of 4 x 4",
+    )
+    prefix = "module.base_encoder."
+    interop.write(tmp_path / "v3.safetensors", {prefix + name: x for name, x in tensors.items()}, {})
+    with pytest.raises(UserError, match=r"4, 12 heads, and vit_tiny has 2: "):
+        take(tmp_path / "v3.safetensors", encoder, "vit_tiny", larger)
 
 
 NAN = np.array([1, np.nan], np.float32)

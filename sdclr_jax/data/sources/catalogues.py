@@ -119,7 +119,7 @@ def _from_directories(root: pathlib.Path, directory: str) -> Examples:
             (f"{directory}/{name}/{entry.name}", c)
             for c, name in enumerate(names)
             for entry in os.scandir(folder / name)
-            if index.is_image_name(entry.name)
+            if index.is_image_name(entry.name) and pathlib.PurePath(entry.name).suffix and not entry.is_dir()
         ]
     except OSError as error:
         raise UserError(
@@ -132,7 +132,10 @@ def _from_directories(root: pathlib.Path, directory: str) -> Examples:
         )
     counts = np.bincount([c for _, c in found], minlength=len(names))
     if empty := np.flatnonzero(counts == 0).tolist():
-        raise UserError(f"{folder / names[empty[0]]} holds no image; unpack that class again.")
+        raise UserError(
+            f"{folder / names[empty[0]]} holds no image; unpack that class again, with its images as "
+            f"{directory}/CLASS/IMAGE."
+        )
     return _examples(root, found, tuple(names))
 
 

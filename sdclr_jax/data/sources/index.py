@@ -139,7 +139,8 @@ def refresh(
 ) -> Index:
     """The index of the images below `root`, kept in `folder` and brought up to date.
 
-    A file is looked at again where its size or its time of change is another one. `gray_range` is that of
+    A file is looked at again where its size or its time of change is another one, and one that could not be decoded
+    where Pillow is another one, or its limits are. `gray_range` is that of
     `decoding.decode`; where it is another one, gray images are looked at again.
 
     A process that is stopped keeps what it has found; one that finds the disk full leaves the index that was there.
@@ -180,7 +181,7 @@ def refresh(
         # What could not be read, as opposed to decoded, may be readable the next time.
         kept = {path: entry for path, entry in entries.items() if not entry.reason.startswith(_UNREAD)}
         if kept != known:
-            about = {"format": _FORMAT, "root": str(root), "gray_range": gray_range}
+            about = {"format": _FORMAT, "root": str(root), "gray_range": gray_range, "decoder": decoding.about()}
             text = json.dumps(about | {"files": kept}, separators=(",", ":"), allow_nan=False)
             files.write(folder / "index.json", text.encode())
     skipped |= {path: entry.reason for path, entry in entries.items() if entry.reason}
@@ -253,9 +254,14 @@ def _read(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Entry]
             return {}
         found = {name: _entry(values) for name, values in kept["files"].items()}
         same_range = tuple(kept["gray_range"]) == tuple(gray_range)
+        same_decoder = kept.get("decoder") == decoding.about()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}
-    return {name: entry for name, entry in found.items() if same_range or entry.gray is None}
+    return {
+        name: entry
+        for name, entry in found.items()
+        if (same_range or entry.gray is None) and (same_decoder or not entry.reason)
+    }
 
 
 def _entry(values: list) -> Entry:

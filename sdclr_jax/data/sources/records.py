@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,9 +59,13 @@ class Records(Encoded):
 
     def digest(self) -> str:
         """Where the folder lies is no part of it."""
-        files = sorted(path for path in pathlib.Path(self._folder).iterdir() if ".array_record" in path.name)
-        content = f"{self._split} {[(path.name, stamp_of(path)) for path in files]}\n".encode()
+        content = f"{self._split} {_shards(pathlib.Path(self._folder))}\n".encode()
         return hashlib.sha256(content + self._rows.tobytes()).hexdigest()
+
+
+def _shards(folder: pathlib.Path) -> list[tuple[str, Any]]:
+    """Names and stamps of the files with the records."""
+    return [(path.name, stamp_of(path)) for path in sorted(folder.iterdir()) if ".array_record" in path.name]
 
 
 def find(data_dir: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -86,13 +90,13 @@ def read(folder: pathlib.Path, split: str, progress: bool = False) -> Examples:
     """
     kept_path = folder / f"sdclr_{split}.npz"
     opened = _open(folder, split)
-    ids, labels = prepared.kept_arrays(kept_path, ("ids", "labels")) or (np.empty(0), np.empty(0))
-    if not (ids.ndim and ids.dtype.kind == "U" and labels.dtype.kind in "iu" and len(labels) == len(ids)) or (
-        len(ids) != len(opened.source)
-    ):
+    shards = np.array([f"{name} {stamp}" for name, stamp in _shards(folder)])
+    ids, labels, of = prepared.kept_arrays(kept_path, ("ids", "labels", "shards")) or (np.empty(0),) * 3
+    whole = ids.ndim and ids.dtype.kind == "U" and labels.dtype.kind in "iu" and len(labels) == len(ids)
+    if not (whole and len(ids) == len(opened.source) and np.array_equal(of, shards)):
         ids, labels = _all(folder, split, opened, progress)
         with contextlib.suppress(UserError), files.replacing(kept_path) as part:
-            np.savez(part, ids=ids, labels=labels)
+            np.savez(part, ids=ids, labels=labels, shards=shards)
     order = np.argsort(ids, kind="stable")
     ids = ids[order]
     if len(twice := ids[1:][ids[1:] == ids[:-1]]):

@@ -75,12 +75,15 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
     folder = copied(folder)
     if not os.path.isdir(folder):
         raise ArgumentError("folder", f"is {folder}, which is no folder: give the folder of the lists")
-    there = {path.name.lower(): path for path in sorted(folder.iterdir()) if not path.is_dir()}
+    there: dict[str, list[pathlib.Path]] = {}  # names in small letters, as people change them
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir():
+            there.setdefault(path.name.lower(), []).append(path)
     published = _PUBLISHED.get((name, profile), {})
     files = {}
     for subset in SUBSETS:
         names = dict.fromkeys((published.get(subset, f"{subset}.txt"), f"{subset}.txt"))
-        found = [there[file.lower()] for file in names if file.lower() in there]
+        found = [path for file in dict.fromkeys(map(str.lower, names)) for path in there.get(file, [])]
         if len(found) > 1:
             raise ArgumentError(
                 "folder", f"is {folder}, which holds both {found[0].name} and {found[1].name}: keep one"

@@ -53,6 +53,34 @@ def test_a_directory_a_class(imagenet, tmp_path, name, monkeypatch):
     assert sources.source(name, tmp_path, root=str(imagenet)).prepare() == imagenet
 
 
+def test_a_test_image_has_the_class_of_its_directory_whatever_other_directories_there_are(imagenet, tmp_path):
+    """ImageNet's val has all classes, train perhaps a hundred; and a class may be missing."""
+    put(imagenet, [f"val/{c}/a.JPEG" for c in ("n00", "n015", "n9")])
+    shutil.rmtree(imagenet / "val" / "n02")
+    train, test = (load("imagenet", tmp_path, split, root=str(imagenet)) for split in ("train", "test"))
+    assert test.class_names == ("n00", "n01", "n015", "n03", "n9")
+    found = test.of_classes(train.class_names)
+    assert found.class_names == CLASSES
+    assert {path.split("/")[1]: label for path, label in zip(found.ids, found.labels.tolist(), strict=True)} == {
+        "n01": 0, "n03": 2,
+    }  # fmt: skip
+    assert train.of_classes(CLASSES) is train
+    with pytest.raises(ArgumentError, match="names are 'cats' and others, and the classes of the test images 'n00'"):
+        test.of_classes(("cats", "dogs"))
+
+
+def test_what_has_no_ending_is_no_image_of_a_published_data_set(imagenet, tmp_path):
+    (imagenet / "train" / "n01" / "README").touch()
+    (imagenet / "train" / "n01" / "more.JPEG").mkdir()
+    assert load("imagenet", tmp_path, root=str(imagenet)).ids.tolist() == [
+        *(f"train/n01/n01_{i}.JPEG" for i in range(3)), *(f"train/n02/n02_{i}.JPEG" for i in range(2)),
+        "train/n03/n03_0.JPEG",
+    ]  # fmt: skip
+    put(imagenet, ["train/n04/images/a.JPEG"])  # as Tiny ImageNet has it
+    with pytest.raises(UserError, match="n04 holds no image; unpack that class again, with its images as train/CLASS/"):
+        load("imagenet", tmp_path, root=str(imagenet))
+
+
 def test_a_folder_that_is_not_the_data_set(imagenet, tmp_path):
     def refused(message, split="train", root=imagenet):
         with pytest.raises((ArgumentError, UserError), match=message):
@@ -201,6 +229,10 @@ def test_labels_are_read_once(prepared, monkeypatch):
 def test_a_damaged_note_of_the_labels_is_made_afresh(prepared):
     first = load("imagenet", prepared)
     note = prepared / "imagenet2012" / "5.1.0" / "sdclr_train.npz"
+    with np.load(note) as kept:  # of other records, as many
+        np.savez(note, ids=kept["ids"], labels=kept["labels"][::-1], shards=np.array(["of another day"]))
+    again = load("imagenet", prepared)
+    assert all(np.array_equal(a, b) for a, b in zip(first[1:3], again[1:3], strict=True))
     for damage in (b"", note.read_bytes()[:100], None):
         if damage is None:  # of another number of records
             np.savez(note, ids=np.array(["a"]), labels=np.array([0]))

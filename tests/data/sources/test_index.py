@@ -190,6 +190,18 @@ def test_what_could_not_be_read_is_tried_again(root, tmp_path):
     assert not index.refresh(root, tmp_path / "known").skipped
 
 
+def test_what_could_not_be_decoded_is_tried_again_where_the_decoder_is_another(root, tmp_path, monkeypatch, opened):
+    (root / "bad.png").write_bytes(b"no image")
+    found = index.refresh(root, tmp_path / "kept")
+    assert "bad.png" in found.skipped and len(opened) > 1
+    opened.clear()
+    index.refresh(root, tmp_path / "kept")
+    assert not opened
+    monkeypatch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", 12345)
+    assert index.refresh(root, tmp_path / "kept").usable.keys() == found.usable.keys()
+    assert len(opened) == len(found.skipped)  # and no other
+
+
 def test_a_reading_error_is_not_kept(root, tmp_path, monkeypatch):
     def fail(path, most):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -271,6 +271,12 @@ def test_what_find_refuses(folder, tmp_path):
         ArgumentError, match=r"no list of imagenet with the profile 'exponential': put there any of imageNet_LT_e"
     ):
         labelled_lists.find(folder, "imagenet", "exponential")
+    (folder / "FEW_SHOT.txt").touch()
+    (folder / "few_shot.TXT").touch()
+    with pytest.raises(ArgumentError, match="holds both"):
+        labelled_lists.find(folder, "imagenet100", "pareto")
+    (folder / "FEW_SHOT.txt").unlink()
+    (folder / "few_shot.TXT").unlink()
     (folder / "few_shot.txt").touch()
     with pytest.raises(
         ArgumentError, match=r"holds both imageNet_100_sub_balance_train_0\.01\.txt and few_shot\.txt: keep one"
