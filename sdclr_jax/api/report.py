@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from sdclr_jax import files
@@ -40,7 +40,6 @@ def report(
     output = files.expanded(output)
     if output.suffix != ".html":
         raise ArgumentError("output", f"is {output}: it must end in .html; the tables go beside it as .csv, .md, .tex")
-    _check_ours(output)
     dirs = [dirs] if isinstance(dirs, str | os.PathLike) else dirs
     found = runs.read(map(files.expanded, dirs))
     levels, differences = tables.compare(found), tables.differences(found)
@@ -54,14 +53,16 @@ def report(
         curves.to_csv(found),
     ]
     contents = dict(zip(_paths(output), texts, strict=True))
-    with contextlib.ExitStack() as stack:  # each is complete before any takes its place, the page as the first
-        for path, text in reversed(contents.items()):
+    _check_ours(contents)
+    with contextlib.ExitStack() as stack:  # each is complete before any takes its place
+        for path, text in contents.items():
             stack.enter_context(files.replacing(path)).write_bytes(text.encode())
     shown = [tables.to_text(levels), *([tables.to_text(differences, sign=True)] if differences else [])]
     sentences = [*words.summary(found), *(f"Note: {note}" for note in words.notes(found))]
     return Report("\n\n".join([*shown, "\n".join(sentences)]), tuple(contents))
 
 
+_HEAD = 10  # bytes that the tables of all reports share
 _ENDS = (".html", ".md", ".tex", ".csv", "_means.csv", "_classes.csv", "_curves.csv")
 
 
@@ -70,13 +71,14 @@ def _paths(output: files.Path) -> list[files.Path]:
     return [output.with_name(output.stem + end) for end in _ENDS]
 
 
-def _check_ours(output: files.Path) -> None:
-    """Refuse to replace what no report has written. Tables have no sign of their own: they are those of a page."""
-    there = [path for path in _paths(output) if path.exists()]
-    is_page = output in there and output.is_file() and templates.is_report(files.content(output))
-    if there and not is_page:
-        raise ArgumentError(
-            "output",
-            f"is {output}, and {there[0]} is there, of which it is not known that a report has written it: give "
-            "another name, or move it away",
-        )
+def _check_ours(contents: Mapping[files.Path, str]) -> None:
+    """Refuse to replace what no report has written: a page begins as those of reports do, a table as the new one."""
+    for path, text in contents.items():
+        if path.is_file():
+            there = files.content(path)
+            if not (templates.is_report(there) if path.suffix == ".html" else there[:_HEAD] == text.encode()[:_HEAD]):
+                raise ArgumentError(
+                    "output",
+                    f"is for {path}, too, which is there, and it is not known that a report has written it: give "
+                    "another name, or move it away",
+                )

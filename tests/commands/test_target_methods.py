@@ -1,12 +1,10 @@
-"""A method with a target branch, as a user calls it: pretrain, stop, go on, evaluate, exemplars.
+"""A method with a target branch, as a user calls it: pretrain, evaluate, exemplars.
 
 The other tests of the commands take SDCLR, whose state has no target, and whose network has no predictor.
 """
 
 import csv
 import json
-import os
-import signal
 
 import jax
 import numpy as np
@@ -14,11 +12,10 @@ import pytest
 
 from sdclr_jax import branches, parallel, recipes
 from sdclr_jax.commands import main
-from sdclr_jax.data.batches import Resident
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import arguments, assert_same_bits, lines
+from tests.commands.test_pretrain import arguments
 
 OPTIONS = (
     "--noprogress",
@@ -44,36 +41,20 @@ def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
     one = parallel.shardings(jax.devices()[:1])  # eight pretended ones on two cores are slow
     monkeypatch.setattr(parallel, "shardings", lambda devices=None: one)
     monkeypatch.setattr(pruning_probe, "CALIBRATION", 2)
-    data_dir, whole, stopped = tmp_path / "data", tmp_path / "whole", tmp_path / "stopped"
-    assert main.main(["pretrain", *arguments(whole, data_dir, "sd_byol", *OPTIONS)]) == 0
-
-    from_step = Resident.from_step
-
-    def stop_at_the_third(self, step):
-        for number, batch in enumerate(from_step(self, step)):
-            if number == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Resident, "from_step", stop_at_the_third)
-        assert main.main(["pretrain", *arguments(stopped, data_dir, "sd_byol", *OPTIONS)]) == 75
-        assert "stopped at step 4 of 10: run it again to resume" in capsys.readouterr().err
-    assert main.main(["pretrain", *arguments(stopped, data_dir, "sd_byol", *OPTIONS)]) == 0
-    assert lines(stopped) == lines(whole)
-    found, expected = state(stopped, data_dir), state(whole, data_dir)
-    assert_same_bits(found, expected)
+    data_dir, run = tmp_path / "data", tmp_path / "run"
+    assert main.main(["pretrain", *arguments(run, data_dir, "sd_byol", *OPTIONS)]) == 0
+    found = state(run, data_dir)
     assert set(found.stats) == {"dense", "sparse", "target"}
     dense = branches.dense(found.params)["encoder"]
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), found.target["encoder"], dense)
     assert 0 < max(jax.tree.leaves(moved)) < 1  # the target follows, and is not the dense branch
 
-    written = metrics.read(stopped / "metrics.jsonl")
+    written = metrics.read(run / "metrics.jsonl")
     assert [line["step"] for line in written if "knn/all" in line] == [5, 10]
     assert all(np.isfinite(value) for line in written for value in line.values())
 
-    assert main.main(["evaluate", str(stopped), f"--data_dir={data_dir}"]) == 0
-    results = json.loads((stopped / "results.json").read_text())
+    assert main.main(["evaluate", str(run), f"--data_dir={data_dir}"]) == 0
+    results = json.loads((run / "results.json").read_text())
     assert results["run"] == {"method": "sd_byol", "seed": 0, "step": 10, "epoch": 2.0}
     assert results["protocols"].keys() == {"linear_few_shot", "knn"}
     for protocol in results["protocols"].values():
@@ -81,17 +62,17 @@ def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert results["protocols"]["knn"]["all"] > 0.2  # chance is 0.1
 
     quick = ["--rates=0.5", "--views=1", "--gallery=20", "--neighbours=2", f"--data_dir={data_dir}"]
-    assert main.main(["exemplars", str(stopped), *quick]) == 0
-    with (stopped / "exemplars" / "exemplars.csv").open(newline="") as file:
+    assert main.main(["exemplars", str(run), *quick]) == 0
+    with (run / "exemplars" / "exemplars.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 369
-    summary = json.loads((stopped / "exemplars" / "summary.json").read_text())
+    summary = json.loads((run / "exemplars" / "summary.json").read_text())
     assert [checkpoint["step"] for checkpoint in summary["checkpoints"]] == [5, 10]
     column = next(name for name in rows[0] if name.startswith("features"))
     values = np.array([float(row[column]) for row in rows])
     assert np.isfinite(values).all()
     assert values.std() > 0
-    assert {p.name for p in (stopped / "exemplars").iterdir()} == {
+    assert {p.name for p in (run / "exemplars").iterdir()} == {
         "exemplars.csv", "exemplars.parquet", "gallery.html", "summary.json",
     }  # fmt: skip
     assert "warning" not in capsys.readouterr().err
