@@ -41,15 +41,17 @@ def test_a_slurm_job_that_stopped_and_saved_is_queued_again(played, status, queu
 GCLOUD = """
 case "$*" in
   *queued-resources\\ describe*)
-    cat state 2> /dev/null || exit 1
+    if [[ -e unreachable ]]; then rm unreachable; echo "cannot connect" >&2; exit 1; fi
+    cat state 2> /dev/null || { echo "ERROR: NOT_FOUND: no such resource" >&2; exit 1; }
     if grep -q WAITING state; then echo ACTIVE > state; fi ;;
   *queued-resources\\ create*) echo ACTIVE > state ;;
   *queued-resources\\ delete*) rm state ;;
   *pip\\ install*) ;;
+  *pkill*) touch stopped ;;
   *tpu-vm\\ ssh*)
     read -r status others < statuses; echo "$others" > statuses
     if [[ $status == taken ]]; then echo SUSPENDED > state; exit 1; fi
-    if [[ $status == broken ]]; then echo "Connection reset"; exit 255; fi
+    if [[ $status == broken ]]; then touch unreachable; echo "Connection reset"; exit 255; fi
     echo "sdclr: status 0"; echo "sdclr: status $status" ;;
 esac
 """
@@ -76,6 +78,7 @@ def test_a_run_on_a_tpu_slice_resumes_until_it_has_ended(played, tmp_path, befor
     assert sum("queued-resources create" in call for call in calls) == slices - there
     assert sum("queued-resources delete" in call for call in calls) == slices - 1 + (before in ("SUSPENDED", "FAILED"))
     assert any("pip install" in call for call in calls)
+    assert (tmp_path / "stopped").exists() == ("broken" in statuses)
 
 
 def test_the_flags_of_the_yaml_recipes_are_flags():

@@ -12,7 +12,21 @@ VERSION=${VERSION:-tpu-ubuntu2204-base}
 
 everywhere() { gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"; }
 
-state() { gcloud compute tpus queued-resources describe "$TPU" --zone="$ZONE" --format='value(state.state)' 2> /dev/null; }
+# The state of the slice; ABSENT where there is none; UNKNOWN where gcloud cannot say, even when asked again for an hour.
+state() {
+    local said
+    for _ in $(seq 60); do
+        if said=$(gcloud compute tpus queued-resources describe "$TPU" --zone="$ZONE" --format='value(state.state)' 2>&1); then
+            tail -n 1 <<< "$said"
+            return
+        elif grep -qi 'not.found' <<< "$said"; then
+            echo ABSENT
+            return
+        fi
+        sleep 60
+    done
+    echo UNKNOWN
+}
 
 ask_for_it() {
     gcloud compute tpus queued-resources create "$TPU" --node-id="$TPU" --zone="$ZONE" --accelerator-type="$TYPE" \
@@ -20,43 +34,50 @@ ask_for_it() {
     wait_for_it
 }
 
-forget_it() { gcloud compute tpus queued-resources delete "$TPU" --zone="$ZONE" --force --quiet; }
-
 wait_for_it() {
+    local now
     for _ in $(seq 1440); do # a day, in minutes
-        [[ $(state) == ACTIVE ]] && return
+        now=$(state)
+        case $now in
+            ACTIVE) return ;;
+            FAILED | SUSPENDING | SUSPENDED | UNKNOWN) break ;;
+        esac
         sleep 60
     done
-    echo "no slice of type $TYPE in $ZONE after a day" >&2
+    echo "no slice of type $TYPE in $ZONE: it is $now" >&2
     exit 1
 }
 
-install() {
+# A slice with the program on it, whatever an earlier start has left.
+make_ready() {
+    case $(state) in
+        ACTIVE) ;;
+        ABSENT) ask_for_it ;;
+        FAILED | SUSPENDING | SUSPENDED) # taken away
+            gcloud compute tpus queued-resources delete "$TPU" --zone="$ZONE" --force --quiet
+            ask_for_it
+            ;;
+        *) wait_for_it ;;
+    esac
     everywhere "python3 -m venv ~/sdclr && ~/sdclr/bin/pip install -q 'sdclr_jax[tpu,gcs] @ $SOURCE'"
 }
 
-# What is there of an earlier start: nothing; a slice; one that is waited for; or one that was taken away or has failed.
-case $(state) in
-    ACTIVE) ;;
-    "") ask_for_it ;;
-    ACCEPTED | PROVISIONING | CREATING | WAITING_FOR_RESOURCES) wait_for_it ;;
-    *) forget_it && ask_for_it ;;
-esac
-install
+make_ready
 # One line starts all hosts: the same command on each. JAX knows a TPU slice by itself. What `gcloud` makes of the exit
 # status of many hosts is not documented, so each host prints its own.
 command="\$HOME/sdclr/bin/sdclr pretrain $(printf '%q ' "$@") --distributed --noprogress; echo \"sdclr: status \$?\""
+# Where the line to the hosts broke, they may go on: they are to save and end before they are started again.
+stop="pkill -TERM -f '[s]dclr pretrain'; for _ in \$(seq 60); do pgrep -f '[s]dclr pretrain' > /dev/null || break; sleep 5; done"
 log=$(mktemp)
 for _ in $(seq 100); do # starts
     everywhere "$command" 2>&1 | tee "$log" || true
-    if [[ $(state) != ACTIVE ]]; then # taken away
-        forget_it
-        ask_for_it
-        install
-    elif ! grep -q '^sdclr: status ' "$log"; then # the line to the hosts broke, and they may go on: look again
-        sleep 60
-    elif ! grep -q '^sdclr: status 75$' "$log"; then # 75: all stopped and saved, as before maintenance
-        exit "$(sed -n 's/^sdclr: status //p' "$log" | sort -n | tail -n 1)"
+    if [[ $(state) == ACTIVE ]]; then
+        if ! grep -q '^sdclr: status ' "$log"; then
+            everywhere "$stop" || true
+        elif ! grep -q '^sdclr: status 75$' "$log"; then # 75: all stopped and saved, as before maintenance
+            exit "$(sed -n 's/^sdclr: status //p' "$log" | sort -n | tail -n 1)"
+        fi
     fi
+    make_ready
 done
 exit 75

@@ -54,11 +54,12 @@ def main(argv: list[str]) -> None:
 def _prepared(options: argparse.Namespace) -> _Prepared:
     archive = expanded(options.archive) if options.archive else None
     given = {name: f"--{name}" for name in ("root", "manifest", "gray_range")}
-    with renamed({"name": "DATASET"} | given):
+    with renamed({"name": "DATASET", "names": "the names of the classes"} | given):
         where = {name: getattr(options, name) for name in given} | {"gray_range": _numbers(options.gray_range)}
         source = sources.source(options.dataset, options.data_dir, **where)
         folder = source.prepare(archive, options.accept_checksum, not options.noprogress)
-        return _Prepared(folder, source, source.load("train"), source.load("test"))
+        train = source.load("train")
+        return _Prepared(folder, source, train, source.load("test").of_classes(train.class_names))
 
 
 def _options(argv: list[str]) -> argparse.Namespace:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import io
 import logging
+import math
 import os
 import threading
 import warnings
@@ -145,7 +146,8 @@ def identify(data: bytes) -> None:
 def limits() -> tuple[int, int]:
     """Pillow's in this process, which a caller may have changed: pixels of an image at most, 0 for any number; and
     whether the rest of a file that is cut short is left empty."""
-    return Image.MAX_IMAGE_PIXELS or 0, int(ImageFile.LOAD_TRUNCATED_IMAGES)
+    pixels = Image.MAX_IMAGE_PIXELS or 0
+    return int(pixels) if math.isfinite(pixels) else 0, int(bool(ImageFile.LOAD_TRUNCATED_IMAGES))
 
 
 def set_limits(pixels: int, truncated: int) -> None:
@@ -155,7 +157,7 @@ def set_limits(pixels: int, truncated: int) -> None:
 
 def about() -> str:
     """What decides which files can be decoded: Pillow, the kinds of file that it knows here, and its limits."""
-    kinds = [name for name in ("webp", "avif", "jpg_2000", "libtiff") if features.check(name)]
+    kinds = sorted({"webp", "avif", "jpg_2000", "libtiff"} & set(features.get_supported()))
     return f"Pillow {PIL.__version__}, {', '.join(kinds)}, {limits()}"
 
 
@@ -182,18 +184,19 @@ def _only_bad_images(data: bytes) -> Iterator[None]:
 _MARK = "(?#sdclr_jax decodes)"  # a message that every warning has, and a filter that nobody else sets
 _decoding = threading.Lock()
 _threads = 0  # that decode now
-_filters: list = []  # those in force when the first of them began
+_marked: list[list] = []  # lists of filters that have the one of these threads
 
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
     """No warning of Pillow's inside. Filters are one list for all threads, and `warnings.catch_warnings` in two of them
-    puts back each other's: so one filter is added by the first thread that decodes, and taken away by the last."""
-    global _threads, _filters
+    puts back each other's: so threads that decode share one filter, and the last of them takes it away. Another thread
+    may put another list in place meanwhile."""
+    global _threads
     with _decoding:
-        if not _threads:
+        if not any(map(_is_mark, warnings.filters)):
             warnings.filterwarnings("ignore", message=_MARK)
-            _filters = warnings.filters
+            _marked.append(warnings.filters)
         _threads += 1
     try:
         yield
@@ -201,8 +204,14 @@ def _without_warnings() -> Iterator[None]:
         with _decoding:
             _threads -= 1
             if not _threads:
-                for filters in (_filters, warnings.filters):
-                    filters[:] = [each for each in filters if getattr(each[1], "pattern", "") != _MARK]
+                for filters in (*_marked, warnings.filters):
+                    for each in filter(_is_mark, list(filters)):
+                        filters.remove(each)
+                _marked.clear()
+
+
+def _is_mark(each: tuple) -> bool:
+    return getattr(each[1], "pattern", "") == _MARK
 
 
 def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[[int, int], int] | None) -> Decoded:

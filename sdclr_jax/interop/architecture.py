@@ -20,9 +20,9 @@ PREFIXES = {
     "module.": "a model trained on several devices",
     "": "torchvision or timm",
 }
-# No tensor of a ViT tells how many heads it has. Those of MoCo v3 have 12 (facebookresearch/moco-v3, vits.py), where
-# timm's small one has 6.
-_HEADS = {"MoCo v3": 12}
+# No tensor of a ViT tells how many heads it has. The small and the base one of MoCo v3 have 12 (vits.py of
+# facebookresearch/moco-v3), where timm's small one has 6.
+_HEADS = {("MoCo v3", 384): 12, ("MoCo v3", 768): 12}
 _FIRST = {
     "conv1.weight": ResNet,
     "patch_embed.proj.weight": ViT,
@@ -63,9 +63,9 @@ def described(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
                 known = {ResNet: _resnet, ViT: _vit, ConvNeXt: _convnext}[kind](own, shape)
                 if "projection_head.0.weight" in own or "prototypes.weight" in own:
                     source = "SwAV"
-                if kind is ViT and source in _HEADS:
-                    known.model["heads"] = _HEADS[source]
-                    known = known._replace(says=f"{known.says}, {_HEADS[source]} heads")
+                if kind is ViT and (heads := _HEADS.get((source, known.model["width"]))):
+                    known.model["heads"] = heads
+                    known = known._replace(says=f"{known.says}, {heads} heads")
                 if known.side.startswith("authors"):
                     source = "the authors of SDCLR"
                 return known._replace(source=source, prefix=prefix)

@@ -297,3 +297,17 @@ def test_what_is_stopped_keeps_what_it_has_looked_at(tmp_path, number):
     (kept,) = (tmp_path / "data").rglob("index.json")
     assert len(json.loads(kept.read_text())["files"]) >= 256
     assert not list((tmp_path / "data").rglob(".*"))
+
+
+def test_a_published_folder_whose_test_images_are_of_other_classes(tmp_path, capsys):
+    """Some are not trained on, and one that is has none."""
+    put(tmp_path / "root", [f"train/{c}/{i}.JPEG" for c in ("n1", "n2", "n3") for i in range(2)])
+    put(
+        tmp_path / "root", [f"val/{c}/{i}.JPEG" for c, count in (("n0", 3), ("n1", 1), ("n3", 2)) for i in range(count)]
+    )
+    argv = ["prepare", "imagenet", f"--root={tmp_path / 'root'}", f"--data_dir={tmp_path}", "--noprogress"]
+    assert main.main(argv) == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in said if line[:1] in (["n0"], ["n1"], ["n2"], ["n3"])] == [
+        ["n1", "2", "1"], ["n2", "2", "0"], ["n3", "2", "2"],
+    ]  # fmt: skip

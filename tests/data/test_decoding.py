@@ -305,14 +305,26 @@ def test_threads_that_decode_leave_the_filters_of_warnings_as_they_were():
                 assert list(warnings.filters) == before
         with pytest.raises(UserWarning, match="of somebody else"):
             warnings.warn("of somebody else", stacklevel=1)
-        with decoding._without_warnings(), warnings.catch_warnings():  # the latter of another thread
+        other_thread = warnings.catch_warnings()
+        with decoding._without_warnings(), other_thread, decoding._without_warnings():
             warnings.warn("of Pillow", stacklevel=1)
+        assert list(warnings.filters) == before
+        caught = warnings.catch_warnings()
+        with caught:  # of another thread, which began before and ends while this one decodes
+            first = decoding._without_warnings()
+            first.__enter__()
+        with decoding._without_warnings():
+            warnings.warn("of Pillow", stacklevel=1)
+        first.__exit__(None, None, None)
         assert list(warnings.filters) == before
 
 
 def test_a_process_is_given_the_limits_of_another(monkeypatch):
     monkeypatch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", 100)
     monkeypatch.setattr(decoding.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    monkeypatch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", float("inf"))
+    assert decoding.limits() == (0, 1)
+    monkeypatch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", 1e2)
     given = decoding.limits()
     assert given == (100, 1) and "(100, 1)" in decoding.about()
     decoding.set_limits(0, 0)

@@ -111,10 +111,14 @@ def test_position_embeddings_of_another_size_are_interpolated_and_that_is_said(t
         "heads: the file does not say how many, and 2 are taken (model.heads)",
         "pos_embed: interpolated (bicubic) from a grid of 2 x 2 to one of 4 x 4",
     )
-    prefix = "module.base_encoder."
-    interop.write(tmp_path / "v3.safetensors", {prefix + name: x for name, x in tensors.items()}, {})
-    with pytest.raises(UserError, match=r"4, 12 heads, and vit_tiny has 2: "):
-        take(tmp_path / "v3.safetensors", encoder, "vit_tiny", larger)
+    prefix, small = "module.base_encoder.", ENCODERS["vit_small"](patch=4, depth=1)
+    tensors = {}
+    for name, shape in files.shapes_of(small, 8).items():
+        (there,) = interop.names.theirs(table, [name.split("/", 2)[2]]).values()
+        tensors[prefix + there] = np.ones(interop.names.their_shape(shape, there), np.float32)
+    interop.write(tmp_path / "v3.safetensors", tensors, {})
+    with pytest.raises(UserError, match=r"12 heads, and vit_small has 6: for this file give .*--config.model.heads=12"):
+        take(tmp_path / "v3.safetensors", small, "vit_small", files.shapes_of(small, 8))
 
 
 NAN = np.array([1, np.nan], np.float32)
