@@ -140,7 +140,7 @@ def _record(path: pathlib.Path, row: dict[str, Any]) -> None:
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        whole, _, tail = (content := file.read()).rpartition(b"\n")
+        _, _, tail = (content := file.read()).rpartition(b"\n")
         try:
             json.loads(tail or b"{}")
             end = b"\n" if tail else b""

@@ -64,10 +64,10 @@ def left(job: Job, out: pathlib.Path, found: ledger.Finished) -> str:
     wanted = config_of(job)
     if _recipes().identity(_recipes().read(out / job.name)) != _recipes().identity(wanted):
         return "of another config"  # which `sdclr pretrain` refuses, with a sentence that names the fields
-    if found.state == ledger.OVER:
+    if found.state == ledger.BEGUN:
+        return found.state
+    if found.state == ledger.OVER or not job.labels:
         return ""
-    if found.state == ledger.BEGUN or not job.labels:
-        return found.state if found.state == ledger.BEGUN else ""
     if found.state == ledger.DONE and not found.fault:
         missing = set(wanted.evaluate.protocols) - {name.partition(".")[0] for name in found.scores}
         return f"not evaluated by {', '.join(sorted(missing))}" if missing else ""

@@ -134,6 +134,11 @@ def _check(config: ConfigDict) -> None:
             raise UserError(f"views.{field} is {value}: it must be one number, or {count}, one a view")
 
 
+def names_branch(config: ConfigDict, kind: str) -> bool:
+    """Whether a pair names a branch that is `masked` or `averaged`."""
+    return any(getattr(branches.BRANCHES[branch], kind) for pair in config.pairs for branch, _ in pair)
+
+
 def check_new(config: ConfigDict) -> None:
     """Refuse what no run is to begin with, though one that is there may go on with it.
 
@@ -141,7 +146,7 @@ def check_new(config: ConfigDict) -> None:
         UserError: pairs that are not those of the method, by whose name all tables call the run.
     """
     _, damaged = METHODS.get(config.get("method", ""), ("", None))
-    if damaged is not None and damaged != any(branches.BRANCHES[b].masked for pair in config.pairs for b, _ in pair):
+    if damaged is not None and damaged != names_branch(config, "masked"):
         raise UserError(
             f"pairs has {'no' if damaged else 'a'} side of the sparse branch, and {config.method} is a method "
             f"{'with' if damaged else 'without'} one, by which all tables would call this run: choose the method by "

@@ -5,16 +5,11 @@ from collections.abc import Callable, Iterable
 
 from ml_collections import ConfigDict
 
-from sdclr_jax import branches
+from sdclr_jax.recipes.checks import names_branch
 from sdclr_jax.recipes.configs import methods
 from sdclr_jax.recipes.images import view_count
 
 LOG = logging.getLogger(__name__)
-
-
-def _has(config: ConfigDict, kind: str) -> bool:
-    """Whether a pair has a branch that is `masked` or `averaged`."""
-    return any(getattr(branches.BRANCHES[branch], kind) for pair in config.pairs for branch, _ in pair)
 
 
 def _without(head: str) -> Callable[[ConfigDict], bool]:
@@ -30,8 +25,8 @@ def _is_empty(head: str, size: str) -> Callable[[ConfigDict], bool]:
 
 # (fields, or a group of them, when they are not read, why)
 _RULES: tuple[tuple[tuple[str, ...], Callable[[ConfigDict], bool], str], ...] = (
-    (("prune",), lambda c: not _has(c, "masked"), "no pair has the sparse branch"),
-    (("target",), lambda c: not _has(c, "averaged"), "no pair has the target branch"),
+    (("prune",), lambda c: not names_branch(c, "masked"), "no pair has the sparse branch"),
+    (("target",), lambda c: not names_branch(c, "averaged"), "no pair has the target branch"),
     (("predictor.hidden", "predictor.last"), _is_empty("predictor", "layers"), "predictor.layers is 0"),
     (("predictor",), _without("predictor"), "the objective reads no predictions"),
     (("prototypes.frozen_epochs",), _is_empty("prototypes", "count"), "prototypes.count is 0"),
