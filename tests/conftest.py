@@ -36,7 +36,8 @@ from ml_collections import ConfigDict
 
 import tests.shapes  # noqa: F401  # the hook finds it there
 
-install_import_hook(["sdclr_jax.objectives", "sdclr_jax.evaluation", "sdclr_jax.data.augment"], "tests.shapes.checked")
+CHECKED = ["sdclr_jax.objectives", "sdclr_jax.evaluation", "sdclr_jax.data.augment", "sdclr_jax.data.operations"]
+install_import_hook(CHECKED, "tests.shapes.checked")
 assert jax.device_count() == 8
 # Tracing makes millions of small objects that live on: to look through them often is a tenth of the time.
 gc.set_threshold(50_000, 20, 20)
