@@ -37,6 +37,12 @@ def table_of(name: str, results: pathlib.Path = RESULTS) -> str:
     return collected.markdown(collected.collect(table, ledger.read_all(results / name), table.runs()))
 
 
+def measured(name: str) -> str:
+    """The table that an experiment wrote into its `table.md`, without what stands around it."""
+    lines = (RESULTS / name / "table.md").read_text().splitlines()
+    return "\n".join(line for line in lines if line.startswith("|")) + "\n"
+
+
 def demo(differences: bool) -> str:
     """What `make demo` prints, from the scores of its runs."""
     groups = _groups(RESULTS / "digits_demo" / "report.csv")
@@ -126,6 +132,9 @@ FILLED: dict[str, Callable[[], str]] = {
     "paper": paper,
     "methods_table": _of_list("methods_table"),
     "vicreg_ablation": _of_list("vicreg_ablation"),
+    "planted": lambda: measured("planted"),
+    "mislabelled": lambda: measured("mislabelled"),
+    "photos": lambda: measured("photos"),
 }
 
 
