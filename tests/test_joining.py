@@ -203,7 +203,7 @@ def test_where_the_processes_are_is_asked_of_the_cluster(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     found["is"] = "host:8476", 4, 2, [0]
     place = cluster.find(1)
-    assert place == Place("host:8476", 2, 4, [0]) and str(place) == "process 2 of 0 to 3"
+    assert place == Place("host:8476", 2, 4) and str(place) == "process 2 of 0 to 3"
     assert place._replace(address="[fd00::1]:80").host_and_port == ("fd00::1", 80)
     for alone in ((None, None, None, None), ("host:8476", 1, 0, [0])):
         found["is"] = alone
@@ -217,6 +217,50 @@ def test_where_the_processes_are_is_asked_of_the_cluster(monkeypatch):
         found["is"] = partly
         with pytest.raises(UserError, match=rf"cannot be joined \(nothing says {said}"):
             cluster.find(1)
+
+
+STARTED_BY = {
+    "Slurm": {
+        "SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1",
+        "SLURM_NODEID": "1",
+    },
+    "MPI": {
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://10.0.0.1:1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1",
+    },
+    "hand": dict(zip(cluster.NAMES, ("node1:61440", "2", "1"), strict=True)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("started_by", "variables", "devices"),
+    [
+        (["Slurm"], {"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_LOCALID": "0"}, None),  # slurm.sh
+        (["Slurm"], {"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_LOCALID": "3"}, [3]),  # all see eight
+        (["Slurm"], {"SLURM_STEP_TASKS_PER_NODE": "2,1", "SLURM_LOCALID": "0"}, None),
+        (["Slurm"], {"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_LOCALID": "3", "SLURM_GPUS_PER_TASK": "1"}, None),
+        (["Slurm"], {"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_LOCALID": "3", "CUDA_VISIBLE_DEVICES": "3"}, None),
+        (
+            ["Slurm"],
+            {"SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_LOCALID": "0", "JAX_LOCAL_DEVICE_IDS": "4,5"},
+            [4, 5],
+        ),
+        (["Slurm", "hand"], {"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_LOCALID": "3"}, [3]),
+        (["MPI"], {"OMPI_COMM_WORLD_LOCAL_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}, None),
+        (["MPI"], {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}, [1]),
+        (["hand"], {}, None),
+    ],
+)
+def test_a_process_has_all_devices_that_it_sees_unless_others_see_the_same(monkeypatch, started_by, variables, devices):
+    for name in [*cluster.NAMES, *os.environ]:
+        if name.startswith(("SLURM_", "OMPI_", "JAX_LOCAL", "CUDA_VIS")) or name in cluster.NAMES:
+            monkeypatch.delenv(name, raising=False)
+    for of in [*(STARTED_BY[name] for name in started_by), variables]:
+        for name, value in of.items():
+            monkeypatch.setenv(name, value)
+    if "hand" in started_by:  # nothing is left to ask a cluster for, which may answer late or wrong
+        monkeypatch.setattr(cluster.ClusterEnv, "auto_detect_unset_distributed_params", None)
+    place = cluster.find(1)
+    assert (place.number, place.count, place.devices) == (1, 2, devices)
 
 
 def test_what_processes_say_in_the_roll_call_is_one_line_of_json():

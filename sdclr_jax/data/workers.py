@@ -135,8 +135,9 @@ class _Worker:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "OPENBLAS_NUM_THREADS": "1",  # NumPy would start a thread a core, for nothing
         }
-        # Ctrl-C and SIGTERM are for this process to answer; a worker inherits that they are held back from it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        # A signal to all, from a terminal or from Slurm, is for this process to answer; a worker ends with its pipe. It
+        # inherits that signals are held back from it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             with theirs:
                 self._process = subprocess.Popen(

@@ -42,12 +42,12 @@ def find(limit: int) -> Place | None:
         UserError: the variables that JAX or a scheduler sets are not whole.
     """
     address, count, number = _from_environment()
-    devices = [int(i) for i in os.environ.get("JAX_LOCAL_DEVICE_IDS", "").split(",") if i.strip().isdecimal()] or None
-    try:  # JAX asks Slurm, MPI, Kubernetes and clouds, each with faults of its own
-        found = ClusterEnv.auto_detect_unset_distributed_params(address, count, number, devices, None, limit)
-    except Exception as error:
-        raise _no_cluster(f"{type(error).__name__}: {first_line(error)}") from error
-    address, count, number, devices = found
+    if number is None:
+        try:  # JAX asks Slurm, MPI, Kubernetes and clouds, each with faults of its own
+            found = ClusterEnv.auto_detect_unset_distributed_params(address, None, None, None, None, limit)
+        except Exception as error:
+            raise _no_cluster(f"{type(error).__name__}: {first_line(error)}") from error
+        address, count, number, _ = found  # the last are the devices: JAX takes one a process, whatever there is
     if address is None or count == 1:
         return None
     if count is None or number is None:
@@ -55,7 +55,35 @@ def find(limit: int) -> Place | None:
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(f"--distributed: the address of process 0 is {address!r}: it must be host:port")
-    return Place(address, number, count, None if devices is None else list(devices))
+    return Place(address, number, count, _devices())
+
+
+def _devices() -> list[int] | None:
+    """Those of this machine that are this process's: its own one where a scheduler started several processes here which
+    all see the same; else None, all that it sees."""
+    if given := [int(i) for i in os.environ.get("JAX_LOCAL_DEVICE_IDS", "").split(",") if i.strip().isdecimal()]:
+        return given
+    get = os.environ.get
+    own_alone = "SLURM_GPUS_PER_TASK" in os.environ or get("CUDA_VISIBLE_DEVICES", "").strip().isdecimal()
+    of_slurm = get("SLURM_LOCALID"), _of_node(get("SLURM_STEP_TASKS_PER_NODE", ""), get("SLURM_NODEID", ""))
+    of_mpi = get("OMPI_COMM_WORLD_LOCAL_RANK"), get("OMPI_COMM_WORLD_LOCAL_SIZE")
+    for number, here in (of_mpi, of_slurm):
+        if number and here and number.isdecimal() and here.isdecimal():
+            return [int(number)] if int(here) > 1 and not own_alone else None
+    return None
+
+
+def _of_node(tasks: str, node: str) -> str | None:
+    """How many tasks a node has, by Slurm's short form of those of all nodes.
+
+    >>> [_of_node("2(x3),1", node) for node in ("2", "3", "4")]
+    ['2', '1', None]
+    """
+    counts: list[str] = []
+    for part in tasks.split(","):
+        count, _, nodes = part.removesuffix(")").partition("(x")
+        counts += [count] * (int(nodes) if nodes.isdecimal() else 1)
+    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else None
 
 
 def _no_cluster(why: str) -> UserError:

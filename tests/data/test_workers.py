@@ -17,6 +17,7 @@ from multiprocessing import Pipe
 import numpy as np
 import pytest
 
+from sdclr_jax import stops
 from sdclr_jax.data import workers
 from sdclr_jax.data.crops import RandomCrops
 from sdclr_jax.data.images import Encoded, Files
@@ -201,14 +202,14 @@ def test_a_killed_worker_is_one_sentence_and_nothing_is_left(files):
 
 
 @linux
-def test_workers_leave_ctrl_c_and_sigterm_to_their_process(files):
-    """Which saves first, and needs batches up to there."""
+def test_workers_leave_signals_that_ask_for_a_stop_to_their_process(files):
+    """Which saves first, and needs batches up to there. Slurm and a terminal that is closed signal all of a group."""
     before = processes()
     endless = (Task(step, np.arange(5), np.arange(5)) for step in range(10**9))
     with Croppers(files, [CROPS], largest=5, workers=2, ahead=1) as croppers:
         made = croppers.crops(endless)
         next(made)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stops.SIGNALS:
             for worker in processes() - before:
                 os.kill(worker, number)
             for _ in range(5):
