@@ -95,6 +95,24 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
         raise UserError(f"{names[error.argument]} {error.problem}") from error
 
 
+# What NumPy, TensorStore and XLA say where memory is short.
+_NO_MEMORY = ("RESOURCE_EXHAUSTED", "bad_alloc", "Cannot allocate memory", "Out of memory")
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What is said of memory by an error, or by one that led to it; '' where it is about something else.
+
+    >>> out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."))
+    'RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.'
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or any(sign in str(seen) for sign in _NO_MEMORY):
+            return first_line(seen)
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in short.
 

@@ -4,6 +4,7 @@ With the batch split over the devices and the state on each of them, batch norm 
 batch on any number of devices, and no collective is written by hand.
 """
 
+import functools
 import math
 import os
 from typing import Any, NamedTuple
@@ -117,9 +118,12 @@ def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 
 def places(batch_size: int, sharding: NamedSharding) -> np.ndarray:
-    """Which rows of a batch the devices of this process hold, ascending."""
-    held = sharding.addressable_devices_indices_map((batch_size,)).values()
-    return np.unique(np.concatenate([np.arange(batch_size)[index] for index in held]))
+    """Which rows of a batch the devices of this process hold, ascending; with more rows at its end where they cannot
+    share it evenly, which `split` makes."""
+    shared = -(-batch_size // sharding.mesh.size) * sharding.mesh.size
+    held = sharding.addressable_devices_indices_map((shared,)).values()
+    found = np.unique(np.concatenate([np.arange(shared)[index] for index in held]))
+    return found[found < batch_size]
 
 
 def of_batch(count: int, sharding: NamedSharding) -> NamedSharding:
@@ -130,9 +134,30 @@ def of_batch(count: int, sharding: NamedSharding) -> NamedSharding:
 
 
 def split(rows: np.ndarray, places: np.ndarray, batch_size: int, sharding: NamedSharding) -> jax.Array:
-    """The batch [batch_size, ...] of which this process knows the `rows` [M, ...] at its `places` [M]; copies them."""
+    """The batch [batch_size, ...] of which this process knows the `rows` [M, ...] at its `places` [M]; copies them.
+
+    Where the devices cannot share it evenly, rows that mean nothing follow; `cut` takes them away.
+    """
+    shared = -(-batch_size // sharding.mesh.size) * sharding.mesh.size
 
     def held(index: tuple[slice, ...]) -> np.ndarray:
-        return rows[np.searchsorted(places, np.arange(batch_size)[index[0]])]  # a copy, as it has a list of indices
+        wanted = np.arange(shared)[index[0]]
+        known = rows[np.searchsorted(places, wanted[wanted < batch_size])]  # a copy, as it has a list of indices
+        missing = np.zeros((len(wanted) - len(known), *rows.shape[1:]), rows.dtype)
+        return np.concatenate([known, missing]) if len(missing) else known
 
-    return jax.make_array_from_callback((batch_size, *rows.shape[1:]), sharding, held)
+    return jax.make_array_from_callback((shared, *rows.shape[1:]), sharding, held)
+
+
+def cut(batch: Tree, batch_size: int) -> Tree:
+    """What `split` made, without the rows that follow, as `of_batch` lays it; all processes take part, at one place
+    among their computations.
+
+    So each device has what one process made of a row, even where two would have made it differently.
+    """
+    return jax.tree.map(lambda x: x if len(x) == batch_size else _cut(batch_size, x.sharding)(x), batch)
+
+
+@functools.cache
+def _cut(batch_size: int, sharding: NamedSharding) -> Any:
+    return jax.jit(lambda x: x[:batch_size], out_shardings=of_batch(batch_size, sharding))

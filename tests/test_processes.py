@@ -27,6 +27,7 @@ from sdclr_jax.processes import failing, meeting, watching
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.commands.test_pretrain import arguments, config, lines
+from tests.photos import photo
 
 OLD_RUN = pathlib.Path(__file__).parent / "golden" / "run_f1e7a00"
 PROGRAM = """
@@ -111,6 +112,69 @@ def test_a_stop_before_the_first_step_does_not_wait_for_the_compiler():
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("sdclr: stopped before the first step: run it again to start, or to resume\n") == 1
     assert done.stderr.count("sdclr: stopped\n") == 1
+
+
+# Two hosts with disks of their own: the second has damaged images, and later other checkpoints.
+DISKS = """
+import contextlib, hashlib, pathlib, shutil, sys
+folder, own = map(pathlib.Path, sys.argv[1:])
+from sdclr_jax import processes
+processes.join()
+import jax, numpy as np
+from flax import struct
+from sdclr_jax import parallel
+from sdclr_jax.data.batches import Streamed
+from sdclr_jax.data.crops import RandomCrops
+from sdclr_jax.data.images import Files
+from sdclr_jax.errors import UserError
+from sdclr_jax.run import checkpoints
+from sdclr_jax.run.checkpoints import Checkpoints
+
+@struct.dataclass
+class State:
+    step: jax.Array
+    params: dict
+    stats: dict
+
+shardings = parallel.shardings()
+
+def of(x):
+    return parallel.replicate(np.asarray(x), shardings.replicated)
+
+def state(step):
+    weights = of(np.full(3, step, np.float32))
+    return State(of(np.int32(step)), {"weights": {"encoder": {"k": weights}}}, {"dense": {"encoder": {"m": weights}}})
+
+def restored(directory):
+    with Checkpoints(directory) as found:
+        again = found.restore(like=state(0))
+    return int(again.step), np.asarray(again.params["weights"]["encoder"]["k"]).tolist()
+
+with processes.together():
+    images = Files(own / "photos", np.array([f"{i}.png" for i in range(7)]))
+    crops = RandomCrops(count=1, size=8, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3), seed=0)
+    batches = Streamed(images, 4, 0, shardings, crops=(crops,), workers=0, prefetch=1, last_batch="kept")
+    with contextlib.closing(batches.from_step(0)) as stream:
+        next(stream)
+        part = np.asarray(next(stream).crops[0])
+        print("PART", part.shape, hashlib.sha256(part).hexdigest())
+    with Checkpoints(folder / "checkpoints") as saved:
+        saved.save(1, state(1))
+        saved.save(2, state(2))
+    processes.exchange("saved")
+    main = processes.is_main()
+    if not main:
+        shutil.copytree(folder / "checkpoints", own / "checkpoints")
+        (own / "checkpoints" / "2" / "meta" / "metadata").unlink()
+        (own / "late").mkdir()
+    processes.exchange("copied")
+    checkpoints.ALIKE = 1
+    print("READ", restored(folder / "checkpoints" if main else own / "checkpoints"))
+    try:
+        restored(folder / "checkpoints" if main else own / "late")
+    except UserError as error:
+        print("SEEN", error)
+"""
 
 
 def free_port() -> int:
@@ -202,6 +266,29 @@ def measuring(directory: pathlib.Path) -> list[str]:
 def scoring(directory: pathlib.Path) -> list[str]:
     options = ["--rates=0.5", "--views=0", "--against=pruned", "--gallery=1", "--neighbours=1", "--noprogress"]
     return ["exemplars", str(directory), f"--data_dir={directory.parent / 'data'}", *options]
+
+
+def test_what_one_host_cannot_read_is_the_same_for_all(tmp_path):
+    """Else each would train on images of its own, or go on from a step of its own, with the gradients of all."""
+    own = [tmp_path / "0", tmp_path / "1"]
+    for directory in own:
+        (directory / "photos").mkdir(parents=True)
+        for i in range(7):
+            photo(20, 20, seed=i).save(directory / "photos" / f"{i}.png")
+    for i in range(3, 7):
+        (own[1] / "photos" / f"{i}.png").write_bytes(b"gone")
+    statuses, outputs = both(*([DISKS, tmp_path, directory] for directory in own))
+    assert statuses == [0, 0], "\n".join(outputs)
+    said = [re.findall("^(PART .*|READ .*|SEEN .*)", text, re.M) for text in outputs]
+    assert len(set(map(tuple, said))) == 2  # each names its own folder in the last line
+    assert said[0][:2] == said[1][:2]
+    assert said[0][0].startswith("PART (3, 1, 8, 8, 3) ")
+    assert said[0][1] == "READ (1, [1.0, 1.0, 1.0])"
+    assert "checkpoint 2 of" in outputs[0] and "process 1 cannot read it: " in outputs[0]
+    for lines_, directory in zip(said, (tmp_path / "checkpoints", own[1] / "late"), strict=True):
+        assert lines_[2].startswith(
+            f"SEEN the processes see other checkpoints in {directory}: process 0 sees [1]; process 1 sees []. Give"
+        )
 
 
 def test_processes_that_differ_are_refused_before_anything_is_written(tmp_path):

@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import processes, recipes
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.images import as_images
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.records import names
 from sdclr_jax.run import folder, versions
@@ -49,15 +51,19 @@ def on_data(config: ConfigDict, directory: pathlib.Path, data: recipes.Data) -> 
 
 
 def on_images(parts: Mapping[str, Examples]) -> None:
-    """See that all processes have the same images, in parts by name.
+    """See that all processes have the same images, in parts by name: their names, and the pixels of those in memory.
 
     Raises:
         UserError: in every process; names one that differs, and the part.
     """
     if processes.count() > 1:
-        about = {f"list of {part} images": _about(examples.ids) for part, examples in parts.items()}
+        about = {f"list of {part} images": _about(examples) for part, examples in parts.items()}
         processes.agree(about)
 
 
-def _about(ids: np.ndarray) -> str:
-    return f"{len(ids)} images, SHA-256 {longtail.list_hash(ids)[:8]}…"
+def _about(examples: Examples) -> str:
+    said = f"{len(examples.ids)} images, SHA-256 {longtail.list_hash(examples.ids)[:8]}…"
+    said += f", CRC-32 of the labels {zlib.crc32(np.ascontiguousarray(examples.labels)):08x}"
+    if as_images(examples.images).is_decoded:  # else each process decodes some, for all
+        said += f", CRC-32 of the pixels {zlib.crc32(np.ascontiguousarray(examples.images)):08x}"
+    return said

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sdclr_jax import parallel, processes, recipes, trees
+from sdclr_jax.api import agreement
 from sdclr_jax.api.loop import quick_compile
 from sdclr_jax.errors import Diverged, UserError
 from sdclr_jax.trees import Tree
@@ -50,8 +51,11 @@ def check_determinism(
     with processes.together():
         recipes.check(config)
         config = recipes.located(config)
+        agreement.on_run(config, {"--check-determinism": steps})
         shardings = parallel.shardings(devices)
-        images = recipes.data(config, data_dir).part(config.data.subset).images
+        examples = recipes.data(config, data_dir).part(config.data.subset)
+        agreement.on_images({"training": examples})
+        images = examples.images
         shape = recipes.image_shape(config, images)
         per_epoch = recipes.batches(config, images, shardings).steps_per_epoch
         total = config.epochs * per_epoch

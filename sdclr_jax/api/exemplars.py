@@ -195,7 +195,7 @@ def _measured(
     last: pruning_probe.Measured | None = None
     checkpoints, found = [], None
     with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as kept:
-        for step in (step for step in kept.steps if until is None or step <= until):
+        for step in (step for step in kept.steps_of_all() if until is None or step <= until):
             if not all(processes.exchange("checkpoint", "here" if step in kept.steps else "")):
                 continue  # the run goes on, and has dropped it meanwhile
             state = kept.restore(like=like, step=step)

@@ -85,7 +85,7 @@ def train(
         if not (directory / names.CONFIG).exists():
             recipes.check_new(config)
         folder.check(directory, config, recipes.identity)
-        agreement.on_run(config)
+        agreement.on_run(config, {"--profile": profiled_steps})
         shardings = parallel.shardings(devices)
         if config.steps_per_dispatch > 1 and shardings.batch.mesh.devices.flat[0].platform == "cpu":
             LOG.warning(

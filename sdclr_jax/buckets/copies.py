@@ -1,6 +1,7 @@
 """Folders of a bucket on the disk of this machine, for what reads files there only."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -50,8 +51,9 @@ def fetch(folder: BucketPath, last: str = "") -> bool:
         stale = [name for name in below if known.get(name) != below[name]["generation"]]
         target.mkdir(parents=True, exist_ok=True)
         for left in target.rglob(f"{_PART}*"):
-            if time.time() - left.stat().st_mtime > _LEFT_BEHIND:
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process, which copies too, has removed its own
+                if time.time() - left.stat().st_mtime > _LEFT_BEHIND:
+                    shutil.rmtree(left, ignore_errors=True)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(lambda name: _take(folder / name, target / name, below[name].get("md5Hash")), stale))
         for name in known.keys() - below.keys():

@@ -21,6 +21,8 @@ from sdclr_jax.errors import UserError
 
 # Seconds: from one sign of life to the next; without one, until a holder counts as dead; between two looks at it.
 BEAT, DEAD, LOOK = 15.0, 90.0, 1.0
+# And until what cannot ask whether it still holds it gives up, as what writes a checkpoint does.
+PATIENCE = 900.0
 
 
 class Lock(contextlib.AbstractContextManager):
@@ -55,9 +57,19 @@ class Lock(contextlib.AbstractContextManager):
         """Before something is written: see that this process still holds it.
 
         Raises:
-            UserError: it was silent for too long, and another process has followed it.
+            UserError: it was silent for too long, and another process has followed it; or the bucket does not answer,
+                so that another one may have.
         """
+        until = time.monotonic() + PATIENCE
         if _clock() - self._beaten > 2 * BEAT:  # this machine may have slept
+            self._beat()
+        while not self._lost and _clock() - self._beaten > DEAD - BEAT:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"{self._path} has not answered for {_clock() - self._beaten:.0f} s, so another process may train "
+                    "there now: see to the network, and run the same command again"
+                )
+            time.sleep(LOOK)
             self._beat()
         if self._lost:
             raise UserError(

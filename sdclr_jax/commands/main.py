@@ -15,7 +15,7 @@ import absl.logging
 
 from sdclr_jax import compiler
 from sdclr_jax.commands import ending
-from sdclr_jax.errors import LONGEST, ArgumentError, Diverged, Lost, Stopped, UserError, shortened
+from sdclr_jax.errors import LONGEST, ArgumentError, Diverged, Lost, Stopped, UserError, out_of_memory, shortened
 
 USAGE = """usage: sdclr COMMAND ...
 
@@ -32,6 +32,10 @@ USAGE = """usage: sdclr COMMAND ...
 sdclr COMMAND --help says more."""
 COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report", "export", "import", "photos")
 
+_LESS_MEMORY = (
+    "free some, or lower batch_size (evaluate.batch_size for what is measured); model.remat, model.dtype=bfloat16 and "
+    "objective.chunk save memory, too"
+)
 _MODULES = {"import": "import_"}  # where a command is a word of Python's
 
 
@@ -94,14 +98,14 @@ def _run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("sdclr: stopped", file=sys.stderr)
         return 130
-    except MemoryError as error:
-        why = str(error) or "the system gives no more"
-        print(f"sdclr: there is not enough memory ({why}): free some, or lower batch_size", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if not (error.filename and error.strerror):
+    except Exception as error:  # of the system; of another kind is a fault of this program
+        if why := out_of_memory(error):
+            print(f"sdclr: there is not enough memory ({why}): {_LESS_MEMORY}", file=sys.stderr)
+        elif isinstance(error, OSError) and error.filename and error.strerror:
+            said = f"{error.filename} cannot be used ({error.strerror}): mend that, then run again"
+            print(f"sdclr: {said}", file=sys.stderr)
+        else:
             raise
-        print(f"sdclr: {error.filename} cannot be used ({error.strerror}): mend that, then run again", file=sys.stderr)
         return 1
     return 0
 

@@ -1,7 +1,8 @@
 """Batches of images on the device, the same interface for every way to get them there.
 
 Which images a step sees is in order.py. The last batch of an epoch may be a smaller one: where the devices cannot share
-it evenly, each of them gets all of it (`parallel.of_batch`).
+it evenly, each of them gets all of it (`parallel.of_batch`). It is made in shares all the same, and put together on the
+devices, where a step is taken and not in the thread that makes batches: all processes compute in one order.
 """
 
 import contextlib
@@ -60,8 +61,8 @@ class _Ordered:
         self._last_batch = last_batch
         self.steps_per_epoch = order.steps_per_epoch(size, batch_size, last_batch)
         counts = (batch_size, order.part(size, batch_size, last_batch))
-        self._shardings = {count: parallel.of_batch(count, shardings.batch) for count in counts if count}
-        self._places = {count: parallel.places(count, sharding) for count, sharding in self._shardings.items()}
+        self._sharding = shardings.batch
+        self._places = {count: parallel.places(count, shardings.batch) for count in counts if count}
 
     def images_before(self, step: int) -> int:
         """Images that the steps before this one see, in all."""
@@ -94,8 +95,11 @@ class Resident(_Ordered):
         self._replicated = shardings.replicated
         self._images = parallel.replicate(images, shardings.replicated)
         self._take = {
-            count: jax.jit(lambda images, rows: jnp.take(images, rows, axis=0), out_shardings=sharding)
-            for count, sharding in self._shardings.items()
+            count: jax.jit(
+                lambda images, rows: jnp.take(images, rows, axis=0),
+                out_shardings=parallel.of_batch(count, shardings.batch),
+            )
+            for count in self._places
         }
 
     def from_step(self, step: int) -> Generator[jax.Array, None, None]:
@@ -139,17 +143,18 @@ class Sent(_Ordered):
     def from_step(self, step: int) -> Generator[jax.Array, None, None]:
         """As of `Resident`; to be closed."""
         with contextlib.closing(_ahead(self._made(step), self._prefetch)) as made:
-            yield from made
+            for batch, count in made:
+                yield parallel.cut(batch, count)
 
     def counts(self) -> dict[str, float]:
         """As of `Resident`."""
         return {}
 
-    def _made(self, step: int) -> Iterator[jax.Array]:
+    def _made(self, step: int) -> Iterator[tuple[jax.Array, int]]:
         for number in itertools.count(step):
             picked = self._rows(number)
-            places, sharding = self._places[len(picked)], self._shardings[len(picked)]
-            yield parallel.split(self._images[picked[places]], places, len(picked), sharding)
+            count, places = len(picked), self._places[len(picked)]
+            yield parallel.split(self._images[picked[places]], places, count, self._sharding), count
 
 
 class Streamed(_Ordered):
@@ -203,9 +208,9 @@ class Streamed(_Ordered):
             contextlib.closing(_ahead(self._made(croppers, step), self._prefetch)) as made,
         ):
             try:
-                for batch, unreadable in made:
+                for batch, count, unreadable in made:
                     self._count(unreadable)
-                    yield batch
+                    yield parallel.cut(batch, count)
             finally:
                 croppers.stop()  # the thread may be waiting for them, and is waited for in its turn
 
@@ -215,7 +220,7 @@ class Streamed(_Ordered):
         count, self._unreadable = self._unreadable, 0
         return {"unreadable_images": count}
 
-    def _made(self, croppers: Croppers, step: int) -> Iterator[tuple[Cropped, list[Unreadable]]]:
+    def _made(self, croppers: Croppers, step: int) -> Iterator[tuple[Cropped, int, list[Unreadable]]]:
         def task(number: int) -> Task:
             picked = self._rows(number)
             places = self._places[len(picked)]
@@ -223,8 +228,8 @@ class Streamed(_Ordered):
 
         counts = (len(self._rows(number)) for number in itertools.count(step))
         for count, (made, unreadable) in zip(counts, croppers.crops(map(task, itertools.count(step))), strict=True):
-            places, sharding = self._places[count], self._shardings[count]
-            yield Cropped(tuple(parallel.split(x, places, count, sharding) for x in made)), unreadable
+            split = (parallel.split(x, self._places[count], count, self._sharding) for x in made)
+            yield Cropped(tuple(split)), count, unreadable
 
     def _count(self, unreadable: list[Unreadable]) -> None:
         self._unreadable += len(unreadable)

@@ -24,8 +24,9 @@ def join() -> None:
     Says for whom it waits, for `SDCLR_JOIN_SECONDS` at most, 300 by default. A process that has joined stays so.
 
     Raises:
-        UserError: the three variables are not whole; or, in each process, the same sentence: one has not come, has come
-            twice, or has another Python, JAX or number of processes.
+        UserError: the three variables are not whole; or, in each process, the same sentence: one has come twice, or has
+            another Python, JAX or number of processes.
+        Lost: in each process: one has not come.
     """
     global _line
     limit = _limit()

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Lost, UserError
 from sdclr_jax.joining.cluster import Place
 
 _SAY = 10  # seconds of waiting, until it is said
@@ -34,8 +34,10 @@ def answer(place: Place, limit: int) -> None:
     """Answer the roll call, which process 0 holds: returns when all have come.
 
     Raises:
-        UserError: in each process: one has not come within `limit` seconds, has come twice, or is not like process 0;
-            nobody holds a roll call at the address; or, in process 0, the port cannot be had.
+        Lost: in each process: one has not come within `limit` seconds, or nobody holds a roll call at the address. What
+            starts them may try again.
+        UserError: in each process: one has come twice, or is not like process 0; or, in process 0, the port cannot be
+            had.
     """
     roll = None if place.number else _Roll.begun(place)
     try:
@@ -71,7 +73,7 @@ def _answer(place: Place, limit: int) -> None:
                     if "all" in heard:
                         return
                     if "wrong" in heard:
-                        raise UserError(str(heard["wrong"]))
+                        raise (Lost if heard.get("late") else UserError)(str(heard["wrong"]))
                     waits_for = heard.get("missing", waits_for)
                     waited = time.monotonic() - started
                     said = said or _say_that_it_waits(place, limit, waited, waits_for)
@@ -93,7 +95,7 @@ def _answer(place: Place, limit: int) -> None:
         waited = time.monotonic() - started
         said = said or _say_that_it_waits(place, limit, waited, f"process 0, which does not answer ({why})")
         if waited > limit:
-            raise UserError(
+            raise Lost(
                 f"{place}: process 0, at {place.address}, has not answered for {limit} s ({why}): start it there, or "
                 "set JAX_COORDINATOR_ADDRESS to where it is, and see that its port can be reached"
             )
@@ -230,7 +232,7 @@ class _Roll(threading.Thread):
                 self._forget(line)
                 return None
             if wrong:
-                return _line(wrong=wrong)
+                return _line(wrong=wrong, late="waited" in json.loads(text))
         return None
 
     def _wrong(self, line: socket.socket, said: dict[str, Any]) -> str | None:

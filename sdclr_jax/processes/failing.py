@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import jax
 
 from sdclr_jax import joining
-from sdclr_jax.errors import Lost, Stopped, UserError, first_line
+from sdclr_jax.errors import Lost, Stopped, UserError, first_line, out_of_memory
 from sdclr_jax.processes import store
 from sdclr_jax.processes.store import POLL, ROOT, count, is_main
 
@@ -53,6 +53,8 @@ def telling() -> Iterator[None]:
 
 def broke_down(error: Exception) -> bool:
     """Whether this is how a computation with other processes ends when one of them is gone."""
+    if out_of_memory(error):  # of its own machine
+        return False
     return isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Lost, UserError
 from sdclr_jax.joining.rollcall import differs
 from sdclr_jax.processes import failing, store
 from sdclr_jax.processes.store import MEET, ROOT, count, is_main
@@ -48,7 +48,8 @@ def exchange(place: str, text: str = "", *, patient: bool = False) -> list[str]:
         patient: wait as long as all processes live, for one that may have hours of work to do before it comes.
 
     Raises:
-        UserError: another process has failed; or one has not come in `MEET` seconds.
+        UserError: another process has failed.
+        Lost: one has not come in `MEET` seconds.
     """
     global _waits
     if count() == 1:
@@ -68,7 +69,7 @@ def exchange(place: str, text: str = "", *, patient: bool = False) -> list[str]:
                 return [brought[i] for i in range(count())]
             if time.monotonic() > until and not patient:
                 missing = ", ".join(str(i) for i in range(count()) if i not in brought)
-                raise UserError(f"process {missing} has not come to '{place}' in {MEET} s: see what it says")
+                raise Lost(f"process {missing} has not come to '{place}' in {MEET} s: see what it says")
             time.sleep(store.pause(pause))
             pause = min(2 * pause, 0.05)
     finally:

@@ -12,6 +12,7 @@ checksums that saw less; format 1 had the whole state in one item.
 
 import contextlib
 import dataclasses
+import json
 import logging
 import pathlib
 import sys
@@ -27,16 +28,15 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from sdclr_jax import processes, records, trees
-from sdclr_jax.errors import UserError, first_line
+from sdclr_jax.errors import UserError, first_line, out_of_memory
 from sdclr_jax.records import Saved, names
 from sdclr_jax.run import folder
 from sdclr_jax.trees import Tree
 
 LOG = logging.getLogger(__name__)
-# What numpy, tensorstore and XLA say where memory is short.
-_NO_MEMORY = ("RESOURCE_EXHAUSTED", "bad_alloc", "Cannot allocate memory", "Out of memory")
 T = TypeVar("T")
 
+ALIKE = 90  # seconds until all processes see the same checkpoints, on a disk that shows folders late
 FORMAT = 3
 # Fields of a state that have another name in a checkpoint of format 1.
 RENAMED = {"objective_state": "memory"}
@@ -86,6 +86,28 @@ class Checkpoints(contextlib.AbstractContextManager):
         if self._read_only:
             self._manager.reload()
         return sorted(self._manager.all_steps())
+
+    def steps_of_all(self) -> list[int]:
+        """The steps that all processes see; each of several calls this. A disk may show a new folder on another host
+        after a minute only.
+
+        Raises:
+            UserError: they still see different ones after `ALIKE` seconds.
+        """
+        until = time.monotonic() + ALIKE
+        while True:
+            steps = self.steps
+            seen = processes.exchange("checkpoints", json.dumps(steps)) if processes.is_shared() else [""]
+            if len(set(seen)) == 1:
+                return steps
+            if time.monotonic() > until:
+                said = "; ".join(f"process {number} sees {text}" for number, text in enumerate(seen))
+                raise UserError(
+                    f"the processes see other checkpoints in {self._directory}: {said}. Give a --workdir that all see, "
+                    "or start all again when the disk shows the same to each"
+                )
+            time.sleep(1)
+            self._manager.reload()
 
     def save(self, step: int, state: Any, notes: dict[str, Any] | None = None) -> None:
         """Save in the background, unless this step is there; the state may be donated as soon as this returns.
@@ -149,8 +171,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         return self._newest(step, self._encoder)
 
     def _newest(self, step: int | None, read: Callable[[int], T]) -> tuple[int, T] | None:
-        """Step and what `read(step)` gives of the newest checkpoint where it succeeds."""
-        steps = self.steps if step is None else [s for s in self.steps if s == step]
+        """Step and what `read(step)` gives of the newest checkpoint where it succeeds, in all processes."""
+        with self._writing():
+            self._manager.wait_until_finished()
+        steps = [s for s in self.steps_of_all() if step in (None, s)]
         saved = folder.saved_step(self._directory.parent)
         if step is None and steps and steps[-1] < saved:
             LOG.warning(
@@ -217,9 +241,10 @@ class Checkpoints(contextlib.AbstractContextManager):
             return self._state_of_format_1(step, like, meta["checksum"])
         items = {"encoder": encoder(like), "state": _others(like)}
         restored = self._restored(step, **{name: ocp.args.StandardRestore(item) for name, item in items.items()})
-        for name in items:
-            _verify(restored[name], meta, name)
-        _verify_step(step, restored["state"].step)
+        with _in_all("checksums"):
+            for name in items:
+                _verify(restored[name], meta, name)
+            _verify_step(step, restored["state"].step)
         leaves = traverse_util.flatten_dict(restored["encoder"], sep="/")
         return jax.tree_util.tree_map_with_path(
             lambda path, _, other: leaves[place] if (place := _place(trees.name(path))) else other,
@@ -232,9 +257,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         item = {stored: getattr(like, name) for name, stored in stored_as.items()}
         restored = self._restored(step, state=ocp.args.StandardRestore(item))["state"]
         state = like.replace(**{name: restored[stored] for name, stored in stored_as.items()})
-        if int(trees.checksum(state)) != checksum:
-            raise ValueError(_DAMAGED)
-        _verify_step(step, state.step)
+        with _in_all("checksums"):
+            if int(trees.checksum(state)) != checksum:
+                raise ValueError(_DAMAGED)
+            _verify_step(step, state.step)
         return state
 
     def _encoder(self, step: int) -> Tree:
@@ -262,9 +288,12 @@ class Checkpoints(contextlib.AbstractContextManager):
             return handler.restore(place, args=args)
 
     def _restored(self, step: int, **items: Any) -> Any:
-        with warnings.catch_warnings():
+        # Not by the manager, where a process that has read its items waits for one that could not.
+        handlers = {name: _HANDLERS[type(args)]() for name, args in items.items()}
+        with warnings.catch_warnings(), _in_all("items"):
             warnings.simplefilter("ignore")
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            place = self._directory / str(step)
+            return {name: handlers[name].restore(place / name, args=args) for name, args in items.items()}
 
     def _set_aside(self, steps: list[int]) -> None:
         if processes.is_main():
@@ -276,6 +305,31 @@ class Checkpoints(contextlib.AbstractContextManager):
                 (self._directory / str(step)).rename(damaged)
         processes.exchange("damaged checkpoints moved")
         self._manager.reload()
+
+
+_HANDLERS: dict[type, Callable[[], Any]] = {
+    ocp.args.StandardRestore: ocp.StandardCheckpointHandler,
+    ocp.args.JsonRestore: ocp.JsonCheckpointHandler,
+}
+
+
+@contextlib.contextmanager
+def _in_all(what: str) -> Iterator[None]:
+    """A part of reading a checkpoint that fails in all processes, or in none: what follows is done by all."""
+    failed: Exception | None = None
+    try:
+        yield
+    except UserError:  # which ends all
+        raise
+    except Exception as error:  # orbax raises bare Exception for a damaged file
+        failed = error
+    if processes.is_shared():
+        said = processes.exchange(f"{what} of a checkpoint", "" if failed is None else first_line(failed))
+        others = [f"process {number} cannot read it: {text}" for number, text in enumerate(said) if text]
+        if failed is None and others:
+            raise ValueError(others[0])
+    if failed is not None:
+        raise failed
 
 
 def encoder(state: Any) -> Tree:
@@ -339,11 +393,8 @@ def _hindrance(checkpoint: pathlib.Path, error: BaseException) -> str:
     def unwilling(error: OSError) -> bool:
         return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError)
 
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MemoryError) or any(sign in str(seen) for sign in _NO_MEMORY):
-            return f"there is not enough memory: {first_line(seen)}"
-        seen = seen.__cause__ or seen.__context__
+    if said := out_of_memory(error):
+        return f"there is not enough memory: {said}"
     try:
         for path in [checkpoint, *checkpoint.rglob("*")]:
             if path.is_dir():

@@ -1,6 +1,7 @@
 """What some steps of a run cost: a trace for a viewer, and the sentence for a person."""
 
 import pathlib
+import re
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from sdclr_jax.errors import UserError
 WARM_UP = 3
 
 # Published dense peaks of one device in bfloat16 (float16 where there is no bfloat16), in operations a second; the
-# first name that is in a device's own. TPU v2 and v3 have two devices a chip.
+# first name whose words stand in a device's own. TPU v2 and v3 have two devices a chip.
 # Sources: cloud.google.com/tpu/docs (system architecture), NVIDIA's data sheets.
 PEAKS = {
     "TPU v2": 22.5e12,
@@ -23,11 +24,16 @@ PEAKS = {
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
     "TPU v5": 459e12,
+    "TPU v5p": 459e12,
     "TPU v6": 918e12,
+    "TPU v6e": 918e12,
     "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L4": 121e12,
+    "V100-PCIE": 112e12,
     "V100": 125e12,
     "T4": 65e12,
 }
@@ -42,7 +48,9 @@ def peak_of(kind: str) -> float | None:
     >>> peak_of("NVIDIA H100 80GB HBM3")
     989000000000000.0
     """
-    return next((peak for name, peak in PEAKS.items() if name in kind), None)
+    if re.search(r"\bMIG\b", kind):  # a part of a device
+        return None
+    return next((peak for name, peak in PEAKS.items() if re.search(rf"\b{name}\b", kind)), None)
 
 
 def check(steps: int, after: int, until: int) -> None:

@@ -133,6 +133,21 @@ def test_a_machine_that_has_slept_looks_before_it_writes(cloud, monkeypatch):
             held.check()
 
 
+def test_what_cannot_ask_for_long_does_not_write(cloud, monkeypatch):
+    """Another process may have followed it meanwhile."""
+    with Lock(path()) as held:
+        broken = lambda method, address, name: 403 if method == "PATCH" else None  # noqa: E731
+        cloud.fault = broken
+        held._beaten -= 3600
+        monkeypatch.setattr(lock, "PATIENCE", 0.0)
+        with pytest.raises(UserError, match=r"run/.lock has not answered for 36\d\d s, so another process may train"):
+            held.check()
+        monkeypatch.setattr(lock, "PATIENCE", 900.0)
+        monkeypatch.setattr(lock.time, "sleep", lambda seconds: setattr(cloud, "fault", None))  # it is back
+        held.check()
+        assert lock._clock() - held._beaten < lock.BEAT
+
+
 def test_a_network_that_fails_for_a_while_is_borne(cloud):
     with Lock(path()) as held:
         cloud.fault = lambda method, address, name: 403 if method == "PATCH" else None

@@ -8,6 +8,7 @@ import threading
 import time
 from functools import partial
 from multiprocessing.connection import Connection
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -167,13 +168,28 @@ def test_each_host_makes_its_own_share_of_one_batch(files, monkeypatch, held):
 
 def test_places_are_those_of_this_processes_devices():
     class Sharding:
+        mesh = SimpleNamespace(size=4)
+
         def addressable_devices_indices_map(self, shape):
+            assert shape == (8,)
             return {"a": (slice(4, 6),), "b": (slice(0, 2),)}
 
     np.testing.assert_array_equal(parallel.places(8, Sharding()), [0, 1, 4, 5])
-    shardings = parallel.shardings()
-    np.testing.assert_array_equal(parallel.places(16, shardings.batch), np.arange(16))
-    np.testing.assert_array_equal(parallel.places(16, shardings.replicated), np.arange(16))
+    np.testing.assert_array_equal(parallel.places(5, Sharding()), [0, 1, 4])  # the rest of its share means nothing
+    np.testing.assert_array_equal(parallel.places(16, parallel.shardings().batch), np.arange(16))
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 11, 16])
+def test_a_batch_that_devices_cannot_share_is_made_in_shares_and_whole_on_each(count):
+    sharding = parallel.shardings().batch
+    places = parallel.places(count, sharding)
+    rows = np.arange(3 * count, dtype=np.uint8).reshape(count, 3)
+    shared = parallel.split(rows[places], places, count, sharding)
+    assert shared.sharding.is_equivalent_to(sharding, 2) and len(shared) == -(-count // 8) * 8
+    batch = parallel.cut({"x": shared}, count)["x"]
+    assert batch.sharding.is_fully_replicated == (count % 8 != 0)
+    for shard in batch.addressable_shards:
+        np.testing.assert_array_equal(shard.data, rows[shard.index])
 
 
 @pytest.mark.parametrize("workers", [0, 1])

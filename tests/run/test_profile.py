@@ -33,7 +33,15 @@ def test_steps_after_the_warm_up_are_traced_and_counted(tmp_path, monkeypatch):
 def test_the_peak_stands_in_the_sentence(tmp_path):
     names = {"TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5p": 459e12, "TPU v6 lite": 918e12}
     names |= {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA A100-SXM4-40GB": 312e12, "Tesla T4": 65e12}
-    for name, peak in names.items():
+    names |= {"NVIDIA H100 PCIe": 756e12, "TPU v6e": 918e12, "NVIDIA L4": 121e12, "Tesla V100-PCIE-16GB": 112e12}
+    others = (
+        "NVIDIA L40S",
+        "NVIDIA RTX A1000 Laptop GPU",
+        "NVIDIA T400 4GB",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "cpu",
+    )
+    for name, peak in (names | dict.fromkeys(others)).items():
         assert profile.peak_of(name) == peak
     costs = profile.Costs(20, 0.01, 51200.0, 0.0312, 1.1e12, 4 * 275e12, "4 x TPU v4")
     assert costs.sentence(tmp_path) == (
