@@ -15,6 +15,7 @@ from factors_analysis import (
     PRIMARY,
     RESPONSES,
     Effect,
+    Sorted,
     collapsed,
     effects,
     in_arm_model,
@@ -26,6 +27,13 @@ from factors_analysis import (
 from factors_design import LADDER, SCALES, Run, runs
 from matplotlib.figure import Figure
 from tabulate import tabulate
+
+# Scores of factors_statistics.py, in its order: title, factor and digits here.
+RESCORED = {
+    "logistic.all": ("All", 100, 1),
+    "knn.all": ("k-NN All", 100, 1),
+    "features.effective_rank": ("effective rank", 1, 1),
+}
 
 
 def plan(scale: str, done: set[tuple[int, str]]) -> str:
@@ -59,7 +67,8 @@ def plan(scale: str, done: set[tuple[int, str]]) -> str:
 def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path, page: pathlib.Path | None) -> str:
     """Write SCALE_effects.json and SCALE.svg, and the tables to their place on a page, if there is one, or else to
     SCALE.md; returns these."""
-    text, found = report(scale, records, checks(out / f"{scale}_checks.csv"))
+    tables = (rows_of(out / f"{scale}_{name}.csv") for name in ("checks", "statistics"))
+    text, found = report(scale, records, *tables)
     if page:
         before, _, rest = page.read_text().partition(f"<!-- {scale} -->\n")
         _, end, after = rest.partition(f"<!-- end of {scale} -->\n")
@@ -98,8 +107,8 @@ def points(rows: list[dict[str, Any]], score: str) -> dict[tuple[int, str], floa
     return {(row["block"], row["arm"]): 100 * row["scores"][score] for row in rows if score in row["scores"]}
 
 
-def checks(path: pathlib.Path) -> list[dict[str, str]]:
-    """What factors_check.py has written; nothing where it has not."""
+def rows_of(path: pathlib.Path) -> list[dict[str, str]]:
+    """What factors_check.py or factors_statistics.py has written; nothing where it has not."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -107,10 +116,13 @@ def checks(path: pathlib.Path) -> list[dict[str, str]]:
 
 
 def report(
-    scale: str, records: list[dict[str, Any]], checked: list[dict[str, str]] | None = None
+    scale: str,
+    records: list[dict[str, Any]],
+    checked: list[dict[str, str]] | None = None,
+    rescored: list[dict[str, str]] | None = None,
 ) -> tuple[str, dict[str, list[Effect]]]:
     """The tables of a scale as Markdown, and the effects by response: of the blocks of which every run has ended.
-    `checked` is what `checks` gives."""
+    `checked` and `rescored` are what `rows_of` gives."""
     design, of = runs(scale), sort(scale, records)
     ended = {(row["block"], row["arm"]) for row in (*of.used, *of.diverged)}
     whole = sorted({run.block for run in design} - {run.block for run in design if run.key not in ended})
@@ -164,6 +176,8 @@ def report(
     if checked and not interim:
         lines.append(f"**How far the differences depend on the model**\n\n{_checked(found['All'], checked)}")
         lines.append(f"**Explored, not tested: the rate by what is cut**\n\n{_explored(checked)}")
+    if used and rescored:
+        lines.append(f"**Explored, not tested: whose batch statistics score the network**\n\n{_rescored(of, rescored)}")
     if used:
         lines.append(f"**Means of the arms that every block has**\n\n{_means(used)}")
     return "\n\n".join(lines) + "\n", found
@@ -205,6 +219,29 @@ def _explored(rows: list[dict[str, str]]) -> str:
     rates = dict.fromkeys(rate for _, rate in by)
     table = [[cut, *(_cell(by[cut, rate]) for rate in rates)] for cut in dict.fromkeys(cut for cut, _ in by)]
     return tabulate(table, ["cut, points of All", *rates], tablefmt="github", disable_numparse=True)
+
+
+def _rescored(of: Sorted, rows: list[dict[str, str]]) -> str:
+    """Scores with the recorded statistics and with the dense branch's own, by norms and by what is cut."""
+    recorded = {(row["block"], row["arm"]): row["scores"] for row in of.used}
+    again = {key: row for row in rows if (key := (int(row["block"]), row["arm"])) in recorded}
+    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for run in runs(of.used[0]["scale"]):
+        if run.key in again:
+            x = run.arm.levels
+            cut = f"{100 * x.rate:g} %, {x.criterion}" if x.rate else "nothing"
+            groups.setdefault((x.norms, cut), []).append(run.key)
+    table = []
+    for (norms, cut), keys in sorted(groups.items(), reverse=True):
+        cells = []
+        for score, (_, factor, digits) in RESCORED.items():
+            before, after = (
+                factor * np.mean([float(of_run[key][score]) for key in keys]) for of_run in (recorded, again)
+            )
+            cells.append(f"{before:.{digits}f} to {after:.{digits}f}")
+        table.append([norms, cut, str(len(keys)), *cells])
+    headers = ["norms", "cut", "n", *(title for title, _, _ in RESCORED.values())]
+    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
 
 
 def _cell(row: dict[str, str] | None) -> str:

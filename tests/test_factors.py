@@ -167,7 +167,8 @@ def test_what_is_of_another_commit_or_other_data_is_listed_and_never_averaged_in
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_page_has_the_tables_of_the_committed_records(scale):
     rows = factors.read(factors.RESULTS / f"{scale}.jsonl")
-    text, found = reports.report(scale, rows, reports.checks(factors.RESULTS / f"{scale}_checks.csv"))
+    beside = (reports.rows_of(factors.RESULTS / f"{scale}_{name}.csv") for name in ("checks", "statistics"))
+    text, found = reports.report(scale, rows, *beside)
     assert f"<!-- {scale} -->\n\n{text}\n" in factors.PAGE.read_text()
     if rows:
         kept = json.loads((factors.RESULTS / f"{scale}_effects.json").read_text())
@@ -189,6 +190,23 @@ def test_what_is_written_about_a_scale_quotes_its_tables(scale):
     quoted = re.findall(r"[−+][\d.]+\s\[[^\]]+\]", written.rpartition("\n## ")[2])
     assert bool(quoted) == ("p of All, Holm" in tables)  # once all runs have ended
     assert [text for text in quoted if " ".join(text.split()) not in tables] == []
+
+
+def test_scores_with_other_statistics_stand_beside_the_recorded_ones_by_norms_and_cut():
+    rows = factors.read(factors.RESULTS / "photos.jsonl")
+    shared = [row for row in rows if row["arm"].startswith("rate-0.6-random-once-shared")][:2]
+    again = {"logistic.all": 0.5, "knn.all": "0.25", "features.effective_rank": "12.34"}
+    rescored = [{"block": str(row["block"]), "arm": row["arm"], **again} for row in shared]
+    rescored.append({"block": "1", "arm": "rate-0-private-head-3-gradient-on", **again})
+    text, _ = reports.report("photos", rows, [], rescored)
+    table = text.partition("whose batch statistics score the network**\n\n")[2].splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[:4] if not line.startswith("|--")]
+    before = [np.mean([row["scores"][score] for row in shared]) for score in again]
+    assert cells[0] == ["norms", "cut", "n", "All", "k-NN All", "effective rank"]
+    assert cells[1][:3] == ["shared", "60 %, random", "2"] and cells[2][:3] == ["private", "nothing", "1"]
+    assert cells[1][3:] == [
+        f"{100 * before[0]:.1f} to 50.0", f"{100 * before[1]:.1f} to 25.0", f"{before[2]:.1f} to 12.3",
+    ]  # fmt: skip
 
 
 def test_what_a_model_leaves_and_who_has_collapsed():
@@ -290,7 +308,7 @@ def test_the_committed_checks_are_those_of_the_committed_records():
         ]
         values = least_squares(columns, np.array([y[run.key] for run in own]), len(blocks) + i)
         found["without arms that cut the largest", name] = values
-    checked = {(row["check"], row["name"]): row for row in reports.checks(factors.RESULTS / "digits_checks.csv")}
+    checked = {(row["check"], row["name"]): row for row in reports.rows_of(factors.RESULTS / "digits_checks.csv")}
     assert checked.keys() == found.keys()
     for key, values in found.items():
         written = [float(checked[key][name]) for name in ("estimate", "low", "high", "p")]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +39,25 @@ class Measured(NamedTuple):
 
     scores: np.ndarray  # float64 [rates, scores, N], higher is more changed
     masks: list[dict[str, np.ndarray]]  # bool by layer, for each rate
+
+
+def batch_statistics(network: nn.Module, variables: Tree, views: Sequence[jax.Array]) -> Tree:
+    """Means and variances of this batch alone, as a network's `batch_stats`.
+
+    Args:
+        network: Flax module, (views, train) -> anything.
+        variables: its own, `batch_stats` among them.
+        views: float32 [B, h, w, C] each, all of one size; those of an image are taken together.
+    """
+    both = jnp.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
+
+    # Flax gives m * old + (1 - m) * new; from old values 0 and 1 both m and the new ones follow, and XLA computes the
+    # network once.
+    def updated(old: float) -> Tree:
+        start = jax.tree.map(lambda x: jnp.full_like(x, old), variables["batch_stats"])
+        return network.apply({**variables, "batch_stats": start}, both, train=True, mutable=["batch_stats"])[1]
+
+    return jax.tree.map(lambda zero, one: zero / (1 - (one - zero)), updated(0), updated(1))["batch_stats"]
 
 
 class PruningProbe:
@@ -107,17 +127,6 @@ class PruningProbe:
         def outputs(variables: Tree, views: jax.Array) -> Outputs:
             return network.apply(variables, views, train=False)
 
-        def batch_statistics(variables: Tree, views: list[jax.Array]) -> Tree:
-            """Means and variances of this batch alone. Flax gives m * old + (1 - m) * new; from old values 0 and 1 both
-            m and the new ones follow, and XLA computes the network once."""
-            both = jnp.stack(views, axis=1).reshape(-1, *views[0].shape[1:])
-
-            def updated(old: float) -> Tree:
-                start = jax.tree.map(lambda x: jnp.full_like(x, old), variables["batch_stats"])
-                return network.apply({**variables, "batch_stats": start}, both, train=True, mutable=["batch_stats"])[1]
-
-            return jax.tree.map(lambda zero, one: zero / (1 - (one - zero)), updated(0), updated(1))["batch_stats"]
-
         def compare(whole: list[Outputs], pruned: list[Outputs]) -> jax.Array:
             """[B, scores] from the outputs of the plain view, then of each augmented one."""
             found = [
@@ -136,7 +145,7 @@ class PruningProbe:
 
         # Weights and statistics are arguments, so that one program serves every checkpoint and rate.
         self._outputs, self._compare = jax.jit(outputs), jax.jit(compare, out_shardings=shardings.replicated)
-        self._batch_statistics = jax.jit(batch_statistics)
+        self._batch_statistics = jax.jit(partial(batch_statistics, network))
         self._plain, self._views = jax.jit(plain_view), jax.jit(make_views)
         mask = partial(pruning.magnitude_mask, prunable=network.prunable)
         self._mask = jax.jit(mask, static_argnums=1, out_shardings=shardings.replicated)
