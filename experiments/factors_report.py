@@ -146,7 +146,7 @@ def report(
         )
         + f" {len(of.diverged)} diverged"
         + (f": {', '.join(sick)}." if sick else ".")
-        + (f" Collapsed, and by the rule kept: {', '.join(flat)}." if flat else "")
+        + (f" Collapsed as they were scored, and by the rule kept: {', '.join(flat)}." if flat else "")
     ]
     if of.used:
         facts = {
@@ -177,7 +177,7 @@ def report(
         lines.append(f"**How far the differences depend on the model**\n\n{_checked(found['All'], checked)}")
         lines.append(f"**Explored, not tested: the rate by what is cut**\n\n{_explored(checked)}")
     if used and rescored:
-        lines.append(f"**Explored, not tested: whose batch statistics score the network**\n\n{_rescored(of, rescored)}")
+        lines.append(f"**Explored, not tested: as recorded, and with statistics of the dense branch's own views**\n\n{_rescored(of, rescored)}")
     if used:
         lines.append(f"**Means of the arms that every block has**\n\n{_means(used)}")
     return "\n\n".join(lines) + "\n", found

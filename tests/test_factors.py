@@ -199,7 +199,7 @@ def test_scores_with_other_statistics_stand_beside_the_recorded_ones_by_norms_an
     rescored = [{"block": str(row["block"]), "arm": row["arm"], **again} for row in shared]
     rescored.append({"block": "1", "arm": "rate-0-private-head-3-gradient-on", **again})
     text, _ = reports.report("photos", rows, [], rescored)
-    table = text.partition("whose batch statistics score the network**\n\n")[2].splitlines()
+    table = text.partition("statistics of the dense branch's own views**\n\n")[2].splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[:4] if not line.startswith("|--")]
     before = [np.mean([row["scores"][score] for row in shared]) for score in again]
     assert cells[0] == ["norms", "cut", "n", "All", "k-NN All", "effective rank"]
@@ -228,7 +228,7 @@ def test_what_a_second_analysis_found_stands_below_the_tests():
     rows = [record(run) for run in DESIGN]
     rows[5]["scores"] = rows[5]["scores"] | {"features.effective_rank": 1.0}
     plain, found = reports.report("photos", rows)
-    assert f"Collapsed, and by the rule kept: block 1 {rows[5]['arm']} (effective rank 1.0)." in plain
+    assert f"Collapsed as they were scored, and by the rule kept: block 1 {rows[5]['arm']} (effective rank 1.0)." in plain
     assert "Without what collapsed: " in plain and "The design assumed 1.20 and 0.80" in plain
     assert "explored" not in plain.lower()
     values = {"estimate": "-1.25", "low": "-2", "high": "-0.5", "p": "0.01", "holm": "0.04"}
