@@ -177,7 +177,8 @@ def report(
         lines.append(f"**How far the differences depend on the model**\n\n{_checked(found['All'], checked)}")
         lines.append(f"**Explored, not tested: the rate by what is cut**\n\n{_explored(checked)}")
     if used and rescored:
-        lines.append(f"**Explored, not tested: as recorded, and with statistics of the dense branch's own views**\n\n{_rescored(of, rescored)}")
+        title = "Explored, not tested: as recorded, and with statistics of the dense branch's own views"
+        lines.append(f"**{title}**\n\n{_rescored(of, rescored)}")
     if used:
         lines.append(f"**Means of the arms that every block has**\n\n{_means(used)}")
     return "\n\n".join(lines) + "\n", found

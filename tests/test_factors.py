@@ -228,7 +228,8 @@ def test_what_a_second_analysis_found_stands_below_the_tests():
     rows = [record(run) for run in DESIGN]
     rows[5]["scores"] = rows[5]["scores"] | {"features.effective_rank": 1.0}
     plain, found = reports.report("photos", rows)
-    assert f"Collapsed as they were scored, and by the rule kept: block 1 {rows[5]['arm']} (effective rank 1.0)." in plain
+    kept = f"Collapsed as they were scored, and by the rule kept: block 1 {rows[5]['arm']} (effective rank 1.0)."
+    assert kept in plain
     assert "Without what collapsed: " in plain and "The design assumed 1.20 and 0.80" in plain
     assert "explored" not in plain.lower()
     values = {"estimate": "-1.25", "low": "-2", "high": "-0.5", "p": "0.01", "holm": "0.04"}
