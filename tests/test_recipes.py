@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from configs import base
-from sdclr_jax import parallel, recipes, records
+from sdclr_jax import branches, optim, parallel, recipes, records
 from sdclr_jax.data.batches import Cropped, Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
-from sdclr_jax.recipes import images
+from sdclr_jax.recipes import images, methods
 from sdclr_jax.records import EncoderRecord
 
 FILES = Files("/nowhere", np.array(["a.jpg", "b.jpg", "c.jpg", "d.jpg"]))
@@ -99,6 +99,70 @@ def test_what_is_pruned_how_often_and_whether_it_learns_come_from_the_config():
     kernel = jax.numpy.arange(1.0, 9.0).reshape(1, 1, 2, 4)
     masks = (m.prune({"kernel": kernel}, prunable=lambda *_: True)["kernel"] for m in (published, built))
     assert [mask.ravel().tolist() for mask in masks] == [[False] * 7 + [True], [True] * 6 + [False] * 2]
+
+
+def test_optimizer_norms_mask_and_heads_are_those_of_the_config(monkeypatch):
+    given, lars = {}, optim.OPTIMIZERS["lars"]
+    monkeypatch.setitem(methods.OPTIMIZERS, "lars", lambda **fields: given.update(fields) or lars(**fields))
+    own = {"weight_decay": 0.3, "decay_vectors": False, "momentum": 0.8, "final_learning_rate": 0.01}
+    own |= {"learning_rate": 0.7, "rate_moves": "after_epoch", "constant_rate": ("projector",)}
+    own |= {"trust_coefficient": 0.02}
+    heads = {"projector": (2, 7, 5, False, "bias"), "predictor": (3, 6, 5, True, "plain_norm")}
+    c = recipes.load("digits_lt:sdclr")
+    recipes.override(
+        c,
+        {
+            "epochs": 9,
+            "prune": {"norms": "shared", "rate": 0.0, "random_rate": 0.5},
+            "projector": {"layers": 2, "hidden": 7, "out": 5, "hidden_norm": False, "last": "bias"},
+            "predictor": {"layers": 3, "hidden": 6, "last": "plain_norm"},
+            "prototypes": {"count": 4, "frozen_epochs": 3},
+            "target": {"momentum": 0.6, "final_momentum": 0.8},
+            "optimizer": own | {"name": "lars", "warmup_epochs": 2},
+        },
+    )
+    built = recipes.method(c, steps_per_epoch=5)
+    assert given == own | {
+        "warmup_steps": 10,
+        "total_steps": 45,
+        "steps_per_epoch": 5,
+        "frozen_prototype_steps": 15,
+    }
+    assert built.branches["sparse"].norms == "dense"
+    assert built.prune.keywords == {"rate": 0.0, "criterion": "smallest", "random_rate": 0.5}
+    for name, head in heads.items():
+        made = getattr(built.network, name)
+        assert (made.layers, made.hidden, made.out, made.hidden_norm, made.last) == head
+    assert built.network.prototypes.count == 4
+    momenta = [float(built.target_momentum(step)) for step in (0, 45)]
+    assert momenta == pytest.approx([0.6, 0.8])
+
+
+def test_a_target_keeps_its_own_statistics_where_the_norms_are_shared():
+    chosen = branches.choose({"dense", "sparse", "target"}, "shared")
+    assert {name: branch.norms for name, branch in chosen.items()} == {
+        "dense": "dense",
+        "sparse": "dense",
+        "target": "target",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "source"),
+    [
+        ("Resident", np.zeros((4, 8, 8, 3), np.uint8), "resident"),
+        ("Sent", np.zeros((4, 8, 8, 3), np.uint8), "streamed"),
+        ("Streamed", FILES, "streamed"),
+    ],
+)
+def test_batches_are_told_what_becomes_of_the_last_one(monkeypatch, kind, held, source):
+    c, seen = config(), []
+    c.batch_size, c.data.input = 3, source
+    monkeypatch.setattr(images, kind, lambda *given, **fields: seen.append((given[1:3], fields["last_batch"])))
+    for last_batch in ("kept", "dropped"):
+        c.data.last_batch = last_batch
+        recipes.batches(c, held, parallel.shardings(jax.devices()[:1]))
+    assert seen == [((3, 7), "kept"), ((3, 7), "dropped")]
 
 
 def test_a_sparse_branch_that_does_not_learn_is_no_first_side():
