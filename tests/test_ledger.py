@@ -124,12 +124,11 @@ def test_runs_that_are_left_out_have_no_say_in_what_the_others_are_held_against(
 
 def test_only_the_settings_of_what_is_shown_count(planned):
     table, done = planned
-    found, listed = collect(
-        table, done | {"sdclr-0": replace(done["sdclr-0"], settings={"knn": "k 200", "ridge": "?"})}
-    )
-    assert not listed and len(found.runs) == 4
-    _, listed = collect(table, done | {"sdclr-0": replace(done["sdclr-0"], settings={"knn": "k 1"})})
-    assert listed == {"sdclr-0": "other settings of knn"}
+    done = {name: replace(run, settings={"knn": "k 200", "ridge": "l2 1"}) for name, run in done.items()}
+    for settings, why in (({"ridge": "l2 2"}, {}), ({"knn": "k 1"}, {"sdclr-0": "other settings of knn"})):
+        odd = replace(done["sdclr-0"], settings=done["sdclr-0"].settings | settings)
+        found, listed = collect(table, done | {"sdclr-0": odd})
+        assert listed == why and len(found.runs) == 4 - len(why)
 
 
 def test_a_warning_is_said_with_its_first_step(planned):

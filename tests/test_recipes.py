@@ -1,6 +1,8 @@
 """From a config to objects, where images are decoded as they are needed."""
 
 import json
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from configs import base
 from sdclr_jax import branches, optim, parallel, recipes, records
+from sdclr_jax.data import order
 from sdclr_jax.data.batches import Cropped, Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
@@ -136,6 +139,32 @@ def test_optimizer_norms_mask_and_heads_are_those_of_the_config(monkeypatch):
     assert built.network.prototypes.count == 4
     momenta = [float(built.target_momentum(step)) for step in (0, 45)]
     assert momenta == pytest.approx([0.6, 0.8])
+
+
+def meeting(queue, batch, images):
+    """Share of the images of a step whose own key of the epoch before is in the queue, where part batches are dropped:
+    at place j of an epoch of n batches, the keys of places n - queue / batch + j and later."""
+    steps = images // batch
+    return sum(max(0, queue - j * batch) for j in range(steps)) / steps / images
+
+
+def test_an_image_meets_its_own_key_in_the_queue_as_often_as_the_page_says():
+    drawn, seen, met, last = meeting(256, 64, 369), 0, [], {}
+    for step in range(5 * 200):
+        rows = order.rows(369, 64, 0, step, "dropped")
+        met += [row in last and seen - last[row] <= 256 for row in rows]
+        last |= {row: seen + i for i, row in enumerate(rows)}
+        seen += len(rows)
+    assert np.mean(met) == pytest.approx(drawn, abs=0.01)
+    images = {"cifar10_lt": 11_165, "cifar100_lt": 9_754, "places_lt": 62_500, "imagenet_lt": 115_846}
+    images |= {"imagenet100_lt": 12_205, "digits_lt": 369}
+    loaded = {name: recipes.load(f"{name}:moco") for name in images}
+    shares = [meeting(c.objective.queue, c.batch_size, images[name]) for name, c in loaded.items()]
+    assert {c.data.last_batch for c in loaded.values()} == {"dropped"}
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "published.md").read_text()
+    (said,) = re.findall(r"\(K / N\)²/2 .+?code on ImageNet it is (.+?) digits\.\n", page, re.DOTALL)
+    percents = [float(x) for x in re.findall(r"([\d.]+) %", said)]
+    assert percents == [round(100 * meeting(65_536, 256, 1_281_167), 1), *(round(100 * share) for share in shares)]
 
 
 def test_a_target_keeps_its_own_statistics_where_the_norms_are_shared():
