@@ -15,6 +15,7 @@ from sdclr_jax.data.batches import Cropped, Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
+from sdclr_jax.models.norms import MOMENTUM
 from sdclr_jax.recipes import images, methods
 from sdclr_jax.records import EncoderRecord
 
@@ -122,6 +123,7 @@ def test_optimizer_norms_mask_and_heads_are_those_of_the_config(monkeypatch):
             "prototypes": {"count": 4, "frozen_epochs": 3},
             "target": {"momentum": 0.6, "final_momentum": 0.8},
             "optimizer": own | {"name": "lars", "warmup_epochs": 2},
+            "steps_per_dispatch": 3,
         },
     )
     built = recipes.method(c, steps_per_epoch=5)
@@ -137,6 +139,7 @@ def test_optimizer_norms_mask_and_heads_are_those_of_the_config(monkeypatch):
         made = getattr(built.network, name)
         assert (made.layers, made.hidden, made.out, made.hidden_norm, made.last) == head
     assert built.network.prototypes.count == 4
+    assert built.steps_per_dispatch == 3
     momenta = [float(built.target_momentum(step)) for step in (0, 45)]
     assert momenta == pytest.approx([0.6, 0.8])
 
@@ -165,6 +168,23 @@ def test_an_image_meets_its_own_key_in_the_queue_as_often_as_the_page_says():
     (said,) = re.findall(r"\(K / N\)²/2 .+?code on ImageNet it is (.+?) digits\.\n", page, re.DOTALL)
     percents = [float(x) for x in re.findall(r"([\d.]+) %", said)]
     assert percents == [round(100 * meeting(65_536, 256, 1_281_167), 1), *(round(100 * share) for share in shares)]
+
+
+def test_the_share_of_the_sparse_branch_in_running_statistics_is_that_of_the_page():
+    """Of what a step adds to one set of statistics, by which each pass keeps `MOMENTUM`; the last one weighs most."""
+    page, keeps = (pathlib.Path(__file__).parents[1] / "docs" / "design.md").read_text(), MOMENTUM
+    assert list(branches.BRANCHES)[:2] == ["dense", "sparse"]  # the order of the passes
+
+    def share(*passes):
+        new = {i: (1 - keeps) * keeps ** (len(passes) - 1 - i) for i in range(len(passes))}
+        return sum(new[i] for i, branch in enumerate(passes) if branch == "sparse") / sum(new.values())
+
+    theirs, ours = share("sparse", "dense", "sparse"), share("dense", "sparse")
+    assert f"keep {keeps**2:.2f} of themselves in a step, here {keeps:.1f}" in page
+    assert (
+        f"{theirs:.3f} of what is new in the one set of statistics is the sparse branch's there, and {ours:.3f} here"
+        in page
+    )
 
 
 def test_a_target_keeps_its_own_statistics_where_the_norms_are_shared():
