@@ -16,7 +16,7 @@ from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
 from sdclr_jax.models.norms import MOMENTUM
-from sdclr_jax.recipes import images, methods
+from sdclr_jax.recipes import evaluation, images, methods
 from sdclr_jax.records import EncoderRecord
 
 FILES = Files("/nowhere", np.array(["a.jpg", "b.jpg", "c.jpg", "d.jpg"]))
@@ -221,6 +221,33 @@ def test_a_sparse_branch_that_does_not_learn_is_no_first_side():
         UserError, match=r"first side must learn, and with prune\.gradient False the sparse branch does"
     ):
         recipes.check(c)
+
+
+def test_what_is_measured_and_how_comes_from_the_config(monkeypatch):
+    given, shardings, pixels = {}, parallel.shardings(jax.devices()[:1]), np.zeros((40, 32, 32, 3), np.uint8)
+    for name in ("FrozenEncoder", "ProbeViews", "PruningProbe"):
+        monkeypatch.setattr(evaluation, name, lambda *_, of=name, **fields: given.update({of: fields}))
+    c = recipes.load("cifar10_lt:sdclr")
+    c.views.mean, c.views.std, c.seed, c.batch_size, c.data.workers = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 9, 16, 0
+    c.prune.rate, c.objective.temperature = 0.25, 0.7
+    c.evaluate.batch_size, c.evaluate.padding, c.evaluate.flip = 7, 3, 0.125
+    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "workers": 0}
+    recipes.frozen_encoder(c, shardings)
+    assert given["FrozenEncoder"] == own | {"crop": recipes.centre_crop(c), "batch_size": 7, "shardings": shardings}
+    recipes.probe_views(c, pixels)
+    assert given["ProbeViews"] == own | {"padding": 3, "flip": 0.125, "crops": None, "seed": 9}
+
+    def probe(c, against):
+        asked = {"rates": (0.5, 0.75), "pairs": 2, "against": against, "shardings": shardings}
+        recipes.pruning_probe(c, pixels.__getitem__, len(pixels), **asked)
+        found = given["PruningProbe"]
+        return [found[name] for name in ("rates", "pairs", "against", "size", "batch_size", "seed", "temperature")]
+
+    assert probe(c, "recalibrated") == [(0.5, 0.75), 2, "recalibrated", 40, 16, 9, 0.7]
+    assert probe(c, "sparse") == [(0.25,), 2, "sparse", 40, 16, 9, 0.7]  # the rate of training, at which it is
+    c.batch_size = 512  # more than there are images
+    assert probe(c, "recalibrated")[4] == 40
+    assert probe(recipes.load("cifar10_lt:byol"), "recalibrated")[-1] is None  # which has no softmax
 
 
 @pytest.mark.parametrize("field", images.PER_VIEW)
