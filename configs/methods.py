@@ -139,7 +139,7 @@ SMALL = {
     "simclr": {},
     "moco": {
         "data": _DROPPED,
-        "objective": {"queue": 4096},  # an image must have left the queue before it comes again: 11,165 in CIFAR-10-LT
+        "objective": {"queue": 4096},  # of 11,165 images in CIFAR-10-LT: 8 % of them meet their own earlier key in it
         "projector": {"hidden": 512},
         "target": {"momentum": 0.99, "final_momentum": 0.99},
         "optimizer": _SGD,
@@ -149,7 +149,7 @@ SMALL = {
         "objective": {"scale": 0.5},  # they take the mean over the directions, of -cos and not of 2 - 2 cos
         "projector": {"hidden": 1024},
         "predictor": {"hidden": 1024},
-        "target": {"momentum": 0.99},
+        "target": {"momentum": 0.99, "final_momentum": 0.99},
         "optimizer": _SGD,
     },
     # The paper's own for CIFAR-10 (appendix D): 2 layers in the projector, 0.03 for a batch of 256, no warm-up. When
@@ -193,7 +193,8 @@ SMALL = {
 
 # ImageNet, ResNet-50, two views of 224 x 224, as the authors' code has it, which each recipe names; checked against
 # it, not run here yet. A rate is for the batch beside it: in proportion for another, as theirs. Theirs, but not here:
-# the last norm of a residual block starts from 0 (SimSiam, Barlow Twins, VICReg).
+# the last norm of a residual block starts from 0 (BYOL, SimSiam, Barlow Twins, VICReg); and BYOL's color jitter, which
+# adds to the brightness and changes the contrast about the mean of each channel. docs/published.md has more.
 _LARS = _AFTER_UPDATE | {"name": "lars", "decay_vectors": False, "final_learning_rate": 0.0}
 _VIEWS = {"crop_scale": (0.08, 1.0), "blur_probability": 0.5, "size": 224}
 _BILINEAR = {"interpolation": "bilinear"}  # torchvision's default

@@ -9,8 +9,8 @@ PLACES holds data_256 and val_256 with places365_train_standard.txt, places365_v
 published, or train/CLASS/*.jpg and val/CLASS/*.jpg; left empty, the data set is what tfds prepared as places365_small.
 LISTS is a folder with Places_LT_train.txt, Places_LT_val.txt and Places_LT_test.txt, or some of them.
 
-Cost: not measured (ResNet-50, 500 epochs of 62,500 images). The recipe is that of ImageNet-100-LT: there is none for
-this data set.
+Cost: not measured (ResNet-50, 500 epochs of 62,500 images; of 62,485 where the list is drawn). The recipe is that of
+ImageNet-100-LT: there is none for this data set.
 """
 
 from ml_collections import ConfigDict

@@ -227,7 +227,8 @@ class Method:
     def forward(self, params: Tree, state: State, views: Views) -> tuple[dict[Side, Outputs], Tree]:
         """Each branch once, on all the views of one size that it sees: {side: Outputs} and the new batch statistics.
 
-        Batch norm is over all of these views together, as in SimCLR.
+        Batch norm is over all of these views together, as in SimCLR. SwAV's code has that of the projector
+        over the views of all sizes.
         """
         outputs, stats = {}, state.stats
         for name, branch in self.branches.items():

@@ -228,7 +228,7 @@ def test_w_mse_of_four_views_compares_all_six_pairs():
     [
         ("w_mse", "objective.slice_size", 5, "objective.slice_size is 5: it must divide the batch, 16"),
         ("w_mse", "projector.out", 16, "objective.shrinkage is 0.*has no inverse: make the batch larger than 16"),
-        ("moco", "objective.queue", 100, "objective.queue is 100, and there are 100 images: make it smaller"),
+        ("moco", "objective.queue", 100, "100 images: make it smaller, or half of the images and more meet their own"),
         ("moco", "objective.queue", 0, "objective.queue is 0: info_nce has its negatives from there"),
         ("simclr", "epochs", 10**9, "epochs is 1000000000, of 6 steps each: it must be at most 357913941"),
         ("swav", "prototypes.frozen_epochs", 10**9, "prototypes.frozen_epochs is 1000000000, of 6 steps each"),

@@ -99,6 +99,15 @@ def test_random_ones_are_as_many_and_do_not_look_at_the_weights():
     assert whole.all()
 
 
+@pytest.mark.parametrize("settings", [{"rate": 0.5, "criterion": "random"}, {"rate": 0.0, "random_rate": 0.5}])
+def test_two_kernels_of_one_shape_get_other_random_masks(settings):
+    weights = {name: {"kernel": jnp.ones((1, 1, 8, 8))} for name in "ab"}
+    first, second = jax.tree.leaves(
+        pruning.magnitude_mask(weights, prunable=lambda *_: True, key=jax.random.key(0), **settings)
+    )
+    assert 0 < int((first != second).sum()) < 64
+
+
 def test_a_criterion_that_is_not_known_is_refused_and_a_draw_without_a_key():
     everything = {"prunable": lambda name, leaf: True}
     with pytest.raises(ArgumentError, match="^criterion is 'movement': known are smallest, random, largest"):

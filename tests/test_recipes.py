@@ -1,18 +1,22 @@
 """From a config to objects, where images are decoded as they are needed."""
 
 import json
+import pathlib
+import re
 
 import jax
 import numpy as np
 import pytest
 
 from configs import base
-from sdclr_jax import parallel, recipes, records
+from sdclr_jax import branches, optim, parallel, recipes, records
+from sdclr_jax.data import order
 from sdclr_jax.data.batches import Cropped, Resident, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Files
 from sdclr_jax.errors import UserError
-from sdclr_jax.recipes import images
+from sdclr_jax.models.norms import MOMENTUM
+from sdclr_jax.recipes import evaluation, images, methods
 from sdclr_jax.records import EncoderRecord
 
 FILES = Files("/nowhere", np.array(["a.jpg", "b.jpg", "c.jpg", "d.jpg"]))
@@ -101,6 +105,115 @@ def test_what_is_pruned_how_often_and_whether_it_learns_come_from_the_config():
     assert [mask.ravel().tolist() for mask in masks] == [[False] * 7 + [True], [True] * 6 + [False] * 2]
 
 
+def test_optimizer_norms_mask_and_heads_are_those_of_the_config(monkeypatch):
+    given, lars = {}, optim.OPTIMIZERS["lars"]
+    monkeypatch.setitem(methods.OPTIMIZERS, "lars", lambda **fields: given.update(fields) or lars(**fields))
+    own = {"weight_decay": 0.3, "decay_vectors": False, "momentum": 0.8, "final_learning_rate": 0.01}
+    own |= {"learning_rate": 0.7, "rate_moves": "after_epoch", "constant_rate": ("projector",)}
+    own |= {"trust_coefficient": 0.02}
+    heads = {"projector": (2, 7, 5, False, "bias"), "predictor": (3, 6, 5, True, "plain_norm")}
+    c = recipes.load("digits_lt:sdclr")
+    recipes.override(
+        c,
+        {
+            "epochs": 9,
+            "prune": {"norms": "shared", "rate": 0.0, "random_rate": 0.5},
+            "projector": {"layers": 2, "hidden": 7, "out": 5, "hidden_norm": False, "last": "bias"},
+            "predictor": {"layers": 3, "hidden": 6, "last": "plain_norm"},
+            "prototypes": {"count": 4, "frozen_epochs": 3},
+            "target": {"momentum": 0.6, "final_momentum": 0.8},
+            "optimizer": own | {"name": "lars", "warmup_epochs": 2},
+            "steps_per_dispatch": 3,
+        },
+    )
+    built = recipes.method(c, steps_per_epoch=5)
+    assert given == own | {
+        "warmup_steps": 10,
+        "total_steps": 45,
+        "steps_per_epoch": 5,
+        "frozen_prototype_steps": 15,
+    }
+    assert built.branches["sparse"].norms == "dense"
+    assert built.prune.keywords == {"rate": 0.0, "criterion": "smallest", "random_rate": 0.5}
+    for name, head in heads.items():
+        made = getattr(built.network, name)
+        assert (made.layers, made.hidden, made.out, made.hidden_norm, made.last) == head
+    assert built.network.prototypes.count == 4
+    assert built.steps_per_dispatch == 3
+    momenta = [float(built.target_momentum(step)) for step in (0, 45)]
+    assert momenta == pytest.approx([0.6, 0.8])
+
+
+def meeting(queue, batch, images):
+    """Share of the images of a step whose own key of the epoch before is in the queue, where part batches are dropped:
+    at place j of an epoch of n batches, the keys of places n - queue / batch + j and later."""
+    steps = images // batch
+    return sum(max(0, queue - j * batch) for j in range(steps)) / steps / images
+
+
+def test_an_image_meets_its_own_key_in_the_queue_as_often_as_the_page_says():
+    drawn, seen, met, last = meeting(256, 64, 369), 0, [], {}
+    for step in range(5 * 200):
+        rows = order.rows(369, 64, 0, step, "dropped")
+        met += [row in last and seen - last[row] <= 256 for row in rows]
+        last |= {row: seen + i for i, row in enumerate(rows)}
+        seen += len(rows)
+    assert np.mean(met) == pytest.approx(drawn, abs=0.01)
+    images = {"cifar10_lt": 11_165, "cifar100_lt": 9_754, "places_lt": 62_500, "imagenet_lt": 115_846}
+    images |= {"imagenet100_lt": 12_205, "digits_lt": 369}
+    loaded = {name: recipes.load(f"{name}:moco") for name in images}
+    shares = [meeting(c.objective.queue, c.batch_size, images[name]) for name, c in loaded.items()]
+    assert {c.data.last_batch for c in loaded.values()} == {"dropped"}
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "published.md").read_text()
+    (said,) = re.findall(r"\(K / N\)²/2 .+?code on ImageNet it is (.+?) digits\.\n", page, re.DOTALL)
+    percents = [float(x) for x in re.findall(r"([\d.]+) %", said)]
+    assert percents == [round(100 * meeting(65_536, 256, 1_281_167), 1), *(round(100 * share) for share in shares)]
+
+
+def test_the_share_of_the_sparse_branch_in_running_statistics_is_that_of_the_page():
+    """Of what a step adds to one set of statistics, by which each pass keeps `MOMENTUM`; the last one weighs most."""
+    page, keeps = (pathlib.Path(__file__).parents[1] / "docs" / "design.md").read_text(), MOMENTUM
+    assert list(branches.BRANCHES)[:2] == ["dense", "sparse"]  # the order of the passes
+
+    def share(*passes):
+        new = {i: (1 - keeps) * keeps ** (len(passes) - 1 - i) for i in range(len(passes))}
+        return sum(new[i] for i, branch in enumerate(passes) if branch == "sparse") / sum(new.values())
+
+    theirs, ours = share("sparse", "dense", "sparse"), share("dense", "sparse")
+    assert f"keep {keeps**2:.2f} of themselves in a step, here {keeps:.1f}" in page
+    assert (
+        f"{theirs:.3f} of what is new in the one set of statistics is the sparse branch's there, and {ours:.3f} here"
+        in page
+    )
+
+
+def test_a_target_keeps_its_own_statistics_where_the_norms_are_shared():
+    chosen = branches.choose({"dense", "sparse", "target"}, "shared")
+    assert {name: branch.norms for name, branch in chosen.items()} == {
+        "dense": "dense",
+        "sparse": "dense",
+        "target": "target",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "held", "source"),
+    [
+        ("Resident", np.zeros((4, 8, 8, 3), np.uint8), "resident"),
+        ("Sent", np.zeros((4, 8, 8, 3), np.uint8), "streamed"),
+        ("Streamed", FILES, "streamed"),
+    ],
+)
+def test_batches_are_told_what_becomes_of_the_last_one(monkeypatch, kind, held, source):
+    c, seen = config(), []
+    c.batch_size, c.data.input = 3, source
+    monkeypatch.setattr(images, kind, lambda *given, **fields: seen.append((given[1:3], fields["last_batch"])))
+    for last_batch in ("kept", "dropped"):
+        c.data.last_batch = last_batch
+        recipes.batches(c, held, parallel.shardings(jax.devices()[:1]))
+    assert seen == [((3, 7), "kept"), ((3, 7), "dropped")]
+
+
 def test_a_sparse_branch_that_does_not_learn_is_no_first_side():
     c = recipes.load("digits_lt:sd_byol")
     c.prune.gradient = False
@@ -108,6 +221,33 @@ def test_a_sparse_branch_that_does_not_learn_is_no_first_side():
         UserError, match=r"first side must learn, and with prune\.gradient False the sparse branch does"
     ):
         recipes.check(c)
+
+
+def test_what_is_measured_and_how_comes_from_the_config(monkeypatch):
+    given, shardings, pixels = {}, parallel.shardings(jax.devices()[:1]), np.zeros((40, 32, 32, 3), np.uint8)
+    for name in ("FrozenEncoder", "ProbeViews", "PruningProbe"):
+        monkeypatch.setattr(evaluation, name, lambda *_, of=name, **fields: given.update({of: fields}))
+    c = recipes.load("cifar10_lt:sdclr")
+    c.views.mean, c.views.std, c.seed, c.batch_size, c.data.workers = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 9, 16, 0
+    c.prune.rate, c.objective.temperature = 0.25, 0.7
+    c.evaluate.batch_size, c.evaluate.padding, c.evaluate.flip = 7, 3, 0.125
+    own = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "workers": 0}
+    recipes.frozen_encoder(c, shardings)
+    assert given["FrozenEncoder"] == own | {"crop": recipes.centre_crop(c), "batch_size": 7, "shardings": shardings}
+    recipes.probe_views(c, pixels)
+    assert given["ProbeViews"] == own | {"padding": 3, "flip": 0.125, "crops": None, "seed": 9}
+
+    def probe(c, against):
+        asked = {"rates": (0.5, 0.75), "pairs": 2, "against": against, "shardings": shardings}
+        recipes.pruning_probe(c, pixels.__getitem__, len(pixels), **asked)
+        found = given["PruningProbe"]
+        return [found[name] for name in ("rates", "pairs", "against", "size", "batch_size", "seed", "temperature")]
+
+    assert probe(c, "recalibrated") == [(0.5, 0.75), 2, "recalibrated", 40, 16, 9, 0.7]
+    assert probe(c, "sparse") == [(0.25,), 2, "sparse", 40, 16, 9, 0.7]  # the rate of training, at which it is
+    c.batch_size = 512  # more than there are images
+    assert probe(c, "recalibrated")[4] == 40
+    assert probe(recipes.load("cifar10_lt:byol"), "recalibrated")[-1] is None  # which has no softmax
 
 
 @pytest.mark.parametrize("field", images.PER_VIEW)

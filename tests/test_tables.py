@@ -286,11 +286,13 @@ def test_each_list_is_sound_and_what_two_share_is_the_same_run():
         table, paper = lists.load(name), published.DATA_SETS[lists.load(name).paper]
         assert table.images["train"] == paper.images
         assert (len(table.splits) or 1) == paper.splits
-        for run in table.runs()[: len(table.rows)]:
+        # What stands beside a figure has the recipe of that figure.
+        beside = [run for run in table.runs()[: len(table.rows)] if run.row.paper in paper.recipe_of]
+        assert {run.row.paper for run in beside} == {"simclr", "sdclr"}
+        for run in beside:
             fields = records.flat(json.loads(jobs.config_of(run.job).to_json()))
-            if run.row.paper in paper.recipe_of:  # what stands beside a figure has the recipe of that figure
-                recipe = dict(paper.recipe) | dict(paper.recipe_of[run.row.paper])
-                assert {name: fields[name] for name in recipe} == recipe
+            recipe = dict(paper.recipe) | dict(paper.recipe_of[run.row.paper])
+            assert {name: fields[name] for name in recipe} == recipe
 
 
 def test_the_papers_figures_are_those_that_are_at_hand_and_no_others():

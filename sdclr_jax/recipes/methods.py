@@ -163,8 +163,8 @@ def try_step(
     queue = config.objective.get("queue", 0)
     if queue >= len(images):
         raise UserError(
-            f"objective.queue is {queue}, and there are {len(images)} images: make it smaller, or images meet their "
-            "own earlier embeddings in it"
+            f"objective.queue is {queue}, and there are {len(images)} images: make it smaller, or half of the images "
+            "and more meet their own earlier embeddings in it"
         )
     last_batch, values = config.data.last_batch, fields(config)
     steps_per_epoch = order.steps_per_epoch(len(images), config.batch_size, last_batch)

@@ -1,5 +1,7 @@
 """Foreign images, wrong labels and a diverse subset, on features whose answer is known."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -62,10 +64,36 @@ def test_a_copy_does_not_vouch_for_a_wrong_label():
     assert not curation.label_issues(features, labels, 2, np.full(120, -1)).suspect[:10].any()
 
 
-@pytest.mark.parametrize("labels", [[0] * 20, [0] * 17 + [1] * 3])
+@pytest.mark.parametrize("labels", [[0] * 20, [0] * 16 + [1] * 4])
 def test_classes_too_few_to_judge_are_not_judged(labels):
     found = curation.label_issues(np.random.default_rng(0).normal(size=(20, 3)), np.array(labels), 2, np.full(20, -1))
     assert not found.suspect.any() and (found.probability == 1).all()
+
+
+def test_a_class_of_five_is_judged():
+    labels = np.repeat([0, 1], [15, 5])
+    found = curation.label_issues(np.random.default_rng(0).normal(size=(20, 3)), labels, 2, np.full(20, -1))
+    assert (found.probability < 1).all()
+
+
+def test_a_label_is_suspect_below_three_tenths_of_an_even_share(monkeypatch):
+    """Of two classes that is 0.15. The classifier is played: its probability of class 1 is the first feature."""
+    played = types.SimpleNamespace(
+        classes_=np.arange(2), fit=lambda x, y: None, predict_proba=lambda x: np.stack([1 - x[:, 0], x[:, 0]], axis=1)
+    )
+    monkeypatch.setattr(curation, "make_pipeline", lambda *_: played)
+    labels = np.repeat([0, 1], 10)
+    features = np.where(labels == 1, 0.9, 0.1)[:, None]
+    features[10:13, 0] = 0.14, 0.16, 0.4
+    found = curation.label_issues(features, labels, 2, np.full(20, -1))
+    assert np.flatnonzero(found.suspect).tolist() == [10]
+    assert found.probability[10:13].tolist() == [0.14, 0.16, 0.4] and not found.suggested[10:13].any()
+
+
+def test_a_diverse_subset_begins_in_the_middle():
+    angles = np.deg2rad([0, 60, 80, 150])
+    features = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # their mean points to 71 degrees
+    assert curation.diverse(features, 3, np.ones(4, bool)).tolist()[:1] == [2]
 
 
 def test_a_diverse_subset_is_farthest_first():

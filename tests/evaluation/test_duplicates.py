@@ -76,3 +76,31 @@ def test_neighbours_by_features_are_looked_at_too():
     assert [7, 30] in duplicates.candidates(features, pictures, 1).tolist()
     assert not len(duplicates.find(features, pictures).rows)
     assert not len(duplicates.candidates(features[:1], pictures[:1], 5))
+
+
+@pytest.fixture
+def differing(monkeypatch):
+    """differing({pair: how much its pixels differ}): the pairs of nine images that `find` takes for copies."""
+
+    def found(difference):
+        pairs = np.array(sorted(difference))
+        likeness = np.array([1 - difference[tuple(pair)] for pair in pairs.tolist()])
+        monkeypatch.setattr(duplicates, "candidates", lambda *_: pairs)
+        monkeypatch.setattr(duplicates, "compare", lambda *_: (likeness, np.zeros(len(pairs), bool)))
+        pictures = np.arange(9, dtype=np.uint8)[:, None, None, None] + np.zeros((9, 32, 32, 3), np.uint8)
+        return duplicates.find(None, pictures).rows.tolist()
+
+    return found
+
+
+def test_a_copy_differs_by_a_quarter_of_the_lower_quartile_of_the_others(differing):
+    """Of eight differences of the first image the second is the lower quartile: 0.04 is no quarter of 0.15."""
+    others = [0.04, 0.15, 0.15, 0.9, 0.9, 0.9, 0.9, 0.9]
+    assert differing({(0, i + 1): x for i, x in enumerate(others)}) == []
+    others[1:3] = [0.17, 0.17]
+    assert differing({(0, i + 1): x for i, x in enumerate(others)}) == [[0, 1]]
+
+
+def test_what_differs_by_next_to_nothing_is_a_copy_however_many_there_are(differing):
+    for difference, copies in ((0.009, 8), (0.011, 0)):
+        assert len(differing({(0, i): difference for i in range(1, 9)})) == copies

@@ -5,6 +5,7 @@ python -m tests.evaluation.test_protocols    # writes tests/golden/protocols.jso
 
 import json
 import pathlib
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -240,6 +241,19 @@ def test_a_protocol_from_outside_is_one_entry(splits, monkeypatch):
     c.evaluate.protocols = ("centroids",)
     recipes.check_protocols(c)
     assert recipes.protocol(c, "centroids") == protocols.PROTOCOLS["centroids"]
+
+
+def test_the_example_of_the_module_is_the_nearest_class_mean(splits, monkeypatch):
+    code = textwrap.dedent(protocols.__doc__.partition("`PROTOCOLS`:\n")[2])
+    given = {"dataclass": dataclass, "Protocol": protocols.Protocol, "Found": protocols.Found, "PROTOCOLS": {}}
+    exec(code, given | {"__name__": __name__})
+    monkeypatch.setitem(protocols.PROTOCOLS, "centroids", given["PROTOCOLS"]["centroids"])
+    record = measured("centroids", splits)
+    train, _, test, *_ = splits[protocols.PROTOCOLS["centroids"].train]
+    means = np.stack([train.features[train.labels == c].mean(axis=0) for c in range(CLASSES)])
+    distances = np.linalg.norm(test.features[:, None] - means, axis=-1)
+    expected = per_class(splits, distances.argmin(axis=1))
+    assert record["per_class"] == pytest.approx(expected.tolist(), abs=1e-6)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ def class_counts(
     follows Pareto distribution with power value 6"): counts at evenly spaced quantiles of the Lomax distribution, that
     of NumPy's `pareto`, cut to n_max .. n_max / imbalance. Its survival function is S(n) = (1 + n / scale) ** -power;
     class k has the n of S(n) = S(n_max) + k / (C - 1) * (S(n_max / imbalance) - S(n_max)), rounded down. The authors
-    drew theirs at random and give no scale. The default scale makes 1,000 classes of 1,280 to 5 images 115,846 in all,
-    as published; against the 100 classes of the published ImageNet-100-LT it then has 12,213 images for 12,205, and is
-    off by 3.0 images a class in the mean, by 45 at most, in the second class (634 for 679).
+    drew theirs at random and give no scale. The default scale makes 1,000 classes of 1,280 to 5 images 115,843 in all,
+    for 115,846 as published; against the 100 classes of the published ImageNet-100-LT it then has 12,213 images for
+    12,205, and is off by 3.0 images a class in the mean, by 45 at most, in the second class (634 for 679).
 
     Args:
         n_max: images of the most frequent class, at least 1.
