@@ -10,6 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from sdclr_jax import files
+from sdclr_jax.api.photos_folder import PAGE, TABLES, VECTORS
 from sdclr_jax.data import thumbnails
 from sdclr_jax.data.copies import Copies
 from sdclr_jax.errors import UserError
@@ -19,7 +20,6 @@ from sdclr_jax.reports import photos as report
 if TYPE_CHECKING:
     from sdclr_jax.api.photos import Collection
 
-NAMES = ("images", "duplicates", "outliers", "labels", "rare", "not_learned", "subset")  # of the tables
 LEAST = 20  # different pictures, below which there is nothing to learn from
 SHARE = 0.05  # of the images, that are listed as rare and as not learned yet
 
@@ -100,16 +100,16 @@ def write(
         UserError: it cannot be written.
     """
     # First the table by which the folder is known again.
-    for name, table in ({NAMES[0]: found.images} | found.tables).items():
+    for name, table in ({TABLES[0]: found.images} | found.tables).items():
         _write_parquet(out / f"{name}.parquet", table)
         write_csv(out / f"{name}.csv", table)
     if features is not None:
         file = io.BytesIO()
         np.savez(file, ids=seen.ids, features=features)
-        files.write(out / "features.npz", file.getvalue())
+        files.write(out / f"{VECTORS}.npz", file.getvalue())
         vectors = pyarrow.FixedSizeListArray.from_arrays(features.astype(np.float32).ravel(), features.shape[1])
         table = pyarrow.table(_about(seen) | {"features": vectors})
-        _write_parquet(out / "features.parquet", table)
+        _write_parquet(out / f"{VECTORS}.parquet", table)
     first = {name: table.slice(0, shown if name != "duplicates" else 3 * shown) for name, table in found.tables.items()}
     pictured = sorted({image for table in first.values() for image in table["id"].to_pylist()})
     place = {image: i for i, image in enumerate(pictured)}
@@ -122,23 +122,8 @@ def write(
         place=place,
         thumbnails=thumbnails.make(seen.files, rows) if pictured else np.zeros((0, 1, 1, 3), np.uint8),
     )
-    files.write(out / "index.html", page.encode())
-    return found._replace(page=out / "index.html")
-
-
-def check_ours(out: pathlib.Path) -> None:
-    """Refuse to write lists where files of their names are not known to be lists.
-
-    Raises:
-        UserError: names one of them.
-    """
-    kinds = [f"{name}{end}" for name in (*NAMES, "features") for end in (".csv", ".parquet")]
-    there = [out / name for name in (*kinds, "features.npz", "index.html") if (out / name).exists()]
-    if there and not ((out / f"{NAMES[0]}.parquet").exists() or (out / "run" / "config.json").exists()):
-        raise UserError(
-            f"{there[0]} is there, and it is not known that `sdclr photos` has written it: move it away, or give "
-            "another folder with --out"
-        )
+    files.write(out / PAGE, page.encode())
+    return found._replace(page=out / PAGE)
 
 
 def read_sizes(path: pathlib.Path) -> list[tuple[str, int, int, int]]:

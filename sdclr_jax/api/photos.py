@@ -14,8 +14,9 @@ import pyarrow.parquet
 from ml_collections import ConfigDict
 
 from sdclr_jax import files, parallel, recipes, records
-from sdclr_jax.api import exemplars, lists
+from sdclr_jax.api import exemplars, lists, photos_folder
 from sdclr_jax.api.load import Run
+from sdclr_jax.api.photos_folder import MANIFEST, RUN, SIZES, SMALL, TABLES
 from sdclr_jax.api.pretrain import pretrain
 from sdclr_jax.data import copies, images, sources
 from sdclr_jax.errors import ArgumentError, UserError
@@ -23,8 +24,6 @@ from sdclr_jax.evaluation import duplicates
 from sdclr_jax.records import EncoderRecord, Summary, names
 from sdclr_jax.run import folder as run_folder
 
-# In the folder that is written: the run, and of the images that it was trained on copies, names, and sizes of files.
-RUN, SMALL, MANIFEST, SIZES = "run", "small", "images_of_run.csv", "sizes_of_run.csv"
 RATE = 0.9  # share of the weights cut, by which images that are not learned yet are found
 MOST_PIXELS = 1024  # of the side of a copy
 _TIMED = 3  # steps that a step's time is the mean of
@@ -83,9 +82,9 @@ def photos(
         The lists as tables, and where the page lies.
 
     Raises:
-        UserError: no images there; a folder that cannot be written, or holds the lists of other images, or files of
-            another program; or as `pretrain`; before anything is written.
-        ArgumentError: an argument is out of its bounds.
+        UserError: no images there; a folder that cannot be written, or holds the lists of other images, or files and
+            folders of another program; or as `pretrain`; before anything is written.
+        ArgumentError: an argument is out of its bounds; `out` lies among the images, or would be written over them.
         Stopped: a stop was asked for (Ctrl-C), and the state is saved.
 
     >>> found = sdclr_jax.photos("photos", "runs/photos_lists", subset=10)
@@ -97,11 +96,11 @@ def photos(
     out = files.on_disk(out or pathlib.Path("runs") / f"{root.name}_lists", "lists are written to")
     out = pathlib.Path(os.path.abspath(out))
     start = str(files.expanded(start)) if start else ""
-    if out.is_relative_to(root):
-        raise ArgumentError("out", f"is {out}, which lies in the folder of the images: name another place")
+    photos_folder.check_apart(out, [root])
     run_folder.check_writable(out)
-    lists.check_ours(out)
+    photos_folder.check_ours(out)
     seen = look(root, str(manifest), data_dir)
+    photos_folder.check_apart(out, {(root / name).parent for name in seen.ids.tolist()})  # links lead elsewhere
     for line in described(seen):
         say(line)
     on_cpu, given = jax.devices()[0].platform == "cpu", records.flat(overrides or {})
@@ -222,7 +221,7 @@ def _other_than_known(out: pathlib.Path, seen: Collection, small: copies.Copies)
         UserError: not one of the images is among those that `out` is about.
     """
     if not (out / RUN / names.CONFIG).exists():
-        listed = set(lists.read_sizes(out / f"{lists.NAMES[0]}.parquet"))
+        listed = set(lists.read_sizes(out / f"{TABLES[0]}.parquet"))
         if listed and not listed & set(_rows(seen, small)):
             raise _other_images(out)
         return np.zeros(len(seen.ids), bool)

@@ -10,8 +10,9 @@ import pytest
 from PIL import ImageOps
 
 from sdclr_jax import records
-from sdclr_jax.api import photos
+from sdclr_jax.api import photos, photos_folder
 from sdclr_jax.commands import main
+from sdclr_jax.errors import UserError
 from sdclr_jax.records import EncoderRecord, View
 from tests.photos import encoded, jpeg, photo
 
@@ -253,6 +254,53 @@ def test_files_of_another_program_are_not_replaced(untrained, tmp_path, capsys, 
     assert f"{name} is there, and it is not known that `sdclr photos` has written it" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
     assert (tmp_path / "mine" / name).read_bytes() == b"mine" and not untrained
+
+
+def test_no_photo_of_a_person_is_ever_replaced(untrained, tmp_path, capsys, monkeypatch):
+    """`--out` may lie above the images, or beside a folder that has the name of the copies; copies have their names."""
+    for name in ("large", "small", "run"):
+        flat(tmp_path / "album" / name, range(24), side=36)
+    flat(tmp_path / "other" / "large", range(24), side=36)
+    for name in ("small", "run"):
+        (tmp_path / "other" / name).mkdir()  # which takes nothing from anybody
+    (tmp_path / "linked").symlink_to(tmp_path / "album" / "large")
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "more").symlink_to(tmp_path / "album" / "large")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.jpg")}
+    album = tmp_path / "album"
+    monkeypatch.chdir(album / "large")
+    for argv, sentence in {
+        (album / "small", f"--out={album}"): f"--out is {album}, whose folder small holds the images: name another",
+        (album / "run", f"--out={album}"): f"--out is {album}, whose folder run holds the images",
+        (album / "large", f"--out={album}"): f"{album / 'run'} is there, and it is not known that `sdclr photos`",
+        (tmp_path / "linked", "--out=lists"): f"which lies in {tmp_path / 'linked'}, a folder of the images",
+        (tmp_path / "mixed", "--out=lists"): f"which lies in {tmp_path / 'mixed' / 'more'}, a folder of the images",
+    }.items():
+        assert run(*argv) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1, said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.jpg")} == before
+    for name in ("small", "run", "images_of_run.csv", "sizes_of_run.csv"):
+        write(tmp_path / "mine" / name, b"mine")
+        with pytest.raises(UserError, match=f"{name} is there, and it is not known"):
+            photos_folder.check_ours(tmp_path / "mine")
+        (tmp_path / "mine" / name).unlink()
+    assert not untrained
+
+    out = tmp_path / "other"
+    monkeypatch.setattr(photos.lists, "write_csv", lambda *args, **options: 1 / 0)  # in the middle of its first writes
+    with pytest.raises(ZeroDivisionError):
+        run(out / "large", f"--out={out}")
+    assert len(list((out / "small").glob("*.jpg"))) == 24 and not (out / "images_of_run.csv").exists()
+    photos_folder.check_ours(out)  # so the same command may do it again
+    (out / "small" / ".sdclr_jax_copies").unlink()
+    with pytest.raises(UserError, match="small is there"):
+        photos_folder.check_ours(out)
+    write(out / "run" / "config.json", b"{}")
+    with pytest.raises(UserError, match="run is there"):  # a run of `sdclr pretrain`
+        photos_folder.check_ours(out)
+    write(out / "images_of_run.csv", b"")
+    photos_folder.check_ours(out)  # as the versions without a mark have left it
 
 
 @pytest.mark.parametrize("classes", [0, 2])
