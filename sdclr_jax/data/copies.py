@@ -46,7 +46,7 @@ def make(encoded: images.Encoded, square: int, thumbnail: int, progress: bool = 
     middle = crops.CentreCrop(size=square, resize=square)
 
     def fraction(height: int, width: int) -> int:
-        return max(s for s in (1, 2, 4, 8) if s <= max(min(height, width) // (2 * thumbnail), 1))
+        return decoding.smaller(min(height, width) / (2 * thumbnail))
 
     def look(row: int) -> None:
         try:

@@ -147,6 +147,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(untrained, tmp_path, c
     (tmp_path / "file").write_text("")
     for argv, sentence in {
         ("nowhere",): "FOLDER is folder:",
+        ("no\x1b[31m\nwhere",): r"no\x1b[31m\nwhere, where there is no folder",
         ("texts",): "holds no usable image (none at all)",
         ("photos", "--out=photos/found"): "--out is ",
         ("photos", "--out=file/found"): "file is a file",

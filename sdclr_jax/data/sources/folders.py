@@ -19,7 +19,7 @@ from sdclr_jax import files
 from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts, manifests, notes
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError, UserError, printable
 from sdclr_jax.files import on_disk, write_changed
 from sdclr_jax.records import sheets
 
@@ -77,7 +77,7 @@ class Folder:
         for note in self._notes:
             if note not in _SAID:
                 _SAID.add(note)
-                LOG.warning("%s: %s", self._root, note)
+                LOG.warning("%s", printable(f"{self._root}: {note}"))
         splits = np.array(splits)
         rows = np.flatnonzero((splits == "test") == (split == "test"))
         ids = np.array(paths, str)[rows]
