@@ -2,7 +2,7 @@
 
 import io
 import pathlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow
@@ -10,15 +10,13 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from sdclr_jax import files
+from sdclr_jax.api.collection import Collection
 from sdclr_jax.api.photos_folder import PAGE, TABLES, VECTORS
 from sdclr_jax.data import thumbnails
 from sdclr_jax.data.copies import Copies
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import curation, duplicates
 from sdclr_jax.reports import photos as report
-
-if TYPE_CHECKING:
-    from sdclr_jax.api.photos import Collection
 
 LEAST = 20  # different pictures, below which there is nothing to learn from
 SHARE = 0.05  # of the images, that are listed as rare and as not learned yet
@@ -33,7 +31,7 @@ class Lists(NamedTuple):
 
 
 def find(
-    seen: "Collection",
+    seen: Collection,
     small: Copies,
     features: np.ndarray | None,
     forgotten: np.ndarray | None,
@@ -92,7 +90,7 @@ def find(
 
 
 def write(
-    found: Lists, seen: "Collection", features: np.ndarray | None, out: pathlib.Path, *, shown: int, title: str
+    found: Lists, seen: Collection, features: np.ndarray | None, out: pathlib.Path, *, shown: int, title: str
 ) -> Lists:
     """Write each list, the table of all images, the features and the page to `out`, each file whole or not at all.
 
@@ -165,7 +163,7 @@ def _write_parquet(path: pathlib.Path, table: pyarrow.Table) -> None:
     files.write(path, file.getvalue())
 
 
-def _about(seen: "Collection") -> dict[str, list]:
+def _about(seen: Collection) -> dict[str, list]:
     """Which image, of each."""
     columns = {
         "id": seen.ids.tolist(),
@@ -177,7 +175,7 @@ def _about(seen: "Collection") -> dict[str, list]:
     return columns
 
 
-def _rows(seen: "Collection", rows: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
+def _rows(seen: Collection, rows: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
     """These rows, in this order, with scores [len(rows)]."""
     table = pyarrow.table(_about(seen)).take(pyarrow.array(rows, pyarrow.int64()))
     for name, values in scores.items():
@@ -185,7 +183,7 @@ def _rows(seen: "Collection", rows: np.ndarray, scores: dict[str, np.ndarray]) -
     return table
 
 
-def _ranked(seen: "Collection", score: np.ndarray, chosen: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
+def _ranked(seen: Collection, score: np.ndarray, chosen: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
     """The chosen images, bool [N], by descending score [N]."""
     rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(-score[rows], kind="stable")]
@@ -210,7 +208,7 @@ def _kept(group: np.ndarray, small: Copies) -> np.ndarray:
     return kept
 
 
-def _duplicates(seen: "Collection", pairs: duplicates.Pairs, group: np.ndarray, kept: np.ndarray) -> pyarrow.Table:
+def _duplicates(seen: Collection, pairs: duplicates.Pairs, group: np.ndarray, kept: np.ndarray) -> pyarrow.Table:
     """A row an image of each group of copies: first the groups whose images have different labels, then those that lie
     in different splits."""
     nearest, mirrored = np.zeros(len(group)), np.zeros(len(group), bool)

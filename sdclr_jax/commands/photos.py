@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     config = flags.overridden(recipes.load(f"folder:{options.method}"), given)
     fields = recipes.fields(config)
     recipes.warn_of_unread(config, flags.fields(given))
-    with renamed(FLAGS | {"name": "FOLDER"}):
+    with renamed(FLAGS | {"name": "FOLDER", "gray_range": "data.gray_range"}):
         found = photos.photos(
             options.folder,
             options.out,

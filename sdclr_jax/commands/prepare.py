@@ -12,6 +12,7 @@ import numpy as np
 from sdclr_jax.commands.parser import DISTRIBUTED, Parser
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
+from sdclr_jax.data.sources.folders import Skipped
 from sdclr_jax.errors import ArgumentError, printable, renamed
 from sdclr_jax.files import expanded
 
@@ -106,11 +107,9 @@ def _show(options: argparse.Namespace, prepared: _Prepared) -> None:
         print(f"note: {printable(note)}", file=sys.stderr)
     if made_from.get("skipped"):
         print(f"skipped files: {made_from['skipped']}, listed in {made_from['skipped_list']}", file=sys.stderr)
-        reasons = made_from.get("skipped_reasons", {})
-        for reason, count in reasons.items():
-            print(f"  {count:,}: {printable(reason)}", file=sys.stderr)
-        if others := made_from["skipped"] - sum(reasons.values()):
-            print(f"  {others:,}: other reasons", file=sys.stderr)
+        skipped = Skipped(made_from["skipped"], made_from["skipped_list"], made_from.get("skipped_reasons", {}))
+        for line in skipped.why():
+            print(printable(line), file=sys.stderr)
     print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
     for line in _columns(made_from):
         print(line)

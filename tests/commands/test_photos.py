@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pyarrow.parquet
 import pytest
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from sdclr_jax import records
 from sdclr_jax.api import photos, photos_folder
@@ -190,6 +190,14 @@ def trained(configs, out):
     (out / "run" / "config.json").write_text(configs[-1].to_json())
 
 
+def encoder(side, **more):
+    """What a run says of images."""
+    return EncoderRecord(
+        model={"name": "resnet8"}, view=View(height=side, width=side, channels=3), mean=(0.5,), std=(0.2,), resize=side,
+        crop=side, features=8, **more,
+    )  # fmt: skip
+
+
 def test_another_folder_of_that_name_does_not_take_the_place_of_the_first(untrained, tmp_path, capsys):
     """Cameras name images alike, and people folders."""
     first, second = flat(tmp_path / "a" / "pics", range(25)), flat(tmp_path / "b" / "pics", range(50, 75))
@@ -318,7 +326,7 @@ def test_a_burst_is_one_picture(untrained, tmp_path, capsys, classes):
     assert not (tmp_path / "found" / "labels.csv").exists()
 
 
-def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypatch):
+def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypatch, capsys):
     sides, make = [], photos.copies.make
     monkeypatch.setattr(
         photos.copies, "make", lambda encoded, side, *more: sides.append(side) or make(encoded, side, *more)
@@ -327,10 +335,27 @@ def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypa
     assert run(folder, "--out=found") == 0
     assert run(folder, "--out=large", "--config.views.size=64") == 0
     trained(untrained, tmp_path / "large")
-    record = EncoderRecord(
-        model={"name": "resnet8"}, view=View(height=48, width=48, channels=3), mean=(0.5,), std=(0.2,), resize=48,
-        crop=48, features=8,
-    )  # fmt: skip
-    records.write(tmp_path / "large" / "run" / "encoder.json", record)
-    assert run(folder, "--out=large") == 0
+    records.write(tmp_path / "large" / "run" / "encoder.json", encoder(48))
+    capsys.readouterr()
+    assert run(folder, "--out=large", "--minutes=600") == 0
     assert sides == [32, 64, 48]
+    assert "The run of before is taken, of 2 epochs, however many minutes are given: for another" in (
+        capsys.readouterr().out
+    )
+
+
+def test_gray_images_are_trained_on_and_pictured_in_the_range_that_is_given(untrained, tmp_path, monkeypatch):
+    ranges, thumbnails = [], photos.lists.thumbnails.make
+    monkeypatch.setattr(
+        photos.lists.thumbnails, "make", lambda files, rows: ranges.append(files.gray_range) or thumbnails(files, rows)
+    )
+    folder = flat(tmp_path / "pics", range(24))
+    Image.fromarray(np.asarray(photo(40, 40, seed=99).convert("F")) * 16).save(folder / "x.tif")
+    assert run(folder, "--out=found", "--config.data.gray_range=(0.0,4080.0)") == 0
+    assert ranges == [(0.0, 4080.0)] and untrained[0].data.gray_range == (0.0, 4080.0)
+    square = np.asarray(Image.open(tmp_path / "found" / "small" / "x.tif"), int)
+    assert np.abs(square - np.asarray(photo(40, 40, seed=99).convert("L").resize((32, 32)), int)[..., None]).mean() < 6
+    trained(untrained, tmp_path / "found")
+    records.write(tmp_path / "found" / "run" / "encoder.json", encoder(32, gray_range=(0.0, 4080.0)))
+    assert run(folder, "--out=found") == 0  # as the run was trained
+    assert ranges[1] == (0.0, 4080.0) and len(read(tmp_path / "found" / "images.csv")) == 25
