@@ -81,7 +81,7 @@ def _table(summary: Summary, examples: Examples, scores: np.ndarray, others: dic
     columns = {
         "rank": np.arange(1, len(order) + 1),
         "id": examples.ids[order],
-        "path": [examples.path(row) for row in order],
+        "path": [files.as_text(examples.path(row)) for row in order],
     }
     if class_groups:
         labels = examples.labels[order]

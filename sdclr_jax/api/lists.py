@@ -167,7 +167,7 @@ def _about(seen: Collection) -> dict[str, list]:
     """Which image, of each."""
     columns = {
         "id": seen.ids.tolist(),
-        "path": [seen.files.name(row) for row in range(len(seen.ids))],
+        "path": [files.as_text(seen.files.name(row)) for row in range(len(seen.ids))],
         "split": seen.splits.tolist(),
     }
     if seen.labels is not None:

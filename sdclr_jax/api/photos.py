@@ -80,10 +80,12 @@ def photos(
     """
     check(minutes=minutes, subset=subset, shown=shown)
     root = pathlib.Path(os.path.abspath(files.on_disk(folder, "photos are read from")))
-    out = files.on_disk(out or pathlib.Path("runs") / f"{root.name}_lists", "lists are written to")
+    out = out or pathlib.Path("runs") / f"{run_folder.fit_name(root.name)}_lists"
+    out = files.on_disk(out, "lists are written to")
     out = pathlib.Path(os.path.abspath(out))
     start = str(files.expanded(start)) if start else ""
     photos_folder.check_apart(out, [root])
+    run_folder.check_path(out)
     run_folder.check_writable(out)
     photos_folder.check_ours(out)
     given = records.flat(overrides or {})

@@ -130,6 +130,15 @@ def test_few_pictures_are_searched_for_copies_without_training(untrained, tmp_pa
     assert not untrained
 
 
+def test_a_folder_whose_name_is_not_utf8_or_has_signs_is_looked_at(untrained, tmp_path, capsys):
+    """Disks of long ago have such names."""
+    folder = flat(tmp_path / "M\udcfcnchen [1]\x1b", range(24))
+    assert run(folder) == 0
+    assert f"Wrote {tmp_path}/runs/M_nchen _1]\\x1b_lists: open" in capsys.readouterr().out  # and steers no terminal
+    images = read(tmp_path / "runs" / "M_nchen _1]\x1b_lists" / "images.csv")
+    assert images[0]["path"] == f"{tmp_path}/M\\xfcnchen [1]\x1b/IMG_0000.jpg"
+
+
 def test_one_class_is_looked_at_without_labels(untrained, tmp_path, capsys):
     for i in range(24):
         write(tmp_path / "one" / "cats" / f"{i:02}.png", encoded(photo(20 + i, 24, seed=i), "PNG"))
@@ -151,6 +160,8 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(untrained, tmp_path, c
         ("texts",): "holds no usable image (none at all)",
         ("photos", "--out=photos/found"): "--out is ",
         ("photos", "--out=file/found"): "file is a file",
+        ("photos", "--out=found[1]"): "found[1] has one of *?[\\ in it, so no checkpoint could be read: rename it",
+        ("photos", "--out=f\udcfcnf"): "f\\xfcnf is not UTF-8, so no checkpoint could be written: rename it",
         ("photos", "--minutes=0"): "--minutes is 0.0: it must be above 0",
         ("photos", "--subset=0"): "--subset is 0: it must be from 1",
         ("photos", "--shown=9999"): "--shown is 9999",

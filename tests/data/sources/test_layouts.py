@@ -191,6 +191,9 @@ def test_paths_are_found_however_they_are_written(told):
         told("path\ne\u0301\u0323.png\n", ["e\u0323\u0301.png", "\u1eb9\u0301.png"])
     assert told("path\n.\\a\\1.png\na\\2.png\n").paths == ["a/1.png", "a/2.png"]
     assert told("path\na\\1.png\n", ["a\\1.png", "a/1.png"]).paths == ["a\\1.png"]  # a name may have one
+    odd = ["A: front.png", "C:\\1.png", '"=\n\r, ;|.png', " x.png", "\ufeffy.png", "..\\z.png"]  # no paths of Windows
+    rows = "".join('"' + name.replace('"', '""') + '"\n' for name in odd)
+    assert told(f"path\n{rows}", odd).paths == sorted(odd)
     one = unicodedata.normalize("NFD", "né")
     assert told(f"path,label\na/1.png,né\na/2.png,{one}\nb/3.png,x\n").class_names == ("né", "x")
 
