@@ -10,12 +10,14 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from sdclr_jax import files
+from sdclr_jax.api import photos_folder
 from sdclr_jax.api.collection import Collection
 from sdclr_jax.api.photos_folder import PAGE, TABLES, VECTORS
 from sdclr_jax.data import thumbnails
 from sdclr_jax.data.copies import Copies
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import curation, duplicates
+from sdclr_jax.records import sheets
 from sdclr_jax.reports import photos as report
 
 LEAST = 20  # different pictures, below which there is nothing to learn from
@@ -92,7 +94,8 @@ def find(
 def write(
     found: Lists, seen: Collection, features: np.ndarray | None, out: pathlib.Path, *, shown: int, title: str
 ) -> Lists:
-    """Write each list, the table of all images, the features and the page to `out`, each file whole or not at all.
+    """Write each list, the table of all images, the features and the page to `out`, each file whole or not at all. What
+    an earlier run has written, and this one has not made, is removed.
 
     Raises:
         UserError: it cannot be written.
@@ -121,6 +124,7 @@ def write(
         thumbnails=thumbnails.make(seen.files, rows) if pictured else np.zeros((0, 1, 1, 3), np.uint8),
     )
     files.write(out / PAGE, page.encode())
+    photos_folder.remove_others(out, [TABLES[0], *found.tables, *([] if features is None else [VECTORS])])
     return found._replace(page=out / PAGE)
 
 
@@ -147,11 +151,7 @@ def read_sizes(path: pathlib.Path) -> list[tuple[str, int, int, int]]:
 
 def write_csv(path: pathlib.Path, table: pyarrow.Table, *, guarded: bool = True) -> None:
     """A table as CSV. `guarded`, text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    if guarded:
-        for i, field in enumerate(table.schema):
-            if pyarrow.types.is_string(field.type):
-                text = ["'" + x if x and x[0] in "=+-@\t\r" else x for x in table[field.name].to_pylist()]
-                table = table.set_column(i, field.name, pyarrow.array(text, field.type))
+    table = sheets.table(table) if guarded else table
     file = io.BytesIO()
     pyarrow.csv.write_csv(table, file)
     files.write(path, file.getvalue())

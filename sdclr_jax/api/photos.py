@@ -97,7 +97,7 @@ def photos(
     on_cpu = jax.devices()[0].platform == "cpu"
     small = copies.make(seen.files, side or recipes.photos_side(on_cpu, start), duplicates.SIDE, progress)
     other = _other_than_known(out, seen, small)
-    different = len(np.unique(small.thumbnails.reshape(len(small.thumbnails), -1), axis=0))
+    different = len(duplicates.distinct(small.thumbnails)[0])
     features = forgotten = None
     if different < lists.LEAST:
         say(

@@ -12,9 +12,9 @@ from sdclr_jax.records import names
 RUN, SMALL, MANIFEST, SIZES = "run", "small", "images_of_run.csv", "sizes_of_run.csv"
 TABLES = ("images", "duplicates", "outliers", "labels", "rare", "not_learned", "subset")
 VECTORS, PAGE = "features", "index.html"
-_PAIRS = {name: (f"{name}.parquet", f"{name}.csv") for name in TABLES} | {
-    VECTORS: (f"{VECTORS}.npz", f"{VECTORS}.parquet")
-}
+# What is written together.
+_PAIRS = {name: (f"{name}.parquet", f"{name}.csv") for name in TABLES}
+_PAIRS |= {VECTORS: (f"{VECTORS}.npz", f"{VECTORS}.parquet")}
 
 
 def check_apart(out: pathlib.Path, holding: Iterable[pathlib.Path]) -> None:
@@ -63,6 +63,26 @@ def check_ours(out: pathlib.Path) -> None:
             f"{out / foreign[0]} is there, and it is not known that `sdclr photos` has written it: move it away, or "
             "give another folder with --out"
         )
+
+
+def remove_others(out: pathlib.Path, made: Iterable[str]) -> None:
+    """Remove the lists of an earlier run, which are of other images than those that this one has made. A file that has
+    no other half is a person's.
+
+    Args:
+        made: of `TABLES` and `VECTORS`, what was written now.
+
+    Raises:
+        UserError: one cannot be removed.
+    """
+    for name in _PAIRS.keys() - set(made):
+        pair = [out / each for each in _PAIRS[name]]
+        if all(path.is_file() for path in pair):
+            for path in pair:
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise UserError(f"{path} cannot be removed ({error.strerror}): it is of an earlier run") from error
 
 
 def _is_something(path: pathlib.Path) -> bool:

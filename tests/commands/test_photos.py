@@ -112,6 +112,17 @@ def test_a_folder_with_copies_across_splits_and_labels(untrained, tmp_path, caps
         "train/dogs/00.jpg",
     ]
     assert len(read(tmp_path / "found" / "images_of_run.csv")) == 32
+    write(tmp_path / "found" / "outliers.csv", b"mine")  # without its other half, no list of ours
+    (tmp_path / "found" / "outliers.parquet").unlink()
+    for path in [*folder.rglob("=cats/*"), *folder.rglob("dogs/1*.jpg")]:
+        path.unlink()
+    assert run(folder, "--out=found") == 0  # few pictures of one class: what was there of the others is gone
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {
+        "duplicates.csv", "duplicates.parquet", "images.csv", "images.parquet", "images_of_run.csv", "index.html",
+        "outliers.csv", "run", "sizes_of_run.csv", "small",
+    }  # fmt: skip
+    assert (tmp_path / "found" / "outliers.csv").read_bytes() == b"mine"
+    flat(folder / "train" / "dogs", range(40, 64))
     assert main.main(["photos", str(folder), "--out=found", "--method=simclr", "--noprogress"]) == 2
     assert "was trained with sdclr: give that method, or another folder" in capsys.readouterr().err
 

@@ -76,3 +76,13 @@ def test_neighbours_by_features_are_looked_at_too():
     assert [7, 30] in duplicates.candidates(features, pictures, 1).tolist()
     assert not len(duplicates.find(features, pictures).rows)
     assert not len(duplicates.candidates(features[:1], pictures[:1], 5))
+
+
+def test_equal_pictures_are_one_whatever_all_begin_with():
+    pictures = np.random.default_rng(0).integers(0, 2, (300, 4, 4, 3), np.uint8)[:, ::-1]
+    pictures[:, :3] = 255  # white above
+    pictures[:, 3, 1:] = 0
+    first, same = duplicates.distinct(pictures)
+    _, wanted, inverse = np.unique(pictures.reshape(300, -1), axis=0, return_index=True, return_inverse=True)
+    assert first.tolist() == wanted.tolist() and len(first) == 8
+    assert same.tolist() == inverse.reshape(-1).tolist()
