@@ -191,10 +191,17 @@ def test_what_is_no_image_by_its_name_is_passed_over(root, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "kind", "options"),
-    [("a.mpo", "MPO", {"save_all": True, "quality": 100, "subsampling": 0}), ("a.apng", "PNG", {"save_all": True}), ("a.pcx", "PCX", {}),
-     ("a.ICO", "ICO", {"sizes": [(8, 8), (16, 16)]}), ("a.jpx", "JPEG2000", {}), ("a.jpf", "JPEG2000", {}),
-     ("a.j2k", "JPEG2000", {"no_jp2": True}), ("a.j2c", "JPEG2000", {"no_jp2": True})],
-)  # fmt: skip
+    [
+        ("a.mpo", "MPO", {"save_all": True, "quality": 100, "subsampling": 0}),
+        ("a.apng", "PNG", {"save_all": True}),
+        ("a.pcx", "PCX", {}),
+        ("a.ICO", "ICO", {"sizes": [(8, 8), (16, 16)]}),
+        ("a.jpx", "JPEG2000", {}),
+        ("a.jpf", "JPEG2000", {}),
+        ("a.j2k", "JPEG2000", {"no_jp2": True}),
+        ("a.j2c", "JPEG2000", {"no_jp2": True}),
+    ],
+)
 def test_rarer_kinds_are_read_by_their_first_picture(tmp_path, name, kind, options):
     whole = Image.open(io.BytesIO(picture(0, width=16, height=16)))
     more = {"append_images": [whole.rotate(90)]} if options.get("save_all") else {}
