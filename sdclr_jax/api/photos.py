@@ -204,8 +204,8 @@ def _train(
         overrides |= {"model.start": settings["start"]} if settings["start"] else {}
         recipes.override(config, overrides)
         say(
-            f"The run of before is taken, of {config.epochs} epochs, however many minutes are given: for another one, "
-            "name another folder to write to."
+            f"The earlier run is used, with its {config.epochs} epochs, however many minutes are given: to train "
+            "another one, name another folder to write to."
         )
     else:
         config = _chosen(folder, manifest, small, settings, minutes, overrides, say)

@@ -361,7 +361,7 @@ def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypa
     capsys.readouterr()
     assert run(folder, "--out=large", "--minutes=600") == 0
     assert sides == [32, 64, 48]
-    assert "The run of before is taken, of 2 epochs, however many minutes are given: for another" in (
+    assert "The earlier run is used, with its 2 epochs, however many minutes are given: to train another" in (
         capsys.readouterr().out
     )
 
