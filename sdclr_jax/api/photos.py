@@ -91,7 +91,8 @@ def photos(
     given = records.flat(overrides or {})
     side, gray_range = _settings(out, method, given)
     seen = look(root, manifest=str(manifest), gray_range=gray_range, data_dir=data_dir)
-    photos_folder.check_apart(out, {(root / name).parent for name in seen.ids.tolist()})  # links lead elsewhere
+    places = {os.path.dirname(name) for name in seen.ids.tolist()}
+    photos_folder.check_apart(out, [root / place for place in places])  # where links lead
     for line in described(seen):
         say(line)
     on_cpu = jax.devices()[0].platform == "cpu"
