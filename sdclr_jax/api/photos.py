@@ -135,7 +135,7 @@ def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> t
     where neither says the side.
 
     Raises:
-        UserError: there is no such method, or a value is of another type.
+        UserError: there is no such method; a value is of another type; or the run was trained in another range.
     """
     config = recipes.load(f"folder:{method}")
     recipes.override(config, {name: overrides[name] for name in ("data.gray_range", "views.size") if name in overrides})
@@ -144,7 +144,13 @@ def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> t
     except FileNotFoundError:
         size = config.views.size if "views.size" in overrides and 1 <= config.views.size <= MOST_PIXELS else None
         return size, config.data.gray_range
-    return known.view.height, config.data.gray_range if "data.gray_range" in overrides else known.gray_range
+    before, now = known.gray_range or (0.0, 0.0), config.data.gray_range
+    if "data.gray_range" in overrides and before != now:
+        raise UserError(
+            f"{out / RUN} was trained with data.gray_range {before}, and not {now}: give that range, or another folder "
+            "to write to"
+        )
+    return known.view.height, before
 
 
 def _sizes(seen: Collection, small: copies.Copies) -> pyarrow.Table:

@@ -366,7 +366,7 @@ def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypa
     )
 
 
-def test_gray_images_are_trained_on_and_pictured_in_the_range_that_is_given(untrained, tmp_path, monkeypatch):
+def test_gray_images_are_trained_on_and_pictured_in_the_range_that_is_given(untrained, tmp_path, monkeypatch, capsys):
     ranges, thumbnails = [], photos.lists.thumbnails.make
     monkeypatch.setattr(
         photos.lists.thumbnails, "make", lambda files, rows: ranges.append(files.gray_range) or thumbnails(files, rows)
@@ -381,3 +381,5 @@ def test_gray_images_are_trained_on_and_pictured_in_the_range_that_is_given(untr
     records.write(tmp_path / "found" / "run" / "encoder.json", encoder(32, gray_range=(0.0, 4080.0)))
     assert run(folder, "--out=found") == 0  # as the run was trained
     assert ranges[1] == (0.0, 4080.0) and len(read(tmp_path / "found" / "images.csv")) == 25
+    assert run(folder, "--out=found", "--config.data.gray_range=(0.0,9.0)") == 2
+    assert "was trained with data.gray_range (0.0, 4080.0), and not (0.0, 9.0): give that" in capsys.readouterr().err
