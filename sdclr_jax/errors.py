@@ -24,6 +24,15 @@ def shortened(value: object, length: int = 200) -> str:
     return f"{text[:begin]} ... {text[begin + 5 - length :]}"
 
 
+def printable(text: object) -> str:
+    """Text in one line, for a terminal: names come from files, and what would steer it is written out.
+
+    >>> print(printable("a\\x1b[31m\\nb"))
+    a\\x1b[31m\\nb
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 class UserError(ValueError):
     """Bad input: the message is one sentence that names the field or file and the remedy, of bounded length."""
 

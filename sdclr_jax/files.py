@@ -184,6 +184,15 @@ def _object(path: "BucketPath", most: int) -> bytes:
     return path.read_bytes()
 
 
+def as_text(path: str | os.PathLike) -> str:
+    """A path as text that a file of UTF-8 can hold: names on a disk are bytes, and what is not UTF-8 is written out.
+
+    >>> as_text("M\\udcfcnchen/1.png")
+    'M\\\\xfcnchen/1.png'
+    """
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def in_bucket(path: Any) -> "TypeGuard[BucketPath]":
     """Whether a path lies in a bucket."""
     return not isinstance(path, pathlib.Path) and "://" in str(path)

@@ -63,7 +63,7 @@ def on_images(parts: Mapping[str, Examples]) -> None:
 
 def _about(examples: Examples) -> str:
     said = f"{len(examples.ids)} images, SHA-256 {longtail.list_hash(examples.ids)[:8]}…"
-    said += f", CRC-32 of the labels {zlib.crc32(np.ascontiguousarray(examples.labels)):08x}"
+    said += f", CRC-32 of the labels {zlib.crc32(np.ascontiguousarray(examples.labels).data):08x}"
     if as_images(examples.images).is_decoded:  # else each process decodes some, for all
-        said += f", CRC-32 of the pixels {zlib.crc32(np.ascontiguousarray(examples.images)):08x}"
+        said += f", CRC-32 of the pixels {zlib.crc32(np.ascontiguousarray(examples.images).data):08x}"
     return said

@@ -81,7 +81,7 @@ def _table(summary: Summary, examples: Examples, scores: np.ndarray, others: dic
     columns = {
         "rank": np.arange(1, len(order) + 1),
         "id": examples.ids[order],
-        "path": [examples.path(row) for row in order],
+        "path": [files.as_text(examples.path(row)) for row in order],
     }
     if class_groups:
         labels = examples.labels[order]
@@ -97,17 +97,8 @@ def _table(summary: Summary, examples: Examples, scores: np.ndarray, others: dic
 def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
     """The ranking and the page, each whole or not at all."""
     tables = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
-    pyarrow.csv.write_csv(_for_sheets(table), tables["exemplars.csv"])
+    pyarrow.csv.write_csv(sheets.table(table), tables["exemplars.csv"])
     pyarrow.parquet.write_table(table, tables["exemplars.parquet"])
     contents = {name: table.getvalue() for name, table in tables.items()} | {"gallery.html": page.encode()}
     for name, content in contents.items():
         files.write(folder / name, content)
-
-
-def _for_sheets(table: pyarrow.Table) -> pyarrow.Table:
-    """The table, whose text no spreadsheet takes for a formula."""
-    for place, field in enumerate(table.schema):
-        if pyarrow.types.is_string(field.type):
-            texts = [sheets.cell(text) for text in table.column(place).to_pylist()]
-            table = table.set_column(place, field, pyarrow.array(texts, field.type))
-    return table

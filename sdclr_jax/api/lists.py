@@ -2,7 +2,7 @@
 
 import io
 import pathlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow
@@ -10,16 +10,16 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from sdclr_jax import files
+from sdclr_jax.api import photos_folder
+from sdclr_jax.api.collection import Collection
+from sdclr_jax.api.photos_folder import PAGE, TABLES, VECTORS
 from sdclr_jax.data import thumbnails
 from sdclr_jax.data.copies import Copies
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import curation, duplicates
+from sdclr_jax.records import sheets
 from sdclr_jax.reports import photos as report
 
-if TYPE_CHECKING:
-    from sdclr_jax.api.photos import Collection
-
-NAMES = ("images", "duplicates", "outliers", "labels", "rare", "not_learned", "subset")  # of the tables
 LEAST = 20  # different pictures, below which there is nothing to learn from
 SHARE = 0.05  # of the images, that are listed as rare and as not learned yet
 
@@ -33,7 +33,7 @@ class Lists(NamedTuple):
 
 
 def find(
-    seen: "Collection",
+    seen: Collection,
     small: Copies,
     features: np.ndarray | None,
     forgotten: np.ndarray | None,
@@ -92,24 +92,25 @@ def find(
 
 
 def write(
-    found: Lists, seen: "Collection", features: np.ndarray | None, out: pathlib.Path, *, shown: int, title: str
+    found: Lists, seen: Collection, features: np.ndarray | None, out: pathlib.Path, *, shown: int, title: str
 ) -> Lists:
-    """Write each list, the table of all images, the features and the page to `out`, each file whole or not at all.
+    """Write each list, the table of all images, the features and the page to `out`, each file whole or not at all. What
+    an earlier run has written, and this one has not made, is removed.
 
     Raises:
         UserError: it cannot be written.
     """
     # First the table by which the folder is known again.
-    for name, table in ({NAMES[0]: found.images} | found.tables).items():
+    for name, table in ({TABLES[0]: found.images} | found.tables).items():
         _write_parquet(out / f"{name}.parquet", table)
         write_csv(out / f"{name}.csv", table)
     if features is not None:
         file = io.BytesIO()
         np.savez(file, ids=seen.ids, features=features)
-        files.write(out / "features.npz", file.getvalue())
+        files.write(out / f"{VECTORS}.npz", file.getvalue())
         vectors = pyarrow.FixedSizeListArray.from_arrays(features.astype(np.float32).ravel(), features.shape[1])
         table = pyarrow.table(_about(seen) | {"features": vectors})
-        _write_parquet(out / "features.parquet", table)
+        _write_parquet(out / f"{VECTORS}.parquet", table)
     first = {name: table.slice(0, shown if name != "duplicates" else 3 * shown) for name, table in found.tables.items()}
     pictured = sorted({image for table in first.values() for image in table["id"].to_pylist()})
     place = {image: i for i, image in enumerate(pictured)}
@@ -122,23 +123,9 @@ def write(
         place=place,
         thumbnails=thumbnails.make(seen.files, rows) if pictured else np.zeros((0, 1, 1, 3), np.uint8),
     )
-    files.write(out / "index.html", page.encode())
-    return found._replace(page=out / "index.html")
-
-
-def check_ours(out: pathlib.Path) -> None:
-    """Refuse to write lists where files of their names are not known to be lists.
-
-    Raises:
-        UserError: names one of them.
-    """
-    kinds = [f"{name}{end}" for name in (*NAMES, "features") for end in (".csv", ".parquet")]
-    there = [out / name for name in (*kinds, "features.npz", "index.html") if (out / name).exists()]
-    if there and not ((out / f"{NAMES[0]}.parquet").exists() or (out / "run" / "config.json").exists()):
-        raise UserError(
-            f"{there[0]} is there, and it is not known that `sdclr photos` has written it: move it away, or give "
-            "another folder with --out"
-        )
+    files.write(out / PAGE, page.encode())
+    photos_folder.remove_others(out, [TABLES[0], *found.tables, *([] if features is None else [VECTORS])])
+    return found._replace(page=out / PAGE)
 
 
 def read_sizes(path: pathlib.Path) -> list[tuple[str, int, int, int]]:
@@ -164,11 +151,7 @@ def read_sizes(path: pathlib.Path) -> list[tuple[str, int, int, int]]:
 
 def write_csv(path: pathlib.Path, table: pyarrow.Table, *, guarded: bool = True) -> None:
     """A table as CSV. `guarded`, text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    if guarded:
-        for i, field in enumerate(table.schema):
-            if pyarrow.types.is_string(field.type):
-                text = ["'" + x if x and x[0] in "=+-@\t\r" else x for x in table[field.name].to_pylist()]
-                table = table.set_column(i, field.name, pyarrow.array(text, field.type))
+    table = sheets.table(table) if guarded else table
     file = io.BytesIO()
     pyarrow.csv.write_csv(table, file)
     files.write(path, file.getvalue())
@@ -180,11 +163,11 @@ def _write_parquet(path: pathlib.Path, table: pyarrow.Table) -> None:
     files.write(path, file.getvalue())
 
 
-def _about(seen: "Collection") -> dict[str, list]:
+def _about(seen: Collection) -> dict[str, list]:
     """Which image, of each."""
     columns = {
         "id": seen.ids.tolist(),
-        "path": [seen.files.name(row) for row in range(len(seen.ids))],
+        "path": [files.as_text(seen.files.name(row)) for row in range(len(seen.ids))],
         "split": seen.splits.tolist(),
     }
     if seen.labels is not None:
@@ -192,7 +175,7 @@ def _about(seen: "Collection") -> dict[str, list]:
     return columns
 
 
-def _rows(seen: "Collection", rows: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
+def _rows(seen: Collection, rows: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
     """These rows, in this order, with scores [len(rows)]."""
     table = pyarrow.table(_about(seen)).take(pyarrow.array(rows, pyarrow.int64()))
     for name, values in scores.items():
@@ -200,7 +183,7 @@ def _rows(seen: "Collection", rows: np.ndarray, scores: dict[str, np.ndarray]) -
     return table
 
 
-def _ranked(seen: "Collection", score: np.ndarray, chosen: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
+def _ranked(seen: Collection, score: np.ndarray, chosen: np.ndarray, scores: dict[str, np.ndarray]) -> pyarrow.Table:
     """The chosen images, bool [N], by descending score [N]."""
     rows = np.flatnonzero(chosen)
     rows = rows[np.argsort(-score[rows], kind="stable")]
@@ -225,7 +208,7 @@ def _kept(group: np.ndarray, small: Copies) -> np.ndarray:
     return kept
 
 
-def _duplicates(seen: "Collection", pairs: duplicates.Pairs, group: np.ndarray, kept: np.ndarray) -> pyarrow.Table:
+def _duplicates(seen: Collection, pairs: duplicates.Pairs, group: np.ndarray, kept: np.ndarray) -> pyarrow.Table:
     """A row an image of each group of copies: first the groups whose images have different labels, then those that lie
     in different splits."""
     nearest, mirrored = np.zeros(len(group)), np.zeros(len(group), bool)

@@ -3,9 +3,8 @@
 import os
 import pathlib
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,33 +13,20 @@ import pyarrow.parquet
 from ml_collections import ConfigDict
 
 from sdclr_jax import files, parallel, recipes, records
-from sdclr_jax.api import exemplars, lists
+from sdclr_jax.api import exemplars, lists, photos_folder
+from sdclr_jax.api.collection import Collection, described, look
 from sdclr_jax.api.load import Run
+from sdclr_jax.api.photos_folder import MANIFEST, RUN, SIZES, SMALL, TABLES
 from sdclr_jax.api.pretrain import pretrain
-from sdclr_jax.data import copies, images, sources
+from sdclr_jax.data import copies, sources
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import duplicates
 from sdclr_jax.records import EncoderRecord, Summary, names
 from sdclr_jax.run import folder as run_folder
 
-# In the folder that is written: the run, and of the images that it was trained on copies, names, and sizes of files.
-RUN, SMALL, MANIFEST, SIZES = "run", "small", "images_of_run.csv", "sizes_of_run.csv"
 RATE = 0.9  # share of the weights cut, by which images that are not learned yet are found
 MOST_PIXELS = 1024  # of the side of a copy
 _TIMED = 3  # steps that a step's time is the mean of
-
-
-class Collection(NamedTuple):
-    """The images of a folder, whatever its layout, in the order of their ids."""
-
-    files: images.Files
-    ids: np.ndarray  # str [N], paths below the folder
-    splits: np.ndarray  # str [N]: train, val or test
-    labels: np.ndarray | None  # int [N]; None without classes
-    class_names: tuple[str, ...]
-    skipped: int
-    skipped_list: str
-    why_no_labels: str  # '' where there are labels, or none at all
 
 
 def photos(
@@ -83,9 +69,9 @@ def photos(
         The lists as tables, and where the page lies.
 
     Raises:
-        UserError: no images there; a folder that cannot be written, or holds the lists of other images, or files of
-            another program; or as `pretrain`; before anything is written.
-        ArgumentError: an argument is out of its bounds.
+        UserError: no images there; a folder that cannot be written, or holds the lists of other images, or files and
+            folders of another program; or as `pretrain`; before anything is written.
+        ArgumentError: an argument is out of its bounds; `out` lies among the images, or would be written over them.
         Stopped: a stop was asked for (Ctrl-C), and the state is saved.
 
     >>> found = sdclr_jax.photos("photos", "runs/photos_lists", subset=10)
@@ -94,20 +80,25 @@ def photos(
     """
     check(minutes=minutes, subset=subset, shown=shown)
     root = pathlib.Path(os.path.abspath(files.on_disk(folder, "photos are read from")))
-    out = files.on_disk(out or pathlib.Path("runs") / f"{root.name}_lists", "lists are written to")
+    out = out or pathlib.Path("runs") / f"{run_folder.fit_name(root.name)}_lists"
+    out = files.on_disk(out, "lists are written to")
     out = pathlib.Path(os.path.abspath(out))
     start = str(files.expanded(start)) if start else ""
-    if out.is_relative_to(root):
-        raise ArgumentError("out", f"is {out}, which lies in the folder of the images: name another place")
+    photos_folder.check_apart(out, [root])
+    run_folder.check_path(out)
     run_folder.check_writable(out)
-    lists.check_ours(out)
-    seen = look(root, str(manifest), data_dir)
+    photos_folder.check_ours(out)
+    given = records.flat(overrides or {})
+    side, gray_range = _settings(out, method, given)
+    seen = look(root, manifest=str(manifest), gray_range=gray_range, data_dir=data_dir)
+    places = {os.path.dirname(name) for name in seen.ids.tolist()}
+    photos_folder.check_apart(out, [root / place for place in places])  # where links lead
     for line in described(seen):
         say(line)
-    on_cpu, given = jax.devices()[0].platform == "cpu", records.flat(overrides or {})
-    small = copies.make(seen.files, _side(out, start, on_cpu, given), duplicates.SIDE, progress)
+    on_cpu = jax.devices()[0].platform == "cpu"
+    small = copies.make(seen.files, side or recipes.photos_side(on_cpu, start), duplicates.SIDE, progress)
     other = _other_than_known(out, seen, small)
-    different = len(np.unique(small.thumbnails.reshape(len(small.thumbnails), -1), axis=0))
+    different = len(duplicates.distinct(small.thumbnails)[0])
     features = forgotten = None
     if different < lists.LEAST:
         say(
@@ -139,73 +130,27 @@ def check(*, minutes: float, subset: int, shown: int) -> None:
             raise ArgumentError(name, f"is {value}: it must be from 1 to {most}")
 
 
-def look(root: pathlib.Path, manifest: str, data_dir: str | os.PathLike | None) -> Collection:
-    """The images of a folder, with their labels and splits, where these can be used.
+def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> tuple[int | None, tuple[float, ...]]:
+    """Pixels of a copy's side, and the range of gray images: what the run in `out` takes, or what it is told to; None
+    where neither says the side.
 
     Raises:
-        UserError: no folder or no usable image there, or a manifest that is wrong.
+        UserError: there is no such method; a value is of another type; or the run was trained in another range.
     """
-    source = cast(sources.Folder, sources.source(f"{sources.FOLDER}{root}", data_dir, manifest=manifest))
-    why, test = "", None
+    config = recipes.load(f"folder:{method}")
+    recipes.override(config, {name: overrides[name] for name in ("data.gray_range", "views.size") if name in overrides})
     try:
-        train, test = source.load("train"), source.load("test")
-    except UserError as error:
-        if manifest:
-            raise
-        train = source.unlabelled()  # which raises the same where there is no image at all
-        why = str(error)
-    held_out = train.held_out if train.held_out is not None else np.zeros(len(train.ids), bool)
-    splits = np.where(held_out, "val", "train").astype("<U5")
-    parts = [train] if test is None else [train, test]
-    ids = np.concatenate([part.ids for part in parts])
-    splits = np.concatenate([splits, *(np.full(len(part.ids), "test") for part in parts[1:])])
-    labels = np.concatenate([part.labels for part in parts])
-    order = np.argsort(ids, kind="stable")
-    skipped, skipped_list = source.skipped
-    if test is not None and "test" in source.provenance():  # drawn for scores, which are no matter here
-        splits[:] = "train"
-    classes = bool(train.class_names) and not train.targets.has_attributes
-    if train.class_names and not classes:
-        why = "the labels are attributes, any number of which an image has"
-    return Collection(
-        files=images.Files(root, ids[order]),
-        ids=ids[order],
-        splits=splits[order],
-        labels=labels[order] if classes else None,
-        class_names=train.class_names if classes else (),
-        skipped=skipped,
-        skipped_list=skipped_list,
-        why_no_labels=why,
-    )
-
-
-def described(seen: Collection) -> list[str]:
-    """What is in a folder, in sentences."""
-    splits = Counter(seen.splits.tolist())
-    said = [
-        f"{len(seen.ids)} images: "
-        + ", ".join(f"{splits[name]} {name}" for name in ("train", "val", "test") if splits[name])
-    ]
-    if seen.labels is not None:
-        counts = np.bincount(seen.labels, minlength=len(seen.class_names))
-        order = np.argsort(-counts, kind="stable").tolist()
-        named = [f"{seen.class_names[c]} {counts[c]}" for c in order]
-        middle = [f"{len(order) - 10} more"] if len(order) > 12 else []
-        said.append(f"{len(order)} classes: " + ", ".join(named if not middle else named[:5] + middle + named[-5:]))
-    else:
-        said.append(f"No labels are used: {seen.why_no_labels}" if seen.why_no_labels else "There are no labels.")
-    if seen.skipped:
-        said.append(f"{seen.skipped} files are skipped, listed in {seen.skipped_list}")
-    return said
-
-
-def _side(out: pathlib.Path, start: str, on_cpu: bool, overrides: Mapping[str, Any]) -> int:
-    """Pixels of a copy's side: what the run in `out` takes, or will take."""
-    try:
-        return records.read(EncoderRecord, out / RUN / names.ENCODER).view.height
+        known = records.read(EncoderRecord, out / RUN / names.ENCODER)
     except FileNotFoundError:
-        size = overrides.get("views.size")
-    return size if isinstance(size, int) and 1 <= size <= MOST_PIXELS else recipes.photos_side(on_cpu, start)
+        size = config.views.size if "views.size" in overrides and 1 <= config.views.size <= MOST_PIXELS else None
+        return size, config.data.gray_range
+    before, now = known.gray_range or (0.0, 0.0), config.data.gray_range
+    if "data.gray_range" in overrides and before != now:
+        raise UserError(
+            f"{out / RUN} was trained with data.gray_range {before}, and not {now}: give that range, or another folder "
+            "to write to"
+        )
+    return known.view.height, before
 
 
 def _sizes(seen: Collection, small: copies.Copies) -> pyarrow.Table:
@@ -222,7 +167,7 @@ def _other_than_known(out: pathlib.Path, seen: Collection, small: copies.Copies)
         UserError: not one of the images is among those that `out` is about.
     """
     if not (out / RUN / names.CONFIG).exists():
-        listed = set(lists.read_sizes(out / f"{lists.NAMES[0]}.parquet"))
+        listed = set(lists.read_sizes(out / f"{TABLES[0]}.parquet"))
         if listed and not listed & set(_rows(seen, small)):
             raise _other_images(out)
         return np.zeros(len(seen.ids), bool)
@@ -265,6 +210,10 @@ def _train(
             raise UserError(f"{run} was trained with {config.method}: give that method, or another folder to write to")
         overrides |= {"model.start": settings["start"]} if settings["start"] else {}
         recipes.override(config, overrides)
+        say(
+            f"The earlier run is used, with its {config.epochs} epochs, however many minutes are given: to train "
+            "another one, name another folder to write to."
+        )
     else:
         config = _chosen(folder, manifest, small, settings, minutes, overrides, say)
         copies.write(small.squares, seen.ids.tolist(), folder)

@@ -15,7 +15,17 @@ import absl.logging
 
 from sdclr_jax import compiler
 from sdclr_jax.commands import ending
-from sdclr_jax.errors import LONGEST, ArgumentError, Diverged, Lost, Stopped, UserError, out_of_memory, shortened
+from sdclr_jax.errors import (
+    LONGEST,
+    ArgumentError,
+    Diverged,
+    Lost,
+    Stopped,
+    UserError,
+    out_of_memory,
+    printable,
+    shortened,
+)
 
 USAGE = """usage: sdclr COMMAND ...
 
@@ -90,7 +100,7 @@ def _run(argv: list[str]) -> int:
             importlib.import_module(f"sdclr_jax.commands.{_MODULES.get(command, command)}").main(rest)
             sys.stdout.flush()
     except (UserError, ArgumentError, Diverged, Lost, Stopped) as error:
-        print(f"sdclr: {shortened(error, LONGEST)}", file=sys.stderr)
+        print(f"sdclr: {printable(shortened(error, LONGEST))}", file=sys.stderr)
         return error.status
     except BrokenPipeError:  # the reader of what is printed has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still has to print
@@ -103,7 +113,7 @@ def _run(argv: list[str]) -> int:
             print(f"sdclr: there is not enough memory ({why}): {_LESS_MEMORY}", file=sys.stderr)
         elif isinstance(error, OSError) and error.filename and error.strerror:
             said = f"{error.filename} cannot be used ({error.strerror}): mend that, then run again"
-            print(f"sdclr: {said}", file=sys.stderr)
+            print(f"sdclr: {printable(said)}", file=sys.stderr)
         else:
             raise
         return 1

@@ -6,7 +6,7 @@ from sdclr_jax import recipes
 from sdclr_jax.api import photos
 from sdclr_jax.commands import flags
 from sdclr_jax.commands.parser import Parser
-from sdclr_jax.errors import renamed
+from sdclr_jax.errors import printable, renamed
 
 DESCRIPTION = """\
 Looks at a folder of images, trains on it for some minutes without labels, and writes to DIR: a page (index.html), and
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     config = flags.overridden(recipes.load(f"folder:{options.method}"), given)
     fields = recipes.fields(config)
     recipes.warn_of_unread(config, flags.fields(given))
-    with renamed(FLAGS | {"name": "FOLDER"}):
+    with renamed(FLAGS | {"name": "FOLDER", "gray_range": "data.gray_range"}):
         found = photos.photos(
             options.folder,
             options.out,
@@ -50,10 +50,10 @@ def main(argv: list[str]) -> None:
             overrides={name: fields[name] for name in flags.fields(given)},
             data_dir=options.data_dir,
             progress=not options.noprogress,
-            say=lambda line: print(line, flush=True),
+            say=lambda line: print(printable(line), flush=True),
         )
     counts = ", ".join(f"{name} {table.num_rows}" for name, table in found.tables.items())
     print(f"Images listed: {counts}")
-    print(f"Wrote {found.page.parent}: open {found.page}")
+    print(printable(f"Wrote {found.page.parent}: open {found.page}"))
     if options.open:
         webbrowser.open(found.page.as_uri())

@@ -12,7 +12,8 @@ import numpy as np
 from sdclr_jax.commands.parser import DISTRIBUTED, Parser
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
-from sdclr_jax.errors import ArgumentError, renamed
+from sdclr_jax.data.sources.folders import Skipped
+from sdclr_jax.errors import ArgumentError, printable, renamed
 from sdclr_jax.files import expanded
 
 _CLASSES = 40  # lines of them, at most
@@ -103,14 +104,12 @@ def _show(options: argparse.Namespace, prepared: _Prepared) -> None:
     if "warning" in made_from:
         print(f"warning: {name} was {made_from['warning']}", file=sys.stderr)
     for note in made_from.get("notes", ()):
-        print(f"note: {_printable(note)}", file=sys.stderr)
+        print(f"note: {printable(note)}", file=sys.stderr)
     if made_from.get("skipped"):
         print(f"skipped files: {made_from['skipped']}, listed in {made_from['skipped_list']}", file=sys.stderr)
-        reasons = made_from.get("skipped_reasons", {})
-        for reason, count in reasons.items():
-            print(f"  {count:,}: {_printable(reason)}", file=sys.stderr)
-        if others := made_from["skipped"] - sum(reasons.values()):
-            print(f"  {others:,}: other reasons", file=sys.stderr)
+        skipped = Skipped(made_from["skipped"], made_from["skipped_list"], made_from.get("skipped_reasons", {}))
+        for line in skipped.why():
+            print(printable(line), file=sys.stderr)
     print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
     for line in _columns(made_from):
         print(line)
@@ -131,7 +130,7 @@ def _columns(made_from: dict[str, Any]) -> Iterator[str]:
     if columns:
         used = ", ".join(f"{column} ({use})" if use != column else column for column, use in columns.items() if use)
         unused = ", ".join(column for column, use in columns.items() if not use)
-        yield _printable(f"columns used: {used}; not used: {unused or 'none'}")
+        yield printable(f"columns used: {used}; not used: {unused or 'none'}")
     if made_from.get("not_in_manifest"):
         yield f"images that the manifest does not name, and which are left out: {made_from['not_in_manifest']:,}"
 
@@ -143,7 +142,7 @@ def _classes(train: Examples, test: Examples) -> Iterator[str]:
     held_out = np.zeros(len(train.ids), bool) if train.held_out is None else train.held_out
     splits = {"train": train.take(~held_out), "validation": train.take(held_out), "test": test}
     counts = {split: _counts(examples) for split, examples in splits.items() if len(examples.ids)}
-    shown = [_printable(name) for name in train.class_names[:_CLASSES]]
+    shown = [printable(name) for name in train.class_names[:_CLASSES]]
     width = min(max(map(len, shown)), 40)
     yield f"  {'':{width}}" + "".join(f"{split:>12}" for split in counts)
     for c, name in enumerate(shown):
@@ -151,11 +150,6 @@ def _classes(train: Examples, test: Examples) -> Iterator[str]:
     if more := len(train.class_names) - len(shown):
         rest = counts["train"][len(shown) :]
         yield f"  and {more:,} more, of {min(rest):,} to {max(rest):,} images to train on"
-
-
-def _printable(text: str) -> str:
-    """Names come from files: what would steer a terminal is written out."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _counts(examples: Examples) -> list[int]:

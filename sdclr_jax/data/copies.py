@@ -13,6 +13,7 @@ from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 
 _ROUNDING = 2.0  # gray levels between two copies of one picture, mean
+_MARK = ".sdclr_jax_copies"  # a file of a folder of copies, which says that `write` may replace what is there
 
 
 class Copies(NamedTuple):
@@ -45,7 +46,7 @@ def make(encoded: images.Encoded, square: int, thumbnail: int, progress: bool = 
     middle = crops.CentreCrop(size=square, resize=square)
 
     def fraction(height: int, width: int) -> int:
-        return max(s for s in (1, 2, 4, 8) if s <= max(min(height, width) // (2 * thumbnail), 1))
+        return decoding.smaller(min(height, width) / (2 * thumbnail))
 
     def look(row: int) -> None:
         try:
@@ -68,12 +69,15 @@ def make(encoded: images.Encoded, square: int, thumbnail: int, progress: bool = 
 
 
 def write(squares: np.ndarray, names: list[str], folder: pathlib.Path) -> None:
-    """The squares as PNG files of these names, which keep their endings: what reads images goes by their content.
+    """The squares as PNG files of these names, which keep their endings: what reads images goes by their content. What
+    has such a name in the folder is replaced, so a caller first asks whether it `is_marked`.
 
     Raises:
         UserError: the folder cannot be written.
     """
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).touch()  # first: a process may be killed before it has written all
         for square, name in zip(squares, names, strict=True):
             file = io.BytesIO()
             Image.fromarray(square).save(file, "png")
@@ -85,9 +89,15 @@ def write(squares: np.ndarray, names: list[str], folder: pathlib.Path) -> None:
         raise UserError(f"{folder} cannot be written ({reason}): make room and permission there") from error
 
 
+def is_marked(folder: pathlib.Path) -> bool:
+    """Whether `write` has begun to write copies to a folder; versions before 29 November 2026 have left no mark."""
+    return (folder / _MARK).is_file()
+
+
 def names(folder: pathlib.Path) -> set[str]:
     """Of the files that `write` has written to a folder; none where there is no such folder."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != _MARK)
+    return {path.relative_to(folder).as_posix() for path in files}
 
 
 def is_same(square: np.ndarray, path: pathlib.Path) -> bool:

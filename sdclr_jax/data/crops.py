@@ -128,7 +128,7 @@ def cut(
 
     def scale(height: int, width: int) -> int:
         room = min(b[:, 2:].min() / c.size for b, c in zip(boxes(height, width), crops, strict=True))
-        return max(s for s in (1, 2, 4, 8) if s <= max(room, 1))
+        return decoding.smaller(room)
 
     found = decoding.decode(data, gray_range, scale)
     return [

@@ -37,8 +37,13 @@ class Images(abc.ABC):
         identified by the name of its file, the file's size, and the time of its last change."""
 
     @abc.abstractmethod
-    def picture(self, row: int) -> Image.Image:
-        """One image, whole, RGB."""
+    def picture(self, row: int, side: int = 0) -> Image.Image:
+        """One image, whole, RGB. With a `side`, a JPEG whose longer side has more than twice as many pixels may come
+        smaller, which takes a fraction of the time.
+
+        Raises:
+            BadImage, OSError: as `decoding.decode`, where images are encoded.
+        """
 
 
 class Pixels(Images):
@@ -58,7 +63,7 @@ class Pixels(Images):
     def digest(self) -> str:
         return hashlib.sha256(str(self.array.shape).encode() + self.array.tobytes()).hexdigest()
 
-    def picture(self, row: int) -> Image.Image:
+    def picture(self, row: int, side: int = 0) -> Image.Image:
         pixels = self.array[row]
         return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).convert("RGB")
 
@@ -84,8 +89,11 @@ class Encoded(Images):
     def shape(self, size: int) -> tuple[int, int, int]:
         return (size, size, 3)
 
-    def picture(self, row: int) -> Image.Image:
-        return decoding.decode(self.read(row), self.gray_range).image
+    def picture(self, row: int, side: int = 0) -> Image.Image:
+        def scale(height: int, width: int) -> int:
+            return decoding.smaller(max(height, width) / (2 * side))
+
+        return decoding.decode(self.read(row), self.gray_range, scale if side else None).image
 
 
 class Files(Encoded):

@@ -60,11 +60,9 @@ def find(
         thumbnails: each whole image, squeezed into a square of `SIDE` pixels.
         neighbours: nearest images of each, by features and again by pixels, that are compared with it.
     """
-    flat = thumbnails.reshape(len(thumbnails), -1)
     # Exact copies first: they may be more than any number of neighbours, and each group needs one of them only.
-    _, first, same = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-    same = same.reshape(-1)
-    copies = np.stack([first[same], np.arange(len(flat))], axis=1)
+    first, same = distinct(thumbnails)
+    copies = np.stack([first[same], np.arange(len(same))], axis=1)
     copies = np.sort(copies[copies[:, 0] != copies[:, 1]], axis=1)
     single = np.sort(first)
     rows = single[candidates(None if features is None else features[single], thumbnails[single], neighbours)]
@@ -77,6 +75,18 @@ def find(
     mirrored = np.concatenate([mirrored[kept], np.zeros(len(copies), bool)])
     order = np.lexsort(rows.T[::-1])
     return Pairs(rows[order].astype(np.int32), likeness[order].astype(np.float32), mirrored[order])
+
+
+def distinct(thumbnails: UInt8[np.ndarray, "N S S 3"]) -> tuple[Integer[np.ndarray, " M"], Integer[np.ndarray, " N"]]:
+    """The rows of the first images of all M different pictures, and which of these each image is.
+
+    >>> distinct(np.array([7, 5, 7], np.uint8)[:, None, None, None] + np.zeros((2, 2, 3), np.uint8))
+    (array([1, 0]), array([1, 0, 1]))
+    """
+    # Compared as bytes, which takes a hundredth of the time of `axis=0` where pictures begin alike, as with white.
+    flat = np.ascontiguousarray(thumbnails.reshape(len(thumbnails), -1))
+    _, first, same = np.unique(flat.view(f"V{flat.shape[1]}")[:, 0], return_index=True, return_inverse=True)
+    return first, same.reshape(-1)
 
 
 def candidates(

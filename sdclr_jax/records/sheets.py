@@ -6,7 +6,10 @@ images of other people. https://owasp.org/www-community/attacks/CSV_Injection
 
 import csv
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width
 
@@ -26,6 +29,22 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return text.isascii() and text.strip() == text
+
+
+def table(table: "pyarrow.Table") -> "pyarrow.Table":
+    """The table, whose text no spreadsheet takes for a formula.
+
+    >>> import pyarrow
+    >>> table(pyarrow.table({"id": ["=1+1", "-1"]}))["id"].to_pylist()
+    ["'=1+1", '-1']
+    """
+    import pyarrow  # which those who write no tables need not wait for
+
+    for place, field in enumerate(table.schema):
+        if pyarrow.types.is_string(field.type):
+            texts = [cell(text) for text in table.column(place).to_pylist()]
+            table = table.set_column(place, field, pyarrow.array(texts, field.type))
+    return table
 
 
 class Writer:

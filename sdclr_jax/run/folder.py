@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import os
 import pathlib
 import secrets
 import time
@@ -16,6 +17,7 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.records import EncoderRecord, Saved, TrainedOn, names
 from sdclr_jax.run import versions
 
+_SIGNS = "*?[\\"  # of patterns
 _SAID = 10  # fields that one sentence names
 _SHARED_AFTER = 15  # seconds until a network disk shows a new file everywhere
 
@@ -80,12 +82,33 @@ def check(
             raise no_checkpoint(workdir)
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and holds no run: give a new or empty folder as --workdir")
+    check_path(workdir)
+    check_writable(workdir)
+
+
+def check_path(workdir: pathlib.Path) -> None:
+    """Refuse a path under which no checkpoint could be written and read again.
+
+    Raises:
+        UserError: it has signs that Orbax does not take, or is not UTF-8.
+    """
     # Orbax looks for the parts of a checkpoint by a pattern that begins with this path, and would not find them; what
     # follows # in an address is lost to it.
-    signs, path = "*?[\\" + "#" * files.in_bucket(workdir), str(workdir.absolute())
+    signs, path = _SIGNS + "#" * files.in_bucket(workdir), str(workdir.absolute())
     if any(sign in path for sign in signs):
         raise UserError(f"{path} has one of {signs} in it, so no checkpoint could be read: rename it")
-    check_writable(workdir)
+    if files.as_text(path) != path:
+        raise UserError(f"{files.as_text(path)} is not UTF-8, so no checkpoint could be written: rename it")
+
+
+def fit_name(name: str) -> str:
+    """A name that `check_path` takes, like another one.
+
+    >>> fit_name("Rome [2024]")
+    'Rome _2024]'
+    """
+    text = os.fsencode(name).decode(errors="replace")
+    return "".join("_" if sign in f"{_SIGNS}\N{REPLACEMENT CHARACTER}" else sign for sign in text)
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,7 @@ from sdclr_jax import parallel, recipes
 from sdclr_jax.api import exemplar_files, exemplars
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
-from sdclr_jax.data import sources, thumbnails
+from sdclr_jax.data import decoding, sources, thumbnails
 from sdclr_jax.data.images import Files
 from sdclr_jax.evaluation import frozen, pruning_probe
 from sdclr_jax.reports import extras
@@ -291,6 +291,32 @@ def test_thumbnails_keep_their_shape_whatever_the_image(tmp_path):
     assert wide[32, 32].tolist() == [250, 0, 0]
     assert wide[0, 32].tolist() == [128, 128, 128]
     assert (small == [0, 0, 250]).all(axis=-1).sum() == 20 * 40
+
+
+def test_thumbnails_are_made_one_at_a_time_of_small_pictures_and_what_is_lost_is_grey(tmp_path, monkeypatch, caplog):
+    (tmp_path / "wide.jpg").write_bytes(jpeg(photo(1024, 512)))
+    for name, content in {"cut.jpg": jpeg(photo(90, 90))[:900], "none.png": b"", "go\nne.jpg": None}.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+    sizes, opened, decode = [], [], decoding.decode
+
+    def decoded(*args):
+        found = decode(*args)
+        sizes.append(found.image.size)
+        opened.append(found.image)
+        assert sum(image.width > 64 for image in opened) == 1  # the others are thumbnails by now
+        return found
+
+    monkeypatch.setattr(decoding, "decode", decoded)
+    images = Files(tmp_path, np.array(["cut.jpg", "wide.jpg", "none.png", "go\nne.jpg", "wide.jpg"]))
+    found = thumbnails.make(images, np.arange(5))
+    assert sizes == [(128, 64)] * 2 and found.shape == (5, 64, 64, 3)  # an eighth of each side
+    whole = np.asarray(photo(1024, 512).resize((64, 32)), int)
+    assert np.abs(found[1][16:48] - whole).mean() < 4 and (found[4] == found[1]).all()
+    assert (found[[0, 2, 3]] == 128).all()
+    (said,) = caplog.messages
+    assert "cannot be read any more, and are grey: 3, such as " in said and "cut.jpg (image file is truncated" in said
+    assert thumbnails.make(images, np.array([3])).shape == (1, 1, 1, 3) and "go\\nne.jpg (No such" in caplog.messages[1]
 
 
 def test_photos_of_many_sizes_without_labels(tmp_path, monkeypatch, capsys):

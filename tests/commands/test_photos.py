@@ -7,11 +7,12 @@ import types
 import numpy as np
 import pyarrow.parquet
 import pytest
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
 from sdclr_jax import records
-from sdclr_jax.api import photos
+from sdclr_jax.api import photos, photos_folder
 from sdclr_jax.commands import main
+from sdclr_jax.errors import UserError
 from sdclr_jax.records import EncoderRecord, View
 from tests.photos import encoded, jpeg, photo
 
@@ -111,6 +112,17 @@ def test_a_folder_with_copies_across_splits_and_labels(untrained, tmp_path, caps
         "train/dogs/00.jpg",
     ]
     assert len(read(tmp_path / "found" / "images_of_run.csv")) == 32
+    write(tmp_path / "found" / "outliers.csv", b"mine")  # without its other half, no list of ours
+    (tmp_path / "found" / "outliers.parquet").unlink()
+    for path in [*folder.rglob("=cats/*"), *folder.rglob("dogs/1*.jpg")]:
+        path.unlink()
+    assert run(folder, "--out=found") == 0  # few pictures of one class: what was there of the others is gone
+    assert {path.name for path in (tmp_path / "found").iterdir()} == {
+        "duplicates.csv", "duplicates.parquet", "images.csv", "images.parquet", "images_of_run.csv", "index.html",
+        "outliers.csv", "run", "sizes_of_run.csv", "small",
+    }  # fmt: skip
+    assert (tmp_path / "found" / "outliers.csv").read_bytes() == b"mine"
+    flat(folder / "train" / "dogs", range(40, 64))
     assert main.main(["photos", str(folder), "--out=found", "--method=simclr", "--noprogress"]) == 2
     assert "was trained with sdclr: give that method, or another folder" in capsys.readouterr().err
 
@@ -127,6 +139,15 @@ def test_few_pictures_are_searched_for_copies_without_training(untrained, tmp_pa
         assert [row["keep"] for row in rows].count("true") == 1
         assert not (tmp_path / "runs" / f"{name}_lists" / "outliers.csv").exists()
     assert not untrained
+
+
+def test_a_folder_whose_name_is_not_utf8_or_has_signs_is_looked_at(untrained, tmp_path, capsys):
+    """Disks of long ago have such names."""
+    folder = flat(tmp_path / "M\udcfcnchen [1]\x1b", range(24))
+    assert run(folder) == 0
+    assert f"Wrote {tmp_path}/runs/M_nchen _1]\\x1b_lists: open" in capsys.readouterr().out  # and steers no terminal
+    images = read(tmp_path / "runs" / "M_nchen _1]\x1b_lists" / "images.csv")
+    assert images[0]["path"] == f"{tmp_path}/M\\xfcnchen [1]\x1b/IMG_0000.jpg"
 
 
 def test_one_class_is_looked_at_without_labels(untrained, tmp_path, capsys):
@@ -146,9 +167,12 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(untrained, tmp_path, c
     (tmp_path / "file").write_text("")
     for argv, sentence in {
         ("nowhere",): "FOLDER is folder:",
+        ("no\x1b[31m\nwhere",): r"no\x1b[31m\nwhere, where there is no folder",
         ("texts",): "holds no usable image (none at all)",
         ("photos", "--out=photos/found"): "--out is ",
         ("photos", "--out=file/found"): "file is a file",
+        ("photos", "--out=found[1]"): "found[1] has one of *?[\\ in it, so no checkpoint could be read: rename it",
+        ("photos", "--out=f\udcfcnf"): "f\\xfcnf is not UTF-8, so no checkpoint could be written: rename it",
         ("photos", "--minutes=0"): "--minutes is 0.0: it must be above 0",
         ("photos", "--subset=0"): "--subset is 0: it must be from 1",
         ("photos", "--shown=9999"): "--shown is 9999",
@@ -186,6 +210,14 @@ def flat(folder, seeds, side=40):
 def trained(configs, out):
     """As `pretrain` leaves it."""
     (out / "run" / "config.json").write_text(configs[-1].to_json())
+
+
+def encoder(side, **more):
+    """What a run says of images."""
+    return EncoderRecord(
+        model={"name": "resnet8"}, view=View(height=side, width=side, channels=3), mean=(0.5,), std=(0.2,), resize=side,
+        crop=side, features=8, **more,
+    )  # fmt: skip
 
 
 def test_another_folder_of_that_name_does_not_take_the_place_of_the_first(untrained, tmp_path, capsys):
@@ -255,6 +287,53 @@ def test_files_of_another_program_are_not_replaced(untrained, tmp_path, capsys, 
     assert (tmp_path / "mine" / name).read_bytes() == b"mine" and not untrained
 
 
+def test_no_photo_of_a_person_is_ever_replaced(untrained, tmp_path, capsys, monkeypatch):
+    """`--out` may lie above the images, or beside a folder that has the name of the copies; copies have their names."""
+    for name in ("large", "small", "run"):
+        flat(tmp_path / "album" / name, range(24), side=36)
+    flat(tmp_path / "other" / "large", range(24), side=36)
+    for name in ("small", "run"):
+        (tmp_path / "other" / name).mkdir()  # which takes nothing from anybody
+    (tmp_path / "linked").symlink_to(tmp_path / "album" / "large")
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "more").symlink_to(tmp_path / "album" / "large")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.jpg")}
+    album = tmp_path / "album"
+    monkeypatch.chdir(album / "large")
+    for argv, sentence in {
+        (album / "small", f"--out={album}"): f"--out is {album}, whose folder small holds the images: name another",
+        (album / "run", f"--out={album}"): f"--out is {album}, whose folder run holds the images",
+        (album / "large", f"--out={album}"): f"{album / 'run'} is there, and it is not known that `sdclr photos`",
+        (tmp_path / "linked", "--out=lists"): f"which lies in {tmp_path / 'linked'}, a folder of the images",
+        (tmp_path / "mixed", "--out=lists"): f"which lies in {tmp_path / 'mixed' / 'more'}, a folder of the images",
+    }.items():
+        assert run(*argv) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and said.count("\n") == 1, said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.jpg")} == before
+    for name in ("small", "run", "images_of_run.csv", "sizes_of_run.csv"):
+        write(tmp_path / "mine" / name, b"mine")
+        with pytest.raises(UserError, match=f"{name} is there, and it is not known"):
+            photos_folder.check_ours(tmp_path / "mine")
+        (tmp_path / "mine" / name).unlink()
+    assert not untrained
+
+    out = tmp_path / "other"
+    monkeypatch.setattr(photos.lists, "write_csv", lambda *args, **options: 1 / 0)  # in the middle of its first writes
+    with pytest.raises(ZeroDivisionError):
+        run(out / "large", f"--out={out}")
+    assert len(list((out / "small").glob("*.jpg"))) == 24 and not (out / "images_of_run.csv").exists()
+    photos_folder.check_ours(out)  # so the same command may do it again
+    (out / "small" / ".sdclr_jax_copies").unlink()
+    with pytest.raises(UserError, match="small is there"):
+        photos_folder.check_ours(out)
+    write(out / "run" / "config.json", b"{}")
+    with pytest.raises(UserError, match="run is there"):  # a run of `sdclr pretrain`
+        photos_folder.check_ours(out)
+    write(out / "images_of_run.csv", b"")
+    photos_folder.check_ours(out)  # as the versions without a mark have left it
+
+
 @pytest.mark.parametrize("classes", [0, 2])
 def test_a_burst_is_one_picture(untrained, tmp_path, capsys, classes):
     """Frames of a film differ, and are near duplicates of each other: there is nothing to rank."""
@@ -269,7 +348,7 @@ def test_a_burst_is_one_picture(untrained, tmp_path, capsys, classes):
     assert not (tmp_path / "found" / "labels.csv").exists()
 
 
-def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypatch):
+def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypatch, capsys):
     sides, make = [], photos.copies.make
     monkeypatch.setattr(
         photos.copies, "make", lambda encoded, side, *more: sides.append(side) or make(encoded, side, *more)
@@ -278,10 +357,29 @@ def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypa
     assert run(folder, "--out=found") == 0
     assert run(folder, "--out=large", "--config.views.size=64") == 0
     trained(untrained, tmp_path / "large")
-    record = EncoderRecord(
-        model={"name": "resnet8"}, view=View(height=48, width=48, channels=3), mean=(0.5,), std=(0.2,), resize=48,
-        crop=48, features=8,
-    )  # fmt: skip
-    records.write(tmp_path / "large" / "run" / "encoder.json", record)
-    assert run(folder, "--out=large") == 0
+    records.write(tmp_path / "large" / "run" / "encoder.json", encoder(48))
+    capsys.readouterr()
+    assert run(folder, "--out=large", "--minutes=600") == 0
     assert sides == [32, 64, 48]
+    assert "The earlier run is used, with its 2 epochs, however many minutes are given: to train another" in (
+        capsys.readouterr().out
+    )
+
+
+def test_gray_images_are_trained_on_and_pictured_in_the_range_that_is_given(untrained, tmp_path, monkeypatch, capsys):
+    ranges, thumbnails = [], photos.lists.thumbnails.make
+    monkeypatch.setattr(
+        photos.lists.thumbnails, "make", lambda files, rows: ranges.append(files.gray_range) or thumbnails(files, rows)
+    )
+    folder = flat(tmp_path / "pics", range(24))
+    Image.fromarray(np.asarray(photo(40, 40, seed=99).convert("F")) * 16).save(folder / "x.tif")
+    assert run(folder, "--out=found", "--config.data.gray_range=(0.0,4080.0)") == 0
+    assert ranges == [(0.0, 4080.0)] and untrained[0].data.gray_range == (0.0, 4080.0)
+    square = np.asarray(Image.open(tmp_path / "found" / "small" / "x.tif"), int)
+    assert np.abs(square - np.asarray(photo(40, 40, seed=99).convert("L").resize((32, 32)), int)[..., None]).mean() < 6
+    trained(untrained, tmp_path / "found")
+    records.write(tmp_path / "found" / "run" / "encoder.json", encoder(32, gray_range=(0.0, 4080.0)))
+    assert run(folder, "--out=found") == 0  # as the run was trained
+    assert ranges[1] == (0.0, 4080.0) and len(read(tmp_path / "found" / "images.csv")) == 25
+    assert run(folder, "--out=found", "--config.data.gray_range=(0.0,9.0)") == 2
+    assert "was trained with data.gray_range (0.0, 4080.0), and not (0.0, 9.0): give that" in capsys.readouterr().err

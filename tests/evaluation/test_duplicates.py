@@ -104,3 +104,13 @@ def test_a_copy_differs_by_a_quarter_of_the_lower_quartile_of_the_others(differi
 def test_what_differs_by_next_to_nothing_is_a_copy_however_many_there_are(differing):
     for difference, copies in ((0.009, 8), (0.011, 0)):
         assert len(differing({(0, i): difference for i in range(1, 9)})) == copies
+
+
+def test_equal_pictures_are_one_whatever_all_begin_with():
+    pictures = np.random.default_rng(0).integers(0, 2, (300, 4, 4, 3), np.uint8)[:, ::-1]
+    pictures[:, :3] = 255  # white above
+    pictures[:, 3, 1:] = 0
+    first, same = duplicates.distinct(pictures)
+    _, wanted, inverse = np.unique(pictures.reshape(300, -1), axis=0, return_index=True, return_inverse=True)
+    assert first.tolist() == wanted.tolist() and len(first) == 8
+    assert same.tolist() == inverse.reshape(-1).tolist()

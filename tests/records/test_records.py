@@ -237,7 +237,7 @@ def test_the_room_imports_no_jax():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("module", ["record", "groups", "config"])
+@pytest.mark.parametrize("module", ["record", "groups", "config", "sheets"])
 def test_the_examples_are_true(module):
     found = doctest.testmod(importlib.import_module(f"sdclr_jax.records.{module}"))
     assert found.attempted and not found.failed

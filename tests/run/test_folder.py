@@ -75,6 +75,9 @@ def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
 def test_a_path_that_checkpoints_would_be_lost_in_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"has one of \*\?\[\\ in it, so no checkpoint could be read: rename it"):
         folder.check(tmp_path / name / "run", CONFIG)
+    folder.check(tmp_path / folder.fit_name(name) / "run", CONFIG)
+    with pytest.raises(UserError, match=r"M\\xfcnchen/run is not UTF-8, so no checkpoint could be written"):
+        folder.check(tmp_path / "M\udcfcnchen" / "run", CONFIG)
     folder.check(tmp_path / "spaces, ümlauts & #%{}()'@:;|$" / "run", CONFIG)
 
 

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from sdclr_jax import files
 from sdclr_jax.data import images
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts, manifests, notes
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError, UserError, printable
 from sdclr_jax.files import on_disk, write_changed
 from sdclr_jax.records import sheets
 
@@ -27,6 +27,20 @@ REASONS = 8  # of skipped files that are written down, the most frequent ones
 LOG = logging.getLogger(__name__)
 _SAID = set()  # notes, once a process
 RESIDENT_BYTES = 2**30  # decoded images of one size are kept in memory up to this
+
+
+class Skipped(NamedTuple):
+    """The files of a folder that are no usable images."""
+
+    files: int
+    listed: str  # where each stands with its reason
+    reasons: dict[str, int]  # the most frequent ones, most first -> files
+
+    def why(self) -> list[str]:
+        """A line for each of the most frequent reasons, and one for the others."""
+        lines = [f"  {count:,}: {reason}" for reason, count in self.reasons.items()]
+        others = self.files - sum(self.reasons.values())
+        return [*lines, f"  {others:,}: other reasons"] if others else lines
 
 
 class Folder:
@@ -77,7 +91,7 @@ class Folder:
         for note in self._notes:
             if note not in _SAID:
                 _SAID.add(note)
-                LOG.warning("%s: %s", self._root, note)
+                LOG.warning("%s", printable(f"{self._root}: {note}"))
         splits = np.array(splits)
         rows = np.flatnonzero((splits == "test") == (split == "test"))
         ids = np.array(paths, str)[rows]
@@ -85,37 +99,63 @@ class Folder:
         held_out = held_out if held_out.any() else None
         return Examples(self._images(ids), labels[rows], ids, class_names, held_out, self._root)
 
-    def unlabelled(self) -> Examples:
+    @cached_property
+    def told(self) -> layouts.Table:
+        """What the directories or the manifest say of the images. Unlike in what `load` gives, no image is drawn for
+        testing, and a class may have none to train on.
+
+        Raises:
+            UserError: there is no usable image, or it cannot be told what is meant.
+        """
+        found, usable = self._index, self._usable
+        if self._manifest:
+            return manifests.from_manifest(self._manifest, found.usable, found.skipped, self._class_order)
+        return layouts.from_directories(usable, self._root, self._class_order)
+
+    def untold(self) -> layouts.Table:
         """All usable images, whatever the folder says of classes and splits. Raises UserError where there is none."""
-        ids = np.array(self._usable, str)
-        return Examples(images.Files(self._root, ids), np.full(len(ids), -1, np.int32), ids, (), None, self._root)
+        paths = self._usable
+        return layouts.Table(paths, ["train"] * len(paths), np.full(len(paths), -1, np.int32), ())
+
+    def encoded(self, paths: np.ndarray) -> images.Files:
+        """The images of these paths, str [N], of the index; none is read."""
+        return images.Files(self._root, paths, self._gray_range)
 
     @property
-    def skipped(self) -> tuple[int, str]:
-        """How many files are no usable images, and where they are listed."""
-        return len(self._index.skipped), str(self._index.skipped_list)
+    def usable(self) -> int:
+        """How many images can be decoded, whether a manifest names them or not."""
+        return len(self._index.usable)
+
+    @property
+    def skipped(self) -> Skipped:
+        found, reasons = self._index, itertools.islice(self._reasons().items(), REASONS)
+        return Skipped(len(found.skipped), str(found.skipped_list), dict(reasons))
+
+    def notes(self, table: layouts.Table) -> list[str]:
+        """Sentences on what may be meant in another way than the table takes it."""
+        return notes.about(self._index, table, self._gray_range)
 
     def provenance(self) -> dict[str, Any]:
-        found, table = self._index, self._table
+        table, skipped = self._table, self.skipped
         about = {
             "folder": str(self._root),
             "images": len(table.paths),
-            "skipped": len(found.skipped),
-            "skipped_list": str(found.skipped_list),
-            "skipped_reasons": dict(itertools.islice(self._skipped().items(), REASONS)),
+            "skipped": skipped.files,
+            "skipped_list": skipped.listed,
+            "skipped_reasons": skipped.reasons,
             "notes": self._notes,
         }
         if self._manifest:
             about["manifest"] = str(self._manifest)
             about["manifest_sha256"] = hashlib.sha256(files.read(self._manifest, manifests.LARGEST)).hexdigest()
             about["manifest_columns"] = table.columns
-            about["not_in_manifest"] = len(found.usable) - len(table.paths)
+            about["not_in_manifest"] = self.usable - len(table.paths)
         if table.drawn:
             about["test"] = f"{layouts.TEST_SHARE:g} of each class, drawn with data.seed {self._seed}"
             about["test_list"] = str(self._test_list)
         return about
 
-    def _skipped(self) -> dict[str, int]:
+    def _reasons(self) -> dict[str, int]:
         """Why files were skipped, and how many for each reason, most first; reasons that differ in numbers are one."""
         first, counts = {}, Counter()
         for reason in self._index.skipped.values():
@@ -125,8 +165,7 @@ class Folder:
 
     @cached_property
     def _notes(self) -> list[str]:
-        """Sentences on what may be meant in another way than it is taken."""
-        return notes.about(self._index, self._table, self._gray_range)
+        return self.notes(self._table)
 
     @cached_property
     def _index(self) -> index.Index:
@@ -141,19 +180,14 @@ class Folder:
         found = self._index
         if not found.usable:
             why = f"{len(found.skipped)} skipped, see {found.skipped_list}" if found.skipped else "none at all"
-            first = next(iter(self._skipped()), "")
+            first = next(iter(self._reasons()), "")
             why += f", most of them as: {first}" if first else ""
             raise UserError(f"{self._root} holds no usable image ({why}); give a folder of JPEG, PNG or other images.")
         return list(found.usable)
 
     @cached_property
     def _table(self) -> layouts.Table:
-        found, usable = self._index, self._usable
-        if self._manifest:
-            table = manifests.from_manifest(self._manifest, found.usable, found.skipped, self._class_order)
-        else:
-            table = layouts.from_directories(usable, self._root, self._class_order)
-        table = layouts.with_test(table, self._seed)
+        table = layouts.with_test(self.told, self._seed)
         if table.drawn:
             text = io.StringIO()
             drawn = (path for path, split in zip(table.paths, table.splits, strict=True) if split == "test")
@@ -163,7 +197,7 @@ class Folder:
         return table
 
     def _images(self, paths: np.ndarray) -> np.ndarray | images.Files:
-        encoded = images.Files(self._root, paths, self._gray_range)
+        encoded = self.encoded(paths)
         entries = [self._index.usable[path] for path in self._table.paths]
         width, height = entries[0].width, entries[0].height
         one_size = all((entry.width, entry.height) == (width, height) for entry in entries)

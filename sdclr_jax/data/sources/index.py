@@ -14,8 +14,8 @@ import stat
 import sys
 import types
 import zlib
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -31,8 +31,9 @@ from sdclr_jax.records import sheets
 _RAW = ("raw", "dng", "cr2", "cr3", "crw", "nef", "nrw", "arw", "srf", "sr2", "orf", "rw2", "raf", "pef", "srw", "x3f")
 _RAW += ("3fr", "iiq", "erf", "kdc", "dcr", "mrw", "rwl")
 _ENDINGS = (
-    *("jpg", "jpeg", "jpe", "jfif", "png", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"),
-    *("tga", "jp2", "avif", "heic", "heif", "heics", "hif", "jxl", *_RAW),
+    *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "gif", "bmp", "dib", "webp", "tif", "tiff", "ppm", "pgm"),
+    *("pbm", "pnm", "tga", "pcx", "ico", "jp2", "j2k", "j2c", "jpx", "jpf", "avif", "heic", "heif", "heics", "hif"),
+    *("jxl", *_RAW),
 )
 _SUFFIXES = {"", *(f".{ending}" for ending in _ENDINGS)}
 _RAW_SUFFIXES = {f".{ending}" for ending in _RAW}
@@ -43,6 +44,11 @@ _OF_SYSTEMS = frozenset(
     + ("@synoresource", "#recycle", "#snapshot", "#archive", "$recycle.bin", "recycler", "recycled")
     + ("system volume information", "found.000", "lost+found", "network trash folder", "temporary items")
     + ("thevolumesettingsfolder", "desktop db", "desktop df", "__pycache__")
+)
+# What lies beside images and what nobody takes for one; other files that are passed over are counted.
+_BESIDE = frozenset(
+    (".txt", ".md", ".rst", ".log", ".csv", ".tsv", ".xls", ".xlsx", ".json", ".jsonl", ".xml", ".xmp", ".yaml", ".yml")
+    + (".toml", ".ini", ".html", ".aae", ".py", ".sh", ".npy", ".npz", ".parquet", "thumbs.db", "ehthumbs.db", "icon\r")
 )
 _TOLD = 4096  # entries in a text for other processes
 _BATCH = 256  # files a task: enough that handing them out costs nothing
@@ -70,6 +76,7 @@ class Index(NamedTuple):
     skipped: dict[str, str]  # path -> reason
     skipped_list: pathlib.Path  # of the same, as CSV
     of_systems: tuple[str, ...] = ()  # folders that are no person's, and were passed over
+    others: Mapping[str, int] = types.MappingProxyType({})  # endings that no image has -> files passed over
 
 
 def is_of_system(name: str) -> bool:
@@ -90,6 +97,7 @@ class Scanned(NamedTuple):
     files: dict[str, tuple[int, int]]  # may be images: path -> bytes and time
     skipped: dict[str, str]  # are none, or cannot be reached: path -> reason
     of_systems: tuple[str, ...]  # folders
+    others: Counter[str]  # endings that no image has -> files
 
 
 def scan(root: pathlib.Path) -> Scanned:
@@ -98,7 +106,7 @@ def scan(root: pathlib.Path) -> Scanned:
     Links are followed. A folder that can be reached in two ways is entered once, in the way without links if there is
     one, so a loop ends and no image comes twice through linked folders; the other way is one of those skipped.
     """
-    found, skipped, of_systems, entered = {}, {}, [], {}
+    found, skipped, of_systems, others, entered = {}, {}, [], Counter(), {}
     later, linked = deque([("", root)]), deque()
     while later or linked:
         prefix, folder = (later or linked).popleft()
@@ -128,10 +136,12 @@ def scan(root: pathlib.Path) -> Scanned:
                         skipped[path] = "file name is not UTF-8"
                     else:
                         found[path] = status.st_size, status.st_mtime_ns
+                elif not {entry.name.lower(), ending := os.path.splitext(entry.name)[1].lower()} & _BESIDE:
+                    others[ending] += 1
             except OSError as error:  # a link that leads nowhere, or in a circle
                 if is_image_name(entry.name):
                     skipped[path] = error.strerror or str(error)
-    return Scanned(found, skipped, tuple(of_systems))
+    return Scanned(found, skipped, tuple(of_systems), others)
 
 
 def refresh(
@@ -151,7 +161,7 @@ def refresh(
     """
     if not os.path.isdir(root):
         raise ArgumentError("root", f"is {root}, where there is no folder: give the path of the images")
-    there, skipped, of_systems = scan(root)
+    there, skipped, of_systems, others = scan(root)
     known = _read(folder / "index.json", gray_range)
     entries = {path: known[path] for path, now in there.items() if path in known and known[path][:2] == now}
 
@@ -187,7 +197,7 @@ def refresh(
     skipped |= {path: entry.reason for path, entry in entries.items() if entry.reason}
     skipped = dict(sorted(skipped.items()))
     usable = {path: entries[path] for path in sorted(entries) if not entries[path].reason}
-    return Index(usable, skipped, _write_skipped(folder / "skipped.csv", skipped), of_systems)
+    return Index(usable, skipped, _write_skipped(folder / "skipped.csv", skipped), of_systems, others)
 
 
 _UNREAD = "cannot be read: "

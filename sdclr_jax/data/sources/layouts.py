@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +40,10 @@ _SPLITS = {
     "test": ("test", "testing", "tst", "holdout", "heldout"),
 }
 _SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
-# What stands around such a word: `01_Train`, `train-set`, `test_images`, `val2017`.
-_AROUND = re.compile(r"^(?:\d+\W*)?(.*?)(?:set|sets|data|dataset|split|images|image|imgs|img|pictures|photos|\d+)*$")
+# What stands around such a word: `01_Train`, `train-set`, `test_images`, `val2017`. No text may be made of the repeated
+# parts in two ways, such as digits of more digits: the search through all of them would not end in a person's life.
+_AROUND = re.compile(r"^(?:\d+)?(.*?)(?:set|sets|data|split|images|image|imgs|img|pictures|photos|\d)*$")
+_LONGEST = 100  # characters of such a name; the search takes time with their square
 
 
 class Table(NamedTuple):
@@ -62,7 +65,7 @@ def split_of(name: str) -> str | None:
     ['train', 'test', 'val', 'val', None, None]
     """
     words = re.sub(r"[\W_]+", "", name.strip().casefold())
-    match = _AROUND.match(words)
+    match = _AROUND.match(words) if len(words) <= _LONGEST else None
     return _SPLIT_OF.get(words) or _SPLIT_OF.get(match[1] if match else "")
 
 
@@ -165,9 +168,10 @@ def labelled(paths: list[str], splits: list[str], labels: list[str], where: str,
 
 
 def _natural(name: str) -> tuple:
-    """For sorting by the numbers in names; names of equal numbers, such as 1 and 01, by their characters."""
+    """For sorting by the numbers in names; names of equal numbers, such as 1 and 01, by their characters.
+    `int` refuses more than 4,300 digits, and a manifest may have them."""
     parts = re.split(r"(^-?[0-9]+|[0-9]+)", name)
-    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
+    return [(Decimal(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
 
 
 def _alike(name: str) -> str:

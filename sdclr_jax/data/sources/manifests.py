@@ -63,12 +63,11 @@ def from_manifest(
             raise refuse(number, f"does not have {len(columns)} fields: give each line one field a column")
         row = dict(zip(columns, row, strict=True))
         name = row[by_use["path"]]
-        if _leads_out(name):
-            raise refuse(number, f"names {name!r}, which leads out of the folder: give paths relative to the folder")
         if (there := find(name)) is None:
-            raise refuse(
-                number, f"names {name!r}, which is no image in the folder: correct the path, or leave the line out"
-            )
+            remedy = "is no image in the folder: correct the path, or leave the line out"
+            if _leads_out(name):
+                remedy = "leads out of the folder: give paths relative to the folder"
+            raise refuse(number, f"names {name!r}, which {remedy}")
         if there in found:
             raise refuse(number, f"names {there!r} a second time: keep one of the lines")
         found[there] = number, row

@@ -1,12 +1,13 @@
 """What a person should be told of a folder of images: what may be meant in another way than it is taken."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from sdclr_jax.data.sources.index import Entry, Index
 from sdclr_jax.data.sources.layouts import Table
 from sdclr_jax.data.targets import are_attributes
+from sdclr_jax.errors import shortened
 
 SMALL = 1 / 16  # of the range from black to white: what 12 bits are of 16
 
@@ -19,7 +20,17 @@ def about(found: Index, table: Table, gray_range: tuple[float, ...]) -> list[str
     if found.of_systems:
         passed = _several(found.of_systems, "folder")
         said.append(f"Passed over: {passed} that systems make, such as {found.of_systems[0]}.")
-    return said
+    return [*said, *_others(found.others)]
+
+
+def _others(files: Mapping[str, int]) -> list[str]:
+    if not files:
+        return []
+    most = sorted(files, key=lambda ending: (-files[ending], ending))
+    listed = ", ".join(f"{shortened(ending, 20)} ({files[ending]:,})" for ending in most[:5])
+    more = f" and {len(most) - 5} more" if len(most) > 5 else ""
+    count = sum(files.values())
+    return [f"Passed over: {count:,} {'file' if count == 1 else 'files'} of endings that no image has: {listed}{more}."]
 
 
 def _columns(table: Table) -> list[str]:

@@ -375,6 +375,11 @@ def test_folders_of_systems_are_no_classes(tmp_path, data_dir):
     assert train.class_names == ("cat", "dog") and len(train.ids) + len(test.ids) == 2
     said = notes(tmp_path / "p", data_dir)
     assert "Passed over: 6 folders that systems make, such as #recycle." in said
+    for i, ending in enumerate(("mov", "psd", "psd", "psd", "x" * 50, "1", "2", "3", "txt")):
+        (tmp_path / "p" / f"{i}.{ending}").write_bytes(b"")
+    shown = ".psd (3), .1 (1), .2 (1), .3 (1), .mov (1) and 1 more"
+    said = notes(tmp_path / "p", data_dir)
+    assert f"Passed over: 8 files of endings that no image has: {shown}." in said
 
 
 def test_a_class_of_skipped_files_alone_is_said(tmp_path, data_dir):

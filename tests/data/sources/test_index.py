@@ -1,6 +1,7 @@
 import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -9,9 +10,11 @@ import sys
 import types
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sdclr_jax.data import decoding
 from sdclr_jax.data.sources import index
@@ -172,7 +175,10 @@ def test_what_is_no_image_by_its_name_is_passed_over(root, tmp_path):
         "labels.csv",
         "meta.json",
         "Thumbs.db",
-        ".git/x.png",
+        "1.psd",
+        "a/2.PSD",
+        "3.jpg_large",
+        ".git/x.psd",
         "__MACOSX/x.png",
     ):
         (root / name).parent.mkdir(exist_ok=True)
@@ -180,6 +186,33 @@ def test_what_is_no_image_by_its_name_is_passed_over(root, tmp_path):
     found = index.refresh(root, tmp_path / "known")
     assert len(found.usable) == 3 and not found.skipped
     assert found.of_systems == ("@eaDir", "__MACOSX", "a/@eaDir")
+    assert found.others == {".psd": 2, ".jpg_large": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("a.mpo", "MPO", {"save_all": True, "quality": 100, "subsampling": 0}),
+        ("a.apng", "PNG", {"save_all": True}),
+        ("a.pcx", "PCX", {}),
+        ("a.ICO", "ICO", {"sizes": [(8, 8), (16, 16)]}),
+        ("a.jpx", "JPEG2000", {}),
+        ("a.jpf", "JPEG2000", {}),
+        ("a.j2k", "JPEG2000", {"no_jp2": True}),
+        ("a.j2c", "JPEG2000", {"no_jp2": True}),
+    ],
+)
+def test_rarer_kinds_are_read_by_their_first_picture(tmp_path, name, kind, options):
+    whole = Image.open(io.BytesIO(picture(0, width=16, height=16)))
+    more = {"append_images": [whole.rotate(90)]} if options.get("save_all") else {}
+    (tmp_path / "photos").mkdir()
+    whole.save(tmp_path / "photos" / name, kind, **options, **more)
+    found = index.refresh(tmp_path / "photos", tmp_path / "known")
+    assert [(path, entry.width, entry.height) for path, entry in found.usable.items()] == [(name, 16, 16)]
+    shown = np.asarray(decoding.decode((tmp_path / "photos" / name).read_bytes()).image, int)
+    assert np.abs(shown - np.asarray(whole)).mean() < 2
+    (tmp_path / "photos" / name).write_bytes(b"\0" * 99)
+    assert list(index.refresh(tmp_path / "photos", tmp_path / "known").skipped) == [name]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

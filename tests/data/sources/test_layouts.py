@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import time
 import unicodedata
 
 import numpy as np
@@ -29,6 +30,22 @@ def test_splits_are_recognised_as_people_write_them(split, name):
 def test_names_that_are_no_splits():
     names = ("cat", "contest", "trainer", "latest", "1", "2017", "images", "", "set", "value", "developer", "tests")
     assert [name for name in names if split_of(name)] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "LIDC_1.3.6.1.4.1.14519.5.2.1.6279.6001.100225287222365663678666836860_axial",
+        "train" + "1" * 90 + "x",
+        "a" + "dataset" * 14 + "b",
+        "a" + "imagesset" * 10 + "!b",
+        "1" * 10**6 + "b",
+    ],
+)
+def test_no_name_takes_longer_than_others(name):
+    began = time.process_time()
+    assert split_of(name) is None and split_of(f"{'1' * 60}_train_dataset_{'2' * 20}") == "train"
+    assert time.process_time() - began < 1  # it was for ever
 
 
 @pytest.mark.parametrize(
@@ -156,6 +173,11 @@ def test_what_cannot_be_meant_is_refused(told, text, message):
     assert "\n" not in str(error.value)
 
 
+def test_numbers_of_any_length_are_classes(told):
+    large = "9" * 5000
+    assert told(f"path,label\na/1.png,{large}\na/2.png,10\nb/3.png,2\n").class_names == ("2", "10", large)
+
+
 def test_minus_one_and_one_are_two_classes(told):
     assert told("path,label\na/1.png,-1\na/2.png,1\n").class_names == ("-1", "1")
 
@@ -169,6 +191,9 @@ def test_paths_are_found_however_they_are_written(told):
         told("path\ne\u0301\u0323.png\n", ["e\u0323\u0301.png", "\u1eb9\u0301.png"])
     assert told("path\n.\\a\\1.png\na\\2.png\n").paths == ["a/1.png", "a/2.png"]
     assert told("path\na\\1.png\n", ["a\\1.png", "a/1.png"]).paths == ["a\\1.png"]  # a name may have one
+    odd = ["A: front.png", "C:\\1.png", '"=\n\r, ;|.png', " x.png", "\ufeffy.png", "..\\z.png"]  # no paths of Windows
+    rows = "".join('"' + name.replace('"', '""') + '"\n' for name in odd)
+    assert told(f"path\n{rows}", odd).paths == sorted(odd)
     one = unicodedata.normalize("NFD", "né")
     assert told(f"path,label\na/1.png,né\na/2.png,{one}\nb/3.png,x\n").class_names == ("né", "x")
 
