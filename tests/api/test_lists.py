@@ -9,9 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from sdclr_jax import recipes
-from sdclr_jax.api import lists, photos
+from sdclr_jax.api import collection, lists, photos
 from sdclr_jax.data.copies import Copies
 from sdclr_jax.data.images import Files
+from sdclr_jax.data.sources.folders import Skipped
 from sdclr_jax.evaluation import curation
 
 COUNT = 25
@@ -34,15 +35,16 @@ def found():
     size = np.arange(COUNT) + 100
     small = Copies(pictures, pictures, np.full((COUNT, 2), 64, np.int32), size)
     names = np.array([f"{i:02d}.jpg" for i in range(COUNT)])
-    seen = photos.Collection(
+    seen = collection.Collection(
         files=Files("/nowhere", names),
         ids=names,
         splits=np.full(COUNT, "train"),
         labels=np.zeros(COUNT, int),
         class_names=("cat", "dog"),
-        skipped=0,
-        skipped_list="",
         why_no_labels="",
+        skipped=Skipped(0, "", {}),
+        left_out=0,
+        notes=(),
     )
     forgotten = np.where(np.arange(COUNT) == SECOND_COPY, np.nan, np.arange(COUNT) % 20)
     with pytest.MonkeyPatch.context() as patch:
@@ -91,10 +93,11 @@ def test_the_subset_has_no_outlier_and_of_copies_one(found):
 
 def test_the_classes_of_a_folder_are_named_from_both_ends():
     labels = np.repeat(np.arange(13), np.arange(13, 0, -1))
-    seen = types.SimpleNamespace(
-        ids=labels, splits=np.full(len(labels), "train"), labels=labels, class_names=tuple("abcdefghijklm"), skipped=0
+    names, splits = tuple("abcdefghijklm"), np.full(len(labels), "train")
+    seen = collection.Collection(
+        Files("/nowhere", labels), labels, splits, labels, names, "", Skipped(0, "", {}), 0, ()
     )
-    images, classes = photos.described(seen)
+    images, classes = collection.described(seen)
     assert images == "91 images: 91 train"
     assert classes == "13 classes: a 13, b 12, c 11, d 10, e 9, 3 more, i 5, j 4, k 3, l 2, m 1"
 
