@@ -1,6 +1,5 @@
 """From a file of weights to the variables of a network."""
 
-import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.interop import names, weights
 from sdclr_jax.interop.architecture import Architecture, described
 from sdclr_jax.models import Encoder
-from sdclr_jax.models.vit import interpolated
+from sdclr_jax.models.vit import interpolated, square
 
 # Stands below an encoder's prefix and is no part of the encoder.
 _BESIDE = re.compile(
@@ -172,10 +171,8 @@ def _read(tensor: weights.Tensor, key: str, shape: tuple, path: pathlib.Path, no
 
 def _grids(ours: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, int] | None:
     """Sides of the square grids that position embeddings [1, 1 + side ** 2, width] are of: before and after."""
-    if len(given) != 3 or (given[0], given[2]) != (ours[0], ours[2]):
-        return None
-    before, after = math.isqrt(given[1] - 1), math.isqrt(ours[1] - 1)
-    return (before, after) if (before**2, after**2) == (given[1] - 1, ours[1] - 1) and before else None
+    before, after = square(given), square(ours)
+    return (before, after) if before and after and given[::2] == ours[::2] else None
 
 
 def _remedy(found: Architecture) -> str:
