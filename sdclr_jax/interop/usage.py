@@ -72,7 +72,8 @@ class Usage(NamedTuple):
         if self.to == "torchvision":
             drop = "model.classifier[2]" if architecture.startswith("convnext") else "model.fc"
             begin = ["import torch, torchvision", "from safetensors.torch import load_file", ""]
-            begin += [f"model = torchvision.models.{architecture}()"]
+            classes = f"num_classes={self.classes}" if self.classes not in (0, 1000) else ""
+            begin += [f"model = torchvision.models.{architecture}({classes})"]
             identity = f"{drop} = torch.nn.Identity()  # now model(images) gives features"
             return begin, [load, identity] if self.classes else [identity, load]
         more = "" if channels == 3 else f", in_chans={channels}"
