@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -83,9 +84,14 @@ def take(path: pathlib.Path, encoder: Encoder, name: str, shapes: Mapping[str, t
         wanted = {key: shape for key, shape in shapes.items() if key.split("/")[1] == "encoder"}
         branches: dict[str, dict[str, np.ndarray]] = {}
         used: set[str] = set()
-        notes: list[str] = []
+        notes: list[str] = [tensors.note] if tensors.note else []
         if heads and "heads" not in found.model:
             notes.append(f"heads: the file does not say how many, and {heads} are taken (model.heads)")
+        if found.model.get("stem") == "cifar" and found.prefix in ("backbone.", "encoder."):
+            notes.append(
+                "stem: taken to pad by 1, which the file does not say; that of solo-learn pads by 2, and with it the "
+                "features are others"
+            )
         head = _head(found, own, shapes)
         if not head and found.side.startswith("authors"):
             notes.append("projector: that of the file has other shapes, so ours starts new")
@@ -176,10 +182,9 @@ def _grids(ours: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, int] | N
 
 
 def _remedy(found: Architecture) -> str:
-    model = {key: value for key, value in found.model.items() if value != ""}
-    if "name" not in model:
+    if not found.model["name"]:
         return "no encoder of this version is like it"
-    fields = " ".join(f"--config.model.{key}={value!r}" for key, value in model.items())
+    fields = " ".join(f"--config.model.{key}={shlex.quote(str(value))}" for key, value in found.fields.items())
     return f"for this file give {fields}, and images of {found.channels} channels"
 
 

@@ -14,6 +14,7 @@ from sdclr_jax.api.import_weights import import_weights
 from sdclr_jax.api.load import load
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
+from sdclr_jax.interop import onnx
 from sdclr_jax.interop.card import card, plain
 from sdclr_jax.interop.usage import Usage
 from sdclr_jax.records import EncoderRecord, Results, View
@@ -259,10 +260,18 @@ def test_scores_of_another_preprocessing_than_that_of_the_card_say_so(seen, said
 def test_onnx_without_its_extra_says_what_to_install(sdclr, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(
-        UserError, match=r"ONNX takes jax2onnx, which is not installed: pip install 'sdclr_jax\[onnx\]'"
+        UserError, match=r"ONNX takes jax2onnx, which is not installed: pip install --upgrade 'sdclr_jax\[onnx\]'"
     ):
         export(sdclr, "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_onnx_that_is_installed_and_cannot_be_imported_is_not_said_to_be_missing(tmp_path, monkeypatch):
+    (tmp_path / "jax2onnx.py").write_text("from jax.core import a_name_of_long_ago\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "jax2onnx", raising=False)
+    with pytest.raises(UserError, match=r"onnxruntime, which cannot be imported here \(cannot import name 'a_name_of_"):
+        onnx.converted(None, {}, (8, 8, 1))
 
 
 def test_onnx_gives_the_features_of_the_run(sdclr, tmp_path):
