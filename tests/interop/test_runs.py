@@ -200,6 +200,17 @@ def record(name, channels=3, side=32, **fields):
             record("convnext_tiny", depths=[3, 3, 9, 3], width=96),
             ["convnext_tiny(num_classes=10)", "model.classifier[2] = torch.nn.Identity()"],
         ),
+        (
+            "timm",
+            record("vit_small", side=224, patch=16, width=768, depth=12, heads=12),
+            ['timm.create_model("vit_base_patch16_224", num_classes=10)'],
+        ),
+        (
+            "torchvision",
+            record("convnext_tiny", depths=[3, 3, 27, 3], width=128),
+            ["torchvision.models.convnext_base(num_classes=10)"],
+        ),
+        ("timm", record("vit_small", side=224, patch=16, width=768, depth=12, heads=6), ["no such vit_small"]),
         ("hub-folder", record("resnet50", stem="imagenet", width=64), ['timm.create_model("local-dir:FOLDER"']),
         ("torchvision", record("resnet50", stem="imagenet", width=32), ["torchvision, which has no such resnet50"]),
         ("torchvision", record("resnet18", channels=1, stem="imagenet", width=64), ["torchvision, which has no such"]),
