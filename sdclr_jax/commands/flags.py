@@ -9,6 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sdclr_jax import recipes
+from sdclr_jax.commands.parser import asks_for_help
 from sdclr_jax.errors import UserError, shortened
 
 
@@ -35,7 +36,7 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
 def is_distributed(argv: list[str]) -> bool:
     """Whether a command line says `--distributed`, known before anything else of it is read; not where it only asks for
     help."""
-    if _asks_for_help(argv):
+    if asks_for_help(argv):
         return False
     values = flags.FlagValues()
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
@@ -67,13 +68,9 @@ def evaluate(argv: list[str], config: ConfigDict) -> flags.FlagValues:
 
 
 def show_help(argv: list[str], usage: str) -> None:
-    if _asks_for_help(argv):
+    if asks_for_help(argv):
         print(usage)
         sys.exit(0)
-
-
-def _asks_for_help(argv: list[str]) -> bool:
-    return "--help" in argv or "-h" in argv
 
 
 def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> None:

@@ -89,12 +89,16 @@ def test_names_and_numbers_are_what_they_were(capsys):
     assert fields["evaluate.logistic_l2"][0] == [1, 2] and fields["wandb"][0] == ""
 
 
-@pytest.mark.parametrize("argv", [["evaluate", "nowhere", "--help"], ["pretrain", "--distributed", "-h"]])
+@pytest.mark.parametrize(
+    "argv",
+    [["evaluate", "nowhere", "--help"]]
+    + [[command, "--distributed", "-h"] for command in ("pretrain", "exemplars", "prepare")],
+)
 def test_help_is_given_whatever_else_is(argv, capsys, monkeypatch):
     monkeypatch.setattr(processes, "join", pytest.fail)
     with pytest.raises(SystemExit) as ended:
         main.main(argv)
-    assert not ended.value.code and capsys.readouterr().out.startswith(f"sdclr {argv[0]} ")
+    assert not ended.value.code and capsys.readouterr().out.removeprefix("usage: ").startswith(f"sdclr {argv[0]} ")
 
 
 def test_the_version(capsys):
