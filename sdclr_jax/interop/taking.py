@@ -89,8 +89,8 @@ def take(path: pathlib.Path, encoder: Encoder, name: str, shapes: Mapping[str, t
             notes.append(f"heads: the file does not say how many, and {heads} are taken (model.heads)")
         if found.model.get("stem") == "cifar" and found.prefix in ("backbone.", "encoder."):
             notes.append(
-                "stem: taken to pad by 1, since the file does not say it; the stem of solo-learn pads by 2, which gives "
-                "other features"
+                "stem: taken to pad by 1, since the file does not say it; the stem of solo-learn pads by 2, which "
+                "gives other features"
             )
         head = _head(found, own, shapes)
         if not head and found.side.startswith("authors"):

@@ -154,7 +154,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
 def _torch(path: pathlib.Path, stack: contextlib.ExitStack) -> Tensors:
     try:
         import torch
-    except (ImportError, OSError) as error:
+    except Exception as error:  # where its own libraries are missing, or of other versions
         missing = is_missing(error)
         said = "reading it takes PyTorch" if missing else f"PyTorch cannot be imported here ({first_line(error)})"
         raise UserError(
