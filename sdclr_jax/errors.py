@@ -104,6 +104,15 @@ def renamed(names: Mapping[str, str]) -> Iterator[None]:
         raise UserError(f"{names[error.argument]} {error.problem}") from error
 
 
+def is_missing(error: BaseException) -> bool:
+    """Whether an import failed because a package is not installed, and not because one that is there does not work.
+
+    >>> is_missing(ModuleNotFoundError(name="torch")), is_missing(ImportError(name="torch"))
+    (True, False)
+    """
+    return isinstance(error, ModuleNotFoundError) and "." not in (error.name or ".")
+
+
 # What NumPy, TensorStore and XLA say where memory is short.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "bad_alloc", "Cannot allocate memory", "Out of memory")
 

@@ -270,6 +270,7 @@ def test_the_published_recipe_of_photos():
         ({"epochs": 2.5}, "epochs is 2.5, float: it must be int"),
         ({"epochs": True}, "epochs is True, bool: it must be int"),
         ({"epochs": None}, "epochs is None, NoneType: it must be int"),
+        ({"wandb": None}, "wandb is None, which is no text: give '' for none"),
         ({"prune.rate": "0.7"}, "prune.rate is '0.7', str: it must be float"),
         ({"optimizer": {"decay_vectors": 1}}, "optimizer.decay_vectors is 1, int: it must be bool"),
         ({"views.crop_scale": 0.3}, "views.crop_scale is 0.3, float: it must be tuple"),

@@ -1,11 +1,15 @@
 """The notebook for Colab: what is committed with it is what its cells show. tests/test_docs.py runs it whole."""
 
 import ast
+import importlib.util
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
+
+import pytest
 
 import sdclr_jax
 from sdclr_jax import recipes
@@ -35,6 +39,35 @@ def test_on_an_accelerator_it_trains_on_cifar(monkeypatch):
     exec(compile(cell, str(NOTEBOOK), "exec"), names)
     assert commands == [["prepare", "cifar10"]]
     assert trained == [(m, "cifar10", 100, f"runs/colab/cifar10_{m}") for m in ("simclr", "sdclr")]
+
+
+@pytest.mark.parametrize(
+    ("smi", "status", "package"),
+    [(None, 0, "sdclr_jax"), ("/bin/nvidia-smi", 9, "sdclr_jax"), ("/bin/nvidia-smi", 0, "sdclr_jax[cuda12]")],
+)
+def test_where_there_is_a_gpu_jax_is_installed_for_it(monkeypatch, smi, status, package):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return types.SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(shutil, "which", lambda name: smi)
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (cell,) = (source for source in code() if "REPOSITORY = " in source)
+    exec(cell.replace('REPOSITORY = ""', 'REPOSITORY = "https://x/y"'), {})
+    assert [command[-1] for command in commands] == [*([smi] if smi else []), f"{package} @ git+https://x/y"]
+    assert "\ncuda12 = jax[cuda12]\n" in (NOTEBOOK.parents[1] / "setup.cfg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "said"), [(True, "There is a GPU, and JAX sees a CPU only"), (False, "There is no")]
+)
+def test_a_gpu_that_jax_does_not_see_is_not_said_to_be_missing(capsys, has_gpu, said):
+    (cell,) = (source for source in code() if "cifar10_lt" in source)
+    exec(cell, {"has_accelerator": False, "has_gpu": has_gpu})
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_its_outputs_are_those_of_a_whole_run_without_an_error():

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from sdclr_jax import files, interop, parallel, recipes, records, trees
+from sdclr_jax.api.import_weights import METHOD
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.interop import onnx
@@ -131,8 +132,11 @@ def _card(run: Run, usage: Usage, data_license: str) -> str:
         results = None
     versions_path = run.path / names.VERSIONS
     remedy = "put it back from a copy, or delete it"
+    method = run.config.get("method", "")
+    imported = method == METHOD
+    trained = "weights of another program" if imported else f"{method} on {run.config.data.name}"
     return card(
-        title=f"{run.encoder.model['name']}, {run.config.get('method', '')} on {run.config.data.name}",
+        title=f"{run.encoder.model['name']}, {trained}",
         encoder=run.encoder,
         config=recipes.fields(run.config),
         step=run.step,
@@ -141,6 +145,7 @@ def _card(run: Run, usage: Usage, data_license: str) -> str:
         versions=records.load_object(versions_path, remedy) if versions_path.exists() else {},
         parameters=sum(x.size for x in jax.tree.leaves(run.variables["params"])),
         usage=usage.text(),
+        imported=imported,
         data_license=data_license,
         library="timm" if usage.to == "hub-folder" and usage.of_timm() else "",
     )

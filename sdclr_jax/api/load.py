@@ -50,8 +50,7 @@ def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
     if found is None:
         raise folder.no_checkpoint(path)
     step, variables = found
-    _check_fit(path, record, variables)
-    return Run(path, config, step, record, variables)
+    return Run(path, config, step, record, _fitted(path, record, variables))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -205,20 +204,22 @@ def _encoder_record(path: pathlib.Path, config: ConfigDict) -> EncoderRecord:
         ) from error
 
 
-def _check_fit(path: pathlib.Path, record: EncoderRecord, variables: Tree) -> None:
+def _fitted(path: pathlib.Path, record: EncoderRecord, variables: Tree) -> Tree:
+    """The variables for images of the record's size, which need not be that of the views in training."""
     try:
-        expected = recipes.encoder_shapes(record)
+        encoder, expected = recipes.encoder(record.model), recipes.encoder_shapes(record)
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"{path / names.ENCODER} names an encoder that this version does not make ({record.model}): use the "
             f"version that {names.VERSIONS} names"
         ) from error
-    expected = jax.tree.map(lambda leaf: leaf.shape, expected)
-    found = jax.tree.map(lambda leaf: leaf.shape, variables)
+    view = record.view
+    variables = variables | {"params": encoder.for_views(variables["params"], view.height, view.width)}
+    expected, found = ({name: x.shape for name, x in trees.named(tree).items()} for tree in (expected, variables))
     if expected != found:
-        expected, found = trees.named(expected), trees.named(found)
         differing = next(name for name in expected | found if expected.get(name) != found.get(name))
         raise UserError(
             f"{path}: the encoder of the checkpoint is not that of {names.ENCODER} or {names.CONFIG} ({differing} "
             "differs): put them back from a copy"
         )
+    return variables

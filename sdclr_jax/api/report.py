@@ -62,7 +62,8 @@ def report(
     return Report("\n\n".join([*shown, "\n".join(sentences)]), tuple(contents))
 
 
-_HEAD = 10  # bytes that the tables of all reports share
+_HEADS = {".tex": 3}  # lines of a table up to the names of its columns; of others it is the first
+_LATER = b"data_seed,"  # a column that reports of older versions do not have
 _ENDS = (".html", ".md", ".tex", ".csv", "_means.csv", "_classes.csv", "_curves.csv")
 
 
@@ -75,10 +76,15 @@ def _check_ours(contents: Mapping[files.Path, str]) -> None:
     """Refuse to replace what no report has written: a page begins as those of reports do, a table as the new one."""
     for path, text in contents.items():
         if path.is_file():
-            there = files.content(path)
-            if not (templates.is_report(there) if path.suffix == ".html" else there[:_HEAD] == text.encode()[:_HEAD]):
+            there, end = files.content(path), path.suffix
+            if not (templates.is_report(there) if end == ".html" else _head(there, end) == _head(text.encode(), end)):
                 raise ArgumentError(
                     "output",
                     f"is for {path}, too, which is there, and it is not known that a report has written it: give "
                     "another name, or move it away",
                 )
+
+
+def _head(table: bytes, end: str) -> list[bytes]:
+    """The words with which the tables of all reports begin, up to the names of their columns."""
+    return b"\n".join(table.splitlines()[: _HEADS.get(end, 1)]).replace(_LATER, b"").split()

@@ -23,12 +23,16 @@ def main(argv: list[str]) -> None:
     if len(names) != 1:
         raise UserError("give one config, as in: sdclr config digits_lt:sdclr")
     config, sources = recipes.load_with_sources(names[0])
+    before = recipes.fields(config)
     overrides = [option for option in options if option != "--json"]
     config = flags.overridden(config, overrides)
     recipes.check(config)
     recipes.warn_of_unread(config, flags.fields(overrides))
+    now = recipes.fields(config)
+    # Another encoder brings fields of its own, and its own defaults of others.
+    sources |= {name: "encoder" for name, value in now.items() if name not in before or value != before[name]}
     sources |= dict.fromkeys(flags.fields(overrides), "command line")
-    fields = {name: {"value": value, "source": sources[name]} for name, value in recipes.fields(config).items()}
+    fields = {name: {"value": value, "source": sources[name]} for name, value in now.items()}
     if "--json" in options:
         print(json.dumps(fields, indent=1))
         return

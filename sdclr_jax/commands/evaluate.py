@@ -21,8 +21,7 @@ Probes the frozen dense encoder of each run on the test images and writes DIR/re
 class, All, Many / Medium / Few, and Std between those. Of images with attributes it writes the average precision of
 each. What earlier evaluations of the same encoder on the same data found under other protocols stays there.
 
-  --config.evaluate.protocols=NAMES   which protocols, such as "('linear_full', 'ts_knn_10')"; default are the first
-                                      four:
+  --config.evaluate.protocols=NAMES   which protocols, such as linear_full,ts_knn_10; default are the first four:
 {_PROTOCOLS}
 
   --config.evaluate.FIELD=VALUE       overrides another setting, such as --config.evaluate.knn_k=50
@@ -50,14 +49,14 @@ def main(argv: list[str]) -> None:
 
 def _jobs(argv: list[str]) -> list[tuple[pathlib.Path, ConfigDict, str | None]]:
     """Run, config and folder of prepared data sets."""
+    flags.show_help(argv, USAGE)
     directories = [expanded(arg) for arg in argv if not arg.startswith("-")]
     options = [arg for arg in argv if arg.startswith("-")]
     if not directories:
-        flags.show_help(options, USAGE)
         raise UserError("give the folder of a run, as in: sdclr evaluate runs/sdclr")
     jobs = []
     for directory in directories:
-        args = flags.evaluate(options, USAGE, recipes.read(directory))
+        args = flags.evaluate(options, recipes.read(directory))
         recipes.check(args.config)
         folder.check_writable(directory)
         jobs.append((directory, args.config, args.data_dir))

@@ -2,12 +2,14 @@
 
 import contextlib
 import difflib
+import re
 import sys
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from sdclr_jax import recipes
+from sdclr_jax.commands.parser import asks_for_help
 from sdclr_jax.errors import UserError, shortened
 
 
@@ -32,7 +34,10 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
 
 
 def is_distributed(argv: list[str]) -> bool:
-    """Whether a command line says `--distributed`, known before anything else of it is read."""
+    """Whether a command line says `--distributed`, known before anything else of it is read; not where it only asks for
+    help."""
+    if asks_for_help(argv):
+        return False
     values = flags.FlagValues()
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     with contextlib.suppress(flags.Error):  # which is said when all of it is read
@@ -53,10 +58,9 @@ def fields(argv: list[str]) -> list[str]:
     return [name.removeprefix("config.") for name in names if name.startswith("config.")]
 
 
-def evaluate(argv: list[str], usage: str, config: ConfigDict) -> flags.FlagValues:
+def evaluate(argv: list[str], config: ConfigDict) -> flags.FlagValues:
     """The flags of `sdclr evaluate` for a run with this config, whose fields may be overridden as far as they change
     nothing of what was learnt."""
-    show_help(argv, usage)
     values, before = flags.FlagValues(), recipes.identity(config)
     _parse(values, config, argv)
     recipes.check_same_run(before, values.config)
@@ -64,7 +68,7 @@ def evaluate(argv: list[str], usage: str, config: ConfigDict) -> flags.FlagValue
 
 
 def show_help(argv: list[str], usage: str) -> None:
-    if "--help" in argv or "-h" in argv:
+    if asks_for_help(argv):
         print(usage)
         sys.exit(0)
 
@@ -78,7 +82,8 @@ def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> Non
     for arg in argv:  # first, since another encoder has other fields
         if arg.startswith("--config.model.name="):
             recipes.choose_encoder(config, arg.partition("=")[2])
-    known = [f"config.{field}" for field in recipes.fields(config)] + list(values)
+    held = {f"config.{field}": value for field, value in recipes.fields(config).items()}
+    known = [*held, *values]
     for arg in argv:
         name = arg.partition("=")[0].removeprefix("--")
         plain = name.removeprefix("no")
@@ -88,12 +93,29 @@ def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> Non
             near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)[0]
             raise UserError(f"there is no field or flag --{shortened(name)}: the nearest is --{near}")
     # The last value counts: of a tuple that is given twice, ml_collections would make one of both.
-    argv = list({arg.partition("=")[0].removeprefix("--").removeprefix("no"): arg for arg in argv}.values())
+    argv = {arg.partition("=")[0].removeprefix("--").removeprefix("no"): arg for arg in argv}
+    argv = [_as_written(arg, held.get(name)) for name, arg in argv.items()]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["sdclr", *argv])
     try:
         values(["sdclr", *argv])
     except (flags.Error, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(_first_line(error)) from error
+
+
+def _as_written(arg: str, held: object) -> str:
+    """An argument as ml_collections reads it: of a field of several names, `a,b` is a tuple.
+
+    Raises:
+        UserError: None is given for text, which would be these four letters.
+    """
+    name, _, value = arg.partition("=")
+    if isinstance(held, str) and value == "None":
+        raise UserError(f"{name} is None, which is no text: give {name}= for none")
+    parts = [part.strip() for part in value.strip("()[]").split(",") if part.strip()]
+    of_names = isinstance(held, tuple) and all(isinstance(x, str) for x in held)
+    if of_names and parts and all(re.fullmatch(r"[\w-]+", part) for part in parts):
+        return f"{name}={tuple(parts)!r}"
+    return arg
 
 
 def _first_line(error: Exception) -> str:

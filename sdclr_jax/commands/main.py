@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import absl.logging
 
-from sdclr_jax import compiler
+from sdclr_jax import __version__, compiler
 from sdclr_jax.commands import ending
 from sdclr_jax.errors import (
     LONGEST,
@@ -39,7 +39,7 @@ USAGE = """usage: sdclr COMMAND ...
   import      make a run of weights that another program trained
   photos      find what is wrong and what is rare in a folder of images, in one go
 
-sdclr COMMAND --help says more."""
+sdclr COMMAND --help says more. sdclr --version says which version this is."""
 COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report", "export", "import", "photos")
 
 _LESS_MEMORY = (
@@ -78,6 +78,9 @@ def _several_processes() -> types.ModuleType | None:
 def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        print(f"sdclr_jax {__version__}")
         return 0
     command, *rest = argv
     compiler.set_flags()

@@ -8,6 +8,11 @@ from sdclr_jax.errors import UserError, shortened
 DISTRIBUTED = "join the processes of a cluster first (TPU pod, Slurm, MPI); without one, work alone"
 
 
+def asks_for_help(argv: list[str]) -> bool:
+    """Whether a command line wants to know what can be written, whatever else it says."""
+    return "--help" in argv or "-h" in argv
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that says what is wrong in a sentence, as all else does."""
 

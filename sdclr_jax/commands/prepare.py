@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdclr_jax.commands.parser import DISTRIBUTED, Parser
+from sdclr_jax.commands.parser import DISTRIBUTED, Parser, asks_for_help
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources.folders import Skipped
@@ -28,7 +28,7 @@ class _Prepared(NamedTuple):
 
 def main(argv: list[str]) -> None:
     """Prepare the data set named in `argv`, read it back, and say what is where."""
-    if "--distributed" not in argv:  # without JAX, which takes a second to import
+    if "--distributed" not in argv or asks_for_help(argv):  # without JAX, which takes a second to import
         _show(options := _options(argv), _prepared(options))
         return
     from sdclr_jax import processes

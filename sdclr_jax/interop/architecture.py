@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sdclr_jax.models import ENCODERS, Bottleneck, ConvNeXt, ResNet, ViT
@@ -42,6 +43,8 @@ class Architecture(NamedTuple):
         says: the architecture in words.
         channels: of the images.
         view: side of the images, where the architecture fixes it.
+        usual: fields of the encoder that no tensor tells, as encoders of this width usually have them, where they are
+            not the defaults of `model`'s name.
     """
 
     source: str
@@ -51,6 +54,12 @@ class Architecture(NamedTuple):
     says: str
     channels: int
     view: int | None = None
+    usual: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """All that a config says of such an encoder."""
+        return {"name": self.model["name"], **self.usual, **self.model}
 
 
 def described(shapes: Mapping[str, tuple[int, ...]]) -> Architecture | None:
@@ -101,20 +110,27 @@ def _resnet(own: Mapping[str, tuple[int, ...]], first: tuple[int, ...]) -> Archi
 def _vit(own: Mapping[str, tuple[int, ...]], first: tuple[int, ...]) -> Architecture:
     (depth,) = _counts(own, r"()blocks\.(\d+)\.attn\.qkv\.weight") or (0,)
     width, channels, patch, _ = first
-    name = next((name for name, row in ENCODERS.items() if (e := _made(row, ViT)) and e.width == width), "")
+    rows = {name: encoder.width for name, row in ENCODERS.items() if (encoder := _made(row, ViT))}
+    name = min(rows, key=lambda name: abs(rows[name] - width))
+    # From ViT-Ti to ViT-L each head is 64 wide; those that are wider than ViT-L have 16 heads, too.
+    heads = next(heads for heads in range(max(min(width // 64, 16), 1), 0, -1) if width % heads == 0)
+    usual = {} if rows[name] == width else {"heads": heads}
     places = own.get("pos_embed", (1, 1, width))[1] - 1
     model = {"name": name, "patch": patch, "width": width, "depth": depth}
     says = f"a vision transformer of {depth} blocks, {width} wide, patches of {patch}"
-    return Architecture("", "", "timm", model, says, channels, math.isqrt(max(places, 0)) * patch or None)
+    return Architecture("", "", "timm", model, says, channels, math.isqrt(max(places, 0)) * patch or None, usual)
 
 
 def _convnext(own: Mapping[str, tuple[int, ...]], first: tuple[int, ...]) -> Architecture:
     timm = "stem.0.weight" in own
-    pattern = r"stages\.(\d+)\.blocks\.(\d+)\.gamma" if timm else r"features\.(\d+)\.(\d+)\.layer_scale"
-    depths = _counts(own, pattern)
-    name = next((name for name, row in ENCODERS.items() if _made(row, ConvNeXt)), "")
+    blocks = r"stages\.(\d+)\.blocks\.(\d+)\.conv_dw" if timm else r"features\.(\d+)\.(\d+)\.block\.0"
+    depths = _counts(own, rf"{blocks}\.weight")
+    scaled = any(key.endswith((".gamma", ".layer_scale")) for key in own)
+    second = any(".grn." in key for key in own)
+    kind = "ConvNeXt V2" if second else "ConvNeXt" if scaled else "ConvNeXt without layer scale"
+    name = next((name for name, row in ENCODERS.items() if scaled and _made(row, ConvNeXt)), "")
     model = {"name": name, "depths": depths, "width": first[0]}
-    says = f"a ConvNeXt of {depths} blocks, {first[0]} wide"
+    says = f"a {kind} of {depths} blocks, {first[0]} wide"
     return Architecture("", "", "timm" if timm else "torchvision", model, says, first[1])
 
 

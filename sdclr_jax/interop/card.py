@@ -32,6 +32,7 @@ def card(
     versions: Mapping[str, Any],
     parameters: int,
     usage: str,
+    imported: bool = False,
     data_license: str = "",
     library: str = "",
 ) -> str:
@@ -47,27 +48,41 @@ def card(
         versions: what versions.json holds.
         parameters: numbers in the encoder.
         usage: Markdown that says how to load the file.
+        imported: whether another program trained the weights, of which nothing but their hash is known.
         data_license: of the images; '' where it is not known.
         library: that loads the folder from a hub; '' for none.
     """
     view = encoder.view
     head = ["---", "pipeline_tag: image-feature-extraction", *([f"library_name: {library}"] if library else [])]
-    head += ["tags: [self-supervised-learning, contrastive-learning, long-tail]", "---", ""]
+    head += (
+        ["---", ""] if imported else ["tags: [self-supervised-learning, contrastive-learning, long-tail]", "---", ""]
+    )
     started = config.get("model.start_sha256")
     facts = {
         "Encoder": f"{plain(encoder.model['name'])}, {parameters:,} parameters, {encoder.features} features",
         "Fields of the encoder": plain(", ".join(f"{k}={v}" for k, v in encoder.model.items() if k != "name")),
-        "Method": f"{plain(config.get('method'))}, seed {plain(config.get('seed'))}, step {step}",
-        "Started from": f"weights with the SHA-256 {plain(started)}" if started else "random weights",
-        "Data set": plain(config.get("data.name")),
-        "Images": f"{trained_on.images}, SHA-256 of their list {plain(trained_on.sha256)}"
-        if trained_on
-        else "not known",
-        "Licence of the images": plain(data_license) if data_license else "unknown",
-        "Code": f"sdclr_jax {plain(versions.get('sdclr_jax'))}, commit {plain(versions.get('commit'))}",
-        "Hardware": plain(versions.get("hardware", "not known")),
     }
-    lines = [*head, f"# {plain(title)}", "", "An image encoder, trained without labels.", "", "| | |", "|---|---|"]
+    code = f"sdclr_jax {plain(versions.get('sdclr_jax'))}, commit {plain(versions.get('commit'))}"
+    if imported:
+        says = (
+            "An image encoder with the weights of another program: how it was trained, and on what, is not known here."
+        )
+        facts |= {"Weights": f"of another program, SHA-256 {plain(started)}", "Imported by": code}
+        facts |= {"Evaluated on": plain(results.data.name)} if results else {}
+    else:
+        says = f"An image encoder, trained without labels{', starting from other weights' if started else ''}."
+        facts |= {
+            "Method": f"{plain(config.get('method'))}, seed {plain(config.get('seed'))}, step {step}",
+            "Started from": f"weights with the SHA-256 {plain(started)}" if started else "random weights",
+            "Data set": plain(config.get("data.name")),
+            "Images": f"{trained_on.images}, SHA-256 of their list {plain(trained_on.sha256)}"
+            if trained_on
+            else "not known",
+            "Code": code,
+            "Hardware": plain(versions.get("hardware", "not known")),
+        }
+    facts["Licence of the images"] = plain(data_license) if data_license else "unknown"
+    lines = [*head, f"# {plain(title)}", "", says, "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "## Preprocessing", "", _preprocessing(encoder), "", "## Use", "", usage, "", "## Scores", ""]
     if results is None:
@@ -76,6 +91,7 @@ def card(
         lines += [
             "Percent, of the frozen encoder on the test images. Many, Medium and Few are means over the classes with "
             "many, medium and few training images; Std is the standard deviation of these three.",
+            *_otherwise(encoder, results.seen),
             "",
             "| protocol | metric | All | Many | Medium | Few | Std |",
             "|---|---|---|---|---|---|---|",
@@ -93,8 +109,8 @@ def card(
         "",
         "## Limits",
         "",
-        f"For images of {view.height} x {view.width} pixels like those above; nothing is known of others. Scores are "
-        "of one run: other seeds differ.",
+        f"For images of {view.height} x {view.width} pixels like those above; nothing is known of others."
+        + ("" if imported else " Scores are of one run: other seeds differ."),
     ]
     return "\n".join(lines) + "\n"
 
@@ -109,4 +125,20 @@ def _preprocessing(encoder: EncoderRecord) -> str:
         else f"{view.height} x {view.width} pixels, whole"
     )
     mean, std = (json.dumps(list(x)) for x in (encoder.mean, encoder.std))
-    return f"Images are {colours}: {seen}, divide by 255, subtract the mean {mean}, divide by {std}."
+    said = f"Images are {colours}: {seen}, divide by 255, subtract the mean {mean}, divide by {std}."
+    if encoder.gray_range:
+        black, white = encoder.gray_range
+        said += f" In gray images of more than eight bits {black:g} is black and {white:g} white: make them 0 and 255."
+    return said
+
+
+def _otherwise(encoder: EncoderRecord, seen: Mapping[str, Any] | None) -> list[str]:
+    """What is said of scores whose images were not preprocessed as the card says. Older versions did not write it."""
+    here = {"mean": list(encoder.mean), "std": list(encoder.std)}
+    if encoder.crop:
+        here |= {"resize": encoder.resize, "crop": encoder.crop, "interpolation": encoder.interpolation}
+    other = {name: value for name, value in (seen or here).items() if value != here.get(name)}
+    if not other:
+        return []
+    made = ", ".join(f"{plain(name)} {plain(value)}" for name, value in other.items())
+    return ["", f"These scores were made with another preprocessing than the one above: {made}."]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, first_line, is_missing
 from sdclr_jax.models import Encoder
 from sdclr_jax.trees import Tree
 
@@ -26,13 +26,15 @@ def converted(encoder: Encoder, variables: Tree, view: tuple[int, int, int]) -> 
         view: height, width and channels of the images.
 
     Raises:
-        UserError: jax2onnx or onnxruntime is not installed, or what it made does not give the encoder's features.
+        UserError: jax2onnx or onnxruntime cannot be imported, or what it made does not give the encoder's features.
     """
     try:
         import jax2onnx
         import onnxruntime
-    except ImportError as error:
-        raise UserError(f"ONNX takes {error.name}, which is not installed: pip install 'sdclr_jax[onnx]'") from None
+    except Exception as error:  # of other versions of what they stand on
+        said = f"{error.name}, which is not installed" if is_missing(error) else ""
+        said = said or f"jax2onnx and onnxruntime, which cannot be imported here ({first_line(error)})"
+        raise UserError(f"ONNX takes {said}: pip install --upgrade 'sdclr_jax[onnx]'") from error
     with _quiet():
         try:
             made = jax2onnx.to_onnx(

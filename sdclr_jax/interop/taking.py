@@ -1,8 +1,8 @@
 """From a file of weights to the variables of a network."""
 
-import math
 import pathlib
 import re
+import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.interop import names, weights
 from sdclr_jax.interop.architecture import Architecture, described
 from sdclr_jax.models import Encoder
-from sdclr_jax.models.vit import interpolated
+from sdclr_jax.models.vit import interpolated, square
 
 # Stands below an encoder's prefix and is no part of the encoder.
 _BESIDE = re.compile(
@@ -84,9 +84,14 @@ def take(path: pathlib.Path, encoder: Encoder, name: str, shapes: Mapping[str, t
         wanted = {key: shape for key, shape in shapes.items() if key.split("/")[1] == "encoder"}
         branches: dict[str, dict[str, np.ndarray]] = {}
         used: set[str] = set()
-        notes: list[str] = []
+        notes: list[str] = [tensors.note] if tensors.note else []
         if heads and "heads" not in found.model:
             notes.append(f"heads: the file does not say how many, and {heads} are taken (model.heads)")
+        if found.model.get("stem") == "cifar" and found.prefix in ("backbone.", "encoder."):
+            notes.append(
+                "stem: taken to pad by 1, since the file does not say it; the stem of solo-learn pads by 2, which "
+                "gives other features"
+            )
         head = _head(found, own, shapes)
         if not head and found.side.startswith("authors"):
             notes.append("projector: that of the file has other shapes, so ours starts new")
@@ -172,17 +177,14 @@ def _read(tensor: weights.Tensor, key: str, shape: tuple, path: pathlib.Path, no
 
 def _grids(ours: tuple[int, ...], given: tuple[int, ...]) -> tuple[int, int] | None:
     """Sides of the square grids that position embeddings [1, 1 + side ** 2, width] are of: before and after."""
-    if len(given) != 3 or (given[0], given[2]) != (ours[0], ours[2]):
-        return None
-    before, after = math.isqrt(given[1] - 1), math.isqrt(ours[1] - 1)
-    return (before, after) if (before**2, after**2) == (given[1] - 1, ours[1] - 1) and before else None
+    before, after = square(given), square(ours)
+    return (before, after) if before and after and given[::2] == ours[::2] else None
 
 
 def _remedy(found: Architecture) -> str:
-    model = {key: value for key, value in found.model.items() if value != ""}
-    if "name" not in model:
+    if not found.model["name"]:
         return "no encoder of this version is like it"
-    fields = " ".join(f"--config.model.{key}={value!r}" for key, value in model.items())
+    fields = " ".join(f"--config.model.{key}={shlex.quote(str(value))}" for key, value in found.fields.items())
     return f"for this file give {fields}, and images of {found.channels} channels"
 
 

@@ -4,17 +4,21 @@ from typing import Any, NamedTuple
 
 from sdclr_jax.records import EncoderRecord
 
-# Encoders that a library makes by name, where their fields are these; a ResNet needs another stem beside that.
+# Encoders that timm makes by name: the first word of ours, and its fields; a ResNet needs another stem beside that.
 TIMM = {
     "resnet18": ("resnet18", {"width": 64}),
     "resnet34": ("resnet34", {"width": 64}),
     "resnet50": ("resnet50", {"width": 64}),
-    "vit_tiny": ("vit_tiny_patch16_224", {"patch": 16, "width": 192, "depth": 12, "heads": 3}),
-    "vit_small": ("vit_small_patch16_224", {"patch": 16, "width": 384, "depth": 12, "heads": 6}),
-    "convnext_tiny": ("convnext_tiny", {"depths": (3, 3, 9, 3), "width": 96}),
+    "vit_tiny_patch16_224": ("vit", {"patch": 16, "width": 192, "depth": 12, "heads": 3}),
+    "vit_small_patch16_224": ("vit", {"patch": 16, "width": 384, "depth": 12, "heads": 6}),
+    "vit_base_patch16_224": ("vit", {"patch": 16, "width": 768, "depth": 12, "heads": 12}),
+    "vit_large_patch16_224": ("vit", {"patch": 16, "width": 1024, "depth": 24, "heads": 16}),
+    "convnext_tiny": ("convnext", {"depths": (3, 3, 9, 3), "width": 96}),
+    "convnext_small": ("convnext", {"depths": (3, 3, 27, 3), "width": 96}),
+    "convnext_base": ("convnext", {"depths": (3, 3, 27, 3), "width": 128}),
+    "convnext_large": ("convnext", {"depths": (3, 3, 27, 3), "width": 192}),
 }
-TORCHVISION = ("resnet18", "resnet34", "resnet50", "convnext_tiny")
-_CLASSIFIERS = {"resnet": "fc", "vit": "head", "convnext": "head.fc"}
+TORCHVISION = tuple(name for name in TIMM if not name.startswith("vit"))  # of these, under the same names
 
 
 class Usage(NamedTuple):
@@ -58,11 +62,16 @@ class Usage(NamedTuple):
     def _architecture(self) -> str:
         """What the library calls this encoder, '' where it has none."""
         model = self.encoder.model
-        name, fields = TIMM.get(model["name"], ("", {}))
-        same = all(_plain(model.get(field)) == _plain(value) for field, value in fields.items())
-        if self.to == "torchvision":
-            return model["name"] if model["name"] in TORCHVISION and same and self.encoder.view.channels == 3 else ""
-        return name if same else ""
+        first = model["name"].partition("_")[0]
+        same = (
+            name
+            for name, (word, fields) in TIMM.items()
+            if word == first and all(_plain(model.get(field)) == _plain(value) for field, value in fields.items())
+        )
+        name = next(same, "")
+        if self.to == "torchvision" and (name not in TORCHVISION or self.encoder.view.channels != 3):
+            return ""
+        return name
 
     def _made(self) -> tuple[list[str], list[str]] | None:
         architecture, channels = self._architecture(), self.encoder.view.channels
@@ -72,7 +81,8 @@ class Usage(NamedTuple):
         if self.to == "torchvision":
             drop = "model.classifier[2]" if architecture.startswith("convnext") else "model.fc"
             begin = ["import torch, torchvision", "from safetensors.torch import load_file", ""]
-            begin += [f"model = torchvision.models.{architecture}()"]
+            classes = f"num_classes={self.classes}" if self.classes not in (0, 1000) else ""
+            begin += [f"model = torchvision.models.{architecture}({classes})"]
             identity = f"{drop} = torch.nn.Identity()  # now model(images) gives features"
             return begin, [load, identity] if self.classes else [identity, load]
         more = "" if channels == 3 else f", in_chans={channels}"

@@ -19,12 +19,12 @@ import safetensors
 import safetensors.numpy
 
 from sdclr_jax import files
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, first_line, is_missing, shortened
 
 _TORCH = (".pt", ".pth", ".tar", ".ckpt", ".bin")  # what torch.save writes is called
 SUFFIXES = (".safetensors", ".npz", *_TORCH)
-# Where programs put the state of their model in a checkpoint.
-_STATES = ("state_dict", "model_state_dict", "model_state", "model", "student", "teacher", "net")
+# Where programs put the state of their model in a checkpoint; of a teacher and its student, the former is evaluated.
+_STATES = ("state_dict", "model_state_dict", "model_state", "model", "teacher", "student", "net")
 # Types of safetensors, by their NumPy names; weights have no others.
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -37,8 +37,14 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
+class Tensors(dict[str, Tensor]):
+    """The tensors of a file by name; `note` says which of several models in the file they are, '' where it has one."""
+
+    note: str = ""
+
+
 @contextlib.contextmanager
-def opened(path: pathlib.Path) -> Iterator[dict[str, Tensor]]:
+def opened(path: pathlib.Path) -> Iterator[Tensors]:
     """The tensors of a file by name; what is not a tensor in it is passed over. They are read inside only.
 
     Raises:
@@ -54,10 +60,10 @@ def opened(path: pathlib.Path) -> Iterator[dict[str, Tensor]]:
     with contextlib.ExitStack() as stack:
         try:
             tensors = open_one(path, stack)
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path} is no whole {kind} file ({_first_line(error)}): copy it again") from error
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # archives, what compressed them, and NumPy's headers have types of their own
+            raise UserError(f"{path} is no whole {kind} file ({first_line(error)}): copy it again") from error
         if not tensors:
             raise UserError(f"{path} holds no tensors: give a file with the weights of a model")
         yield tensors
@@ -73,8 +79,10 @@ def read(tensor: Tensor, name: str, path: pathlib.Path) -> np.ndarray:
         raise UserError(f"{path}: {name} has the type {tensor.dtype}, and weights are {', '.join(_DTYPES.values())}")
     try:
         x = tensor.read()
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is damaged at {name} ({_first_line(error)}): copy it again") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise UserError(f"{path} is damaged at {name} ({first_line(error)}): copy it again") from error
     if x.itemsize < 4:
         x = x.astype(np.float32)
     # A sum is not finite if one of its terms is not, and takes no memory.
@@ -105,9 +113,9 @@ def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray], about: Mapping[
         safetensors.numpy.save_file(whole, part, metadata={"format": "pt", **about})
 
 
-def _safetensors(path: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
+def _safetensors(path: pathlib.Path, stack: contextlib.ExitStack) -> Tensors:
     file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-    found = {}
+    found = Tensors()
     for name in file.keys():  # noqa: SIM118  # it is no mapping
         piece = file.get_slice(name)
         kind = piece.get_dtype()
@@ -115,10 +123,12 @@ def _safetensors(path: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, T
     return found
 
 
-def _npz(path: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
+def _npz(path: pathlib.Path, stack: contextlib.ExitStack) -> Tensors:
     archive = stack.enter_context(zipfile.ZipFile(path))
-    found = {}
+    found = Tensors()
     for entry in archive.infolist():
+        if entry.flag_bits & 1:
+            raise UserError(f"{path}: {entry.filename} is encrypted: save it without a password")
         with archive.open(entry) as file:
             version = np.lib.format.read_magic(file)
             header = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
@@ -141,14 +151,16 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     return x.view("bfloat16") if x.dtype.str == "|V2" else x
 
 
-def _torch(path: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
+def _torch(path: pathlib.Path, stack: contextlib.ExitStack) -> Tensors:
     try:
         import torch
-    except ImportError:
+    except Exception as error:  # where its own libraries are missing, or of other versions
+        missing = is_missing(error)
+        said = "reading it takes PyTorch" if missing else f"PyTorch cannot be imported here ({first_line(error)})"
         raise UserError(
-            f"{path} is a file of PyTorch's, and reading it takes PyTorch: pip install 'sdclr_jax[torch]', or save its "
-            "state dict with safetensors.torch.save_file"
-        ) from None
+            f"{path} is a file of PyTorch's, and {said}: pip install 'sdclr_jax[torch]', or save its state dict with "
+            "safetensors.torch.save_file"
+        ) from (None if missing else error)
     try:
         # Tensors and plain containers only: anything else in the file is refused, and nothing of it runs.
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -158,27 +170,48 @@ def _torch(path: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Tensor]
             "the state dict of the model alone"
         ) from error
     except RuntimeError as error:
-        raise ValueError(_first_line(error)) from error
+        raise ValueError(first_line(error)) from error
     if not isinstance(held, dict):
         raise UserError(
             f"{path} holds one {type(held).__name__} and no state dict: save the state dict of the model, as of "
             "torch.save(model.state_dict(), FILE)"
         )
-    return {
-        name: Tensor(tuple(x.shape), str(x.dtype).removeprefix("torch."), lambda x=x: _numpy(x))
-        for name, x in _state(held).items()
+    state, note = _state(held)
+    found = Tensors(
+        (name, Tensor(tuple(x.shape), str(x.dtype).removeprefix("torch."), lambda x=x: _numpy(x)))
+        for name, x in state.items()
         if isinstance(x, torch.Tensor) and isinstance(name, str)
-    }
+    )
+    found.note = note
+    return found
 
 
-def _state(held: dict[Any, Any]) -> dict[Any, Any]:
-    """The state of the model in a checkpoint."""
+def _state(held: dict[Any, Any]) -> tuple[dict[Any, Any], str]:
+    """The state of the model in a checkpoint, and what is said where others stand beside it."""
+    note = ""
+    for key, level in _levels(held):
+        beside = [name for name, x in level.items() if key not in ("", name) and isinstance(x, dict) and _is_model(x)]
+        if beside:
+            others = shortened(", ".join(map(repr, beside)))
+            note = f"models: {key} is taken, and not {others}: to take another, save that alone"
+    return level, note
+
+
+def _levels(held: dict[Any, Any]) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """A checkpoint and what is in it down to the state of the model, each with the key of the next, '' for the last."""
     for _ in range(4):
-        inner = next((held[key] for key in _STATES if isinstance(held.get(key), dict)), None)
-        if inner is None:
-            break
-        held = inner
-    return held
+        key = next((key for key in _STATES if isinstance(held.get(key), dict)), "")
+        yield key, held
+        if not key:
+            return
+        held = held[key]
+    yield "", held
+
+
+def _is_model(held: dict[Any, Any]) -> bool:
+    """Whether a part of a checkpoint is the state of a model with an encoder: each begins with a convolution."""
+    *_, (_, state) = _levels(held)
+    return any(getattr(x, "ndim", 0) == 4 for x in state.values())
 
 
 def _numpy(x: Any) -> np.ndarray:
@@ -190,7 +223,3 @@ def _cause(error: Exception) -> str:
     """Why torch refuses a file, without its advice to open it anyway."""
     why = re.search(r"(unsupported GLOBAL \S+|Unsupported \w+ \S+|GLOBAL \S+)", str(error), re.IGNORECASE)
     return why[0] if why else "unknown content"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:160]

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from sdclr_jax.errors import ArgumentError, shortened
+from sdclr_jax.trees import Tree
 
 
 class Encoder(nn.Module):
@@ -37,6 +38,12 @@ class Encoder(nn.Module):
         Raises:
             ArgumentError: names the field that does not fit.
         """
+
+    @nn.nowrap
+    def for_views(self, params: Tree, height: int, width: int) -> Tree:
+        """Parameters with which the encoder gives the same features of views of this size, and has the shapes that it
+        is initialised with for them. A class whose parameters depend on the size of the views says here how."""
+        return params
 
 
 def check_at_least(least: int, **arguments: int) -> None:

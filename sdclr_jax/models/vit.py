@@ -15,10 +15,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.models.encoder import Encoder, check_at_least, check_at_most
 from sdclr_jax.models.heads import linear_init
+from sdclr_jax.trees import Tree
 
 small = nn.initializers.normal(0.02)
 
@@ -115,6 +117,14 @@ class ViT(Encoder):
         if height % self.patch or width % self.patch:
             raise ArgumentError("patch", f"is {self.patch}: it must divide the sides of the views, {height} x {width}")
 
+    @nn.nowrap
+    def for_views(self, params: Tree, height: int, width: int) -> Tree:
+        """The same with the position embeddings of the grid of such views."""
+        held, grid = params.get("pos_embed"), (height // self.patch, width // self.patch)
+        if held is None or not square(held.shape) or held.shape[1] == 1 + math.prod(grid):
+            return params
+        return params | {"pos_embed": np.asarray(interpolated(held, grid))}
+
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         self.check_view(*x.shape[1:3])
@@ -136,9 +146,19 @@ class ViT(Encoder):
         return interpolated(held, (height, width))
 
 
+def square(shape: tuple[int, ...]) -> int:
+    """The side of the square grid that position embeddings [1, 1 + side ** 2, width] are of; 0 where they are of none.
+
+    >>> square((1, 197, 192)), square((1, 196, 192))
+    (14, 0)
+    """
+    side = math.isqrt(max(shape[1] - 1, 0)) if len(shape) == 3 else 0
+    return side if side and shape[1] == 1 + side**2 else 0
+
+
 def interpolated(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
     """Position embeddings [1, 1 + side ** 2, width] of a class token and a square grid, for another grid (bicubic)."""
-    side, width = math.isqrt(positions.shape[1] - 1), positions.shape[2]
+    side, width = square(positions.shape), positions.shape[2]
     places = positions[:, 1:].reshape(1, side, side, width)
     places = jax.image.resize(places, (1, *grid, width), "bicubic")
     return jnp.concatenate([positions[:, :1], places.reshape(1, -1, width)], axis=1)

@@ -133,6 +133,8 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)[0]
             raise UserError(f"there is no field {shortened(name)}: the nearest is {near}")
+        if value is None and isinstance(known[name], str):
+            raise UserError(f"{name} is None, which is no text: give '' for none")
         try:
             if value is None or isinstance(value, bool) != isinstance(known[name], bool):
                 raise TypeError

@@ -110,7 +110,7 @@ def choose_architecture(config: ConfigDict, found: Architecture) -> None:
     """
     if not found.model["name"]:
         raise UserError(f"the file is of {found.says}, and no encoder of this version is like it")
-    override(config, {"model": found.model})
+    override(config, {"model": found.fields})
     if config.data.name in sources.SHAPES or "size" not in config.views:
         return
     size = found.view or (32 if found.model.get("stem") == "cifar" else 224)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from sdclr_jax import parallel, recipes
+from sdclr_jax import interop, parallel, recipes
 from sdclr_jax.api.evaluate import _dense, evaluate
 from sdclr_jax.api.exemplars import exemplars
 from sdclr_jax.api.export import export
-from sdclr_jax.api.load import load
+from sdclr_jax.api.load import _fitted, load
 from sdclr_jax.data.images import Files
+from sdclr_jax.data.pictures import Pictures
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import TrainedOn
 from sdclr_jax.run import checkpoints as checkpoints_module
@@ -294,3 +295,34 @@ def test_a_run_that_goes_on_with_another_crop_encodes_by_it(streamed, tmp_path):
     folder.claim(directory, config, TrainedOn(images=1, sha256="0"), record, recipes.identity)
     after = load(directory).encoder
     assert (after.resize, after.crop) == (18, 12) != (before.resize, before.crop)
+
+
+def test_a_vit_that_is_evaluated_on_larger_images_than_its_views_encodes_and_leaves_as_it_is_evaluated(tmp_path):
+    config = test_streamed.config("/none", "--config.evaluate.crop=24", "--config.evaluate.resize=30")
+    recipes.override(config, {"model": {"name": "vit_tiny", "patch": 4, "width": 8, "depth": 1, "heads": 2}})
+    directory = make(tmp_path / "run", config, (9, 16, 16, 3), is_encoded=True)
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        trained = checkpoints.encoder()[1]
+    run = load(directory)
+    assert trained["params"]["pos_embed"].shape == (1, 17, 8) and run.variables["params"]["pos_embed"].shape == (
+        1,
+        37,
+        8,
+    )
+    pictures = [np.asarray(photo(40, 30, seed=i)) for i in range(2)]
+    one = jax.devices()[:1]
+    evaluated = recipes.frozen_encoder(config, parallel.shardings(one)).features(trained, Pictures(pictures))
+    np.testing.assert_allclose(run.encode(pictures, devices=one), evaluated, atol=1e-6 * np.abs(evaluated).max())
+    with interop.opened(run.export("timm", tmp_path / "timm") / "model.safetensors") as tensors:
+        np.testing.assert_array_equal(tensors["pos_embed"].read(), run.variables["params"]["pos_embed"])
+
+
+@pytest.mark.parametrize("shape", [(1, 18, 8), (1, 17, 4), (17, 8)])
+def test_position_embeddings_that_are_no_square_grid_or_of_another_width_are_refused(tmp_path, shape):
+    config = test_pretrain.config()
+    recipes.override(config, {"model": {"name": "vit_tiny", "patch": 4, "width": 8, "depth": 1, "heads": 2}})
+    record = recipes.encoder_record(config, (9, 8, 8, 1), encoded=False)
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), recipes.encoder_shapes(record))
+    variables["params"]["pos_embed"] = np.zeros(shape, np.float32)
+    with pytest.raises(UserError, match=r"is not that of encoder\.json or config\.json \(params/pos_embed differs\)"):
+        _fitted(tmp_path, record, variables)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from sdclr_jax import recipes
+import sdclr_jax
+from sdclr_jax import processes, recipes
 from sdclr_jax.commands import main
 
 LAYERED = """
@@ -64,6 +65,47 @@ def test_a_line_a_field(capsys):
     assert (value.strip(), source) == ("((('dense', 0), ('sparse', 1)),)", "method")
 
 
+def test_another_encoder_brings_fields_of_its_own(capsys):
+    """With their own source; what both encoders have alike keeps its value and source."""
+    kept = ("model.dtype", "model.remat", "model.start")
+    before = printed(capsys, "cifar10_lt:sdclr")
+    fields = printed(capsys, "cifar10_lt:sdclr", "--config.model.name=vit_tiny", "--config.model.depth=2")
+    assert "model.stem" not in fields and {name: fields[name] for name in kept} == {name: before[name] for name in kept}
+    assert fields["model.name"] == ("vit_tiny", "command line") and fields["model.depth"] == (2, "command line")
+    assert fields["model.heads"] == (3, "encoder") and fields["model.patch"] == (16, "encoder")
+    assert before["model.width"] == (64, "base") and fields["model.width"] == (192, "encoder")
+
+
+@pytest.mark.parametrize("written", ["knn,logistic", "(knn, logistic)", "('knn', 'logistic')", "['knn','logistic']"])
+def test_several_names_are_written_with_commas(written, capsys):
+    fields = printed(capsys, "digits_lt:sdclr", f"--config.evaluate.protocols={written}")
+    assert fields["evaluate.protocols"] == (["knn", "logistic"], "command line")
+
+
+def test_names_and_numbers_are_what_they_were(capsys):
+    one = ("--config.optimizer.constant_rate=encoder", "--config.evaluate.protocols=knn")
+    fields = printed(capsys, "digits_lt:sdclr", *one, "--config.evaluate.logistic_l2=1,2", "--config.wandb=")
+    assert fields["optimizer.constant_rate"][0] == ["encoder"] and fields["evaluate.protocols"][0] == ["knn"]
+    assert fields["evaluate.logistic_l2"][0] == [1, 2] and fields["wandb"][0] == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["evaluate", "nowhere", "--help"]]
+    + [[command, "--distributed", "-h"] for command in ("pretrain", "exemplars", "prepare")],
+)
+def test_help_is_given_whatever_else_is(argv, capsys, monkeypatch):
+    monkeypatch.setattr(processes, "join", pytest.fail)
+    with pytest.raises(SystemExit) as ended:
+        main.main(argv)
+    assert not ended.value.code and capsys.readouterr().out.removeprefix("usage: ").startswith(f"sdclr {argv[0]} ")
+
+
+def test_the_version(capsys):
+    assert main.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sdclr_jax {sdclr_jax.__version__}\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -73,6 +115,12 @@ def test_a_line_a_field(capsys):
         (["digits_lt", "--config.prune.rat=1"], "nearest is --config.prune.rate"),
         (["digits_lt", "--config.prune.rate=3"], "prune.rate is 3.0"),
         (["digits_lt", "--config.method=byol"], "choose another"),
+        (
+            ["digits_lt", "--config.wandb=None"],
+            "--config.wandb is None, which is no text: give --config.wandb= for none",
+        ),
+        (["digits_lt", "--config.data.root=None"], "--config.data.root is None, which is no text"),
+        (["digits_lt", "--config.evaluate.protocols=knn,nearest"], "unknown evaluate.protocols 'nearest'"),
     ],
 )
 def test_bad_input(argv, said, capsys):

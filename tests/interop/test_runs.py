@@ -1,5 +1,6 @@
 """From a run to other programs and back: export, import, and pretraining that starts from a file."""
 
+import dataclasses
 import json
 import sys
 
@@ -7,15 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import interop, parallel, recipes, trees
+from sdclr_jax import interop, parallel, recipes, records, trees
 from sdclr_jax.api.export import export
 from sdclr_jax.api.import_weights import import_weights
 from sdclr_jax.api.load import load
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
-from sdclr_jax.interop.card import plain
+from sdclr_jax.interop import onnx
+from sdclr_jax.interop.card import card, plain
 from sdclr_jax.interop.usage import Usage
-from sdclr_jax.records import EncoderRecord, View
+from sdclr_jax.records import EncoderRecord, Results, View
 from sdclr_jax.run import folder
 from tests.api import test_load
 from tests.commands import test_pretrain
@@ -61,6 +63,11 @@ def test_a_whole_network_goes_out_and_comes_back_as_a_run(sdclr, tmp_path, capsy
     assert again.keys() == held.keys()
     for name, x in held.items():
         np.testing.assert_array_equal(again[name], x, err_msg=name)
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert "# resnet8, weights of another program" in card and "| Imported by | sdclr_jax " in card
+    assert f"| Weights | of another program, SHA-256 {interop.sha256(written / 'model.safetensors')} |" in card
+    for untrue in ("without labels", "tags:", "Data set", "| Method |", "| Images |", "Hardware", "seeds", "Evaluated"):
+        assert untrue not in card, untrue
     with pytest.raises(UserError, match="back holds a run already: give another --out"):
         import_weights(written / "model.safetensors", tmp_path / "back", "digits_lt:sdclr", HEADS)
 
@@ -173,7 +180,7 @@ def record(name, channels=3, side=32, **fields):
 @pytest.mark.parametrize(
     ("to", "encoder", "lines"),
     [
-        ("torchvision", record("resnet18", stem="imagenet", width=64), ["torchvision.models.resnet18()", "model.fc ="]),
+        ("torchvision", record("resnet18", stem="imagenet", width=64), ["resnet18(num_classes=10)", "model.fc ="]),
         (
             "timm",
             record("resnet18", channels=1, stem="cifar", width=64),
@@ -191,8 +198,19 @@ def record(name, channels=3, side=32, **fields):
         (
             "torchvision",
             record("convnext_tiny", depths=[3, 3, 9, 3], width=96),
-            ["torchvision.models.convnext_tiny()", "model.classifier[2] = torch.nn.Identity()"],
+            ["convnext_tiny(num_classes=10)", "model.classifier[2] = torch.nn.Identity()"],
         ),
+        (
+            "timm",
+            record("vit_small", side=224, patch=16, width=768, depth=12, heads=12),
+            ['timm.create_model("vit_base_patch16_224", num_classes=10)'],
+        ),
+        (
+            "torchvision",
+            record("convnext_tiny", depths=[3, 3, 27, 3], width=128),
+            ["torchvision.models.convnext_base(num_classes=10)"],
+        ),
+        ("timm", record("vit_small", side=224, patch=16, width=768, depth=12, heads=6), ["no such vit_small"]),
         ("hub-folder", record("resnet50", stem="imagenet", width=64), ['timm.create_model("local-dir:FOLDER"']),
         ("torchvision", record("resnet50", stem="imagenet", width=32), ["torchvision, which has no such resnet50"]),
         ("torchvision", record("resnet18", channels=1, stem="imagenet", width=64), ["torchvision, which has no such"]),
@@ -207,13 +225,64 @@ def test_the_card_says_how_it_is_loaded(to, encoder, lines):
     assert bool(Usage(encoder, to, 0).of_timm()) == (named and encoder.model.get("stem") != "cifar")
 
 
+@pytest.mark.parametrize("classes", [0, 1000])
+def test_the_plain_call_of_torchvision_has_a_thousand_classes(classes):
+    found = Usage(record("resnet18", stem="imagenet", width=64), "torchvision", classes).text()
+    assert "model = torchvision.models.resnet18()\n" in found
+
+
+def scores(seen):
+    """What results.json holds of images that were seen so."""
+    score = {"settings": {}, "per_class": [0.5], "all": 0.5, "many": 0.5, "medium": None, "few": None, "std": None}
+    data = {"name": "pets", "subset": "train", "split": 1, "seed": 0, "class_names": ["cat"], "train_counts": [3]}
+    found = {
+        "format": 1,
+        "run": {"method": "sdclr", "seed": 0, "step": 1, "epoch": 1.0},
+        "data": data | {"group_rule": "thirds", "groups": ["many"], "lists": {}},
+        "encoder_checksum": 1,
+        "seen": seen,
+        "protocols": {"knn": score | {"validation_accuracy": None}},
+    }
+    return records.decode(Results, found)
+
+
+SEEN = {"mean": [0.5], "std": [0.2], "resize": 36, "crop": 32, "interpolation": "bicubic"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (SEEN, ""),
+        (None, ""),
+        (SEEN | {"crop": 28, "interpolation": "bilinear"}, ": crop 28, interpolation bilinear."),
+        (SEEN | {"mean": [0.4]}, ": mean \\[0.4\\]."),
+    ],
+)
+def test_scores_of_another_preprocessing_than_that_of_the_card_say_so(seen, said):
+    encoder = dataclasses.replace(record("resnet8"), resize=36, crop=32, gray_range=(0.0, 4095.0))
+    given = {"title": "", "config": {"method": "imported"}, "step": 1, "trained_on": None, "versions": {}}
+    found = card(**given, encoder=encoder, results=scores(seen), parameters=1, usage="", imported=True)
+    assert (f"another preprocessing than the one above{said}\n" in found) == bool(said)
+    assert ("another preprocessing" in found) == bool(said)
+    assert "| knn | accuracy | 50.00 |" in found and "| Evaluated on | pets |" in found
+    assert "In gray images of more than eight bits 0 is black and 4095 white: make them 0 and 255." in found
+
+
 def test_onnx_without_its_extra_says_what_to_install(sdclr, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(
-        UserError, match=r"ONNX takes jax2onnx, which is not installed: pip install 'sdclr_jax\[onnx\]'"
+        UserError, match=r"ONNX takes jax2onnx, which is not installed: pip install --upgrade 'sdclr_jax\[onnx\]'"
     ):
         export(sdclr, "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_onnx_that_is_installed_and_cannot_be_imported_is_not_said_to_be_missing(tmp_path, monkeypatch):
+    (tmp_path / "jax2onnx.py").write_text("from jax.core import a_name_of_long_ago\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "jax2onnx", raising=False)
+    with pytest.raises(UserError, match=r"onnxruntime, which cannot be imported here \(cannot import name 'a_name_of_"):
+        onnx.converted(None, {}, (8, 8, 1))
 
 
 def test_onnx_gives_the_features_of_the_run(sdclr, tmp_path):

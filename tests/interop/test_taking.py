@@ -131,7 +131,7 @@ REFUSED = {
     "colours": (
         {"conv1.weight": np.ones((2, 3, 3, 3), np.float32)},
         r"conv1.weight has the shape \(2, 3, 3, 3\), .* for this file give "
-        r"--config.model.name='resnet8' --config.model.stem='cifar' --config.model.width=2, and images of 3 channels",
+        r"--config.model.name=resnet8 --config.model.stem=cifar --config.model.width=2, and images of 3 channels",
     ),
     "a tensor less": ({"layer2.0.bn1.bias": None}, r"and not of resnet8: it lacks layer2\.0\.bn1\.bias"),
     "a block more": (
@@ -176,6 +176,35 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         UserError, match=r"holds no encoder of a kind that is known here \(its first tensors are a.weight"
     ):
         take(tmp_path / "other.safetensors")
+
+
+def test_a_compressed_archive_that_is_damaged_anywhere_is_one_sentence(tmp_path):
+    """Nothing but the file's own numbers comes out of it, or a sentence."""
+    path, damaged = tmp_path / "whole.npz", tmp_path / "damaged.npz"
+    kernel = np.round(np.random.default_rng(0).normal(size=(8, 3, 7, 7)), 1).astype(np.float32)
+    np.savez_compressed(path, **{"conv1.weight": kernel})
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 11):
+        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            with interop.opened(damaged) as tensors:
+                for name, tensor in tensors.items():
+                    np.testing.assert_array_equal(interop.weights.read(tensor, name, damaged), kernel)
+        except UserError as error:
+            refused += 1
+            assert "copy it again" in str(error) or "encrypted" in str(error)
+    assert refused > 50
+
+
+def test_an_encrypted_archive_says_so(tmp_path):
+    path = tmp_path / "locked.npz"
+    np.savez(path, **{"conv1.weight": np.zeros((2, 1, 3, 3), np.float32)})
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"locked\.npz: conv1\.weight\.npy is encrypted: save it without a password"):
+        take(path)
 
 
 def test_an_archive_that_says_it_is_larger_than_it_is_takes_no_memory(tmp_path):
@@ -252,10 +281,59 @@ def test_files_of_pytorch_are_read_where_it_is_installed(tmp_path):
         take(tmp_path / "cut.pt")
 
 
+class Fake(np.ndarray):
+    """What is asked of a tensor of PyTorch's."""
+
+    element_size = property(lambda self: lambda: self.itemsize)
+
+    def detach(self):
+        return self
+
+    def numpy(self):
+        return np.asarray(self)
+
+
+def pytorch(held):
+    return types.SimpleNamespace(load=lambda *_, **__: held, Tensor=np.ndarray)
+
+
+def test_the_teacher_is_taken_and_what_else_the_file_holds_is_said(tmp_path, monkeypatch):
+    """As DINO evaluates it; and of an encoder as solo-learn's, that its stem may be another."""
+    whole = files.resnet8(tmp_path)
+    with interop.opened(whole) as tensors:
+        state = {name: x.read().view(Fake) for name, x in tensors.items()}
+    centre = {"center": np.zeros((1, 4), np.float32)}
+    held = {"student": {f"module.backbone.{name}": x * 0 for name, x in state.items()}, "dino_loss": centre}
+    held |= {"optimizer": {"state": {}}, "teacher": {f"backbone.{name}": x for name, x in state.items()}, "epoch": 3}
+    held["again"] = held  # a file may hold itself
+    monkeypatch.setitem(sys.modules, "torch", pytorch(held))
+    (tmp_path / "dino.pth").write_bytes(b"what torch.save wrote")
+    taken, expected = take(tmp_path / "dino.pth"), take(whole)
+    for name, x in expected.branches["dense"].items():
+        np.testing.assert_array_equal(taken.branches["dense"][name], x)
+    assert expected.notes == () and taken.notes == (
+        "models: teacher is taken, and not 'student', 'again': to take another, save that alone",
+        "stem: taken to pad by 1, since the file does not say it; the stem of solo-learn pads by 2, which gives other "
+        "features",
+    )
+    for key, other in (("state_dict", "state_dict_ema"), ("model", "model_ema")):
+        monkeypatch.setitem(sys.modules, "torch", pytorch({other: state, key: state}))
+        (note,) = take(tmp_path / "dino.pth").notes
+        assert note == f"models: {key} is taken, and not '{other}': to take another, save that alone"
+
+
+def test_pytorch_that_is_installed_and_cannot_be_imported_is_not_said_to_be_missing(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so.13: cannot open shared object file')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    (tmp_path / "weights.pt").write_bytes(b"what torch.save wrote")
+    with pytest.raises(UserError, match=r"and PyTorch cannot be imported here \(libcudart\.so\.13: cannot open"):
+        take(tmp_path / "weights.pt")
+
+
 @pytest.mark.parametrize("held", [[1, 2], (), 3.0, None, np.zeros(3)])
 def test_a_file_of_pytorch_that_holds_no_state_dict_is_told_of(tmp_path, monkeypatch, held):
-    torch = types.SimpleNamespace(load=lambda *_, **__: held, Tensor=np.ndarray)
-    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch", pytorch(held))
     (tmp_path / "list.pt").write_bytes(b"what torch.save wrote")
     with pytest.raises(UserError, match=rf"list\.pt holds one {type(held).__name__} and no state dict: save the state"):
         take(tmp_path / "list.pt")

@@ -47,17 +47,36 @@ def test_bad_run_leaves_an_earlier_report_as_it_was(six_runs, tmp_path):
     assert (tmp_path / "report.html").read_text() == before
 
 
-@pytest.mark.parametrize("name", ["paper.tex", "paper.md", "paper.html", "paper_means.csv"])
+OTHERS = {
+    "paper.html": "my thesis",
+    "paper.tex": "\\begin{tabular}{llrlllll}\n\\toprule\nmethod & data & n & a & b & c & d & e \\\\\n",
+    "paper.md": "| protocol | runs of | n | All |\n|---|---|---|---|\n",
+    "paper.csv": "run,group,method,seed,value\n",
+    "paper_means.csv": "kind,data,protocol,mean\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_what_no_report_has_written_is_not_replaced(make_run, tmp_path, name):
+    """Though it begins as the table of a report does."""
     folder = str(make_run("a"))
     out = tmp_path / "out"
     out.mkdir()
-    (out / name).write_text("my thesis")
+    (out / name).write_text(OTHERS[name])
     with pytest.raises(UserError, match=rf"output is for .*{name}, too, which is there, and it is not known"):
         main([folder, f"--output={out}/paper.html"])
-    assert _files(out) == [name] and (out / name).read_text() == "my thesis"
-    for _ in range(2):  # one's own is
-        main([folder, f"--output={out}/other.html"])
+    assert _files(out) == [name] and (out / name).read_text() == OTHERS[name]
+
+
+def test_what_a_report_has_written_is_replaced(make_run, tmp_path):
+    """Tables of other runs too, whose columns are as wide as their names, and one of an older version."""
+    main([str(make_run("a_run_of_a_long_name")), f"--output={tmp_path}/report.html"])
+    table = tmp_path / "report.csv"
+    table.write_text(table.read_text().replace(",data_seed,", ","))
+    main([str(make_run("b")), f"--output={tmp_path}/report.html"])
+    assert ",data_seed," in table.read_text()
+    for name in WRITTEN:
+        assert "a_run_of_a_long_name" not in (tmp_path / name).read_text(encoding="utf-8")
 
 
 def test_runs_that_cannot_be_reported_together_write_nothing(make_run, tmp_path):
