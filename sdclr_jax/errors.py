@@ -126,7 +126,7 @@ def out_of_memory(error: BaseException) -> str:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MemoryError) or any(sign in str(seen) for sign in _NO_MEMORY):
-            return first_line(seen)
+            return first_line(seen) if str(seen) else "the system gives no more"
         seen = seen.__cause__ or seen.__context__
     return ""
 

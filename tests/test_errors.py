@@ -22,5 +22,5 @@ def test_an_argument_without_a_field_and_any_other_error_go_on_as_they_are():
 
 
 def test_the_examples_are_true():
-    assert doctest.testmod(errors).attempted == 6
-    assert doctest.testmod(errors).failed == 0
+    found = doctest.testmod(errors)
+    assert found.attempted > 6 and not found.failed

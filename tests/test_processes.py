@@ -493,6 +493,14 @@ def test_one_that_says_no_more_is_named_but_not_where_it_left_after_a_failure(mo
     assert [text.partition(" for ")[0] for text in said] == ([] if failed else ["process 1 has not been heard of"])
 
 
+def test_memory_that_is_short_is_not_a_process_that_is_gone():
+    """Each start would end the same way."""
+    error = jax.errors.JaxRuntimeError
+    assert failing.broke_down(error("INTERNAL: connection closed by peer")) and failing.broke_down(ValueError("Gloo x"))
+    assert not failing.broke_down(error("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"))
+    assert not failing.broke_down(ValueError("no"))
+
+
 def test_numbers_are_summed_over_the_processes(monkeypatch):
     monkeypatch.setattr(meeting, "count", lambda: 3)
     monkeypatch.setattr(meeting, "exchange", lambda place, text: [text, '{"unreadable_images": 4}', text])

@@ -113,12 +113,12 @@ def _run(argv: list[str]) -> int:
         return 130
     except Exception as error:  # of the system; of another kind is a fault of this program
         if why := out_of_memory(error):
-            print(f"sdclr: there is not enough memory ({why}): {_LESS_MEMORY}", file=sys.stderr)
+            said = f"there is not enough memory ({why}): {_LESS_MEMORY}"
         elif isinstance(error, OSError) and error.filename and error.strerror:
             said = f"{error.filename} cannot be used ({error.strerror}): mend that, then run again"
-            print(f"sdclr: {printable(said)}", file=sys.stderr)
         else:
             raise
+        print(f"sdclr: {printable(said)}", file=sys.stderr)
         return 1
     return 0
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, printable
 from sdclr_jax.interop import names, weights
 from sdclr_jax.interop.architecture import Architecture, described
 from sdclr_jax.models import Encoder
@@ -50,7 +50,7 @@ class Taken(NamedTuple):
         aside += ["*.num_batches_tracked"] if counters else []
         if aside:
             lines.append(f"not taken: {', '.join(aside[:12])}" + (" and others" if len(aside) > 12 else ""))
-        return "\n".join([*lines, *self.notes])
+        return "\n".join(map(printable, [*lines, *self.notes]))  # names of tensors come from the file
 
 
 def take(path: pathlib.Path, encoder: Encoder, name: str, shapes: Mapping[str, tuple[int, ...]]) -> Taken:

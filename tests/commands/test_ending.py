@@ -10,6 +10,7 @@ import threading
 import time
 import types
 
+import jax
 import pytest
 
 from sdclr_jax import files
@@ -89,6 +90,10 @@ def test_the_console_script_is_run_that_way(monkeypatch):
     [
         (PermissionError(13, "Permission denied", "/a/b"), "sdclr: /a/b cannot be used (Permission denied): mend that"),
         (MemoryError(), "sdclr: there is not enough memory (the system gives no more): free some"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nMore."),
+            "sdclr: there is not enough memory (RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.): free",
+        ),
         (MemoryError("Unable to allocate 9 TiB"), "sdclr: there is not enough memory (Unable to allocate 9 TiB): free"),
     ],
 )
