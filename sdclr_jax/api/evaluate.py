@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, processes, recipes, records, trees
+from sdclr_jax import numerics, parallel, processes, recipes, records, trees
 from sdclr_jax.api import agreement
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import Unreadable, UserError, renamed
@@ -66,6 +66,7 @@ def evaluate(
     return evaluate_run(config, directory, data_dir, step=getattr(run, "step", None))
 
 
+@numerics.fixed()
 def evaluate_run(
     config: ConfigDict,
     directory: pathlib.Path,

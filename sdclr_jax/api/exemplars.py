@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import files, parallel, processes, recipes, records
+from sdclr_jax import files, numerics, parallel, processes, recipes, records
 from sdclr_jax.api import agreement, exemplar_files
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
@@ -114,6 +114,7 @@ def check(rates: tuple[float, ...], *, pairs_of_views: int, against: str, shown:
             raise ArgumentError(name, f"is {shortened(value)}: it must be {bound}")
 
 
+@numerics.fixed()
 def exemplars_of_run(
     config: ConfigDict,
     directory: pathlib.Path,

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdclr_jax import files, interop, parallel, recipes, records, trees
+from sdclr_jax import files, interop, numerics, parallel, recipes, records, trees
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.interop import onnx
@@ -21,6 +21,7 @@ from sdclr_jax.run.checkpoints import Checkpoints
 KINDS = ("torchvision", "timm", "authors", "onnx", "hub-folder")
 
 
+@numerics.fixed()
 def export(
     run: Any,
     to: str,

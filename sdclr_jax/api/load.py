@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from sdclr_jax import files, parallel, recipes, records, trees
+from sdclr_jax import files, numerics, parallel, recipes, records, trees
 from sdclr_jax.data.crops import CentreCrop
 from sdclr_jax.data.pictures import Picture, Pictures
 from sdclr_jax.errors import UserError
@@ -25,6 +25,7 @@ from sdclr_jax.trees import Tree
 Images = np.ndarray | Iterable[Picture]
 
 
+@numerics.fixed()
 def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
     """Open a run's folder; neither its data nor the state of its optimizer are read.
 
@@ -81,6 +82,7 @@ class Run:
             f"{self.encoder.features} features>"
         )
 
+    @numerics.fixed()
     def encode(
         self,
         images: Images,

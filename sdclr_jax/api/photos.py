@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from ml_collections import ConfigDict
 
-from sdclr_jax import files, parallel, recipes, records
+from sdclr_jax import files, numerics, parallel, recipes, records
 from sdclr_jax.api import exemplars, lists
 from sdclr_jax.api.load import Run
 from sdclr_jax.api.pretrain import pretrain
@@ -43,6 +43,7 @@ class Collection(NamedTuple):
     why_no_labels: str  # '' where there are labels, or none at all
 
 
+@numerics.fixed()
 def photos(
     folder: str | os.PathLike,
     out: str | os.PathLike | None = None,

@@ -94,6 +94,9 @@ def test_features_are_those_of_the_evaluation_to_the_bit(run):
     same(run.encode(digits(), progress=True), encoder.features(run.variables, digits()))
     one = run.encode(digits(), devices=jax.devices()[:1])
     np.testing.assert_allclose(run.encode(digits()), one, atol=1e-6)
+    plain = run.encode(digits())
+    with jax.enable_x64(True):
+        same(load(run.path).encode(digits()), plain)
 
 
 @pytest.mark.parametrize("count", [0, 1])
