@@ -212,8 +212,8 @@ def _check_fit(path: pathlib.Path, record: EncoderRecord, variables: Tree) -> No
         expected = recipes.encoder_shapes(record)
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path / names.ENCODER} names an encoder that this version does not make ({record.model}): use the "
-            f"version that {names.VERSIONS} names"
+            f"{path / names.ENCODER} names an encoder that is not made here ({error}): run the lines that add your own "
+            f"first, or use the version that {names.VERSIONS} names"
         ) from error
     expected = jax.tree.map(lambda leaf: leaf.shape, expected)
     found = jax.tree.map(lambda leaf: leaf.shape, variables)
