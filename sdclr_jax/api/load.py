@@ -37,7 +37,8 @@ def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
         The run with the encoder of its dense branch in memory.
 
     Raises:
-        UserError: no run there, no checkpoint, or a damaged file; or a newer version has written it.
+        UserError: no run there, no checkpoint or none of this step, or a damaged file; or a newer version has written
+            it.
 
     >>> run = sdclr_jax.load("runs/sdclr")
     >>> run.config.method, run.encoder.view.height
@@ -74,6 +75,10 @@ class Run:
     variables: Tree
     _compiled: dict = dataclasses.field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, and for another process: without what is compiled, which makes itself again."""
+        return self.__dict__ | {"_compiled": {}}
+
     def __repr__(self) -> str:
         view, config = self.encoder.view, self.config
         return (
@@ -81,6 +86,11 @@ class Run:
             f"{self.step}, {self.encoder.model['name']}, images of {view.height} x {view.width} x {view.channels} -> "
             f"{self.encoder.features} features>"
         )
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that the run's folder has now, ascending; `load` opens one with `step`."""
+        return folder.steps_in(self.path / names.CHECKPOINTS)
 
     @numerics.fixed()
     def encode(

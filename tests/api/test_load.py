@@ -1,6 +1,8 @@
 """A run in Python: opened without its data and the rest of its state, and features of images of every kind."""
 
+import copy
 import json
+import pickle
 import shutil
 
 import jax
@@ -123,6 +125,21 @@ def test_images_of_its_size_are_the_same_in_every_form(run, tmp_path):
     ):
         same(run.encode(images), expected)
     same(run.encode(paths, workers=1, batch_size=2), run.encode(digits(), batch_size=2))
+
+
+def test_a_copy_and_another_process_have_the_run(run):
+    expected = run.encode(digits())
+    for copied in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+        assert copied.path == run.path
+        same(copied.encode(digits()), expected)
+
+
+def test_a_path_may_begin_at_the_home_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.png", "~x.png"):
+        Image.fromarray(digits(1)[0, :, :, 0]).save(tmp_path / name)
+    same(run.encode(["~/x.png", "~x.png"]), run.encode(digits(1).repeat(2, axis=0)))
 
 
 def test_of_larger_pictures_the_middle_is_seen_at_the_size_of_the_run(run):
@@ -254,8 +271,10 @@ def test_what_cannot_be_loaded(grey, tmp_path, damage, says):
 
 
 def test_a_step_without_a_checkpoint_and_a_newer_format(grey, monkeypatch):
-    with pytest.raises(UserError, match="no checkpoint of step 3"):
-        load(grey, step=3)
+    for step, said in ((3, "3"), ("1", "'1'")):
+        with pytest.raises(UserError, match=f"^there is no checkpoint of step {said} in .*: those there are of 1, 2$"):
+            load(grey, step=step)
+    assert load(grey, step=1).steps == [1, 2]
     with pytest.raises(UserError, match="nowhere holds no run"):
         load("nowhere")
     monkeypatch.setattr(checkpoints_module, "FORMAT", 1)
