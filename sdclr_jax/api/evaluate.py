@@ -59,6 +59,8 @@ def evaluate(
     >>> knn.settings["k"], 0 <= knn.all <= 1, len(knn.per_class)
     (20, True, 10)
     """
+    if isinstance(protocols, str):
+        raise UserError(f"protocols is {protocols!r}: give a list of names, [{protocols!r}]")
     directory = expanded(getattr(run, "path", run))
     config = recipes.read(directory)
     changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})

@@ -57,8 +57,8 @@ def export(
     """
     if to not in KINDS:
         raise UserError(f"to is {to!r}: known are {', '.join(KINDS)}")
-    if classes < 0:
-        raise UserError(f"classes is {classes}: it must be at least 0")
+    if not isinstance(classes, int) or classes < 0:
+        raise UserError(f"classes is {classes!r}: it must be a whole number of at least 0")
     opened = load(getattr(run, "path", run), step=getattr(run, "step", None) if step is None else step)
     directory = opened.path / names.EXPORT / to if out is None else files.expanded(out)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -79,6 +79,10 @@ class Run:
         """For a copy, and for another process: without what is compiled, which makes itself again."""
         return self.__dict__ | {"_compiled": {}}
 
+    def __fspath__(self) -> str:
+        """The run's folder, so that a run is a path to all that takes one: `sdclr_jax.report([run])`."""
+        return os.fspath(self.path)
+
     def __repr__(self) -> str:
         view, config = self.encoder.view, self.config
         return (
@@ -133,8 +137,13 @@ class Run:
         if not len(checked):
             return np.empty((0, self.encoder.features), np.float32)
         batch_size = self.config.evaluate.batch_size if batch_size is None else batch_size
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+        for name, number, least in (("batch_size", batch_size, 1), ("workers", workers, -1)):
+            if not isinstance(number, int | np.integer) or number < least:
+                raise ValueError(f"{name} is {number!r}: it must be a whole number of at least {least}")
+        if devices is not None and not (
+            isinstance(devices, Sequence) and devices and all(isinstance(device, jax.Device) for device in devices)
+        ):
+            raise ValueError(f"devices is {devices!r}: give a list of one or more of jax.local_devices()")
         devices = tuple(jax.local_devices() if devices is None else devices)
         if isinstance(checked, Pictures) and not self.encoder.crop:
             checked = checked.fitted(self.encoder.view.height, self.encoder.view.width)

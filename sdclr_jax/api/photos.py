@@ -1,5 +1,6 @@
 """A folder of images in one go: trained on, and searched for what is wrong and what is rare in it."""
 
+import numbers
 import os
 import pathlib
 import time
@@ -133,11 +134,11 @@ def photos(
 
 def check(*, minutes: float, subset: int, shown: int) -> None:
     """Raises ArgumentError where one of these is out of its bounds."""
-    if not 0 < minutes <= 10_000:
-        raise ArgumentError("minutes", f"is {minutes}: it must be above 0 and at most 10000")
+    if not isinstance(minutes, numbers.Real) or not 0 < minutes <= 10_000:
+        raise ArgumentError("minutes", f"is {minutes!r}: it must be above 0 and at most 10000")
     for name, value, most in (("subset", subset, 10**6), ("shown", shown, 1000)):
-        if not 1 <= value <= most:
-            raise ArgumentError(name, f"is {value}: it must be from 1 to {most}")
+        if not isinstance(value, numbers.Integral) or not 1 <= value <= most:
+            raise ArgumentError(name, f"is {value!r}: it must be from 1 to {most}")
 
 
 def look(root: pathlib.Path, manifest: str, data_dir: str | os.PathLike | None) -> Collection:

@@ -182,19 +182,17 @@ def labels_of(name: str, labels: np.ndarray, num_classes: int, rows: int) -> Tar
     'accuracy'
     >>> labels_of("labels", np.array([1, 3, 2]), 3, rows=3)
     Traceback (most recent call last):
-    sdclr_jax.errors.ArgumentError: labels has labels from 1 to 3: they must be from 0 to 2, as there are 3 classes
+    sdclr_jax.errors.ArgumentError: labels go from 1 to 3: they must be from 0 to 2, as there are 3 classes
     """
     labels = np.asarray(labels)
     most = 1 if are_attributes(labels) else num_classes - 1
     if labels.shape not in ((rows,), (rows, num_classes)) or labels.dtype.kind not in "iub":
         raise ArgumentError(
             name,
-            f"has shape {list(labels.shape)} of {labels.dtype}: give whole numbers, [{rows}] for classes, or "
+            f"have shape {list(labels.shape)} of {labels.dtype}: give whole numbers, [{rows}] for classes, or "
             f"[{rows}, {num_classes}] for attributes",
         )
     if labels.size and not 0 <= labels.min() <= labels.max() <= most:
         kind = "attributes are 0 or 1" if are_attributes(labels) else f"there are {num_classes} classes"
-        raise ArgumentError(
-            name, f"has labels from {labels.min()} to {labels.max()}: they must be from 0 to {most}, as {kind}"
-        )
+        raise ArgumentError(name, f"go from {labels.min()} to {labels.max()}: they must be from 0 to {most}, as {kind}")
     return as_targets(labels, num_classes)

@@ -57,15 +57,15 @@ def test_what_scores_decide_and_what_votes_weigh():
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ([0, 1, 2, 3], "has labels from 0 to 3: they must be from 0 to 2, as there are 3 classes"),
-        ([1, 2, 3, 1], "has labels from 1 to 3"),
-        ([-1, 0, 1, 2], "has labels from -1 to 2"),
-        ([0, 1, 2], "has shape [3] of int64: give whole numbers, [4] for classes, or [4, 3] for attributes"),
-        ([0, 1, 2, 0, 1], "has shape [5]"),
-        ([0.0, 1.0, 2.0, 0.0], "has shape [4] of float64"),
-        (["a", "b", "a", "b"], "has shape [4] of <U1"),
-        ([[0], [1], [2], [0]], "has shape [4, 1]"),
-        ([[0, 1, 2]] * 4, "has labels from 0 to 2: they must be from 0 to 1, as attributes are 0 or 1"),
+        ([0, 1, 2, 3], "go from 0 to 3: they must be from 0 to 2, as there are 3 classes"),
+        ([1, 2, 3, 1], "go from 1 to 3"),
+        ([-1, 0, 1, 2], "go from -1 to 2"),
+        ([0, 1, 2], "have shape [3] of int64: give whole numbers, [4] for classes, or [4, 3] for attributes"),
+        ([0, 1, 2, 0, 1], "have shape [5]"),
+        ([0.0, 1.0, 2.0, 0.0], "have shape [4] of float64"),
+        (["a", "b", "a", "b"], "have shape [4] of <U1"),
+        ([[0], [1], [2], [0]], "have shape [4, 1]"),
+        ([[0, 1, 2]] * 4, "go from 0 to 2: they must be from 0 to 1, as attributes are 0 or 1"),
     ],
 )
 def test_labels_that_no_class_has_are_refused_by_all_that_learns(labels, said):
@@ -79,6 +79,6 @@ def test_labels_that_no_class_has_are_refused_by_all_that_learns(labels, said):
         "validation_labels": lambda: probe.logistic(features, np.arange(4) % 3, features, labels, num_classes=3),
     }
     for name, learn in learners.items():
-        if said.startswith("has labels") or name == "given":  # others the checker of shapes refuses in tests
+        if said.startswith("go from") or name == "given":  # others the checker of shapes refuses in tests
             with pytest.raises(ArgumentError, match=f"^{name} {re.escape(said)}"):
                 learn()
