@@ -140,14 +140,10 @@ class Run:
         for name, number, least in (("batch_size", batch_size, 1), ("workers", workers, -1)):
             if not isinstance(number, int | np.integer) or number < least:
                 raise ValueError(f"{name} is {number!r}: it must be a whole number of at least {least}")
-        if devices is not None and not (
-            isinstance(devices, Sequence) and devices and all(isinstance(device, jax.Device) for device in devices)
-        ):
-            raise ValueError(f"devices is {devices!r}: give a list of one or more of jax.local_devices()")
-        devices = tuple(jax.local_devices() if devices is None else devices)
+        shardings = parallel.shardings(jax.local_devices() if devices is None else devices)
         if isinstance(checked, Pictures) and not self.encoder.crop:
             checked = checked.fitted(self.encoder.view.height, self.encoder.view.width)
-        settings = batch_size, workers, devices
+        settings = batch_size, workers, shardings
         if settings not in self._compiled:
             self._compiled[settings] = FrozenEncoder(
                 recipes.encoder(self.encoder.model),
@@ -156,7 +152,7 @@ class Run:
                 crop=self._crop,
                 batch_size=batch_size,
                 workers=workers,
-                shardings=parallel.shardings(list(devices)),
+                shardings=shardings,
             )
         return self._compiled[settings].features(self.variables, checked, progress=progress)
 

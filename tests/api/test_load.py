@@ -228,7 +228,7 @@ def test_a_file_that_is_damaged_is_named(streamed, tmp_path):
     (tmp_path / "cut.png").write_bytes(encoded(photo(50, 40), "PNG")[:900])
     with pytest.raises(UserError, match="cut.png"):
         load(streamed).encode([photo(20, 20), tmp_path / "cut.png"])
-    with pytest.raises(ValueError, match="batch_size is 0: it must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size is 0: it must be a whole number of at least 1"):
         load(streamed).encode([photo(20, 20)], batch_size=0)
 
 

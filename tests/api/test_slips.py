@@ -47,7 +47,8 @@ SLIPS = {
     "batch as text": (lambda run: run.encode(ONE, batch_size="2"), "batch_size is '2': it must be a whole number of a"),
     "half an image": (lambda run: run.encode(ONE, batch_size=2.5), "batch_size is 2.5"),
     "workers as text": (lambda run: run.encode(ONE, workers="2"), "workers is '2'"),
-    "no devices": (lambda run: run.encode(ONE, devices=[]), "devices is []: give a list of one or more of jax.local"),
+    "no devices": (lambda run: run.encode(ONE, devices=[]), "devices is []: give a list of one or more of jax.device"),
+    "no devices to train on": (lambda run: sdclr_jax.pretrain(CONFIG, "x", devices=[]), "devices is []: give a list"),
     "one device": (lambda run: run.encode(ONE, devices=jax.devices()[0]), "devices is "),
 }  # fmt: skip
 ONE = np.zeros((1, 8, 8, 1), np.uint8)
