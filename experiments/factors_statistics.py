@@ -65,8 +65,8 @@ def scores(folder: pathlib.Path) -> dict[str, float]:
         found = {"features.effective_rank": rank}
         for name, protocol in recipes.protocols(config, data).items():
             if f"{name}.all" in RESCORED:
-                measured = measure(protocol, features.splits(protocol.train), recipes.groups(config, data))
-                found[f"{name}.all"] = measured["all"]
+                measured = measure(name, protocol, features.splits(protocol.train), recipes.groups(config, data))
+                found[f"{name}.all"] = measured.all
     return found
 
 

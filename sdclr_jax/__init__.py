@@ -23,18 +23,35 @@ if TYPE_CHECKING:
     from sdclr_jax.api.photos import photos
     from sdclr_jax.api.pretrain import pretrain
     from sdclr_jax.api.report import report
+    from sdclr_jax.errors import ArgumentError, Diverged, Stopped, UserError
 
 __version__ = "0.1.0"
-__all__ = ["Run", "config", "evaluate", "exemplars", "export", "import_weights", "load", "photos", "pretrain", "report"]
+__all__ = [
+    "ArgumentError",
+    "Diverged",
+    "Run",
+    "Stopped",
+    "UserError",
+    "config",
+    "evaluate",
+    "exemplars",
+    "export",
+    "import_weights",
+    "load",
+    "photos",
+    "pretrain",
+    "report",
+]
 
-_HOMES = {"Run": "load"}  # of the others the file has the function's own name
+# Where a name is; of the others the file in `api` has the function's own name.
+_HOMES = {"Run": "api.load"} | dict.fromkeys(("ArgumentError", "Diverged", "Stopped", "UserError"), "errors")
 
 
 def __getattr__(name: str):
     if name not in __all__:
         raise AttributeError(f"module 'sdclr_jax' has no attribute {name!r}")
     importlib.import_module("sdclr_jax.compiler").set_flags()
-    return getattr(importlib.import_module(f"sdclr_jax.api.{_HOMES.get(name, name)}"), name)
+    return getattr(importlib.import_module(f"sdclr_jax.{_HOMES.get(name, f'api.{name}')}"), name)
 
 
 def __dir__() -> list[str]:

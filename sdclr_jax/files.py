@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
 
-from sdclr_jax.errors import Unreadable, UserError
+from sdclr_jax.errors import Unreadable, UserError, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path  # for a type checker, a path in a bucket is one on a disk
@@ -202,12 +202,15 @@ def expanded(path: str | os.PathLike) -> Path:
     """A path with the home folder in place of `~`, or an address in a bucket.
 
     Raises:
-        UserError: there is no such home folder; the path, or a part of it, is longer than file systems allow; or it is
-            an address of another kind than gs://BUCKET/FOLDER, or gcsfs is missing.
+        UserError: it is no path; there is no such home folder; the path, or a part of it, is longer than file systems
+            allow; or it is an address of another kind than gs://BUCKET/FOLDER, or gcsfs is missing.
 
     >>> expanded("runs/sdclr"), in_bucket(expanded("runs/sdclr"))
     (PosixPath('runs/sdclr'), False)
     """
+    if not isinstance(path, str | os.PathLike):
+        given = " ".join(shortened(repr(path), 60).split())
+        raise UserError(f"{given} is no path: give text or a pathlib.Path")
     text = os.fspath(path)
     _check_length(text)
     if scheme := re.match(r"([a-z][a-z0-9+.-]+):/(/?)", text, re.IGNORECASE):

@@ -9,6 +9,7 @@ import optax
 
 from sdclr_jax import trees
 from sdclr_jax.errors import ArgumentError
+from sdclr_jax.models import Network
 
 
 class Optimizer(NamedTuple):
@@ -107,11 +108,14 @@ def _optimizer(
         steps_per_epoch: read with 'after_epoch'.
 
     Raises:
-        ArgumentError: numbers that make no curve, or an unknown `rate_moves`.
+        ArgumentError: numbers that make no curve, an unknown `rate_moves`, or one text for `constant_rate`; and from
+            `transform.init`, where no parameter lies in a module that `constant_rate` names.
     """
     _check_curve(learning_rate, final_learning_rate, warmup_steps, total_steps)
     if rate_moves not in RATE_MOVES:
         raise ArgumentError("rate_moves", f"is {rate_moves!r}: known are {', '.join(RATE_MOVES)}")
+    if isinstance(constant_rate, str):  # each letter of which would be a module
+        raise ArgumentError("constant_rate", f"is {constant_rate!r}: give a tuple of names, ({constant_rate!r},)")
     if steps_per_epoch < 1:
         raise ArgumentError("steps_per_epoch", f"is {steps_per_epoch}: it must be at least 1")
     place = RATE_MOVES[rate_moves]
@@ -134,7 +138,7 @@ def _optimizer(
     if constant_rate:
         rate = optax.partition(
             {"scheduled": rate, "constant": optax.scale_by_learning_rate(learning_rate)},
-            lambda params: _by_module(params, constant_rate, "constant", "scheduled"),
+            lambda params: _constant(params, constant_rate),
         )
     parts = [decay, direction(affected), rate]
     if frozen_prototype_steps is not None:
@@ -156,6 +160,16 @@ def _check_curve(learning_rate: float, final_learning_rate: float, warmup_steps:
         raise ArgumentError(
             "warmup_steps", f"is {warmup_steps}: it must be at least 0 and below all steps, {total_steps}"
         )
+
+
+def _constant(params: trees.Tree, modules: Sequence[str]) -> trees.Tree:
+    """A tree that says of each parameter whether its rate is 'constant' or 'scheduled'."""
+    known = {part for name in trees.named(params) for part in name.split("/")} | set(Network.__annotations__)
+    if unknown := [module for module in modules if module not in known]:
+        raise ArgumentError(
+            "constant_rate", f"has {unknown[0]!r}, and no parameter lies in such a module: leave it out"
+        )
+    return _by_module(params, modules, "constant", "scheduled")
 
 
 def _by_module(params: trees.Tree, modules: Sequence[str], inside, outside) -> trees.Tree:

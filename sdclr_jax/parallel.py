@@ -7,6 +7,7 @@ batch on any number of devices, and no collective is written by hand.
 import functools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,13 +46,15 @@ def devices() -> list[jax.Device]:
         ) from error
 
 
-def shardings(of: list[jax.Device] | None = None) -> Shardings:
+def shardings(of: Sequence[jax.Device] | None = None) -> Shardings:
     """Shardings over a one-axis mesh of these devices (default: all of all processes). Warns where they compute wrong.
 
     Raises:
-        UserError: as `devices`.
+        UserError: as `devices`; or these are no devices, or none.
     """
     of = devices() if of is None else of
+    if not (isinstance(of, Sequence) and of and all(isinstance(device, jax.Device) for device in of)):
+        raise UserError(f"devices is {shortened(repr(of))}: give a list of one or more of jax.devices()")
     if of[0].platform == "cpu":
         compiler.warn_if_wrong()
     # Auto axes: with explicit ones a product of two batch-sharded arrays raises.

@@ -58,7 +58,15 @@ def threshold(weights: list[jax.Array], rank: int) -> jax.Array:
     >>> jax.lax.bitcast_convert_type(threshold(weights, rank=1), jnp.float32)
     Array(2., dtype=float32)
     """
-    return _entry([_magnitude_bits(w) for w in weights], rank)
+    return _entry([_magnitude_bits(w) for w in _of_one_type(weights)], rank)
+
+
+def _of_one_type(weights: list[jax.Array]) -> list[jax.Array]:
+    """The same values in the smallest type that holds all of them, as the bits of two types do not compare."""
+    weights = [jnp.asarray(w) for w in weights]
+    with jax.numpy_dtype_promotion("standard"):  # asked for here, and exact
+        common = jnp.result_type(*weights)
+    return [w.astype(common) for w in weights]
 
 
 def _entry(bits: list[jax.Array], rank: int) -> jax.Array:
@@ -142,6 +150,7 @@ def magnitude_mask(
         what = f"random_rate is {random_rate}" if random_rate else "criterion is 'random'"
         raise ArgumentError("key", f"is None, and {what}: give a key to draw with")
     leaves, treedef = jax.tree.flatten(_chosen(weights, prunable))
+    leaves = _of_one_type(leaves)
     size = sum(leaf.size for leaf in leaves)
     cut = min(math.ceil(rate * size), size - 1)
     # Not the keys of the random part below, which would then be no second draw.

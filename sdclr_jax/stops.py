@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import jax
 from jax._src import distributed  # whether JAX looks after SIGTERM has no public door
@@ -18,6 +18,12 @@ from sdclr_jax.errors import Stopped
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 taken = 0  # the last step of this process
 _NOT_BEGUN = "stopped before the first step: run it again to start, or to resume"
+
+
+def _free(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Those that this process may take, and give back. What is ignored stays so: `nohup` does that. So does what a
+    program around Python handles, as Python cannot give it back."""
+    return [s for s in signals if signal.getsignal(s) not in (signal.SIG_IGN, None)]
 
 
 class Stop(contextlib.AbstractContextManager):
@@ -37,9 +43,7 @@ class Stop(contextlib.AbstractContextManager):
         try:
             # Of several, JAX itself takes SIGTERM, and finds a step that all of them have still to come to.
             signals = [s for s in SIGNALS if s != signal.SIGTERM or not self._together]
-            # What is ignored stays so: `nohup` does that.
-            heeded = [s for s in signals if signal.getsignal(s) != signal.SIG_IGN]
-            self._before = {s: signal.signal(s, self._ask) for s in heeded}
+            self._before = {s: signal.signal(s, self._ask) for s in _free(signals)}
         except ValueError:  # not the main thread, as in some notebooks
             self._before = {}
         return self
@@ -93,7 +97,7 @@ def heeded() -> Iterator[None]:
         os.kill(os.getpid(), signal.SIGTERM)  # which JAX has taken
 
     try:
-        before = {s: signal.signal(s, ask) for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
+        before = {s: signal.signal(s, ask) for s in _free(SIGNALS)}
     except ValueError:  # not the main thread, as in some notebooks
         before = {}
     try:
@@ -114,9 +118,8 @@ class Interrupts(contextlib.AbstractContextManager):
             os.set_blocking(end, False)
         try:
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            # JAX has taken SIGTERM from Python's handlers. What is ignored stays so: `nohup` does that.
-            heeded = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
-            self._before = {s: signal.signal(s, signal.default_int_handler) for s in heeded}
+            # JAX has taken SIGTERM from Python's handlers.
+            self._before = {s: signal.signal(s, signal.default_int_handler) for s in _free(SIGNALS)}
         except ValueError:  # not the main thread, as in some notebooks
             self._before = {}
         return self

@@ -13,6 +13,7 @@ FLOORS = {
     "": 0,
     "errors": 0,
     "compiler": 0,
+    "numerics": 0,
     "trees": 0,
     "parallel": 0.25,
     "joining": 0.4,

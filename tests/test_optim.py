@@ -54,6 +54,7 @@ def test_the_rates_are_those_of_pytorch():
     [
         ({"rate_moves": "never"}, "rate_moves is 'never': known are before_update, after_update, after_epoch"),
         ({"steps_per_epoch": 0}, "steps_per_epoch is 0"),
+        ({"constant_rate": "predictor"}, r"constant_rate is 'predictor': give a tuple of names, \('predictor',\)"),
         ({"warmup_steps": 20}, "warmup_steps is 20: it must be at least 0 and below all steps, 20"),
         ({"final_learning_rate": 0.6}, "final_learning_rate is 0.6: it must be from 0 to the learning rate, 0.5"),
     ],
@@ -161,6 +162,14 @@ def test_a_module_can_keep_its_rate():
         for module, rate in (("predictor", 0.5), ("projector", float(optimizer.schedule(k)))):
             moved = params[k + 1][module]["kernel"] - params[k][module]["kernel"]
             np.testing.assert_allclose(moved, -rate * gradient[module]["kernel"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_module_that_is_not_there_is_named():
+    """But for a part of a network that this one does without."""
+    start = tree(np.random.default_rng(1))
+    optim.sgd(learning_rate=0.5, constant_rate=("prototypes",), **COMMON).transform.init({"encoder": start})
+    with pytest.raises(ArgumentError, match="^constant_rate has 'predicter', and no parameter lies in such a module"):
+        optim.sgd(learning_rate=0.5, constant_rate=("predicter",), **COMMON).transform.init(start)
 
 
 def test_prototypes_are_frozen_first_and_keep_unit_length():

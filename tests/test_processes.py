@@ -367,6 +367,17 @@ def test_what_is_ignored_stays_so_and_ctrl_c_twice_ends_at_once():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("taking", [processes.Stop, stops.heeded, stops.Interrupts])
+def test_what_a_program_around_python_handles_stays_so(taking, monkeypatch):
+    """`signal.getsignal` gives None for it, which `signal.signal` does not take back."""
+    before, mine = signal.getsignal(signal.SIGUSR1), signal.getsignal
+    monkeypatch.setattr(signal, "getsignal", lambda s: None if s == signal.SIGUSR1 else mine(s))
+    with taking():
+        assert mine(signal.SIGUSR1) == before
+        assert mine(signal.SIGHUP) != signal.SIG_DFL
+    assert mine(signal.SIGHUP) == signal.SIG_DFL
+
+
 def test_a_stop_signal_interrupts_what_saves_nothing_and_other_threads_know_of_it():
     before = [signal.getsignal(number) for number in stops.SIGNALS]
     with stops.Interrupts() as interrupts:

@@ -161,6 +161,21 @@ def test_a_rate_that_no_mask_has_is_refused(settings, said):
         pruning.magnitude_mask({"kernel": jnp.ones(4)}, prunable=lambda name, leaf: True, **settings)
 
 
+@pytest.mark.parametrize("other", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("criterion", ["smallest", "largest"])
+def test_weights_of_two_types_are_compared_by_their_values(other, criterion):
+    values = {"a": jnp.array([0.125, 4.0, 0.25, 5.0]), "b": jnp.array([3.0, 0.375, 2.0, 0.5])}
+    expected = pruning.magnitude_mask(values, 0.5, prunable=lambda name, leaf: True, criterion=criterion)
+    for narrow in ("a", "b"):
+        mixed = values | {narrow: values[narrow].astype(other)}
+        found = pruning.magnitude_mask(mixed, 0.5, prunable=lambda name, leaf: True, criterion=criterion)
+        assert {name: mask.tolist() for name, mask in found.items()} == {
+            name: mask.tolist() for name, mask in expected.items()
+        }
+    limit = pruning.threshold([values["a"], values["b"].astype(other)], 4)
+    assert jax.lax.bitcast_convert_type(limit, jnp.float32) == 2.0
+
+
 def test_a_mask_that_would_cover_nothing_is_refused():
     for make in (pruning.ones, partial(pruning.magnitude_mask, rate=0.5)):
         with pytest.raises(ArgumentError, match="^prunable chooses none of the weights"):

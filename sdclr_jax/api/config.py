@@ -1,5 +1,6 @@
 """A config by name, with fields of one's own."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import recipes, records
 
 
-def config(name: str, overrides: Mapping[str, Any] | None = None, **fields: Any) -> ConfigDict:
+def config(name: str | os.PathLike, overrides: Mapping[str, Any] | None = None, **fields: Any) -> ConfigDict:
     """The config "NAME:METHOD" of this package, or of a file "FILE.py:METHOD", with some fields changed.
 
     Fields are given as keywords or as a mapping, in which names may be dotted. `configs/base.py` has every field with

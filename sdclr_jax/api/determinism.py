@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, processes, recipes, trees
+from sdclr_jax import numerics, parallel, processes, recipes, trees
 from sdclr_jax.api import agreement
 from sdclr_jax.api.loop import quick_compile
 from sdclr_jax.errors import Diverged, UserError
@@ -26,6 +26,7 @@ class Trajectory(NamedTuple):
     last: dict[str, np.ndarray]  # and after the last
 
 
+@numerics.fixed()
 def check_determinism(
     config: ConfigDict,
     steps: int,

@@ -1,6 +1,7 @@
 """Probe the frozen dense encoder of a run, and write results.json."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, processes, recipes, records, trees
+from sdclr_jax import files, numerics, parallel, processes, recipes, records, trees
 from sdclr_jax.api import agreement
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import Unreadable, UserError, renamed
@@ -58,6 +59,8 @@ def evaluate(
     >>> knn.settings["k"], 0 <= knn.all <= 1, len(knn.per_class)
     (20, True, 10)
     """
+    if isinstance(protocols, str):
+        raise UserError(f"protocols is {protocols!r}: give a list of names, [{protocols!r}]")
     directory = expanded(getattr(run, "path", run))
     config = recipes.read(directory)
     changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})
@@ -66,6 +69,7 @@ def evaluate(
     return evaluate_run(config, directory, data_dir, step=getattr(run, "step", None))
 
 
+@numerics.fixed()
 def evaluate_run(
     config: ConfigDict,
     directory: pathlib.Path,
@@ -73,8 +77,8 @@ def evaluate_run(
     *,
     step: int | None = None,
 ) -> Results:
-    """Run `evaluate.protocols` on a checkpoint of a run, the newest one where `step` is None; writes results.json and
-    returns what it holds.
+    """Run `evaluate.protocols` on a checkpoint of a run, the newest one where `step` is None; writes
+    results.json after each of them and returns what it holds.
 
     Raises:
         UserError: no run or no checkpoint there, images without labels, or the encoder is not what it was before the
@@ -104,13 +108,30 @@ def _evaluate(
     before = int(checksum(variables))
     of_encoder = frozen.encoder_variables(variables)
     features = recipes.frozen_features(config, of_encoder, data, shardings, directory / names.FEATURES)
-    measured = {}
+    measured: dict[str, Score] = {}
+    path = directory / names.RESULTS
+    earlier = files.content(path) if path.exists() else None
+    rank = functools.cache(lambda: _about_features(features.test.features))
+
+    def found() -> Results:
+        epoch = recipes.epoch(config, (folder.trained_on(directory) or now).images, step)
+        return Results(
+            run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=epoch),
+            data=about(config, data),
+            features=rank(),
+            encoder_checksum=before,
+            seen=features.seen,
+            protocols={name: measured[name] for name in wanted if name in measured},
+        )
 
     def score(*, shared: bool) -> None:
         for name, protocol in wanted.items():
             if protocol.shared == shared:
+                splits = features.splits(protocol.train)
                 with renamed(recipes.protocol_arguments(name)):
-                    measured[name] = measure(protocol, features.splits(protocol.train), recipes.groups(config, data))
+                    measured[name] = measure(name, protocol, splits, recipes.groups(config, data))
+                if processes.is_main():  # at once: what follows may take hours, and be stopped
+                    records.write(path, _with_others(found(), path))
 
     score(shared=True)
     with processes.first("what is fitted") as alone:
@@ -122,23 +143,13 @@ def _evaluate(
         dropped = not all(processes.exchange("checkpoint again", "here" if here else ""))  # by the run, which goes on
         again = variables if dropped else frozen.dense(checkpoints.restore(like=like, step=step))
     if not int(checksum(variables)) == int(checksum(again)) == before:
+        if processes.is_main():
+            path.unlink() if earlier is None else files.write(path, earlier)
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
 
     def written() -> str:
-        images = (folder.trained_on(directory) or now).images
-        epoch = recipes.epoch(config, images, step)
-        found = Results(
-            run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=epoch),
-            data=about(config, data),
-            features=_about_features(features.test.features),
-            encoder_checksum=before,
-            seen=features.seen,
-            protocols={name: records.decode(Score, measured[name], name) for name in wanted},
-        )
-        found = _with_others(found, directory / names.RESULTS)
-        records.write(directory / names.RESULTS, found)
         _write_map(config, features, directory)
-        return json.dumps(found.to_json())
+        return json.dumps(records.read(Results, path).to_json())
 
     return records.decode(Results, json.loads(processes.of_first("results", written)))
 

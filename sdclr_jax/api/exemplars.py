@@ -2,15 +2,16 @@
 
 import contextlib
 import itertools
+import numbers
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import files, parallel, processes, recipes, records
+from sdclr_jax import files, numerics, parallel, processes, recipes, records
 from sdclr_jax.api import agreement, exemplar_files
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
@@ -72,6 +73,8 @@ def exemplars(
     (369, 0.9)
     """
     directory = files.expanded(getattr(run, "path", run))
+    if not isinstance(rates, Iterable) or isinstance(rates, str):
+        raise ArgumentError("rates", f"is {rates!r}: give several numbers, or one as (0.9,)")
     rates = tuple(rates)
     check(rates, pairs_of_views=pairs_of_views, against=against, shown=shown, neighbours=neighbours)
     config = recipes.read(directory)
@@ -98,7 +101,8 @@ def check(rates: tuple[float, ...], *, pairs_of_views: int, against: str, shown:
         raise ArgumentError(
             "rates", f"is {len(rates)} numbers: the network is pruned and run for each, so give at most 100"
         )
-    if not rates or len(set(rates)) < len(rates) or not all(0 <= rate < 1 for rate in rates):
+    in_bounds = all(isinstance(rate, numbers.Real) and 0 <= rate < 1 for rate in rates)
+    if not rates or not in_bounds or len(set(rates)) < len(rates):
         raise ArgumentError("rates", f"is {rates}: it must be different numbers, each at least 0 and below 1")
     if against not in pruning_probe.AGAINST:
         raise ArgumentError("against", f"is {against!r}: it must be one of {', '.join(pruning_probe.AGAINST)}")
@@ -109,11 +113,14 @@ def check(rates: tuple[float, ...], *, pairs_of_views: int, against: str, shown:
         "neighbours": (neighbours, 0, 100),
     }
     for name, (value, least, most) in counts.items():
+        if not isinstance(value, numbers.Integral):
+            raise ArgumentError(name, f"is {value!r}: it must be a whole number")
         if not least <= value <= most:
             bound = f"at least {least}" if value < least else f"at most {most}"
             raise ArgumentError(name, f"is {shortened(value)}: it must be {bound}")
 
 
+@numerics.fixed()
 def exemplars_of_run(
     config: ConfigDict,
     directory: pathlib.Path,

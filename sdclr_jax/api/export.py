@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdclr_jax import files, interop, parallel, recipes, records, trees
+from sdclr_jax import files, interop, numerics, parallel, recipes, records, trees
 from sdclr_jax.api.import_weights import METHOD
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.errors import UserError, renamed
@@ -22,6 +22,7 @@ from sdclr_jax.run.checkpoints import Checkpoints
 KINDS = ("torchvision", "timm", "authors", "onnx", "hub-folder")
 
 
+@numerics.fixed()
 def export(
     run: Any,
     to: str,
@@ -57,8 +58,8 @@ def export(
     """
     if to not in KINDS:
         raise UserError(f"to is {to!r}: known are {', '.join(KINDS)}")
-    if classes < 0:
-        raise UserError(f"classes is {classes}: it must be at least 0")
+    if not isinstance(classes, int) or classes < 0:
+        raise UserError(f"classes is {classes!r}: it must be a whole number of at least 0")
     opened = load(getattr(run, "path", run), step=getattr(run, "step", None) if step is None else step)
     directory = opened.path / names.EXPORT / to if out is None else files.expanded(out)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, recipes
+from sdclr_jax import numerics, parallel, recipes
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.api.loop import quick_compile
 from sdclr_jax.data import sources
@@ -73,6 +73,7 @@ def config_of(file: str | os.PathLike, config: str) -> ConfigDict:
     return made
 
 
+@numerics.fixed()
 def import_run(config: ConfigDict, directory: pathlib.Path) -> None:
     """Write the folder of a run whose first checkpoint has the weights that the config starts from.
 

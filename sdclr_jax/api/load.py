@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from sdclr_jax import files, parallel, recipes, records, trees
+from sdclr_jax import files, numerics, parallel, recipes, records, trees
 from sdclr_jax.data.crops import CentreCrop
 from sdclr_jax.data.pictures import Picture, Pictures
 from sdclr_jax.errors import UserError
@@ -25,6 +25,7 @@ from sdclr_jax.trees import Tree
 Images = np.ndarray | Iterable[Picture]
 
 
+@numerics.fixed()
 def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
     """Open a run's folder; neither its data nor the state of its optimizer are read.
 
@@ -36,7 +37,8 @@ def load(workdir: str | os.PathLike, *, step: int | None = None) -> "Run":
         The run with the encoder of its dense branch in memory.
 
     Raises:
-        UserError: no run there, no checkpoint, or a damaged file; or a newer version has written it.
+        UserError: no run there, no checkpoint or none of this step, or a damaged file; or a newer version has written
+            it.
 
     >>> run = sdclr_jax.load("runs/sdclr")
     >>> run.config.method, run.encoder.view.height
@@ -72,6 +74,14 @@ class Run:
     variables: Tree
     _compiled: dict = dataclasses.field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, and for another process: without what is compiled, which makes itself again."""
+        return self.__dict__ | {"_compiled": {}}
+
+    def __fspath__(self) -> str:
+        """The run's folder, so that a run is a path to all that takes one: `sdclr_jax.report([run])`."""
+        return os.fspath(self.path)
+
     def __repr__(self) -> str:
         view, config = self.encoder.view, self.config
         return (
@@ -80,6 +90,12 @@ class Run:
             f"{self.encoder.features} features>"
         )
 
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that the run's folder has now, ascending; `load` opens one with `step`."""
+        return folder.steps_in(self.path / names.CHECKPOINTS)
+
+    @numerics.fixed()
     def encode(
         self,
         images: Images,
@@ -120,12 +136,13 @@ class Run:
         if not len(checked):
             return np.empty((0, self.encoder.features), np.float32)
         batch_size = self.config.evaluate.batch_size if batch_size is None else batch_size
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-        devices = tuple(jax.local_devices() if devices is None else devices)
+        for name, number, least in (("batch_size", batch_size, 1), ("workers", workers, -1)):
+            if not isinstance(number, int | np.integer) or number < least:
+                raise ValueError(f"{name} is {number!r}: it must be a whole number of at least {least}")
+        shardings = parallel.shardings(jax.local_devices() if devices is None else devices)
         if isinstance(checked, Pictures) and not self.encoder.crop:
             checked = checked.fitted(self.encoder.view.height, self.encoder.view.width)
-        settings = batch_size, workers, devices
+        settings = batch_size, workers, shardings
         if settings not in self._compiled:
             self._compiled[settings] = FrozenEncoder(
                 recipes.encoder(self.encoder.model),
@@ -134,7 +151,7 @@ class Run:
                 crop=self._crop,
                 batch_size=batch_size,
                 workers=workers,
-                shardings=parallel.shardings(list(devices)),
+                shardings=shardings,
             )
         return self._compiled[settings].features(self.variables, checked, progress=progress)
 
@@ -210,8 +227,8 @@ def _fitted(path: pathlib.Path, record: EncoderRecord, variables: Tree) -> Tree:
         encoder, expected = recipes.encoder(record.model), recipes.encoder_shapes(record)
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path / names.ENCODER} names an encoder that this version does not make ({record.model}): use the "
-            f"version that {names.VERSIONS} names"
+            f"{path / names.ENCODER} names an encoder that is not made here ({error}): run the lines that add your own "
+            f"first, or use the version that {names.VERSIONS} names"
         ) from error
     view = record.view
     variables = variables | {"params": encoder.for_views(variables["params"], view.height, view.width)}

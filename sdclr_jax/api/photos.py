@@ -1,5 +1,6 @@
 """A folder of images in one go: trained on, and searched for what is wrong and what is rare in it."""
 
+import numbers
 import os
 import pathlib
 import time
@@ -12,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from ml_collections import ConfigDict
 
-from sdclr_jax import files, parallel, recipes, records
+from sdclr_jax import files, numerics, parallel, recipes, records
 from sdclr_jax.api import exemplars, lists, photos_folder
 from sdclr_jax.api.collection import Collection, described, look
 from sdclr_jax.api.load import Run
@@ -29,6 +30,7 @@ MOST_PIXELS = 1024  # of the side of a copy
 _TIMED = 3  # steps that a step's time is the mean of
 
 
+@numerics.fixed()
 def photos(
     folder: str | os.PathLike,
     out: str | os.PathLike | None = None,
@@ -123,11 +125,11 @@ def photos(
 
 def check(*, minutes: float, subset: int, shown: int) -> None:
     """Raises ArgumentError where one of these is out of its bounds."""
-    if not 0 < minutes <= 10_000:
-        raise ArgumentError("minutes", f"is {minutes}: it must be above 0 and at most 10000")
+    if not isinstance(minutes, numbers.Real) or not 0 < minutes <= 10_000:
+        raise ArgumentError("minutes", f"is {minutes!r}: it must be above 0 and at most 10000")
     for name, value, most in (("subset", subset, 10**6), ("shown", shown, 1000)):
-        if not 1 <= value <= most:
-            raise ArgumentError(name, f"is {value}: it must be from 1 to {most}")
+        if not isinstance(value, numbers.Integral) or not 1 <= value <= most:
+            raise ArgumentError(name, f"is {value!r}: it must be from 1 to {most}")
 
 
 def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> tuple[int | None, tuple[float, ...]]:

@@ -9,7 +9,7 @@ import sys
 import jax
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel, processes, recipes
+from sdclr_jax import numerics, parallel, processes, recipes
 from sdclr_jax.api import agreement, loop
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.data.images import as_images
@@ -58,6 +58,7 @@ def pretrain(
     return load(directory)
 
 
+@numerics.fixed()
 def train(
     config: ConfigDict,
     directory: pathlib.Path,

@@ -24,13 +24,13 @@ def report(
     """Compare evaluated runs, and write the page with its tables beside it as .csv, .md and .tex.
 
     Args:
-        dirs: folders of runs, or folders of such folders.
+        dirs: runs, folders of runs, or folders of such folders.
         output: the page, `NAME.html`.
         note: a note to the reader, shown on the page.
 
     Raises:
-        ArgumentError: `output` is no .html file; or it, or a file of its name that the tables would replace, is there
-            and is none of a report.
+        ArgumentError: `dirs` is empty; `output` is no .html file; or it, or a file of its name that the tables would
+            replace, is there and is none of a report.
         UserError: a folder without an evaluated run, or files that cannot be used.
 
     >>> found = sdclr_jax.report(["runs/simclr", "runs/sdclr"], "report.html")
@@ -40,7 +40,9 @@ def report(
     output = files.expanded(output)
     if output.suffix != ".html":
         raise ArgumentError("output", f"is {output}: it must end in .html; the tables go beside it as .csv, .md, .tex")
-    dirs = [dirs] if isinstance(dirs, str | os.PathLike) else dirs
+    dirs = [dirs] if isinstance(dirs, str | os.PathLike) else list(dirs)
+    if not dirs:
+        raise ArgumentError("dirs", "is empty: give the folder of at least one run")
     found = runs.read(map(files.expanded, dirs))
     levels, differences = tables.compare(found), tables.differences(found)
     texts = [

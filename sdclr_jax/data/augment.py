@@ -9,6 +9,7 @@ out of its range.
 """
 
 import math
+import numbers
 from collections.abc import Sequence
 
 import jax
@@ -18,7 +19,6 @@ from jaxtyping import Array, ArrayLike, Float, Int, Shaped
 
 from sdclr_jax.data.crops import random_boxes
 from sdclr_jax.data.operations import (
-    KERNELS,
     affine,
     blend,
     color_jitter,
@@ -87,7 +87,6 @@ def simclr_view(
     _check("size", size, size >= 1, "at least 1")
     _check_range("crop_scale", crop_scale, 1)
     _check_range("crop_ratio", crop_ratio, math.inf)
-    _check("interpolation", interpolation, interpolation in KERNELS, f"one of {', '.join(KERNELS)}")
     _check_range("blur_sigma", blur_sigma, math.inf)
     in_range = len(jitter) == 4 and min(jitter) >= 0 and jitter[3] <= 0.5
     _check("jitter", jitter, in_range, "four numbers of at least 0, the last at most 0.5")
@@ -230,7 +229,7 @@ def _check_range(argument: str, value: tuple[float, float], high: float) -> None
 
 
 def _check_probabilities(argument: str, value: float | tuple[float, ...], batch: int) -> None:
-    numbers = value if isinstance(value, tuple) else (value,)
-    ok = bool(numbers) and all(isinstance(x, int | float) and 0 <= x <= 1 for x in numbers)
-    ok = ok and batch % len(numbers) == 0
+    each = value if isinstance(value, tuple) else (value,)
+    ok = bool(each) and all(isinstance(x, numbers.Real) and 0 <= x <= 1 for x in each)
+    ok = ok and batch % len(each) == 0
     _check(argument, value, ok, "between 0 and 1, or a tuple of such numbers, one a view")

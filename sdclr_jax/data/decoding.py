@@ -81,7 +81,7 @@ class UnknownRange(BadImage):
     def __init__(self, kind: str, lowest: float, highest: float):
         super().__init__(
             f"pixels are {kind} from {lowest:g} to {highest:g}, and what is black and white among them is not known: "
-            f"set data.gray_range"
+            f"set data.gray_range to train on them, or scale them to eight bits"
         )
         self.lowest, self.highest = lowest, highest
 

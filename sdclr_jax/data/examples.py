@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdclr_jax.data.images import Encoded
-from sdclr_jax.data.targets import Targets, as_targets
+from sdclr_jax.data.targets import Targets, as_targets, labels_of
 from sdclr_jax.errors import ArgumentError
 
 
@@ -24,6 +24,35 @@ class Examples(NamedTuple):
     class_names: tuple[str, ...]
     held_out: np.ndarray | None = None  # bool [N]: kept for validation by the data set itself; None where it keeps none
     folder: pathlib.Path | None = None  # of the files that the ids name; None where images are no files
+
+    def check(self) -> None:
+        """Refuse what is no such split, as a data source from outside may give it.
+
+        Raises:
+            ArgumentError: names the field, what is wrong with it, and what it must be.
+        """
+        if not (isinstance(self.ids, np.ndarray) and self.ids.ndim == 1 and self.ids.dtype.kind == "U"):
+            raise ArgumentError("ids", f"are {_kind(self.ids)}: give an array of text, [N]")
+        count, wrong = len(self.ids), np.flatnonzero(self.ids[1:] <= self.ids[:-1])
+        if len(wrong):
+            before, after = (str(self.ids[wrong[0] + i]) for i in (0, 1))
+            raise ArgumentError("ids", f"have {before!r} before {after!r}: sort all by `np.argsort(ids)`, each id once")
+        if not isinstance(self.images, Encoded):
+            decoded = isinstance(self.images, np.ndarray) and self.images.dtype == np.uint8 and self.images.ndim == 4
+            if not decoded:
+                raise ArgumentError("images", f"are {_kind(self.images)}: give uint8 [N, H, W, C], or an `Encoded`")
+        if len(self.images) != count:
+            raise ArgumentError("images", f"are {len(self.images)}, and ids {count}: give an image for each id")
+        if not isinstance(self.class_names, tuple):
+            raise ArgumentError("class_names", f"are {_kind(self.class_names)}: give a tuple")
+        if not isinstance(self.labels, np.ndarray):
+            raise ArgumentError("labels", f"are {_kind(self.labels)}: give an array")
+        if self.class_names:
+            labels_of("labels", self.labels, len(self.class_names), count)
+        elif self.labels.shape != (count,) or (self.labels != -1).any():
+            raise ArgumentError("labels", "are there without class_names: name the classes, or let all labels be -1")
+        if self.held_out is not None and (self.held_out.shape, self.held_out.dtype) != ((count,), bool):
+            raise ArgumentError("held_out", f"is {_kind(self.held_out)}: give bool [{count}], or None")
 
     def take(self, rows: np.ndarray) -> "Examples":
         """The examples of these rows, int [M] or bool [N]; no image is read."""
@@ -58,3 +87,9 @@ class Examples(NamedTuple):
             )
         labels = numbers[self.labels]
         return self._replace(labels=labels, class_names=names).take(labels >= 0)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array {list(value.shape)} of {value.dtype}"
+    return f"a {type(value).__name__}"

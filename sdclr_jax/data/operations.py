@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, ArrayLike, Float, Int, Num, Shaped
 
+from sdclr_jax.errors import ArgumentError
+
 _BRIGHTNESS, _SATURATION, _HUE = 0, 2, 3  # 1 is contrast
 
 
@@ -33,7 +35,12 @@ def resized_crop(
 
     Bicubic or bilinear as in Pillow: where a box shrinks the kernel is widened, so that nothing is skipped, and no
     pixel outside the box is read.
+
+    Raises:
+        ArgumentError: another interpolation.
     """
+    if interpolation not in KERNELS:
+        raise ArgumentError("interpolation", f"is {interpolation!r}: it must be one of {', '.join(KERNELS)}")
     rows = _stretch(boxes[:, 0], boxes[:, 2], images.shape[1], size, KERNELS[interpolation])
     columns = _stretch(boxes[:, 1], boxes[:, 3], images.shape[2], size, KERNELS[interpolation])
     return _separable(to_float(images), rows, columns)

@@ -1,9 +1,11 @@
 """Pictures that a caller has at hand, as encoded images: one way through decoding, resizing and cropping for all."""
 
+import contextlib
 import hashlib
 import io
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -31,6 +33,17 @@ class Pictures(Encoded):
     def __init__(self, pictures: Sequence[Picture], grayscale: bool = False, gray_range: tuple[float, ...] = ()):
         self._pictures, self._grayscale, self.gray_range = pictures, grayscale, gray_range
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker: PIL images as they are seen, since Pillow leaves out what tells white from black in a TIFF."""
+
+        def sent(picture: Picture) -> Picture:
+            if isinstance(picture, Image.Image):
+                with contextlib.suppress(BadImage, OSError):  # the worker finds the same, and says it
+                    return np.asarray(decoding.shown(picture, self.gray_range))
+            return picture
+
+        return self.__dict__ | {"_pictures": [sent(picture) for picture in self._pictures]}
+
     def __len__(self) -> int:
         return len(self._pictures)
 
@@ -41,7 +54,7 @@ class Pictures(Encoded):
         picture = self._pictures[row]
         if isinstance(picture, str | os.PathLike):
             try:
-                data = files.read(picture, LARGEST)
+                data = files.read(os.path.expanduser(picture), LARGEST)
                 if not self._grayscale:
                     decoding.identify(data)
                     return data
@@ -77,7 +90,7 @@ class Pictures(Encoded):
     def digest(self) -> str:
         def of(picture: Picture) -> str:
             if isinstance(picture, str | os.PathLike):
-                return f"{os.fspath(picture)} {stamp_of(picture)}"
+                return f"{os.fspath(picture)} {stamp_of(os.path.expanduser(picture))}"
             array = np.asarray(picture)
             return f"{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
 

@@ -164,3 +164,35 @@ def as_targets(labels: np.ndarray, num_classes: int) -> Targets:
     'accuracy'
     """
     return (Attributes if are_attributes(labels) else Classes)(labels, num_classes)
+
+
+def labels_of(name: str, labels: np.ndarray, num_classes: int, rows: int) -> Targets:
+    """`as_targets`, of labels that are known to be of these classes and of so many images.
+
+    Args:
+        name: what the caller calls the labels.
+        labels: int [N], or 0 and 1 [N, C].
+        num_classes: C.
+        rows: N.
+
+    Raises:
+        ArgumentError: another shape or type, or a label that no class has.
+
+    >>> labels_of("labels", np.array([0, 2, 1]), 3, rows=3).metric
+    'accuracy'
+    >>> labels_of("labels", np.array([1, 3, 2]), 3, rows=3)
+    Traceback (most recent call last):
+    sdclr_jax.errors.ArgumentError: labels go from 1 to 3: they must be from 0 to 2, as there are 3 classes
+    """
+    labels = np.asarray(labels)
+    most = 1 if are_attributes(labels) else num_classes - 1
+    if labels.shape not in ((rows,), (rows, num_classes)) or labels.dtype.kind not in "iub":
+        raise ArgumentError(
+            name,
+            f"have shape {list(labels.shape)} of {labels.dtype}: give whole numbers, [{rows}] for classes, or "
+            f"[{rows}, {num_classes}] for attributes",
+        )
+    if labels.size and not 0 <= labels.min() <= labels.max() <= most:
+        kind = "attributes are 0 or 1" if are_attributes(labels) else f"there are {num_classes} classes"
+        raise ArgumentError(name, f"go from {labels.min()} to {labels.max()}: they must be from 0 to {most}, as {kind}")
+    return as_targets(labels, num_classes)

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float, Integer, Num
 from scipy import special
 
-from sdclr_jax.data.targets import Targets, as_targets
+from sdclr_jax.data.targets import Targets, labels_of
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation.neighbours import nearest
 from sdclr_jax.parallel import Shardings
@@ -38,13 +38,14 @@ def predict(
         The class of each test image, int32 [M]; of attributes, the share of the vote for each, float32 [M, A].
 
     Raises:
-        ArgumentError: `k` is not in 1..N, or `temperature` not positive.
+        ArgumentError: `k` is not in 1..N, `temperature` not positive, or the labels are not those of N images and of
+            these classes.
     """
     if not 1 <= k <= len(train_features):
         raise ArgumentError("k", f"is {k}: it must be from 1 to {len(train_features)}, the number of training images")
     if temperature <= 0:
         raise ArgumentError("temperature", f"is {temperature}: it must be above 0")
-    targets = as_targets(train_labels, num_classes)
+    targets = labels_of("train_labels", train_labels, num_classes, len(train_features))
     rows, cosines = nearest(train_features, test_features, k, shardings=shardings)
     size = max(1, _VOTES // (num_classes * (k if targets.has_attributes else 1)))
     decided = [

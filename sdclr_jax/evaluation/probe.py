@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import ArrayLike, Float, Int32, Integer
 
-from sdclr_jax.data.targets import Classes, as_targets
+from sdclr_jax.data.targets import Classes, labels_of
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import fitting
 
@@ -101,6 +101,7 @@ def sgd(
             are among them.
     """
     _need_validation(validation_labels)
+    labels_of("labels", labels, num_classes, len(labels))
     if batch_size < 1:
         raise ArgumentError("batch_size", f"is {batch_size}: it must be at least 1")
     if not (choose_top == 1 or 1 < choose_top < num_classes):
@@ -123,7 +124,7 @@ def sgd(
         batch_size=batch_size,
         seed=seed,
     )
-    validation = Classes(validation_labels, num_classes)
+    validation = labels_of("validation_labels", validation_labels, num_classes, len(validation_features))
 
     def accuracy(weights) -> float:
         return validation.score(predict(validation_features, *weights))
@@ -168,14 +169,16 @@ def logistic(
     a validation image has. The larger `l2` wins where scores are equal.
 
     Raises:
-        ArgumentError: no validation images, none with an attribute, no `l2`, or one that is not above 0.
+        ArgumentError: no validation images, none with an attribute, no `l2`, or one that is not above 0; or labels
+            that are not those of these images and classes.
     """
     _need_validation(validation_labels)
     if not len(l2):
         raise ArgumentError("l2", "is empty: give at least one value, such as (1e-3,)")
     if not min(l2) > 0:
         raise ArgumentError("l2", f"is {tuple(l2)}: each must be above 0, or separable classes have no minimum")
-    targets, validation = as_targets(labels, num_classes), as_targets(validation_labels, num_classes)
+    targets = labels_of("labels", labels, num_classes, len(features))
+    validation = labels_of("validation_labels", validation_labels, num_classes, len(validation_features))
     mean, scale = _standard(features)
     standardised = ((features - mean) / scale).astype(np.float32)
     # Along the principal axes features are uncorrelated, which the solver needs; the loss and |kernel| are the same.
@@ -222,6 +225,7 @@ def adam(
         raise ArgumentError(
             "final_learning_rate", f"is {final_learning_rate}: it must be above 0 and at most {learning_rate}"
         )
+    labels_of("labels", labels, num_classes, count)
     batch_size = min(batch_size, count)
     bound, generator = dimensions**-0.5, np.random.default_rng((seed, 0))
     weights = (
@@ -259,11 +263,11 @@ def ridge(
     [N, C].
 
     Raises:
-        ArgumentError: `l2` is not above 0.
+        ArgumentError: `l2` is not above 0, or the labels are not those of N images and of these classes.
     """
     if not l2 > 0:
         raise ArgumentError("l2", f"is {l2}: it must be above 0, or some features have no solution")
-    targets = as_targets(labels, num_classes).one_hot()
+    targets = labels_of("labels", labels, num_classes, len(features)).one_hot()
     mean, scale = _standard(features)
     standardised, bias = (features - mean) / scale, targets.mean(axis=0)
     covariance = standardised.T @ standardised / len(features) + l2 * np.eye(features.shape[1])

@@ -14,6 +14,7 @@ A protocol of your own is a subclass of `Protocol` and a row of `PROTOCOLS`:
     PROTOCOLS["centroids"] = Centroids(says="the nearest class mean")
 """
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ from sdclr_jax.evaluation.protocol_kinds import (
     Protocol,
     Ridge,
 )
+from sdclr_jax.records import Score
 
 __all__ = ["PROTOCOLS", "Found", "Protocol", "measure", "suited"]
 LOG = logging.getLogger(__name__)
@@ -153,18 +155,43 @@ def suited(
     return found
 
 
-def measure(protocol: Protocol, splits: Splits, groups: tuple[str, ...]) -> dict[str, Any]:
+def measure(name: str, protocol: Protocol, splits: Splits, groups: tuple[str, ...]) -> Score:
     """What results.json says of a protocol: its settings, what it found, and scores by class and group.
 
-    `groups` says for each class whether it is 'many', 'medium' or 'few'.
+    Args:
+        name: of the protocol.
+        protocol: with its settings.
+        splits: of the data set.
+        groups: [C], 'many', 'medium' or 'few' for each class.
+
+    Raises:
+        ArgumentError: it has found what that file cannot hold.
     """
     found, metric = protocol.measure(splits), splits.test.targets.metric
     about = {"train": protocol.train, "images": len(splits.train.labels)}
-    return {
-        "metric": metric,
-        "settings": about | protocol.settings() | found.settings | found.found,
-        "found": list(found.found),
-        "per_class": [None if np.isnan(x) else float(x) for x in found.per_class],
-        **records.summary(found.per_class, groups),
-        f"validation_{metric}": found.validation_score,
-    }
+    try:
+        per_class = np.asarray(found.per_class, np.float64)
+        said = {
+            "metric": metric,
+            "settings": about | protocol.settings() | found.settings | found.found,
+            "found": list(found.found),
+            "per_class": [None if np.isnan(x) else x for x in per_class],
+            **records.summary(per_class, groups),
+            f"validation_{metric}": found.validation_score,
+        }
+        score = records.decode(Score, json.loads(json.dumps(said, default=_plain, allow_nan=False)), name)
+        score.check_groups(groups, name)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            "protocols",
+            f"has {name}, and its `measure` gave what results.json cannot hold ({error}): a `Found` has a score from 0 "
+            "to 1 for each class, and of what else there is what JSON knows",
+        ) from error
+    return score
+
+
+def _plain(value: Any) -> Any:
+    """A number or an array of NumPy or JAX, as JSON has it."""
+    if hasattr(value, "__array__"):
+        return np.asarray(value).tolist()
+    raise TypeError(f"{type(value).__name__} is not known to JSON")

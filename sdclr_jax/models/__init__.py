@@ -6,6 +6,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.models.convnext import ConvNeXt
 from sdclr_jax.models.encoder import Encoder
 from sdclr_jax.models.heads import LAST, Head, Prototypes
@@ -53,15 +54,26 @@ class Network(nn.Module):
     prototypes: nn.Module | None = None
 
     def __call__(self, views: jax.Array, train: bool) -> Outputs:
-        features = self.encoder(views, train)
+        features = self.encode(views, train)
         projection = self.projector(features, train)
         prediction = self.predictor(projection, train) if self.predictor else None
         prototypes = self.prototypes(projection.shape[-1]) if self.prototypes else None
         return Outputs(features, projection, prediction, prototypes)
 
     def encode(self, views: jax.Array, train: bool = False) -> jax.Array:
-        """Features [B, D]; with running statistics, for evaluation, where not in training mode."""
-        return self.encoder(views, train)
+        """Features [B, D]; with running statistics, for evaluation, where not in training mode.
+
+        Raises:
+            ArgumentError: the encoder gives something else, as one without a mean over space.
+        """
+        features = self.encoder(views, train)
+        if features.ndim != 2 or len(features) != len(views):  # the heads would take a place in an image for an image
+            raise ArgumentError(
+                "features",
+                f"of views {list(views.shape)} are {list(features.shape)}: an encoder gives [B, D], a row an image, so "
+                "end it with a mean over space",
+            )
+        return features
 
     @nn.nowrap
     def prunable(self, name: str, leaf: jax.Array) -> bool:

@@ -1,5 +1,6 @@
 """What several objectives share: float32 at least, unit length, products and covariances at full precision."""
 
+import numbers
 from functools import partial
 
 import jax
@@ -37,7 +38,7 @@ def check_alike(rows: int = 1, **arrays: jax.Array) -> None:
         raise ArgumentError(next(iter(shapes)), f"{found}: {alike}, a row an image, with {least}")
 
 
-def check_above_0(**numbers: float) -> None:
+def check_above_0(**values: float) -> None:
     """Refuse a temperature, a size or a number of repeats that is not above 0; what is traced cannot be looked at.
 
     Raises:
@@ -45,8 +46,9 @@ def check_above_0(**numbers: float) -> None:
 
     >>> check_above_0(temperature=0.2)
     """
-    for name, value in numbers.items():
-        if isinstance(value, int | float) and not value > 0:
+    for name, value in values.items():
+        known = isinstance(value, numbers.Real | jax.Array) and not isinstance(value, jax.core.Tracer)
+        if known and np.ndim(value) == 0 and not float(value) > 0:
             raise ArgumentError(name, f"is {value}: it must be above 0")
 
 

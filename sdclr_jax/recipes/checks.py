@@ -167,7 +167,9 @@ def _check_field(name: str, value: object, field: base.Field) -> None:
         known = field.accepted if isinstance(field.accepted, tuple) else pkgutil.resolve_name(field.accepted)
         for x in each:
             if x not in known:
-                raise UserError(f"unknown {name} {shortened(repr(x))}: known are {', '.join(known)}")
+                own = name.endswith(".name") or name == "evaluate.protocols"  # tables that a program may add to
+                also = f"; add your own to {field.accepted.replace(':', '.')} first" if own else ""
+                raise UserError(f"unknown {name} {shortened(repr(x))}: known are {', '.join(known)}{also}")
         return
     low, high = field.accepted[1:-1].split(", ")
     from_low, to_high = field.accepted[0] == "[", field.accepted[-1] == "]"

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.machinery
 import importlib.util
+import os
 import pathlib
 import sys
 import types
@@ -66,7 +67,7 @@ def declared(config: ConfigDict) -> dict[str, base.Field]:
     return found
 
 
-def load(location: str) -> ConfigDict:
+def load(location: str | os.PathLike) -> ConfigDict:
     """The config of "NAME:METHOD", one of `NAMES`, or of "FILE.py:METHOD", whose `get_config(METHOD)` returns it.
 
     A file may say `from configs import base, methods`, wherever it lies.
@@ -77,10 +78,12 @@ def load(location: str) -> ConfigDict:
     return load_with_sources(location)[0]
 
 
-def load_with_sources(location: str) -> tuple[ConfigDict, dict[str, str]]:
+def load_with_sources(location: str | os.PathLike) -> tuple[ConfigDict, dict[str, str]]:
     """As `load`; and where the value of each field comes from: base, data set, method, recipe, the encoder's own
     default, or the file's own code, under the file's name."""
-    name, _, method = location.partition(":")
+    if not isinstance(location, str | os.PathLike):
+        raise UserError(f'the name of a config is a {type(location).__name__}: give text, "NAME:METHOD"')
+    name, _, method = os.fspath(location).partition(":")
     path = _path(name)
     try:
         with importable(path.parent):
@@ -124,6 +127,8 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
     Raises:
         UserError: there is no such field; or a value of another type than the field's.
     """
+    if not hasattr(values, "items"):
+        raise UserError(f"the fields are {shortened(repr(values))}: give a mapping, such as {{'prune.rate': 0.7}}")
     flat = records.flat(values)
     choose_encoder(config, flat.get("model.name", config.model.name))  # first, since another one has other fields
     known = fields(config)
@@ -149,7 +154,7 @@ def _tuples(value: Any) -> Any:
 
 
 def _path(name: str) -> pathlib.Path:
-    path = pathlib.Path(name)
+    path = pathlib.Path(os.path.expanduser(name))
     if path.suffix == ".py" or len(path.parts) > 1:
         if not path.is_file():
             also = f"; --config={path.stem} is the one of this package" if path.stem in NAMES else ""

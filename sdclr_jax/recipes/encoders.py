@@ -39,10 +39,18 @@ def choose_encoder(config: ConfigDict, name: str) -> None:
 
 
 def encoder_fields(name: str) -> dict[str, Any]:
-    """The fields of an encoder with their defaults, as a config writes them."""
+    """The fields of an encoder with their defaults, as a config writes them.
+
+    Raises:
+        UserError: it lacks the field `dtype`, or a field lacks a default.
+    """
     parameters = inspect.signature(ENCODERS[name]).parameters.values()
     flax_own = ("parent", "name")
     defaults = {p.name: p.default for p in parameters if p.name not in (*flax_own, *COMMON)}
+    if "dtype" not in defaults:
+        raise UserError(f"the encoder {name} has no field dtype: give its class `dtype: Any = jnp.float32`")
+    if bare := [field for field, default in defaults.items() if default is inspect.Parameter.empty]:
+        raise UserError(f"the encoder {name} has the field {bare[0]} without a default: give it one")
     return defaults | {"dtype": jnp.dtype(defaults["dtype"]).name}
 
 
@@ -76,13 +84,17 @@ def encoder(model: Mapping[str, Any]) -> Encoder:
             )
         fields["remat"] = True
     with renamed(names_of_fields(model)):
-        return ENCODERS[name](**fields)
+        made = ENCODERS[name](**fields)
+    if not isinstance(made, Encoder):
+        raise UserError(f"the encoder {name} is no sdclr_jax.models.Encoder: make its class a subclass of that")
+    return made
 
 
 def names_of_fields(model: Mapping[str, Any]) -> dict[str, str]:
     """What a config calls the arguments of its encoder, for `errors.renamed`."""
     fields = encoder_fields(model["name"])
-    return {field: f"model.{field}" for field in fields} | {"prunable": f"{model['name']}.prunable"}
+    of_class = {"prunable": f"{model['name']}.prunable", "features": f"the features that {model['name']} makes"}
+    return {field: f"model.{field}" for field in fields} | of_class
 
 
 def model_of_encoder(config: ConfigDict) -> dict[str, Any]:

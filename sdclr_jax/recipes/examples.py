@@ -66,9 +66,9 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
         files = lists.find(c.lists, c.name, c.split) if numbered else labelled_lists.find(c.lists, c.name, c.profile)
     options = {"seed": c.seed, "gray_range": c.gray_range, "class_order": c.class_order}
     source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, **options)
-    train = source.load("train")
+    train, test = (_split(source, c.name, split) for split in ("train", "test"))
     with renamed({"names": "the names of the classes"}):
-        test = source.load("test").of_classes(train.class_names)
+        test = test.of_classes(train.class_names)
     provenance = source.provenance()
     _check_view(config, train)
     draw = {
@@ -93,6 +93,15 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
         subsets = subsets._replace(**{c.subset: rows[kept]})
     found = Data(train, test, subsets, provenance)
     _check_subsets(config, found)
+    return found
+
+
+def _split(source: sources.Source, name: str, split: str) -> Examples:
+    found = source.load(split)
+    if not isinstance(found, Examples):
+        raise UserError(f"`load({split!r})` of {name} gives a {type(found).__name__}: give an Examples")
+    with renamed({field: f"{field} of the {split} images of {name}" for field in Examples._fields}):
+        found.check()
     return found
 
 

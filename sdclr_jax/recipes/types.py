@@ -16,6 +16,8 @@ def check_types(config: ConfigDict) -> None:
     Raises:
         UserError: names the field and what it must be.
     """
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"the config is {_shown(config)}: give a ConfigDict, as sdclr_jax.config makes it")
     for name, value in config.items():
         is_group = isinstance(value, ConfigDict)
         if name in base.FIELDS and isinstance(base.FIELDS[name], dict) != is_group:

@@ -33,7 +33,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     named: dict[str, Any] = {}
     for name, value in values.items():
-        named |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        is_group = hasattr(value, "items")  # a mapping, or a ConfigDict, which is none
+        named |= flat(value, f"{prefix}{name}.") if is_group else {f"{prefix}{name}": value}
     return named
 
 

@@ -174,7 +174,11 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Step and what `read(step)` gives of the newest checkpoint where it succeeds, in all processes."""
         with self._writing():
             self._manager.wait_until_finished()
-        steps = [s for s in self.steps_of_all() if step in (None, s)]
+        there = self.steps_of_all()
+        steps = [s for s in there if step in (None, s)]
+        if step is not None and not steps:
+            known = f"those there are of {', '.join(map(str, there))}" if there else "there is none yet"
+            raise UserError(f"there is no checkpoint of step {step!r} in {self._directory}: {known}")
         saved = folder.saved_step(self._directory.parent)
         if step is None and steps and steps[-1] < saved:
             LOG.warning(
@@ -199,7 +203,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 if damaged and not self._read_only:
                     self._set_aside(damaged)
                 return candidate, found
-        if steps or step is not None:
+        if steps:
             raise UserError(
                 f"no checkpoint{'' if step is None else f' of step {step}'} in {self._directory} can be read: give "
                 "another workdir, put back the files from a copy, or use the version that versions.json names"

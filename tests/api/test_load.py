@@ -1,6 +1,8 @@
 """A run in Python: opened without its data and the rest of its state, and features of images of every kind."""
 
+import copy
 import json
+import pickle
 import shutil
 
 import jax
@@ -95,6 +97,9 @@ def test_features_are_those_of_the_evaluation_to_the_bit(run):
     same(run.encode(digits(), progress=True), encoder.features(run.variables, digits()))
     one = run.encode(digits(), devices=jax.devices()[:1])
     np.testing.assert_allclose(run.encode(digits()), one, atol=1e-6)
+    plain = run.encode(digits())
+    with jax.enable_x64(True):
+        same(load(run.path).encode(digits()), plain)
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -121,6 +126,21 @@ def test_images_of_its_size_are_the_same_in_every_form(run, tmp_path):
     ):
         same(run.encode(images), expected)
     same(run.encode(paths, workers=1, batch_size=2), run.encode(digits(), batch_size=2))
+
+
+def test_a_copy_and_another_process_have_the_run(run):
+    expected = run.encode(digits())
+    for copied in (copy.deepcopy(run), pickle.loads(pickle.dumps(run))):
+        assert copied.path == run.path
+        same(copied.encode(digits()), expected)
+
+
+def test_a_path_may_begin_at_the_home_folder(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("x.png", "~x.png"):
+        Image.fromarray(digits(1)[0, :, :, 0]).save(tmp_path / name)
+    same(run.encode(["~/x.png", "~x.png"]), run.encode(digits(1).repeat(2, axis=0)))
 
 
 def test_of_larger_pictures_the_middle_is_seen_at_the_size_of_the_run(run):
@@ -209,7 +229,7 @@ def test_a_file_that_is_damaged_is_named(streamed, tmp_path):
     (tmp_path / "cut.png").write_bytes(encoded(photo(50, 40), "PNG")[:900])
     with pytest.raises(UserError, match="cut.png"):
         load(streamed).encode([photo(20, 20), tmp_path / "cut.png"])
-    with pytest.raises(ValueError, match="batch_size is 0: it must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size is 0: it must be a whole number of at least 1"):
         load(streamed).encode([photo(20, 20)], batch_size=0)
 
 
@@ -252,8 +272,10 @@ def test_what_cannot_be_loaded(grey, tmp_path, damage, says):
 
 
 def test_a_step_without_a_checkpoint_and_a_newer_format(grey, monkeypatch):
-    with pytest.raises(UserError, match="no checkpoint of step 3"):
-        load(grey, step=3)
+    for step, said in ((3, "3"), ("1", "'1'")):
+        with pytest.raises(UserError, match=f"^there is no checkpoint of step {said} in .*: those there are of 1, 2$"):
+            load(grey, step=step)
+    assert load(grey, step=1).steps == [1, 2]
     with pytest.raises(UserError, match="nowhere holds no run"):
         load("nowhere")
     monkeypatch.setattr(checkpoints_module, "FORMAT", 1)

@@ -325,6 +325,21 @@ def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, mon
     assert (directory / "results.json").read_text() == before
 
 
+def test_what_is_measured_stays_when_a_later_protocol_is_stopped(evaluated, data_dir, tmp_path, monkeypatch):
+    directory, results, _ = evaluated
+    copy = shutil.copytree(directory, tmp_path / "copy", ignore=shutil.ignore_patterns("results.json"))
+
+    class Stopped(protocols.Protocol):
+        def measure(self, splits):
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(protocols.PROTOCOLS, "mine", Stopped())
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate(copy, protocols=["knn", "mine"], data_dir=data_dir)
+    (found,) = records.read(records.Results, copy / "results.json").protocols.items()
+    assert found == ("knn", records.decode(records.Score, results["protocols"]["knn"], "knn"))
+
+
 def test_a_run_that_goes_on_and_drops_the_checkpoint_costs_no_evaluation(evaluated, data_dir, tmp_path, monkeypatch):
     directory, results, _ = evaluated
     shutil.copytree(directory, tmp_path / "run")

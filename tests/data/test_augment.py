@@ -297,6 +297,13 @@ def test_a_field_out_of_range_is_named(name, fields, message):
         jax.eval_shape(partial(view, **fields), jax.random.key(0), jax.ShapeDtypeStruct((2, *shape), jnp.uint8))
 
 
+def test_a_number_of_numpy_is_a_probability():
+    view, shape = VIEWS["simclr"]
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
+    made = jax.eval_shape(partial(view, blur_probability=np.float32(0.5)), jax.random.key(0), images)
+    assert made.shape[0] == 2 and made.dtype == jnp.float32
+
+
 def test_a_grey_image_has_no_simclr_view():
     with pytest.raises(ArgumentError, match="images are of 1 channels"):
         jax.eval_shape(VIEWS["simclr"][0], jax.random.key(0), jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.uint8))

@@ -1,6 +1,7 @@
 """Odd files of real people: turned, deep, of damaged metadata, of kinds that are not decoded."""
 
 import io
+import pickle
 import re
 import struct
 import warnings
@@ -331,3 +332,21 @@ def test_a_process_is_given_the_limits_of_another(monkeypatch):
     assert (decoding.Image.MAX_IMAGE_PIXELS, decoding.ImageFile.LOAD_TRUNCATED_IMAGES) == (None, False)
     decoding.set_limits(*given)
     assert decoding.limits() == given
+
+
+def test_a_worker_sees_what_this_process_sees(tmp_path):
+    """Pillow's pickle leaves out the tag of a TIFF that says that 0 is white; and a picture is turned once."""
+    values = np.linspace(0, 60_000, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "negative.tif", tiffinfo={262: 0})
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "turned.png", exif=exif)
+    for name in ("negative.tif", "turned.png"):
+        for grayscale in (False, True):
+            here = Pictures([Image.open(tmp_path / name)], grayscale)
+            assert pickle.loads(pickle.dumps(here)).read(0) == here.read(0)
+    black = Pictures([Image.fromarray(values)]).fitted(8, 8)
+    np.testing.assert_array_equal(Pictures([Image.open(tmp_path / "negative.tif")]).fitted(8, 8), 255 - black)
+    unknown = pickle.loads(pickle.dumps(Pictures([Image.fromarray(values.astype(np.float32))])))
+    with pytest.raises(BadImage, match="what is black and white among them is not known"):
+        unknown.read(0)

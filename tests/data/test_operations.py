@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from sdclr_jax.data import operations
 from sdclr_jax.data.crops import INTERPOLATIONS
+from sdclr_jax.errors import ArgumentError
 
 NEUTRAL = (1.0, 1.0, 1.0, 0.0)
 
@@ -40,6 +41,11 @@ def uniform(*shape: int) -> np.ndarray:
 
 
 # Geometry.
+
+
+def test_an_interpolation_that_is_not_known_is_refused():
+    with pytest.raises(ArgumentError, match="^interpolation is 'lanczos': it must be one of bicubic, bilinear"):
+        operations.resized_crop(noise(1, 4, 4, 3), np.zeros((1, 4)), 4, "lanczos")
 
 
 @pytest.mark.parametrize(

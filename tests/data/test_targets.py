@@ -1,10 +1,13 @@
 """Labels of both kinds: scores against figures worked out by hand."""
 
+import re
+
 import numpy as np
 import pytest
 
-from sdclr_jax.data.targets import Attributes, Classes, as_targets
+from sdclr_jax.data.targets import Attributes, Classes, as_targets, labels_of
 from sdclr_jax.errors import ArgumentError
+from sdclr_jax.evaluation import knn, probe
 
 
 def test_per_class_accuracy_is_each_classs_own_share():
@@ -49,3 +52,33 @@ def test_what_scores_decide_and_what_votes_weigh():
     np.testing.assert_array_equal(attributes.decide(scores), scores)
     np.testing.assert_array_equal(classes.one_hot(), [[0, 0, 1], [1, 0, 0]])
     np.testing.assert_array_equal(attributes.one_hot(), [[0, 1, 1], [1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 1, 2, 3], "go from 0 to 3: they must be from 0 to 2, as there are 3 classes"),
+        ([1, 2, 3, 1], "go from 1 to 3"),
+        ([-1, 0, 1, 2], "go from -1 to 2"),
+        ([0, 1, 2], "have shape [3] of int64: give whole numbers, [4] for classes, or [4, 3] for attributes"),
+        ([0, 1, 2, 0, 1], "have shape [5]"),
+        ([0.0, 1.0, 2.0, 0.0], "have shape [4] of float64"),
+        (["a", "b", "a", "b"], "have shape [4] of <U1"),
+        ([[0], [1], [2], [0]], "have shape [4, 1]"),
+        ([[0, 1, 2]] * 4, "go from 0 to 2: they must be from 0 to 1, as attributes are 0 or 1"),
+    ],
+)
+def test_labels_that_no_class_has_are_refused_by_all_that_learns(labels, said):
+    """Unseen, the last class would stand for -1, and a class too many for an image of another."""
+    features = np.eye(4, dtype=np.float32)
+    labels = np.array(labels)
+    learners = {
+        "given": lambda: labels_of("given", labels, 3, 4),
+        "train_labels": lambda: knn.predict(features, labels, features, num_classes=3, k=1),
+        "labels": lambda: probe.ridge(features, labels, num_classes=3),
+        "validation_labels": lambda: probe.logistic(features, np.arange(4) % 3, features, labels, num_classes=3),
+    }
+    for name, learn in learners.items():
+        if said.startswith("go from") or name == "given":  # others the checker of shapes refuses in tests
+            with pytest.raises(ArgumentError, match=f"^{name} {re.escape(said)}"):
+                learn()

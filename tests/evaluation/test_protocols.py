@@ -8,6 +8,7 @@ import pathlib
 import textwrap
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -56,6 +57,50 @@ def test_a_config_changes_the_settings_that_it_has_fields_for():
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Given(protocols.Protocol):
+    """Finds what it is given."""
+
+    gives: protocols.Found
+
+    def settings(self):
+        return {}
+
+    def measure(self, splits):
+        return self.gives
+
+
+def given(*found):
+    part = Labelled(np.zeros((4, 3), np.float32), as_targets(np.array([0, 1, 0, 1]), 2))
+    return protocols.measure("mine", Given(gives=protocols.Found(*found)), Splits(part, part, part), ("many", "few"))
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    score = given(
+        np.array([0.5, np.nan], np.float32), np.float32(0.25), {"best": np.int64(3)}, {"tried": jnp.arange(2)}
+    )
+    assert (score.per_class, score.all, score.few, score.validation) == ((0.5, None), 0.5, None, 0.25)
+    assert score.found == {"best": 3} and score.settings["tried"] == [0, 1]
+    assert type(score.found["best"]) is int
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        (0.5,),
+        ([0.5, 0.5, 0.5],),
+        ([50.0, 100.0],),
+        ([0.5, 1.0], 50.0),
+        ([0.5, 1.0], None, {"best": object()}),
+        ([0.5, 1.0], None, {"loss": float("nan")}),
+        (["half", "all"],),
+    ],
+)
+def test_what_results_cannot_hold_is_refused_under_the_name_of_the_protocol(found):
+    with pytest.raises(ArgumentError, match=r"^protocols has mine, and its `measure` gave what results\.json cannot"):
+        given(*found)
+
+
 def labelled(rng, counts) -> Labelled:
     labels = rng.permutation(np.repeat(np.arange(CLASSES), counts)).astype(np.int32)
     centres = np.random.default_rng(0).normal(size=(CLASSES, DIMENSIONS))
@@ -74,7 +119,7 @@ def splits():
 
 def measured(name, splits):
     protocol = protocols.PROTOCOLS[name]
-    return protocols.measure(protocol, splits[protocol.train], ("many", "medium", "few", "few"))
+    return protocols.measure(name, protocol, splits[protocol.train], ("many", "medium", "few", "few")).to_json()
 
 
 def per_class(splits, predictions):

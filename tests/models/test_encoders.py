@@ -190,9 +190,16 @@ class Misnamed(Outside):
         return nn.LayerNorm(name="ln")(x.reshape(len(x), -1))
 
 
+class Spatial(Outside):
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Conv(4, (3, 3))(x)
+
+
 @pytest.mark.parametrize(
     ("encoder", "said"),
     [
+        (Spatial, r"the features that mine makes of views .* are \[1, .*, 4\]: an encoder gives \[B, D\], a row"),
         (Unprunable, "mine.prunable chooses none of the weights: a sparse branch needs some"),
         (Misnamed, "name of a LayerNorm is 'ln': it must contain 'norm'"),
     ],
@@ -204,6 +211,33 @@ def test_what_the_branches_could_not_use_is_refused(encoder, said, monkeypatch):
     methods.choose(config, "sdclr")
     with pytest.raises((UserError, ArgumentError), match=f"^{said}"):
         recipes.abstract_state(config, (16, 8, 8, 1), parallel.shardings())
+
+
+class WithoutType(Encoder):
+    width: int = 4
+
+
+class WithoutDefault(Encoder):
+    width: int
+    dtype: Any = jnp.float32
+
+
+class Plain(nn.Module):
+    dtype: Any = jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        (WithoutType, "the encoder mine has no field dtype: give its class"),
+        (WithoutDefault, "the encoder mine has the field width without a default: give it one"),
+        (Plain, "the encoder mine is no sdclr_jax.models.Encoder: make its class a subclass"),
+    ],
+)
+def test_a_class_that_is_not_as_an_encoder_has_to_be_is_named(encoder, said, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "mine", encoder)
+    with pytest.raises(UserError, match=f"^{said}"):
+        recipes.encoder({"name": "mine"})
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vit_tiny", "convnext_tiny"])

@@ -157,6 +157,9 @@ QUEUE, KEY = np.eye(3, dtype=np.float32), jax.random.key(0)
     ("call", "said"),
     [
         (lambda: objectives.nt_xent(A, B, 0.0), "temperature is 0.0: it must be above 0"),
+        (lambda: objectives.nt_xent(A, B, np.float32(0)), "temperature is 0.0: it must be above 0"),
+        (lambda: objectives.nt_xent(A, B, np.int64(0)), "temperature is 0: it must be above 0"),
+        (lambda: objectives.nt_xent(A, B, jax.numpy.float32(-1)), "temperature is -1.0: it must be above 0"),
         (lambda: objectives.nt_xent_chunked(A, B, -1.0), "temperature is -1.0"),
         (lambda: objectives.nt_xent_chunked(A, B, 0.2, chunk=0), "chunk is 0"),
         (lambda: objectives.info_nce(A, B, QUEUE, 0.0), "temperature is 0.0"),

@@ -69,7 +69,9 @@ def check_name(name: str) -> None:
     if name not in DATASETS and not name.startswith(FOLDER):
         known = ", ".join(sorted(DATASETS))
         raise ArgumentError(
-            "name", f"is {name!r}, which is not known: choose one of {known}, or {FOLDER}/path/to/images"
+            "name",
+            f"is {name!r}, which is not known: choose one of {known}, or {FOLDER}/path/to/images, or add your own to "
+            "sdclr_jax.data.sources.DATASETS first",
         )
 
 
