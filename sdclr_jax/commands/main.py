@@ -127,7 +127,8 @@ def _run(argv: list[str]) -> int:
 def _signals_as_ctrl_c() -> Iterator[None]:
     """What a scheduler stops keeps what it has found, and removes what it has begun."""
     # What is ignored stays so: `nohup` does that.
-    asking = [s for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(s) != signal.SIG_IGN]
+    left = (signal.SIG_IGN, None)  # None: not set by Python
+    asking = [s for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(s) not in left]
     try:
         before = {number: signal.signal(number, signal.default_int_handler) for number in asking}
     except ValueError:  # not the main thread

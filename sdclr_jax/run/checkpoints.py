@@ -28,9 +28,9 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from sdclr_jax import processes, records, trees
-from sdclr_jax.errors import UserError, first_line, out_of_memory
+from sdclr_jax.errors import UserError, first_line
 from sdclr_jax.records import Saved, names
-from sdclr_jax.run import folder
+from sdclr_jax.run import damage, folder
 from sdclr_jax.trees import Tree
 
 LOG = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             except UserError:
                 raise
             except Exception as error:  # orbax raises bare Exception for a damaged file
-                if why := _hindrance(self._directory / str(candidate), error):
+                if why := damage.hindrance(self._directory / str(candidate), error):
                     raise UserError(
                         f"checkpoint {candidate} of {self._directory} cannot be read ({why}): it may well be whole, so "
                         "see to that and run the same command again; or move it away, to go on from the one before"
@@ -230,7 +230,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 f"up to {FORMAT}: use the version that versions.json names"
             )
         if "step" in meta:
-            _verify_step(step, meta["step"])
+            damage.verify_step(step, meta["step"])
         return meta
 
     def _note_saved(self) -> None:
@@ -245,10 +245,10 @@ class Checkpoints(contextlib.AbstractContextManager):
             return self._state_of_format_1(step, like, meta["checksum"])
         items = {"encoder": encoder(like), "state": _others(like)}
         restored = self._restored(step, **{name: ocp.args.StandardRestore(item) for name, item in items.items()})
-        with _in_all("checksums"):
+        with damage.in_all("checksums"):
             for name in items:
-                _verify(restored[name], meta, name)
-            _verify_step(step, restored["state"].step)
+                damage.verify(restored[name], meta, name)
+            damage.verify_step(step, restored["state"].step)
         leaves = traverse_util.flatten_dict(restored["encoder"], sep="/")
         return jax.tree_util.tree_map_with_path(
             lambda path, _, other: leaves[place] if (place := _place(trees.name(path))) else other,
@@ -261,22 +261,22 @@ class Checkpoints(contextlib.AbstractContextManager):
         item = {stored: getattr(like, name) for name, stored in stored_as.items()}
         restored = self._restored(step, state=ocp.args.StandardRestore(item))["state"]
         state = like.replace(**{name: restored[stored] for name, stored in stored_as.items()})
-        with _in_all("checksums"):
+        with damage.in_all("checksums"):
             if int(trees.checksum(state)) != checksum:
-                raise ValueError(_DAMAGED)
-            _verify_step(step, state.step)
+                raise ValueError(damage.OTHER_CONTENT)
+            damage.verify_step(step, state.step)
         return state
 
     def _encoder(self, step: int) -> Tree:
         meta = self._meta(step)
         if meta.get("format", 1) == 1:
             found = self._leaves(step, "state", lambda name: name == "step" or bool(_place(name)))
-            _verify_step(step, found["step"])
+            damage.verify_step(step, found["step"])
             return encoder(found)
         if "step" not in meta:
-            _verify_step(step, self._leaves(step, "state", lambda name: name == "step")["step"])
+            damage.verify_step(step, self._leaves(step, "state", lambda name: name == "step")["step"])
         found = self._leaves(step, "encoder", lambda name: True)
-        _verify(found, meta, "encoder")
+        damage.verify(found, meta, "encoder")
         return found
 
     def _leaves(self, step: int, item: str, wanted: Callable[[str], bool]) -> Tree:
@@ -294,7 +294,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _restored(self, step: int, **items: Any) -> Any:
         # Not by the manager, where a process that has read its items waits for one that could not.
         handlers = {name: _HANDLERS[type(args)]() for name, args in items.items()}
-        with warnings.catch_warnings(), _in_all("items"):
+        with warnings.catch_warnings(), damage.in_all("items"):
             warnings.simplefilter("ignore")
             place = self._directory / str(step)
             return {name: handlers[name].restore(place / name, args=args) for name, args in items.items()}
@@ -315,25 +315,6 @@ _HANDLERS: dict[type, Callable[[], Any]] = {
     ocp.args.StandardRestore: ocp.StandardCheckpointHandler,
     ocp.args.JsonRestore: ocp.JsonCheckpointHandler,
 }
-
-
-@contextlib.contextmanager
-def _in_all(what: str) -> Iterator[None]:
-    """A part of reading a checkpoint that fails in all processes, or in none: what follows is done by all."""
-    failed: Exception | None = None
-    try:
-        yield
-    except UserError:  # which ends all
-        raise
-    except Exception as error:  # orbax raises bare Exception for a damaged file
-        failed = error
-    if processes.is_shared():
-        said = processes.exchange(f"{what} of a checkpoint", "" if failed is None else first_line(failed))
-        others = [f"process {number} cannot read it: {text}" for number, text in enumerate(said) if text]
-        if failed is None and others:
-            raise ValueError(others[0])
-    if failed is not None:
-        raise failed
 
 
 def encoder(state: Any) -> Tree:
@@ -374,37 +355,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
-
-
-_DAMAGED = "its content is not what was written"
-
-
-def _verify(item: Tree, meta: dict[str, Any], name: str) -> None:
-    of_format_2 = meta["format"] == 2
-    found = int(trees.checksum(item)) if of_format_2 else trees.digest(item)
-    if found != meta["checksums" if of_format_2 else "sha256"][name]:
-        raise ValueError(_DAMAGED)
-
-
-def _verify_step(step: int, found: Any) -> None:
-    if int(found) != step:
-        raise ValueError(f"it is of step {int(found)}, as if it were a copy of that one")
-
-
-def _hindrance(checkpoint: pathlib.Path, error: BaseException) -> str:
-    """Why the system does not let a checkpoint be read, which says nothing of its content; '' where it does."""
-
-    def unwilling(error: OSError) -> bool:
-        return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError)
-
-    if said := out_of_memory(error):
-        return f"there is not enough memory: {said}"
-    try:
-        for path in [checkpoint, *checkpoint.rglob("*")]:
-            if path.is_dir():
-                next(iter(path.iterdir()), None)
-            else:
-                path.open("rb").close()
-    except OSError as found:
-        return f"{found.filename}: {found.strerror}" if unwilling(found) else ""
-    return ""
