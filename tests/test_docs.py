@@ -37,7 +37,7 @@ import pytest
 
 import sdclr_jax
 from configs.methods import METHODS
-from sdclr_jax import parallel
+from sdclr_jax import parallel, recipes
 from sdclr_jax.commands import main
 from sdclr_jax.data.sources import DATASETS
 from sdclr_jax.evaluation.protocols import PROTOCOLS
@@ -175,7 +175,11 @@ def folder(tmp_path_factory):
             assert call(f"sdclr pretrain --config=digits_lt:{method} --workdir=runs/{method} {fields}") == 0
         assert call("sdclr evaluate runs/sdclr runs/simclr") == 0
         config = sdclr_jax.config
-        small = lambda name, fields=(), **more: config(name, TINY | dict(fields), **more)  # noqa: E731
+
+        def small(name, fields=(), **more):
+            recipes.check(config(name, dict(fields), **more))  # as a reader has it
+            return config(name, TINY | dict(fields), **more | {"epochs": TINY["epochs"]})
+
         patch.setattr(sdclr_jax, "config", small, raising=False)
         patch.setattr(sdclr_jax, "photos", partial(sdclr_jax.photos, overrides=TINY_LISTS), raising=False)
         yield folder
@@ -248,8 +252,7 @@ def test_the_notebook_runs_from_top_to_bottom(folder, monkeypatch, capsys):
     monkeypatch.setattr(plt, "show", lambda: shown.append([len(axes.patches) for axes in plt.gcf().axes]))
     for cell in json.loads((ROOT / "experiments" / "colab.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
-            source = "".join(cell["source"]).replace("EPOCHS = 60", "EPOCHS = 2")
-            exec(compile(source, "colab.ipynb", "exec"), names)
+            exec(compile("".join(cell["source"]), "colab.ipynb", "exec"), names)
     plt.close("all")
     assert shown[1] == [6, 6]  # bars: many, medium and few of two methods, of two protocols
     assert [len(axes) for axes in shown] == [1, 2, 24, 18]

@@ -48,7 +48,7 @@ def pretrain(
         Diverged: something is no longer finite; the last good checkpoint stays.
         Stopped: a stop was asked for (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1), and the state is saved.
 
-    >>> config = sdclr_jax.config("digits_lt:sdclr", epochs=2)
+    >>> config = sdclr_jax.config("digits_lt:sdclr", epochs=2, optimizer={"warmup_epochs": 0})
     >>> run = sdclr_jax.pretrain(config, "runs/example")
     >>> run.step  # 369 images, 64 a step
     10
