@@ -136,14 +136,14 @@ def test_a_machine_that_has_slept_looks_before_it_writes(cloud, monkeypatch):
 def test_what_cannot_ask_for_long_does_not_write(cloud, monkeypatch):
     """Another process may have followed it meanwhile."""
     with Lock(path()) as held:
-        broken = lambda method, address, name: 403 if method == "PATCH" else None  # noqa: E731
-        cloud.fault = broken
+        cloud.fault = lambda method, address, name: 403 if method == "PATCH" else None
         held._beaten -= 3600
         monkeypatch.setattr(lock, "PATIENCE", 0.0)
         with pytest.raises(UserError, match=r"run/.lock has not answered for 36\d\d s, so another process may train"):
             held.check()
-        monkeypatch.setattr(lock, "PATIENCE", 900.0)
-        monkeypatch.setattr(lock.time, "sleep", lambda seconds: setattr(cloud, "fault", None))  # it is back
+        monkeypatch.setattr(lock, "PATIENCE", 60.0)
+        back = lambda seconds: setattr(cloud, "fault", lambda *request: None)  # noqa: E731
+        monkeypatch.setattr(lock.time, "sleep", back)
         held.check()
         assert lock._clock() - held._beaten < lock.BEAT
 
