@@ -159,7 +159,7 @@ def test_nothing_is_written_over_and_a_card_says_what_the_run_says(sdclr, tmp_pa
         export(sdclr, "timm", tmp_path / "out")
     with pytest.raises(UserError, match="to is 'tensorflow': known are torchvision, timm, authors, onnx, hub-folder"):
         export(sdclr, "tensorflow", tmp_path / "new")
-    with pytest.raises(UserError, match="classes is -1: it must be at least 0"):
+    with pytest.raises(UserError, match="classes is -1: it must be a whole number of at least 0"):
         export(sdclr, "timm", tmp_path / "new", classes=-1)
     assert not (tmp_path / "new").exists()
 

@@ -212,7 +212,7 @@ def test_the_remedy_for_damage_works(data_dir, copy):
 def test_unknown_names_list_the_known_ones(data_dir):
     with pytest.raises(
         ArgumentError,
-        match=r"^name is 'digit', which is not known: choose one of celeba, .*, or folder:/path/to/images$",
+        match=r"^name is 'digit', which is not known: choose one of celeba, .*, or folder:/path/to/images, or add",
     ):
         sources.source("digit", data_dir).load("train")
     with pytest.raises(UserError, match=r"^Split 'validation' is not in .*; choose one of: train, test\.$"):
