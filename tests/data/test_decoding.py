@@ -121,7 +121,8 @@ def test_gray_of_no_known_range_is_refused_and_can_be_given_one(dtype, lowest, h
     values = np.linspace(lowest, highest, 5).astype(dtype)[None]
     bits, sample_format = values.itemsize * 8, {"i": 2, "u": 1, "f": 3}[values.dtype.kind]
     data = tiff(values, bits, sample_format)
-    message = rf"^pixels are {kind} from {re.escape(f'{lowest:g} to {highest:g}')}, .*: set data\.gray_range to train on them, or"
+    found = re.escape(f"{lowest:g} to {highest:g}")
+    message = rf"^pixels are {kind} from {found}, .*: set data\.gray_range to train on them, or scale"
     with pytest.raises(BadImage, match=message):
         decode(data)
     with pytest.raises(BadImage, match="set data.gray_range"):
