@@ -81,7 +81,7 @@ def described(seen: Collection) -> list[str]:
         + ", ".join(f"{splits[name]} {name}" for name in ("train", "val", "test") if splits[name])
     ]
     if seen.left_out:
-        said.append(f"{seen.left_out} images are left out, as the manifest does not name them.")
+        said.append(f"{_counted(seen.left_out, 'image')} left out: the manifest names the others only.")
     if seen.labels is not None:
         counts = np.bincount(seen.labels, minlength=len(seen.class_names))
         order = np.argsort(-counts, kind="stable").tolist()
@@ -91,6 +91,11 @@ def described(seen: Collection) -> list[str]:
     else:
         said.append(f"No labels are used: {seen.why_no_labels}" if seen.why_no_labels else "There are no labels.")
     if seen.skipped.files:
-        said.append(f"{seen.skipped.files} files are skipped, listed in {seen.skipped.listed}")
+        said.append(f"{_counted(seen.skipped.files, 'file')} skipped, listed in {seen.skipped.listed}")
         said += seen.skipped.why()
     return [*said, *(f"Note: {note}" for note in seen.notes)]
+
+
+def _counted(count: int, of: str) -> str:
+    """1 image is, 2 images are."""
+    return f"{count} {of} is" if count == 1 else f"{count} {of}s are"

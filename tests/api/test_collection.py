@@ -49,7 +49,7 @@ def test_what_cannot_be_told_is_looked_at_without_labels_unless_a_manifest_says_
     (tmp_path / "m.csv").write_text("path,label\n3.png,x\na/1.png,y\n")
     seen = look(root, manifest=str(tmp_path / "m.csv"), data_dir=tmp_path / "data")
     assert described(seen) == [
-        "2 images: 2 train", "1 images are left out, as the manifest does not name them.", "2 classes: x 1, y 1",
+        "2 images: 2 train", "1 image is left out: the manifest names the others only.", "2 classes: x 1, y 1",
     ]  # fmt: skip
     with pytest.raises(UserError, match="holds no usable image"):
         look(tmp_path / "data", data_dir=tmp_path / "data")

@@ -66,7 +66,7 @@ def test_a_folder_with_copies_across_splits_and_labels(untrained, tmp_path, caps
     write(folder / "train" / "=cats" / "broken.jpg", b"no image")
     assert run(folder, "--out=found", "--subset=5", "--shown=3") == 0
     said = capsys.readouterr().out
-    assert "32 images: 27 train, 5 test\n2 classes: dogs 17, =cats 15\n1 files are skipped, listed in " in said
+    assert "32 images: 27 train, 5 test\n2 classes: dogs 17, =cats 15\n1 file is skipped, listed in " in said
     assert "sdclr, resnet8 of width 16 on 32 x 32 pixels, 2 epochs, 8 images a step." in said
     assert f"open {tmp_path / 'found' / 'index.html'}" in said
     (config,) = untrained
