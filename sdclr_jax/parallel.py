@@ -109,10 +109,9 @@ def host_memory() -> int | None:
         return None
 
 
-def shareable(batch_size: int, shardings: Shardings) -> int:
+def shareable(batch_size: int, sharding: NamedSharding) -> int:
     """The batch size, as far up as the devices need to share it."""
-    devices = shardings.batch.mesh.size
-    return -(-batch_size // devices) * devices
+    return -(-batch_size // sharding.mesh.size) * sharding.mesh.size
 
 
 def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
@@ -123,7 +122,7 @@ def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
 def places(batch_size: int, sharding: NamedSharding) -> np.ndarray:
     """Which rows of a batch the devices of this process hold, ascending; with more rows at its end where they cannot
     share it evenly, which `split` makes."""
-    shared = -(-batch_size // sharding.mesh.size) * sharding.mesh.size
+    shared = shareable(batch_size, sharding)
     held = sharding.addressable_devices_indices_map((shared,)).values()
     found = np.unique(np.concatenate([np.arange(shared)[index] for index in held]))
     return found[found < batch_size]
@@ -141,7 +140,7 @@ def split(rows: np.ndarray, places: np.ndarray, batch_size: int, sharding: Named
 
     Where the devices cannot share it evenly, rows that mean nothing follow; `cut` takes them away.
     """
-    shared = -(-batch_size // sharding.mesh.size) * sharding.mesh.size
+    shared = shareable(batch_size, sharding)
 
     def held(index: tuple[slice, ...]) -> np.ndarray:
         wanted = np.arange(shared)[index[0]]

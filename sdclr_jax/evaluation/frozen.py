@@ -70,7 +70,7 @@ class FrozenEncoder:
         self.encoder, self.shardings = encoder, shardings
         self._encode = jax.jit(encode, out_shardings=shardings.replicated)
         self._crop, self._workers, self._mean, self._std = crop, workers, list(mean), list(std)
-        self._batch_size = parallel.shareable(batch_size, shardings)
+        self._batch_size = parallel.shareable(batch_size, shardings.batch)
         self._places = parallel.places(self._batch_size, shardings.batch)  # of a batch, what this process decodes
 
     def here(self) -> "FrozenEncoder":
@@ -80,7 +80,7 @@ class FrozenEncoder:
         encoder, shardings = copy.copy(self), parallel.shardings(jax.local_devices())
         encoder.shardings = shardings
         encoder._encode = jax.jit(self._encode.__wrapped__, out_shardings=shardings.replicated)
-        encoder._batch_size = parallel.shareable(self._batch_size, shardings)
+        encoder._batch_size = parallel.shareable(self._batch_size, shardings.batch)
         encoder._places = np.arange(encoder._batch_size)
         return encoder
 

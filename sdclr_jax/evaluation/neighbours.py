@@ -96,7 +96,7 @@ def _search(
     """`itself`: whether both are the same images, of which none is its own neighbour."""
     shardings = shardings or parallel.shardings(jax.local_devices())
     devices = shardings.batch.mesh.size
-    batch = parallel.shareable(min(queries * devices, len(features)), shardings)
+    batch = parallel.shareable(min(queries * devices, len(features)), shardings.batch)
     size = min(max(others, k), len(among))  # at least k, so that any block has as many to give
     place = jax.jit(unit, out_shardings=shardings.replicated)
     gather = jax.jit(_same, out_shardings=shardings.replicated)  # to each process

@@ -176,7 +176,7 @@ def probe_batch_size(config: ConfigDict, size: int, shardings: Shardings) -> int
     devices = shardings.batch.mesh.size
     if size < devices:
         raise UserError(f"the run has {size} images, and there are {devices} devices to share them: use fewer devices")
-    return min(parallel.shareable(config.batch_size, shardings), size // devices * devices)
+    return min(parallel.shareable(config.batch_size, shardings.batch), size // devices * devices)
 
 
 def check_against(config: ConfigDict, against: str) -> None:
