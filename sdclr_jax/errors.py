@@ -131,10 +131,11 @@ def out_of_memory(error: BaseException) -> str:
     return ""
 
 
-def first_line(error: BaseException) -> str:
-    """What an error of another library says, in short.
+def first_line(error: BaseException, length: int = 200) -> str:
+    """What an error of another library says, in at most `length` characters; its type where it says nothing.
 
-    >>> first_line(OSError("no room\\nand more"))
-    'no room'
+    >>> first_line(OSError("no room\\nand more")), first_line(KeyError("no field")), first_line(ValueError())
+    ('no room', 'no field', 'ValueError')
     """
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    said = error.args[0] if isinstance(error, KeyError) and error.args else error  # KeyError puts it into quotes
+    return shortened((str(said).strip() or type(error).__name__).splitlines()[0], length)

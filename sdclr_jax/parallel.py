@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sdclr_jax import compiler
-from sdclr_jax.errors import UserError, shortened
+from sdclr_jax.errors import UserError, first_line, shortened
 from sdclr_jax.trees import Tree
 
 # Numbers of the smallest array that `spread` splits: of smaller ones there are many, and together they are small.
@@ -39,7 +39,7 @@ def devices() -> list[jax.Device]:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
         wanted = os.environ.get("JAX_PLATFORMS", "")
-        reason = shortened((str(error) or "there is none on this machine").splitlines()[0])
+        reason = first_line(error) if str(error) else "there is none on this machine"
         raise UserError(
             f"JAX_PLATFORMS is {wanted!r}, and JAX cannot use that ({reason}): unset it, or install what it needs, "
             "such as jax[cuda13] or jax[tpu]"

@@ -15,7 +15,7 @@ from sdclr_jax.api.collection import Collection
 from sdclr_jax.api.photos_folder import PAGE, TABLES, VECTORS
 from sdclr_jax.data import thumbnails
 from sdclr_jax.data.copies import Copies
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, first_line
 from sdclr_jax.evaluation import curation, duplicates
 from sdclr_jax.records import sheets
 from sdclr_jax.reports import photos as report
@@ -145,8 +145,9 @@ def read_sizes(path: pathlib.Path) -> list[tuple[str, int, int, int]]:
             table = pyarrow.parquet.read_table(path, columns=list(columns))
         return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
     except (pyarrow.ArrowException, KeyError, OSError) as error:
-        why = str(error).partition("\n")[0][:160]
-        raise UserError(f"{path} cannot be read ({why}): delete it, or give another folder with --out") from error
+        raise UserError(
+            f"{path} cannot be read ({first_line(error)}): delete it, or give another folder with --out"
+        ) from error
 
 
 def write_csv(path: pathlib.Path, table: pyarrow.Table, *, guarded: bool = True) -> None:

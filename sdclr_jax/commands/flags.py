@@ -10,7 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sdclr_jax import recipes
 from sdclr_jax.commands.parser import asks_for_help
-from sdclr_jax.errors import UserError, shortened
+from sdclr_jax.errors import UserError, first_line, shortened
 
 
 def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
@@ -99,7 +99,7 @@ def _parse(values: flags.FlagValues, config: ConfigDict, argv: list[str]) -> Non
     try:
         values(["sdclr", *argv])
     except (flags.Error, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UserError(_first_line(error)) from error
+        raise UserError(first_line(error, 500)) from error
 
 
 def _as_written(arg: str, held: object) -> str:
@@ -116,8 +116,3 @@ def _as_written(arg: str, held: object) -> str:
     if of_names and parts and all(re.fullmatch(r"[\w-]+", part) for part in parts):
         return f"{name}={tuple(parts)!r}"
     return arg
-
-
-def _first_line(error: Exception) -> str:
-    message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return shortened((str(message) or type(error).__name__).splitlines()[0], 500)

@@ -20,6 +20,7 @@ import PIL
 from PIL import ExifTags, Image, ImageFile, features
 
 from sdclr_jax.data import metadata
+from sdclr_jax.errors import first_line
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it has to say of a damaged file is raised, too
 
@@ -323,4 +324,4 @@ def _reason(error: Exception, data: bytes) -> str:
             if data[place : place + 16].startswith(starts):
                 return f"{kind}, which is not decoded here: convert it to JPEG or PNG"
         return "not an image of a known format"
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return first_line(error)

@@ -47,8 +47,9 @@ def converted(encoder: Encoder, variables: Tree, view: tuple[int, int, int]) -> 
                 output_names=["features"],
             )
         except Exception as error:  # a converter may raise anything
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(f"jax2onnx cannot convert a {type(encoder).__name__} ({reason}): take --to=timm") from error
+            raise UserError(
+                f"jax2onnx cannot convert a {type(encoder).__name__} ({first_line(error)}): take --to=timm"
+            ) from error
     del made.graph.value_info[:]  # shapes between the layers, some of them wrong; runtimes find them themselves
     content = made.SerializeToString()
     _check(onnxruntime, content, encoder, variables, view)
@@ -62,10 +63,9 @@ def _check(onnxruntime, content: bytes, encoder: Encoder, variables: Tree, view:
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of its own kinds
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"jax2onnx made a graph of this {type(encoder).__name__} that onnxruntime does not load ({reason}): it is "
-            "not written; take --to=timm"
+            f"jax2onnx made a graph of this {type(encoder).__name__} that onnxruntime does not load "
+            f"({first_line(error)}): it is not written; take --to=timm"
         ) from error
     apply = jax.jit(lambda images: encoder.apply(variables, images, train=False))
     for count in (1, 3):

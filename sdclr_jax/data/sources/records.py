@@ -18,7 +18,7 @@ from sdclr_jax.data.images import Encoded, stamp_of
 from sdclr_jax.data.sources import prepared
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.data.targets import are_attributes
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, first_line
 
 _IDS = ("file_name", "filename", "id")  # of imagenet2012, places365_small, i_naturalist2018
 _BATCH = 256  # records read at once
@@ -52,7 +52,7 @@ class Records(Encoded):
         try:
             return self._source[int(self._rows[row])]["image"]
         except Exception as error:  # array_record and tfds raise a type of their own for each kind of damage
-            raise OSError(f"{self.name(row)} cannot be read: {str(error).splitlines()[0]}") from error
+            raise OSError(f"{self.name(row)} cannot be read: {first_line(error)}") from error
 
     def name(self, row: int) -> str:
         return f"{self._folder}, {self._split} record {self._rows[row]}"

@@ -19,7 +19,7 @@ import numpy as np
 from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError, UserError, first_line
 from sdclr_jax.files import copied
 
 NAMES = {
@@ -78,7 +78,7 @@ def read(path: pathlib.Path, remedy: str = _REMEDY) -> list[str]:
         data = files.read(path, LARGEST)
         ids = _from_numbers(data) if path.suffix == ".npy" else data.decode("utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise UserError(f"{path} cannot be read as a list ({reason}); {remedy}.") from error
     ids = [i for i in map(str.strip, ids) if i]
     if not ids:
