@@ -79,7 +79,6 @@ def train(
     """
     with processes.together():
         recipes.check(config)
-        recipes.check_protocols(config)
         with renamed({"project": "wandb"}):
             wandb.check(config.wandb)
         config = recipes.with_hash_of_start(recipes.located(config), directory)

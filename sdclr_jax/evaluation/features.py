@@ -1,7 +1,7 @@
 """Features of images, in batches of one shape."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -20,33 +20,6 @@ def unit(features: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
     return features / jnp.maximum(jnp.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
 
-def in_batches(function: Callable[[np.ndarray], jax.Array], rows: np.ndarray, batch_size: int) -> np.ndarray:
-    """Apply a row-wise `function`, [batch_size, ...] -> [batch_size, ...], to `rows` [N, ...]; returns [N, ...]."""
-    batches = (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-    return np.concatenate(list(_applied(function, ((batch, len(batch)) for batch in batches), batch_size)))
-
-
-def _applied(
-    function: Callable[[np.ndarray], jax.Array], batches: Iterable[tuple[np.ndarray, int]], held: int
-) -> Iterator[np.ndarray]:
-    """What a row-wise `function` gives for each of the `batches`: the rows that this process holds, `held` of a full
-    one, and how many there are in all processes.
-
-    A batch that is not full is filled up with zeros, so a jitted function compiles once, and what it gives for them is
-    dropped.
-    """
-    running = deque()
-    for batch, count in batches:
-        if len(batch) < held:
-            batch = np.pad(batch, [(0, held - len(batch))] + [(0, 0)] * (batch.ndim - 1))
-        running.append((function(batch), count))
-        if len(running) > _IN_FLIGHT:
-            done, count = running.popleft()
-            yield np.asarray(done)[:count]
-    for done, count in running:
-        yield np.asarray(done)[:count]
-
-
 def extract(
     encode: Callable[[np.ndarray], jax.Array],
     batches: Iterable[tuple[np.ndarray, int]],
@@ -54,6 +27,9 @@ def extract(
     done: Callable[[int], object] = lambda count: None,
 ) -> np.ndarray:
     """Features of every image, once each and in order: float32 [N, D].
+
+    A batch that is not full is filled up with zeros, so that `encode` compiles once, and what it gives for them is
+    dropped.
 
     Args:
         encode: a jitted function, uint8 [held, H, W, C] -> [B, D], in which no image depends on another (batch norm
@@ -67,13 +43,24 @@ def extract(
         ArgumentError: there are no images.
         UserError: a feature is not finite.
     """
-    features = []
-    for batch in _applied(encode, batches, held):
-        features.append(batch)
-        done(len(batch))
-    if not features:
+    parts: list[np.ndarray] = []
+    running: deque[tuple[jax.Array, int]] = deque()
+
+    def fetch(most: int) -> None:
+        while len(running) > most:
+            encoded, count = running.popleft()
+            parts.append(np.asarray(encoded)[:count])
+            done(count)
+
+    for batch, count in batches:
+        if len(batch) < held:
+            batch = np.pad(batch, [(0, held - len(batch))] + [(0, 0)] * (batch.ndim - 1))
+        running.append((encode(batch), count))
+        fetch(_IN_FLIGHT)
+    fetch(0)
+    if not parts:
         raise ArgumentError("batches", "has none: there are no images to extract features from")
-    features = np.concatenate(features).astype(np.float32)
+    features = np.concatenate(parts).astype(np.float32)
     if not np.isfinite(features).all():
         # Every probe would still give a number for these, near chance, and look like a result.
         raise UserError(

@@ -6,18 +6,3 @@ from sdclr_jax.interop.names import SIDES
 from sdclr_jax.interop.outgoing import encoder_tensors, training_tensors
 from sdclr_jax.interop.taking import Taken, take
 from sdclr_jax.interop.weights import SUFFIXES, opened, sha256, write
-
-__all__ = [
-    "SIDES",
-    "SUFFIXES",
-    "Architecture",
-    "Taken",
-    "described",
-    "encoder_tensors",
-    "names",
-    "opened",
-    "sha256",
-    "take",
-    "training_tensors",
-    "write",
-]

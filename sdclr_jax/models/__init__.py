@@ -13,8 +13,6 @@ from sdclr_jax.models.heads import LAST, Head, Prototypes
 from sdclr_jax.models.resnet import STEMS, BasicBlock, Bottleneck, ResNet
 from sdclr_jax.models.vit import ViT
 
-__all__ = ["ENCODERS", "LAST", "STEMS", "Encoder", "Head", "Network", "Outputs", "Prototypes"]
-
 # name -> from the other fields of the config's `model` to an `Encoder`. What a row gives by name, a config can change.
 ENCODERS = {
     "resnet8": partial(ResNet, (1, 1, 1), BasicBlock),  # for images of 8 to 32 pixels

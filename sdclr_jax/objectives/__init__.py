@@ -13,24 +13,6 @@ from sdclr_jax.objectives.swav import sinkhorn, swav
 from sdclr_jax.objectives.vicreg import vicreg
 from sdclr_jax.objectives.w_mse import whiten, wmse, wmse_sliced
 
-__all__ = [
-    "OBJECTIVES",
-    "Objective",
-    "barlow_twins",
-    "byol",
-    "info_nce",
-    "nt_xent",
-    "nt_xent_chunked",
-    "simsiam",
-    "sinkhorn",
-    "stateless",
-    "swav",
-    "vicreg",
-    "whiten",
-    "wmse",
-    "wmse_sliced",
-]
-
 # A file with a function `objective` is an objective by the file's name: {name: function from the fields of the config's
 # `objective`, less the name, to an Objective}.
 _FILES = {file.name: importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__)}

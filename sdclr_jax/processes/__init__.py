@@ -17,25 +17,3 @@ from sdclr_jax.processes.meeting import agree, exchange, first, gathered, is_sha
 from sdclr_jax.processes.store import count, is_main, joined, number
 from sdclr_jax.processes.watching import progressed, together
 from sdclr_jax.stops import Stop, stopping_before_the_first_step
-
-__all__ = [
-    "Stop",
-    "agree",
-    "broke_down",
-    "count",
-    "exchange",
-    "first",
-    "gathered",
-    "is_main",
-    "is_shared",
-    "join",
-    "joined",
-    "leave",
-    "number",
-    "of_first",
-    "progressed",
-    "stopping_before_the_first_step",
-    "summed",
-    "telling",
-    "together",
-]

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sdclr_jax import records
-from sdclr_jax.errors import UserError, shortened
+from sdclr_jax.errors import UserError, first_line, shortened
 from sdclr_jax.recipes.encoders import choose_encoder
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def load_with_sources(location: str | os.PathLike) -> tuple[ConfigDict, dict[str
             given = fields(config)
             choose_encoder(config, config.get("model", {}).get("name"))
     except Exception as error:  # a user's file may raise anything
-        raise UserError(f"--config={location}: {_first_line(error)}") from error
+        raise UserError(f"--config={location}: {first_line(error, 500)}") from error
     return config, {
         field: "encoder" if field not in given else sources[field] if laid.get(field) == value else path.name
         for field, value in fields(config).items()
@@ -113,12 +113,7 @@ def _laid(file: types.ModuleType, config: ConfigDict) -> tuple[dict[str, Any], d
     return fields(laid), dict.fromkeys(fields(laid), "base") | sources
 
 
-def fields(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """The fields of a config by their full names, `prune.rate`."""
-    named = {}
-    for name, value in config.items():
-        named |= fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else {prefix + name: value}
-    return named
+fields = records.flat  # of a config: by their full names, `prune.rate`
 
 
 def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
@@ -176,8 +171,3 @@ def _execute(path: pathlib.Path) -> types.ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     loader.exec_module(module)
     return module
-
-
-def _first_line(error: Exception) -> str:
-    message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return (str(message) or type(error).__name__).splitlines()[0]

@@ -95,17 +95,6 @@ def groups(config: ConfigDict, data: Data) -> tuple[str, ...]:
     return longtail.groups(data.subsets.train_counts, config.data.groups)
 
 
-def check_protocols(config: ConfigDict) -> None:
-    """Refuse an unknown protocol, as soon as a run is started.
-
-    Raises:
-        UserError: lists the known ones.
-    """
-    for name in config.evaluate.protocols:
-        if name not in evaluation.PROTOCOLS:
-            raise UserError(f"unknown evaluate.protocols {name!r}: known are {', '.join(evaluation.PROTOCOLS)}")
-
-
 def protocol(config: ConfigDict, name: str) -> Protocol:
     """A protocol with the config's settings."""
     settings = {argument: config.evaluate[field] for argument, field in FIELDS.get(name, {}).items()}
@@ -118,11 +107,10 @@ def protocols(config: ConfigDict, data: Data) -> dict[str, Protocol]:
     """The protocols of `evaluate.protocols` that are defined for the data set, in the order of the table.
 
     Raises:
-        UserError: an unknown protocol; none that is left; a class with fewer labelled images than one asks for; no test
-            images.
+        UserError: none is left; a class has fewer labelled images than one asks for; there are no test images.
     """
-    check_protocols(config)
-    wanted = {name: protocol(config, name) for name in evaluation.PROTOCOLS if name in config.evaluate.protocols}
+    in_order = sorted(config.evaluate.protocols, key=[*evaluation.PROTOCOLS].index)
+    wanted = {name: protocol(config, name) for name in in_order}
     with renamed({"protocols": "evaluate.protocols", "test": f"the test part of {config.data.name}"}):
         return evaluation.suited(
             wanted, lambda part: data.part(part).targets, data.test.targets, data.train.class_names

@@ -11,7 +11,7 @@ from sdclr_jax import branches, optim, parallel, pruning
 from sdclr_jax.data import order
 from sdclr_jax.data.batches import Cropped
 from sdclr_jax.data.images import Encoded, as_images
-from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.errors import UserError, first_line, renamed
 from sdclr_jax.models import Head, Network, Prototypes
 from sdclr_jax.objectives import OBJECTIVES, Objective
 from sdclr_jax.optim import OPTIMIZERS
@@ -180,10 +180,9 @@ def try_step(
     except UserError:
         raise
     except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise UserError(
             f"views.name {config.views.name!r}, the model and the objective do not fit images of shape "
-            f"{shape} or each other: {reason}"
+            f"{shape} or each other: {first_line(error, 500)}"
         ) from error
     if count := order.part(len(images), config.batch_size, last_batch):
         try:
@@ -191,7 +190,7 @@ def try_step(
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"data.last_batch is 'kept', and the last batch of an epoch would have {count} images, which the "
-                f"method does not take ({str(error).splitlines()[0]}): make it 'dropped'"
+                f"method does not take ({first_line(error)}): make it 'dropped'"
             ) from error
 
 

@@ -12,29 +12,3 @@ from sdclr_jax.records.groups import GROUPS, SUMMARY, summary
 from sdclr_jax.records.metrics import read_metrics, read_warnings
 from sdclr_jax.records.record import Record, about, decode, flat, load, load_object, read, write
 from sdclr_jax.records.results import Results, Score
-
-__all__ = [
-    "GROUPS",
-    "SUMMARY",
-    "EncoderRecord",
-    "Embedding",
-    "Record",
-    "Results",
-    "Saved",
-    "Score",
-    "Summary",
-    "TrainedOn",
-    "View",
-    "about",
-    "config",
-    "decode",
-    "flat",
-    "load",
-    "load_object",
-    "names",
-    "read",
-    "read_metrics",
-    "read_warnings",
-    "summary",
-    "write",
-]

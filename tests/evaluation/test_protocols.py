@@ -240,10 +240,10 @@ def test_of_attributes_only_what_is_defined_is_measured():
 
 
 def test_protocols_stand_in_the_order_of_the_table_and_an_unknown_one_is_named():
-    c = base.get_config()
+    c = recipes.load("digits_lt:sdclr")
     c.evaluate.protocols = ("knn", "knm")
     with pytest.raises(UserError, match="^unknown evaluate.protocols 'knm': known are linear_full"):
-        recipes.check_protocols(c)
+        recipes.check(c)
 
 
 def test_fine_tuning_takes_more_than_features(splits):
@@ -282,9 +282,9 @@ def test_a_protocol_from_outside_is_one_entry(splits, monkeypatch):
     assert record["found"] == ["norm"]
     assert record["settings"] == {"train": "long_tail", "images": 242, "power": 1.0, "norm": record["settings"]["norm"]}
     assert record["validation_accuracy"] is None
-    c = base.get_config()
+    c = recipes.load("digits_lt:sdclr")
     c.evaluate.protocols = ("centroids",)
-    recipes.check_protocols(c)
+    recipes.check(c)
     assert recipes.protocol(c, "centroids") == protocols.PROTOCOLS["centroids"]
 
 
