@@ -42,9 +42,8 @@ def test_it_trains_in_an_empty_folder_beside_a_foreign_package_named_configs(sit
     path = os.pathsep.join(map(str, (tmp_path / "foreign", site)))
     command = [site / "bin" / "sdclr", "pretrain", "--config=digits_lt:sdclr", "--workdir=run", "--data_dir=data"]
     more = [*TINY, "--config.epochs=1", "--config.optimizer.warmup_epochs=0"]
-    subprocess.run(
-        [*command, *more, "--noprogress"], check=True, cwd=tmp_path / "empty", env=os.environ | {"PYTHONPATH": path}
-    )
+    environment = os.environ | {"PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "1"}
+    subprocess.run([*command, *more, "--noprogress"], check=True, cwd=tmp_path / "empty", env=environment)
     run = tmp_path / "empty" / "run"
     assert json.loads((run / "config.json").read_text())["method"] == "sdclr"
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 5

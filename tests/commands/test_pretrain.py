@@ -235,20 +235,14 @@ def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):
 
 
 # A process like this one, on one of its eight devices: threads share a sum as they do here.
-ON_ONE_DEVICE = """
-import sys
+STOPPED_AT_THE_EIGHTH_BATCH = """
+import os, signal, sys
 import jax
 from sdclr_jax import parallel
 from sdclr_jax.commands import main
+from sdclr_jax.data.batches import Resident
 one = parallel.shardings(jax.devices()[:1])
 parallel.shardings = lambda devices=None: one
-"""
-AS_IT_IS = f"""{ON_ONE_DEVICE}
-sys.exit(main.main(sys.argv[1:]))
-"""
-STOPPED_AT_THE_EIGHTH_BATCH = f"""{ON_ONE_DEVICE}
-import os, signal
-from sdclr_jax.data.batches import Resident
 from_step = Resident.from_step
 
 def stopped(self, step):
@@ -263,7 +257,7 @@ sys.exit(main.main(sys.argv[1:]))
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path):
-    """A real process is told to stop in mid-epoch, and a second one ends where an uninterrupted run does."""
+    """A real process is told to stop in mid-epoch, and this one ends where an uninterrupted run does."""
     directory = tmp_path / "stopped"
     options = ["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]
     how = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "cwd": tmp_path}
@@ -272,8 +266,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
     assert 5 < stopped < 10
     assert first.returncode == 75
     assert f"stopped at step {stopped} of 15: run it again to resume" in first.stderr
-    second = subprocess.run([sys.executable, "-c", AS_IT_IS, *options], **how)
-    assert second.returncode == 0, second.stderr
+    run(config("sdclr"), directory, data_dir)
     assert lines(directory) == lines(finished[0])
 
 

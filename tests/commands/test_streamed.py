@@ -19,7 +19,7 @@ from sdclr_jax.data.batches import Streamed
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.workers import Croppers
 from sdclr_jax.errors import UserError
-from sdclr_jax.evaluation import frozen
+from sdclr_jax.evaluation import finetuning, frozen
 from sdclr_jax.run import metrics
 from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
@@ -185,6 +185,15 @@ def test_what_is_measured_again_is_decoded_once_if_there_is_room(finished, folde
 
 
 def test_fine_tuning_decodes_validation_images_once(finished, tmp_path, monkeypatch):
+    """The fit is played: it asks for their features after each epoch."""
+
+    def fit(encoder, variables, views_of, labels, validation_features, *_, num_classes, epochs, **settings):
+        for _ in range(epochs):
+            features = validation_features(variables)
+        kernel = features[:num_classes].T  # of any numbers: the same in both cases
+        return finetuning.FineTuned(variables, kernel, np.zeros(num_classes, np.float32), epochs, 0.5, ())
+
+    monkeypatch.setattr(finetuning, "fit", fit)
     passes, found = counted(monkeypatch), []
     # Features of all labelled and of test images; those of validation, in three epochs; of test images, tuned twice.
     for room, expected in ((2**30, 2 + 1 + 2), (0, 2 + 3 + 2)):

@@ -23,9 +23,7 @@ OPTIONS = (
     "--config.keep_every=1",
     "--config.collapse_every=4",
     "--config.predictor.hidden=4",
-    "--config.evaluate.every=1",
-    "--config.evaluate.few_shot_epochs=2",
-    "--config.evaluate.protocols=('linear_few_shot', 'knn')",
+    "--config.evaluate.protocols=('knn',)",
 )
 
 
@@ -50,15 +48,13 @@ def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert 0 < max(jax.tree.leaves(moved)) < 1  # the target follows, and is not the dense branch
 
     written = metrics.read(run / "metrics.jsonl")
-    assert [line["step"] for line in written if "knn/all" in line] == [5, 10]
+    assert written[-1]["step"] == 10
     assert all(np.isfinite(value) for line in written for value in line.values())
 
     assert main.main(["evaluate", str(run), f"--data_dir={data_dir}"]) == 0
     results = json.loads((run / "results.json").read_text())
     assert results["run"] == {"method": "sd_byol", "seed": 0, "step": 10, "epoch": 2.0}
-    assert results["protocols"].keys() == {"linear_few_shot", "knn"}
-    for protocol in results["protocols"].values():
-        assert all(0 <= share <= 1 for share in protocol["per_class"])
+    assert results["protocols"].keys() == {"knn"}
     assert results["protocols"]["knn"]["all"] > 0.2  # chance is 0.1
 
     quick = ["--rates=0.5", "--views=1", "--gallery=20", "--neighbours=2", f"--data_dir={data_dir}"]

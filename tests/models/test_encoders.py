@@ -32,18 +32,24 @@ class Outside(Encoder):
 
 
 ROWS = list(ENCODERS)
-# One of each family is trained; `features` is the width of what it makes.
 TINY = {
     "resnet8": ({"width": 2}, {}),
     "vit_tiny": ({"patch": 4, "width": 8, "depth": 1, "heads": 2}, {}),
     "convnext_tiny": ({"depths": (1,), "width": 8, "layer_scale": 1.0}, {}),
     "outside": ({"width": 8}, {"hidden_norm": False, "last": "bias"}),
 }
-FEATURES = {"resnet8": 8, "vit_tiny": 8, "convnext_tiny": 8, "outside": 8}
+FEATURES = {"vit_tiny": 8, "convnext_tiny": 8, "outside": 8}
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-each = pytest.mark.parametrize("name", TINY)
-# A ConvNeXt has the parts of the two others, convolutions and LayerNorms, so that it is trained once.
-TRAINED = [(name, row) for name in TINY for row in ("simclr", "sdclr") if (name, row) != ("convnext_tiny", "simclr")]
+each = pytest.mark.parametrize("name", FEATURES)
+# A ResNet is trained in the tests of everything else. A ConvNeXt has convolutions and LayerNorms, as those that are
+# trained have, so that it is trained once.
+TRAINED = [
+    ("vit_tiny", "simclr"),
+    ("vit_tiny", "sdclr"),
+    ("convnext_tiny", "sdclr"),
+    ("outside", "simclr"),
+    ("outside", "sdclr"),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,7 +108,7 @@ def test_it_trains_plain_and_damaged(name, row):
             assert (x != moved[leaf]).any(), leaf
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "convnext_tiny"])
+@pytest.mark.parametrize("name", ["vit_tiny", "outside"])
 def test_it_resumes_to_the_bit(name, tmp_path):
     states, _ = run(name)
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -116,7 +122,7 @@ def test_it_resumes_to_the_bit(name, tmp_path):
         np.testing.assert_array_equal(found[leaf], x, err_msg=leaf)
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "convnext_tiny"])
+@pytest.mark.parametrize("name", ["vit_tiny", "outside"])
 def test_one_and_eight_devices_agree(name):
     """In float64, so that what differs would be another computation and not another rounding."""
     before = jax.device_get(run(name)[0][1].replace(key=None))  # its mask has cut half of the weights
