@@ -55,7 +55,7 @@ def scratch(folder: pathlib.Path, purpose: str) -> Iterator[pathlib.Path]:
                 os.close(held)
 
 
-def _on_this_machine() -> contextlib.AbstractContextManager[pathlib.Path]:
+def on_this_machine() -> contextlib.AbstractContextManager[pathlib.Path]:
     """A scratch folder for what goes to a bucket."""
     return scratch(pathlib.Path(tempfile.gettempdir()), "sending")
 
@@ -92,7 +92,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     try:
         if in_bucket(path):
-            with _on_this_machine() as folder:
+            with on_this_machine() as folder:
                 part = folder / path.name
                 yield part
                 path.put(part)
@@ -342,40 +342,3 @@ def locked(path: Path) -> Iterator[Callable[[], None]]:
                 "give a --workdir on another disk"
             ) from error
         yield lambda: None
-
-
-class Growing:
-    """Files of a folder that grow line by line.
-
-    On a disk they grow where they are. For a bucket, whose objects do not grow, they do so on the disk of this machine,
-    and `publish` puts those that have changed into the bucket.
-
-    Attributes:
-        at: the folder to write to.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._published: dict[pathlib.Path, tuple[int, int]] = {}  # size and time of change
-        self._scratch = contextlib.ExitStack()
-        self.at = self._scratch.enter_context(_on_this_machine()) if in_bucket(folder) else folder
-
-    def publish(self) -> None:
-        """Put what has been written into the bucket.
-
-        Raises:
-            UserError: the bucket cannot be written.
-        """
-        if not in_bucket(self._folder):
-            return
-        for path in sorted(path for path in self.at.rglob("*") if path.is_file()):
-            size, changed = path.stat().st_size, path.stat().st_mtime_ns
-            if self._published.get(path) != (size, changed):
-                with replacing(self._folder / path.relative_to(self.at).as_posix()) as part:
-                    shutil.copyfile(path, part)
-                self._published[path] = size, changed
-
-    def close(self) -> None:
-        """Publish, and remove what is on the disk of this machine."""
-        with self._scratch:
-            self.publish()

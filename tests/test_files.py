@@ -145,7 +145,7 @@ def test_what_is_not_of_this_program_is_never_removed(tmp_path, monkeypatch):
     for name in names:
         _left(tmp_path, name, 7200)
     killed = _left(tmp_path, ".sdclr_jax-sending-abc", 7200)
-    with files._on_this_machine() as made:
+    with files.on_this_machine() as made:
         assert made.parent == tmp_path and made.name.startswith(".sdclr_jax-sending-")
     files.write(tmp_path / "a", b"x")
     assert all((tmp_path / name / "part").exists() for name in names) and not killed.exists()
@@ -157,7 +157,7 @@ def test_what_is_not_of_this_program_is_never_removed(tmp_path, monkeypatch):
     other = _left(tmp_path, ".sdclr_jax-sending-of-another", 7200)
     monkeypatch.setattr(os, "getuid", lambda: other.stat().st_uid + 1)
     files._tidied.clear()
-    with files._on_this_machine():
+    with files.on_this_machine():
         assert other.exists()
 
 

@@ -15,6 +15,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from sdclr_jax import files, processes, records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import names
+from sdclr_jax.run.growing import Growing
 
 LOG = logging.getLogger(__name__)
 Line = dict[str, float | None]  # None is what cannot be measured, null in the file
@@ -35,7 +36,7 @@ class Metrics:
 
     def __init__(self, workdir: pathlib.Path, step: int, notes: Mapping[str, Any] | None = None):
         notes = notes or {}
-        self._grown, self.lost = files.Growing(workdir), []
+        self._grown, self.lost = Growing(workdir), []
         self._folder = self._grown.at
         kept = _cut(self._folder / names.METRICS, read(workdir / names.METRICS), step)
         warned = _cut(self._folder / names.WARNINGS, records.read_warnings(workdir / names.WARNINGS), step)

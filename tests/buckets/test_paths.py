@@ -9,6 +9,7 @@ import pytest
 from sdclr_jax import files
 from sdclr_jax.buckets import paths
 from sdclr_jax.errors import UserError
+from sdclr_jax.run.growing import Growing
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_an_upload_in_parts_that_breaks_leaves_what_was_there(cloud, tmp_path, i
 
 def test_lines_grow_here_and_are_published_where_they_have_changed(cloud):
     folder = files.expanded("gs://bucket/run")
-    grown = files.Growing(folder)
+    grown = Growing(folder)
     (grown.at / "tensorboard").mkdir()
     (grown.at / "tensorboard" / "events").write_bytes(b"1")
     for line in ("one\n", "two\n"):
@@ -191,7 +192,7 @@ def test_lines_grow_here_and_are_published_where_they_have_changed(cloud):
 
 
 def test_on_a_disk_lines_grow_where_they_are(tmp_path):
-    grown = files.Growing(tmp_path)
+    grown = Growing(tmp_path)
     assert grown.at == tmp_path
     grown.publish()
     grown.close()
