@@ -64,13 +64,6 @@ def train(
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
     density = jax.jit(pruning.density, out_shardings=parts.shardings.replicated)
-    warnings_in = partial(
-        collapse.warnings,
-        epochs=config.epochs,
-        dimensions=config.projector.out,
-        objective=config.objective.name,
-        damaged=[name for name, branch in method.branches.items() if branch.masked],
-    )
 
     with Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints, Stop() as stop:
         state = checkpoints.restore(like=parts.like)
@@ -99,7 +92,7 @@ def train(
                 profile = Profile(traces, profiled_steps, start + warm_up, total, method.jitted_step.lower)
             measurements = _measurements(parts, clock)
             intervals = [config.log_every, checkpoint_every, *(m.every for m in measurements if m.every)]
-            shown: dict[str, str] = {}  # beside the bar
+            reporter = _Reporter(parts, log, send, bar)
 
             def convenient(step: int) -> bool:
                 """Whether a line of the log is due: all else that is due falls on one."""
@@ -108,17 +101,12 @@ def train(
             def due(step: int) -> bool:
                 return convenient(step) or (profile is not None and step in profile.bounds)
 
-            def say_lost(sentences: list[str], step: int) -> None:
-                for sentence in sentences:
-                    bar.write(f"warning at step {step}: {sentence}", file=sys.stderr)
-                    log.warn({"step": step, "epoch": step / epoch}, f"lost lines at step {step}", sentence)
-
             def save(more: dict[str, Any]) -> None:
                 still_held()
                 log.publish()
                 checkpoints.save(number, state, log.notes() | more)
 
-            say_lost(log.lost, start)
+            reporter.lost(log.lost, start)
             for step in method.train(state, clock.timed(stream), until=total, due=due):
                 number, state = step.number, step.state
                 window.add(step.scalars)
@@ -140,15 +128,7 @@ def train(
                     if every and (last or number % every == 0):
                         line |= measure(step)
                 line |= clock.read(number)
-                say_lost(log.write(line), number)
-                send(line)
-                for cause, message in warnings_in(line, images=len(step.images)):
-                    if log.warn(line, cause, message):
-                        bar.write(f"warning at step {number}: {message}", file=sys.stderr)
-                shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}
-                shown |= {f"knn_{g}": _percent(line[f"knn/{g}"]) for g in ("all", "few") if f"knn/{g}" in line}
-                bar.set_postfix(shown)
-                bar.update(number - bar.n)
+                reporter.line(line, images=len(step.images))
                 if checkpoint or stopping:
                     save({})
                 if stopping and not last:
@@ -277,6 +257,41 @@ def _noted(log: metrics.Metrics, epoch: int) -> Iterator[None]:
 
 def _stopped(number: int, total: int) -> str:
     return f"stopped at step {number} of {total}: run it again to resume"
+
+
+class _Reporter:
+    """Tells of lines of metrics in the run's folder, to Weights & Biases, and beside the bar."""
+
+    def __init__(self, parts: Parts, log: metrics.Metrics, send: Callable[[metrics.Line], None], bar: tqdm):
+        self._log, self._send, self._bar = log, send, bar
+        self._epoch = parts.batches.steps_per_epoch
+        self._warnings_in = partial(
+            collapse.warnings,
+            epochs=parts.config.epochs,
+            dimensions=parts.config.projector.out,
+            objective=parts.config.objective.name,
+            damaged=[name for name, branch in parts.method.branches.items() if branch.masked],
+        )
+        self._shown: dict[str, str] = {}  # beside the bar
+
+    def line(self, line: metrics.Line, images: int) -> None:
+        """Of a line, with the warnings that follow from it; the step saw so many images."""
+        number = line["step"]
+        self.lost(self._log.write(line), number)
+        self._send(line)
+        for cause, message in self._warnings_in(line, images=images):
+            if self._log.warn(line, cause, message):
+                self._bar.write(f"warning at step {number}: {message}", file=sys.stderr)
+        self._shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}
+        self._shown |= {f"knn_{g}": _percent(line[f"knn/{g}"]) for g in ("all", "few") if f"knn/{g}" in line}
+        self._bar.set_postfix(self._shown)
+        self._bar.update(number - self._bar.n)
+
+    def lost(self, sentences: list[str], step: int) -> None:
+        """Of lines that were written, and are gone."""
+        for sentence in sentences:
+            self._bar.write(f"warning at step {step}: {sentence}", file=sys.stderr)
+            self._log.warn({"step": step, "epoch": step / self._epoch}, f"lost lines at step {step}", sentence)
 
 
 def _percent(share: float | None) -> str:
