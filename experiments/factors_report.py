@@ -151,7 +151,7 @@ def report(
     if found and interim:
         lines.append(
             "Until all six blocks are there, the gradient overlaps with norms x head, and the refresh with rate x what "
-            "is cut. With blocks 1 to 3 alone the overlap is complete: neither can be separated from the other."
+            "is cut. With blocks 1 to 3 alone the overlap is complete."
         )
     if found and not interim:
         lines += [conclusion(found["All"]), _noise(scale, design, used)]
