@@ -72,6 +72,7 @@ def work(run: Run, out: pathlib.Path, given: dict[str, str], recorded: list[dict
         "lists": found.data.lists if found else {},
         "pixels": _pixels(config.data.name),
         "jaxlib": versions.current()["jaxlib"],
+        # Of this sitting: a run that was stopped and resumed has taken more.
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "wall_seconds": round(time.monotonic() - began, 1),
         **({"forgotten": forgotten} if forgotten else {}),
@@ -205,16 +206,20 @@ def run_all(
     signal.signal(signal.SIGINT, stop)
     for worker in workers:
         worker.join()
-    done = recorded_keys(scale, everything(scale, out, results))
-    left = [run for run in waiting if run.key not in done]
-    print(f"{len(waiting) - len(left)} of {len(waiting)} runs are recorded" + (", run it again" if left else ""))
+    far = factors_analysis.progress(scale, factors_analysis.sort(scale, everything(scale, out, results)))
+    done, cannot = (sum(run.key in of for run in waiting) for of in (far.ended, far.cannot))
+    left = done + cannot < len(waiting)
+    print(
+        f"{done} of {len(waiting)} runs are recorded"
+        + (f", {cannot} cannot be made, as the SimCLR of their block diverged" if cannot else "")
+        + (", run it again" if left else "")
+    )
     return not left
 
 
 def recorded_keys(scale: str, records: list[dict[str, Any]]) -> set[tuple[int, str]]:
     """The runs that need not be run again: those that the analysis uses."""
-    found = factors_analysis.sort(scale, records)
-    return {(row["block"], row["arm"]) for row in (*found.used, *found.diverged)}
+    return factors_analysis.progress(scale, factors_analysis.sort(scale, records)).ended
 
 
 def _worker(

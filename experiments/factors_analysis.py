@@ -223,6 +223,24 @@ def sort(scale: str, records: list[dict[str, Any]]) -> Sorted:
     return Sorted(used, diverged, left_out)
 
 
+class Progress(NamedTuple):
+    """How far a scale is."""
+
+    ended: set[tuple[int, str]]  # the runs that are done or diverged
+    cannot: list[tuple[int, str]]  # arms of the premise of a block whose SimCLR diverged: none says what they leave out
+    whole: list[int]  # blocks of which nothing is to come
+    interim: bool  # whether anything is to come
+
+
+def progress(scale: str, of: Sorted) -> Progress:
+    design = runs(scale)
+    ended = {(row["block"], row["arm"]) for row in (*of.used, *of.diverged)}
+    without_simclr = {row["block"] for row in of.diverged if row["arm"] == "simclr"}
+    cannot = [run.key for run in design if run.arm.without and run.block in without_simclr]
+    to_come = {run.block for run in design if run.key not in ended | set(cannot)}
+    return Progress(ended, cannot, sorted({run.block for run in design} - to_come), bool(to_come))
+
+
 def collapsed(row: dict[str, Any]) -> bool:
     """Whether a run ended with all features in one direction. It stays in the models: no run is left out by score."""
     return bool(row["scores"].get("features.effective_rank", np.inf) < ONE_DIRECTION)

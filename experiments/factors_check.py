@@ -44,6 +44,12 @@ FACTORS = {
     "head: 3 − 2 layers": "three",
     "gradient: on − off": "on",
 }
+# The interaction of rate and criterion. Products of centred indicators leave the contrasts above what they are.
+CROSSED = {
+    f"{criterion}_{number}": (criterion, rate)
+    for criterion in ("random", "largest")
+    for number, rate in ((6, 0.6), (9, 0.9))
+}
 REFERENCE_STEPS = {  # differences of two arms by their letters; the first three and the sixth are tested
     "head: SimCLR with 3 − 2 layers": "ba",
     "private norms, nothing cut − SimCLR": "cb",
@@ -62,6 +68,8 @@ def main(scale: str) -> None:
     if len({(row["block"], row["arm"]) for row in rows}) < len(rows):
         sys.exit("a run is recorded twice: factors.py --collect keeps one")
     counts = Counter(row["block"] for row in rows)
+    for row in rows:  # without a SimCLR, nothing says what the two arms of the premise leave out
+        counts[row["block"]] += 2 * (row["arm"] == "simclr" and row["state"] == "diverged")
     whole = {block for block, count in counts.items() if count == (19 if block in (1, 5) else 20)}
     if len(whole) < 3:
         sys.exit(f"{len(whole)} whole blocks have ended: three determine all effects")
@@ -97,8 +105,8 @@ def differences(rows: list[dict], **how: Any) -> pd.DataFrame:
 
 def checks(rows: list[dict]) -> pd.DataFrame:
     """A line for each difference and check: with errors that allow another variance for each run (HC3: MacKinnon and
-    White, 1985); without the runs that collapsed; and, for the differences that need none of them, without the arms
-    that cut the largest weights.
+    White, 1985); without the runs that collapsed; for the differences that need none of them, without the arms that
+    cut the largest weights; from the means of cells; and with the interaction of rate and what is cut, in its model.
 
     Then, explored and not tested, each rate against nothing cut by one criterion: its own runs and those of rate 0, so
     that a criterion whose runs vary more does not widen the intervals of another.
@@ -112,6 +120,9 @@ def checks(rows: list[dict]) -> pd.DataFrame:
     tables["without arms that cut the largest"] = by_factor(
         kept, terms=terms, contrasts={name: FACTORS[name] for name in names}
     )
+    tables["means of cells"] = by_cell(rows)
+    crossed = " + ".join(["C(rate) + random + largest + step + once + private + three + on", *CROSSED])
+    tables["with rate x what is cut"] = by_factor(rows, terms=crossed)
     explored = []
     for criterion in ("smallest", "random", "largest"):
         kept = [row for row in rows if f"-{criterion}-" in row["arm"] or row["arm"].startswith("rate-0-")]
@@ -129,6 +140,23 @@ def by_factor(
     contrasts: dict[str, str] = FACTORS,
     **how: Any,
 ) -> pd.DataFrame:
+    return fitted(fraction(rows), terms, contrasts, **how)
+
+
+def by_cell(rows: list[dict]) -> pd.DataFrame:
+    """From the mean over the runs of each cell, which have one rate, criterion and refresh, and all norms and heads.
+
+    Rate, criterion and refresh vary between cells only, so their errors are between cells, too. A cell that lacks a run
+    has no such mean.
+    """
+    of_cell = ["block", "rate", "random", "largest", "step", "once"]
+    cells = fraction(rows).groupby(of_cell, as_index=False).agg(y=("y", "mean"), runs=("y", "size"))
+    cells = cells[cells.runs == cells.rate.map(lambda rate: 4 if rate else 2)]
+    names = [name for name, contrast in FACTORS.items() if contrast not in ("private", "three", "on")]
+    return fitted(cells, "C(rate) + random + largest + step + once", {name: FACTORS[name] for name in names})
+
+
+def fraction(rows: list[dict]) -> pd.DataFrame:
     """The runs of the fraction: in it are all damaged ones but those that are of the ladder alone."""
     of_ladder = ("rate-0-private-head-3-gradient-on", "rate-0.9-smallest-epoch-private-head-3-gradient-on")
     table = []
@@ -141,15 +169,19 @@ def by_factor(
                 {
                     "y": 100 * row["scores"]["logistic.all"],
                     "block": row["block"],
-                    "rate": float(x["rate"]),
+                    "rate": (rate := float(x["rate"])),
                     **{name: int(x["criterion"] == name) for name in ("random", "largest")},
                     **{name: int(x["refresh"] == name) for name in ("step", "once")},
                     "private": int(x["norms"] == "private"),
                     "three": int(x["head"] == "3"),
                     "on": int(x["gradient"] == "on"),
+                    **{
+                        name: ((x["criterion"] == criterion) - 1 / 3) * ((rate == of) - 1 / 3) if rate else 0.0
+                        for name, (criterion, of) in CROSSED.items()
+                    },
                 }
             )
-    return fitted(pd.DataFrame(table), terms, contrasts, **how)
+    return pd.DataFrame(table)
 
 
 def by_arm(rows: list[dict], **how: Any) -> pd.DataFrame:
@@ -168,7 +200,11 @@ def by_arm(rows: list[dict], **how: Any) -> pd.DataFrame:
 
 
 def fitted(table: pd.DataFrame, terms: str, contrasts: dict[str, str], covariance: str = "nonrobust") -> pd.DataFrame:
-    plain = smf.ols(f"y ~ C(block) + {terms}", table).fit(cov_type=covariance, use_t=True)
+    """The contrasts, by least squares; a column `runs` says of how many runs a row is the mean."""
+    weights = table.runs if "runs" in table else 1.0
+    plain = smf.wls(f"y ~ C(block) + {terms}", table, weights=weights).fit(cov_type=covariance, use_t=True)
+    if plain.model.rank < plain.model.exog.shape[1]:
+        sys.exit(f"the {len(table)} runs do not determine C(block) + {terms}")
     found = {}
     for name, contrast in contrasts.items():
         test = plain.t_test(f"{contrast} = 0")

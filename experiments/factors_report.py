@@ -1,11 +1,11 @@
 """What experiments/factors.py prints and writes: its plan, and the tables and the picture of its results."""
 
-import csv
 import json
 import pathlib
 from collections import Counter
 from typing import Any
 
+import factors_explored
 import ledger
 import matplotlib as mpl
 import numpy as np
@@ -15,25 +15,19 @@ from factors_analysis import (
     PRIMARY,
     RESPONSES,
     Effect,
-    Sorted,
     collapsed,
     effects,
     in_arm_model,
     in_factor_model,
+    progress,
     residuals,
     smallest_seen,
     sort,
 )
 from factors_design import LADDER, SCALES, Run, runs
+from factors_explored import Rows, interval
 from matplotlib.figure import Figure
 from tabulate import tabulate
-
-# Scores of factors_statistics.py, in its order: title, factor and digits here.
-RESCORED = {
-    "logistic.all": ("All", 100, 1),
-    "knn.all": ("k-NN All", 100, 1),
-    "features.effective_rank": ("effective rank", 1, 1),
-}
 
 
 def plan(scale: str, done: set[tuple[int, str]]) -> str:
@@ -67,8 +61,7 @@ def plan(scale: str, done: set[tuple[int, str]]) -> str:
 def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path, page: pathlib.Path | None) -> str:
     """Write SCALE_effects.json and SCALE.svg, and the tables to their place on a page, if there is one, or else to
     SCALE.md; returns these."""
-    tables = (rows_of(out / f"{scale}_{name}.csv") for name in ("checks", "statistics"))
-    text, found = report(scale, records, *tables)
+    text, found = report(scale, records, factors_explored.read(out, scale))
     if page:
         before, _, rest = page.read_text().partition(f"<!-- {scale} -->\n")
         _, end, after = rest.partition(f"<!-- end of {scale} -->\n")
@@ -79,7 +72,9 @@ def analyse(scale: str, records: list[dict[str, Any]], out: pathlib.Path, page: 
     tables = {response: [_finite(e._asdict()) for e in table] for response, table in found.items()}
     (out / f"{scale}_effects.json").write_text(json.dumps(tables, indent=1, allow_nan=False) + "\n")
     if found:
-        draw(next(iter(found.values())), out / f"{scale}.svg", scale)
+        far = progress(scale, sort(scale, records))
+        interim = f"; interim, {len(far.whole)} of {SCALES[scale].blocks} blocks" if far.interim else ""
+        draw(next(iter(found.values())), out / f"{scale}.svg", f"points of All, {scale}; 95 % intervals{interim}")
     return text
 
 
@@ -92,14 +87,22 @@ def conclusion(table: list[Effect]) -> str:
     """What the tests say of the primary response, in sentences; only when all runs have ended."""
     own = [e for e in table if not np.isnan(e.holm)]
     seen = sorted((e for e in own if e.holm < LEVEL), key=lambda e: -abs(e.estimate))
-    lines = [f"{len(own)} differences on All were tested; {len(seen)} are distinguished from 0 after Holm, at 5 %."]
-    lines += [f"- {e.name}: {_interval(e)} points, p {e.holm:.2g}" for e in seen]
-    if rest := [e for e in own if e.holm >= LEVEL]:
-        farthest = max(rest, key=lambda e: max(-e.low, e.high))
+    are = "is" if len(seen) == 1 else "are"
+    lines = [f"{len(own)} differences on All were tested; {len(seen)} {are} distinguished from 0 after Holm, at 5 %."]
+    lines += [f"- {e.name}: {interval(e)} points, p {e.holm:.2g}" for e in seen]
+    rest = [e for e in own if e.holm >= LEVEL]
+    alone = [e for e in rest if e.low > 0 or e.high < 0]
+    if alone:
+        said = "not distinguished after Holm, though its own interval excludes 0, so nothing is concluded"
+        lines += [f"- {e.name}: {interval(e)} points, p {e.holm:.2g}: {said}" for e in alone]
+    if open_ones := [e for e in rest if e not in alone]:
         lines += ["- not distinguished, with what the interval leaves open: "]
-        lines[-1] += "; ".join(f"{e.name} {_interval(e)}" for e in rest)
+        lines[-1] += "; ".join(f"{e.name} {interval(e)}" for e in open_ones)
+    if rest:
+        farthest = max(rest, key=lambda e: max(-e.low, e.high))
         reach = max(-farthest.low, farthest.high)
-        lines += [f"- of these the interval that reaches farthest leaves {reach:.1f} points open: {farthest.name}"]
+        which = "all that are not distinguished" if alone else "these"
+        lines += [f"- of {which} the interval that reaches farthest leaves {reach:.1f} points open: {farthest.name}"]
     return "\n".join(lines)
 
 
@@ -107,30 +110,18 @@ def points(rows: list[dict[str, Any]], score: str) -> dict[tuple[int, str], floa
     return {(row["block"], row["arm"]): 100 * row["scores"][score] for row in rows if score in row["scores"]}
 
 
-def rows_of(path: pathlib.Path) -> list[dict[str, str]]:
-    """What factors_check.py or factors_statistics.py has written; nothing where it has not."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def report(
-    scale: str,
-    records: list[dict[str, Any]],
-    checked: list[dict[str, str]] | None = None,
-    rescored: list[dict[str, str]] | None = None,
+    scale: str, records: list[dict[str, Any]], beside: dict[str, Rows] | None = None
 ) -> tuple[str, dict[str, list[Effect]]]:
     """The tables of a scale as Markdown, and the effects by response: of the blocks of which every run has ended.
-    `checked` and `rescored` are what `rows_of` gives."""
+    `beside` is what `factors_explored.read` gives."""
     design, of = runs(scale), sort(scale, records)
-    ended = {(row["block"], row["arm"]) for row in (*of.used, *of.diverged)}
-    whole = sorted({run.block for run in design} - {run.block for run in design if run.key not in ended})
-    interim = len(ended) < len(design)
+    ended, cannot, whole, interim = progress(scale, of)
+    beside = beside or {}
     used, diverged = ([row for row in rows if row["block"] in whole] for rows in (of.used, of.diverged))
     found = {name: effects(design, points(used, score)) for name, score in RESPONSES.items()}
     found = {name: table for name, table in found.items() if table}
-    sick = [f"block {row['block']} {row['arm']}" for row in of.diverged]
+    sick = _named([(row["block"], row["arm"]) for row in of.diverged])
     flat = [
         f"block {row['block']} {row['arm']} (effective rank {row['scores']['features.effective_rank']:.1f})"
         for row in of.used
@@ -138,14 +129,15 @@ def report(
     ]
     lines = [
         f"{len(ended)} of {len(design)} runs have ended"
+        + (f", and {len(cannot)} cannot be made, as their blocks have no SimCLR: {_named(cannot)}" if cannot else "")
         + (
-            f", and {len(whole)} of {len({run.block for run in design})} blocks. **In progress:** no conclusion is "
-            "drawn before the last run, and what stands here is interim."
+            f", and {len(whole)} of {SCALES[scale].blocks} blocks. **In progress:** no conclusion is drawn before the "
+            "last run, and what stands here is interim."
             if interim
             else "."
         )
         + f" {len(of.diverged)} diverged"
-        + (f": {', '.join(sick)}." if sick else ".")
+        + (f": {sick}." if sick else ".")
         + (f" Collapsed as they were scored, and by the rule kept: {', '.join(flat)}." if flat else "")
     ]
     if of.used:
@@ -155,7 +147,12 @@ def report(
         }
         said = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in facts.items())
         hours = sum(row["cpu_seconds"] for row in of.used) / 3600
-        lines.append(f"The runs: {said}; {hours:.1f} CPU hours.")
+        lines.append(f"The runs: {said}; at least {hours:.1f} CPU hours (a resumed run counts from there).")
+    if found and interim:
+        lines.append(
+            "Until all six blocks are there, the gradient overlaps with norms x head, and the refresh with rate x what "
+            "is cut. With blocks 1 to 3 alone the overlap is complete."
+        )
     if found and not interim:
         lines += [conclusion(found["All"]), _noise(scale, design, used)]
     if of.left_out:
@@ -173,15 +170,24 @@ def report(
         again = {"All": effects(design, at_chance)}
         both = (table for family in ("factor", "ladder", "premise") if (table := _table(again, family, interim)))
         lines.append("**The same with chance as the score of runs that diverged**\n\n" + "\n\n".join(both))
-    if checked and not interim:
-        lines.append(f"**How far the differences depend on the model**\n\n{_checked(found['All'], checked)}")
-        lines.append(f"**Explored, not tested: the rate by what is cut**\n\n{_explored(checked)}")
-    if used and rescored:
-        title = "Explored, not tested: as recorded, and with statistics of the dense branch's own views"
-        lines.append(f"**{title}**\n\n{_rescored(of, rescored)}")
+    if (checked := beside.get("checks")) and not interim:
+        by_model = factors_explored.by_model(found["All"], checked)
+        lines.append(f"**How far the differences depend on the model**\n\n{by_model}")
+        by_rate = factors_explored.rate_by_criterion(checked)
+        lines.append(f"**Explored, not tested: the rate by what is cut**\n\n{by_rate}")
+    for name, title, table_of in (
+        ("statistics", "as recorded, and with statistics of the dense branch's own views", factors_explored.rescored),
+        ("forgotten", "the tenth of the images that pruning makes SimCLR forget, by class", factors_explored.forgotten),
+    ):
+        if of.used and (rows := beside.get(name)):
+            lines.append(f"**Explored, not tested: {title}**\n\n{table_of(of, rows)}")
     if used:
         lines.append(f"**Means of the arms that every block has**\n\n{_means(used)}")
     return "\n\n".join(lines) + "\n", found
+
+
+def _named(keys: list[tuple[int, str]]) -> str:
+    return ", ".join(f"block {block} {arm}" for block, arm in keys)
 
 
 def _short(commit: str) -> str:
@@ -202,64 +208,25 @@ def _noise(scale: str, design: list[Run], used: list[dict[str, Any]]) -> str:
     )
 
 
-def _checked(table: list[Effect], rows: list[dict[str, str]]) -> str:
-    """The tested differences under each model that was tried."""
-    names = list(dict.fromkeys(row["check"] for row in rows if row["check"] != "explored"))
-    by = {(row["check"], row["name"]): row for row in rows}
-    lines = [
-        [e.name, f"{_interval(e)}, p {e.holm:.2g}", *(_cell(by.get((check, e.name))) for check in names)]
-        for e in table
-        if not np.isnan(e.holm)
-    ]
-    headers = ["difference, points of All", "as designed", *names]
-    return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
-
-
-def _explored(rows: list[dict[str, str]]) -> str:
-    by = {tuple(row["name"].split(", ")): row for row in rows if row["check"] == "explored"}
-    rates = dict.fromkeys(rate for _, rate in by)
-    table = [[cut, *(_cell(by[cut, rate]) for rate in rates)] for cut in dict.fromkeys(cut for cut, _ in by)]
-    return tabulate(table, ["cut, points of All", *rates], tablefmt="github", disable_numparse=True)
-
-
-def _rescored(of: Sorted, rows: list[dict[str, str]]) -> str:
-    """Scores with the recorded statistics and with the dense branch's own, by norms and by what is cut."""
-    recorded = {(row["block"], row["arm"]): row["scores"] for row in of.used}
-    again = {key: row for row in rows if (key := (int(row["block"]), row["arm"])) in recorded}
-    groups: dict[tuple[str, str], list[tuple[int, str]]] = {}
-    for run in runs(of.used[0]["scale"]):
-        if run.key in again:
-            x = run.arm.levels
-            cut = f"{100 * x.rate:g} %, {x.criterion}" if x.rate else "nothing"
-            groups.setdefault((x.norms, cut), []).append(run.key)
-    table = []
-    for (norms, cut), keys in sorted(groups.items(), reverse=True):
-        cells = []
-        for score, (_, factor, digits) in RESCORED.items():
-            before, after = (
-                factor * np.mean([float(of_run[key][score]) for key in keys]) for of_run in (recorded, again)
-            )
-            cells.append(f"{before:.{digits}f} to {after:.{digits}f}")
-        table.append([norms, cut, str(len(keys)), *cells])
-    headers = ["norms", "cut", "n", *(title for title, _, _ in RESCORED.values())]
-    return tabulate(table, headers, tablefmt="github", disable_numparse=True)
-
-
-def _cell(row: dict[str, str] | None) -> str:
-    if row is None:
-        return ""
-    estimate, low, high = (float(row[name]) for name in ("estimate", "low", "high"))
-    holm = f", p {float(row['holm']):.2g}" if row["holm"] else ""
-    return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−") + holm
-
-
 def summary(scale: str, records: list[dict[str, Any]]) -> str:
     """How far a scale is, and what SDCLR changes there, in sentences."""
     text, found = report(scale, records)
-    progress = text.partition(" diverged")[0].rpartition(" ")[0].replace("**", "")
-    steps = [f"{e.name} {_interval(e)} points of All" for e in found.get("All", ()) if e.family == "ladder"]
-    so_far = "So far, " if "In progress" in progress else ""
-    return " ".join([progress, *([f"{so_far}{'; '.join(steps)}."] if steps else [])])
+    said = text.partition(" diverged")[0].rpartition(" ")[0].replace("**", "")
+    interim = "In progress" in said
+    steps = [
+        f"{e.name} {interval(e)} points of All{'' if interim else _verdict(e)}"
+        for e in found.get("All", ())
+        if e.family == "ladder"
+    ]
+    so_far = "So far, " if interim else ""
+    return " ".join([said, *([f"{so_far}{'; '.join(steps)}."] if steps else [])])
+
+
+def _verdict(effect: Effect) -> str:
+    """What the test says, in brackets."""
+    if np.isnan(effect.holm):
+        return " (not tested)"
+    return f" ({'' if effect.holm < LEVEL else 'not '}distinguished from 0 after Holm)"
 
 
 def _table(found: dict[str, list[Effect]], family: str, interim: bool) -> str:
@@ -267,19 +234,12 @@ def _table(found: dict[str, list[Effect]], family: str, interim: bool) -> str:
     by = {response: {e.name: e for e in table} for response, table in found.items()}
     rows = []
     for name in names:
-        cells = [_interval(by[response].get(name)) for response in by]
+        cells = [interval(by[response].get(name)) for response in by]
         first = by[next(iter(by))][name]
         p = "" if np.isnan(first.holm) else f"{first.holm:.2g}"
         rows.append([name, *cells, *([] if interim else [p])])
     header = ["difference, points", *by, *([] if interim else ["p of All, Holm"])]
     return tabulate(rows, header, tablefmt="github", disable_numparse=True) if rows else ""
-
-
-def _interval(effect: Effect | None) -> str:
-    if effect is None:
-        return ""
-    text = f"{effect.estimate:+.1f} [{effect.low:+.1f}, {effect.high:+.1f}]"
-    return text.replace("-", "−")
 
 
 def _means(used: list[dict[str, Any]]) -> str:
@@ -295,8 +255,8 @@ def _means(used: list[dict[str, Any]]) -> str:
     return tabulate(rows, ["arm", "n", *RESPONSES], tablefmt="github", disable_numparse=True)
 
 
-def draw(table: list[Effect], path: pathlib.Path, scale: str) -> None:
-    """Each difference with its interval, those of a family together."""
+def draw(table: list[Effect], path: pathlib.Path, label: str) -> None:
+    """Each difference with its interval, those of a family together; `label` is of their axis."""
     mpl.rcParams |= {"svg.hashsalt": "factors", "font.size": 11}
     figure = Figure(figsize=(8, 0.36 * len(table) + 1), layout="constrained")
     axes = figure.subplots()
@@ -306,5 +266,5 @@ def draw(table: list[Effect], path: pathlib.Path, scale: str) -> None:
         axes.plot(e.estimate, -i, "o", color=colours[e.family])
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks([-i for i in range(len(table))], [e.name for e in table])
-    axes.set_xlabel(f"points of All, {scale}; 95 % intervals")
+    axes.set_xlabel(label)
     figure.savefig(path, metadata={"Date": None})

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import ledger
 import numpy as np
 from factors_design import SCALES, runs
-from factors_report import RESCORED
+from factors_explored import RESCORED
 
 from sdclr_jax import compiler, parallel, recipes
 from sdclr_jax.data import order

@@ -37,11 +37,12 @@ FIELDS = (
     "--config.epochs=200",
     "--config.checkpoint_every=200",
 )
+AMONG = ("all", "rare")
 NOTE = """\
 Average precision, in per cent, of finding the images that lie in the directory of another class, one in twenty of
 the {images} ranked, and among those of the five rarest directories alone, by each column of `exemplars.csv`; mean ±
-sample standard deviation over {seeds} seeds. Chance is the mean over random rankings, and the central 95 % of them, of
-one seed."""
+sample standard deviation over {seeds} seeds. Chance is that of random rankings in each of the {seeds} seeds:
+their mean, and the central 95 % of it."""
 
 
 def main() -> None:
@@ -96,12 +97,12 @@ def precisions(directory: pathlib.Path, method: str, seed: int) -> list[dict]:
     wrong = np.array([pathlib.Path(p).stem.rpartition("_")[2] != pathlib.Path(p).parent.name for p in table["path"]])
     rarest = [label for label, _ in Counter(table["class"]).most_common()[-5:]]
     rows = []
-    for among, kept in {"all": np.full(len(wrong), True), "rare": np.isin(table["class"], rarest)}.items():
+    for among, kept in zip(AMONG, (np.full(len(wrong), True), np.isin(table["class"], rarest)), strict=True):
         found, images = int(wrong[kept].sum()), int(kept.sum())
         for column, words in COLUMNS.items():
             precision = float(average_precision_score(wrong[kept], np.array(table[column])[kept]))
             row = {"method": method, "seed": seed, "among": among, "ranking": words, "average_precision": precision}
-            rows.append(row | {"images": images, "wrong": found} | planted.chance_of(images, found))
+            rows.append(row | {"images": images, "wrong": found} | planted.chance_of((images, found)))
     return rows
 
 
@@ -109,11 +110,12 @@ def write(rows: list[dict], out: pathlib.Path, trained: str, seeds: int) -> None
     planted.write_rows(rows, out / "table.csv")
     table = [
         {"run of": method, "ranking": words}
-        | {f"among {among}": planted.cell(rows, method=method, ranking=words, among=among) for among in ("all", "rare")}
+        | {f"among {among}": planted.cell(rows, method=method, ranking=words, among=among) for among in AMONG}
         for method in planted.METHODS
         for words in COLUMNS.values()
     ]
-    table.append({"ranking": "chance"} | {f"among {row['among']}": planted.chance_cell(row) for row in rows})
+    chance = {f"among {among}": planted.chance_cell(rows, "wrong", among=among) for among in AMONG}
+    table.append({"ranking": "chance"} | chance)
     note = NOTE.format(images=rows[0]["images"], seeds=seeds)
     (out / "table.md").write_text(f"{note}\n\n{tabulate(table, headers='keys', tablefmt='github')}\n\n{trained}\n")
 

@@ -124,6 +124,38 @@ def test_planted_images_are_ranked_against_chance_and_rivals(run_here, tmp_path,
     assert "| chance" in (tmp_path / "table.md").read_text()
 
 
+@pytest.mark.parametrize(("name", "counted"), [("planted", "planted_images"), ("mislabelled", "wrong")])
+def test_a_committed_table_is_made_of_its_committed_rows_and_of_chance_for_as_many_seeds(
+    name, counted, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import planted
+
+    experiment = planted if name == "planted" else load(name)
+    results = ROOT / "experiments" / "results" / name
+    with (results / "table.csv").open() as file:
+        rows = [
+            row | {"average_precision": float(row["average_precision"])} | {x: int(row[x]) for x in ("images", counted)}
+            for row in csv.DictReader(file)
+        ]
+    committed = (results / "table.md").read_text()
+    experiment.write(rows, tmp_path, committed.splitlines()[-1], seeds=3)
+    assert (tmp_path / "table.md").read_text() == committed
+
+
+def test_chance_of_a_mean_over_seeds_is_as_wide_as_a_mean_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import planted
+
+    # One image of two is found at place 1 or 2, so with a precision of 1 or 1/2; both seeds at 1 in a quarter of cases.
+    assert planted.chance_of((2, 1), (2, 1), rankings=2000) == pytest.approx(
+        {"chance": 0.75, "chance_low": 0.5, "chance_high": 1.0}, abs=0.02
+    )
+    one, mean = planted.chance_of((200, 20), rankings=500), planted.chance_of(*[(200, 20)] * 4, rankings=500)
+    widths = [x["chance_high"] - x["chance_low"] for x in (one, mean)]
+    assert widths[1] == pytest.approx(widths[0] / 2, rel=0.15)
+
+
 def test_wrong_labels_are_ranked_against_chance(run_here, tmp_path, monkeypatch):
     import planted  # to which `run_here` has led
 

@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.append(str(ROOT / "experiments"))
 import factors  # noqa: E402
 import factors_analysis as analysis  # noqa: E402
+import factors_explored as explored  # noqa: E402
 import factors_report as reports  # noqa: E402
 from factors_design import SCALES, arms, fields, fraction, runs  # noqa: E402
 
@@ -104,10 +105,56 @@ def test_a_conclusion_is_drawn_when_all_runs_have_ended_and_names_what_was_found
     assert {e.name: e.estimate for e in found["All"]}["norms: private − shared"] == pytest.approx(4, abs=0.3)
     said = reports.summary("photos", rows)
     assert said.startswith("118 of 118 runs have ended. head: SimCLR with 3 − 2 layers ")
-    assert "; SDCLR − SimCLR, both with 3 layers +" in said and said.endswith("] points of All.")
+    of_private = said.partition("; private norms, nothing cut − SimCLR +")[2].partition(";")[0]
+    assert of_private.endswith("] points of All (distinguished from 0 after Holm)")
+    assert said.count(" (not distinguished from 0 after Holm)") == 2 and said.count(" (not tested)") == 2
     text, _ = reports.report("photos", rows[:-1])
     assert "were tested" not in text and "interim" in text
     assert "stands here is interim. So far, head: SimCLR" in reports.summary("photos", rows[:-1])
+
+
+def test_a_difference_whose_own_interval_excludes_0_while_holm_does_not_reject_it_stands_apart():
+    def effect(name, low, high, holm):
+        return analysis.Effect(name, "factor", (low + high) / 2, 0.5, low, high, 0.04, holm)
+
+    table = [effect("seen", 2.0, 4.0, 0.001), effect("alone", -3.0, -1.0, 0.3), effect("open", -1.0, 1.5, 0.9)]
+    table.append(effect("sum", 1.0, 2.0, float("nan")))
+    assert reports.conclusion(table).splitlines() == [
+        "3 differences on All were tested; 1 is distinguished from 0 after Holm, at 5 %.",
+        "- seen: +3.0 [+2.0, +4.0] points, p 0.001",
+        "- alone: −2.0 [−3.0, −1.0] points, p 0.3: not distinguished after Holm, though its own interval excludes "
+        "0, so nothing is concluded",
+        "- not distinguished, with what the interval leaves open: open +0.2 [−1.0, +1.5]",
+        "- of all that are not distinguished the interval that reaches farthest leaves 3.0 points open: alone",
+    ]
+    assert [reports._verdict(e) for e in (table[0], table[1], table[3])] == [
+        " (distinguished from 0 after Holm)",
+        " (not distinguished from 0 after Holm)",
+        " (not tested)",
+    ]
+
+
+def test_a_simclr_that_diverges_does_not_keep_the_experiment_open():
+    """Nothing says what the two arms of its premise leave out: they cannot be made, and nothing waits for them."""
+    rng = np.random.default_rng(0)
+    rows = [
+        record(run, scores={score: rng.normal(0.5, 0.01) for score in analysis.RESPONSES.values()}) for run in DESIGN
+    ]
+    rows = [row for row in rows if not (row["block"] == 6 and row["arm"].startswith("without-"))]
+    assert "116 of 118 runs have ended, and 5 of 6 blocks. **In progress:**" in reports.report("photos", rows)[0]
+    simclr = next(row for row in rows if (row["block"], row["arm"]) == (6, "simclr"))
+    simclr |= {"state": "diverged", "scores": {}}
+    far = analysis.progress("photos", analysis.sort("photos", rows))
+    assert (len(far.ended), far.cannot) == (116, [(6, "without-forgotten"), (6, "without-random")])
+    assert (far.whole, far.interim) == ([1, 2, 3, 4, 5, 6], False)
+    text, found = reports.report("photos", rows)
+    assert text.startswith(
+        "116 of 118 runs have ended, and 2 cannot be made, as their blocks have no SimCLR: block 6 without-forgotten, "
+        "block 6 without-random. 1 diverged: block 6 simclr."
+    )
+    assert "14 differences on All were tested" in text
+    assert {e.name: e.holm for e in found["All"]}["without the most forgotten − without random ones"] <= 1
+    assert "without-random. head: SimCLR with 3 − 2 layers " in reports.summary("photos", rows)
 
 
 def test_two_arms_are_compared_as_by_a_paired_t_test():
@@ -161,14 +208,14 @@ def test_what_is_of_another_commit_or_other_data_is_listed_and_never_averaged_in
     assert f"1 diverged: block 3 {rows[40]['arm']}." in text
     assert "p of All" not in text and "| simclr                                             | 5 " in text
     assert "with chance as the score of runs that diverged" in text
-    assert "114.0 CPU hours" in text
+    assert "at least 114.0 CPU hours" in text
+    assert "Until all six blocks are there, the gradient overlaps with norms x head" in text
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_page_has_the_tables_of_the_committed_records(scale):
     rows = factors.read(factors.RESULTS / f"{scale}.jsonl")
-    beside = (reports.rows_of(factors.RESULTS / f"{scale}_{name}.csv") for name in ("checks", "statistics"))
-    text, found = reports.report(scale, rows, *beside)
+    text, found = reports.report(scale, rows, explored.read(factors.RESULTS, scale))
     assert f"<!-- {scale} -->\n\n{text}\n" in factors.PAGE.read_text()
     if rows:
         kept = json.loads((factors.RESULTS / f"{scale}_effects.json").read_text())
@@ -192,23 +239,6 @@ def test_what_is_written_about_a_scale_quotes_its_tables(scale):
     assert [text for text in quoted if " ".join(text.split()) not in tables] == []
 
 
-def test_scores_with_other_statistics_stand_beside_the_recorded_ones_by_norms_and_cut():
-    rows = factors.read(factors.RESULTS / "photos.jsonl")
-    shared = [row for row in rows if row["arm"].startswith("rate-0.6-random-once-shared")][:2]
-    again = {"logistic.all": 0.5, "knn.all": "0.25", "features.effective_rank": "12.34"}
-    rescored = [{"block": str(row["block"]), "arm": row["arm"], **again} for row in shared]
-    rescored.append({"block": "1", "arm": "rate-0-private-head-3-gradient-on", **again})
-    text, _ = reports.report("photos", rows, [], rescored)
-    table = text.partition("statistics of the dense branch's own views**\n\n")[2].splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[:4] if not line.startswith("|--")]
-    before = [np.mean([row["scores"][score] for row in shared]) for score in again]
-    assert cells[0] == ["norms", "cut", "n", "All", "k-NN All", "effective rank"]
-    assert cells[1][:3] == ["shared", "60 %, random", "2"] and cells[2][:3] == ["private", "nothing", "1"]
-    assert cells[1][3:] == [
-        f"{100 * before[0]:.1f} to 50.0", f"{100 * before[1]:.1f} to 25.0", f"{before[2]:.1f} to 12.3",
-    ]  # fmt: skip
-
-
 def test_what_a_model_leaves_and_who_has_collapsed():
     rng = np.random.default_rng(0)
     two = [run for run in DESIGN if run.arm.name in ("simclr", "simclr-head-2") or run.arm.fraction]
@@ -222,103 +252,6 @@ def test_what_a_model_leaves_and_who_has_collapsed():
     assert fraction_left == pytest.approx(3, rel=0.2) and arms_left > 0
     row = {"scores": {"features.effective_rank": 1.99}}
     assert analysis.collapsed(row) and not analysis.collapsed({"scores": {"features.effective_rank": 2.0}})
-
-
-def test_what_a_second_analysis_found_stands_below_the_tests():
-    rows = [record(run) for run in DESIGN]
-    rows[5]["scores"] = rows[5]["scores"] | {"features.effective_rank": 1.0}
-    plain, found = reports.report("photos", rows)
-    kept = f"Collapsed as they were scored, and by the rule kept: block 1 {rows[5]['arm']} (effective rank 1.0)."
-    assert kept in plain
-    assert "Without what collapsed: " in plain and "The design assumed 1.20 and 0.80" in plain
-    assert "explored" not in plain.lower()
-    values = {"estimate": "-1.25", "low": "-2", "high": "-0.5", "p": "0.01", "holm": "0.04"}
-    checked = [{"check": "HC3", "name": e.name} | values for e in found["All"]]
-    names = [f"{cut}, rate {rate} − 0" for cut in ("smallest", "random") for rate in (0.3, 0.6)]
-    checked += [{"check": "explored", "name": name} | values | {"holm": ""} for name in names]
-    text = " ".join(reports.report("photos", rows, checked)[0].split())
-    assert "| difference, points of All | as designed | HC3 |" in text
-    assert re.search(r"\| norms: private − shared \| [^|]+, p 1 \| −1.2 \[−2.0, −0.5\], p 0.04 \|", text)
-    assert text.count("p 0.04 |") == 14  # those that are tested
-    assert "| random | −1.2 [−2.0, −0.5] | −1.2 [−2.0, −0.5] |" in text
-
-
-def by_hc3(model, y):
-    """Name -> estimate, low, high, p with errors that allow each run another variance (MacKinnon and White, 1985)."""
-    inverse = np.linalg.pinv(model.matrix)
-    hat = model.matrix @ inverse
-    left = (y - hat @ y) / (1 - np.diag(hat))
-    covariance = inverse @ np.diag(left**2) @ inverse.T
-    freedom = len(y) - np.linalg.matrix_rank(model.matrix)
-    found = {}
-    for name, contrast in model.effects.items():
-        estimate, error = contrast @ inverse @ y, np.sqrt(contrast @ covariance @ contrast)
-        half = stats.t.ppf(0.975, freedom) * error
-        found[name] = estimate, estimate - half, estimate + half, 2 * stats.t.sf(abs(estimate / error), freedom)
-    return found
-
-
-def least_squares(columns, y, of):
-    """Estimate, low, high, p of one coefficient, by numpy alone."""
-    x = np.array(columns, float)
-    inverse, freedom = np.linalg.pinv(x), len(y) - np.linalg.matrix_rank(x)
-    left = y - x @ inverse @ y
-    estimate, error = (inverse @ y)[of], np.sqrt(left @ left / freedom * (inverse @ inverse.T)[of, of])
-    half = stats.t.ppf(0.975, freedom) * error
-    return estimate, estimate - half, estimate + half, 2 * stats.t.sf(abs(estimate / error), freedom)
-
-
-def test_the_committed_checks_are_those_of_the_committed_records():
-    """Every number of them, by another program than the one that wrote them."""
-    rows = factors.read(factors.RESULTS / "digits.jsonl")
-    design, y = runs("digits"), reports.points(rows, analysis.PRIMARY)
-    collapsed = {(row["block"], row["arm"]) for row in rows if analysis.collapsed(row)}
-    found = {}
-    for belongs, make in (
-        (analysis.in_factor_model, analysis.factor_model),
-        (analysis.in_arm_model, analysis.arm_model),
-    ):
-        own = [run for run in design if belongs(run)]
-        hc3 = by_hc3(make(own), np.array([y[run.key] for run in own]))
-        found |= {("HC3", name): values for name, values in hc3.items()}
-    for e in analysis.effects(design, {key: value for key, value in y.items() if key not in collapsed}):
-        found["without collapsed runs", e.name] = e.estimate, e.low, e.high, e.p
-    blocks = sorted({run.block for run in design})
-    damaged = [run for run in design if run.arm.fraction]
-    for cut in ("smallest", "random", "largest"):
-        own = [run for run in damaged if run.arm.levels.criterion in ("", cut)]
-        for i, rate in enumerate(analysis.RATES):
-            columns = [
-                [run.block == b for b in blocks]
-                + [run.arm.levels.rate == r for r in analysis.RATES]
-                + [run.arm.levels.norms == "private", run.arm.levels.head == 3, run.arm.levels.gradient == "on"]
-                for run in own
-            ]
-            values = least_squares(columns, np.array([y[run.key] for run in own]), len(blocks) + i)
-            found["explored", f"{cut}, rate {rate} − 0"] = values
-    own = [run for run in damaged if run.arm.levels.criterion != "largest"]
-    names = ["random − smallest", "norms: private − shared", "head: 3 − 2 layers", "gradient: on − off"]
-    for i, name in enumerate(names):
-        columns = [
-            [run.block == b for b in blocks]
-            + [x.criterion == "random", x.norms == "private", x.head == 3, x.gradient == "on"]
-            + [x.rate == r for r in analysis.RATES]
-            + [x.refresh == level for level in ("step", "once")]
-            for run in own
-            for x in [run.arm.levels]
-        ]
-        values = least_squares(columns, np.array([y[run.key] for run in own]), len(blocks) + i)
-        found["without arms that cut the largest", name] = values
-    checked = {(row["check"], row["name"]): row for row in reports.rows_of(factors.RESULTS / "digits_checks.csv")}
-    assert checked.keys() == found.keys()
-    for key, values in found.items():
-        written = [float(checked[key][name]) for name in ("estimate", "low", "high", "p")]
-        assert written == pytest.approx(list(values), rel=1e-4, abs=1e-5), key
-    for check in ("HC3", "without collapsed runs"):
-        p = {name: values[3] for (of, name), values in found.items() if of == check}
-        adjusted = analysis.holm({name: p[name] for name in analysis.tested(list(p))})
-        written = {n: float(row["holm"]) for (of, n), row in checked.items() if of == check and row["holm"]}
-        assert written == pytest.approx(adjusted, rel=1e-4)
 
 
 def test_runs_are_taken_in_order_once_and_again_only_if_they_have_not_ended(tmp_path, monkeypatch):

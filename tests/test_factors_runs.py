@@ -139,8 +139,9 @@ def test_the_picture_has_each_difference_with_its_interval(monkeypatch, tmp_path
         analysis.Effect("one", "factor", 1.0, 0.1, 0.5, 2.0, 0.01, 0.01),
         analysis.Effect("two", "ladder", -1.0, 0.1, -3.0, 1.5, 0.5, 0.5),
     ]
-    reports.draw(table, tmp_path / "a.svg", "digits")
+    reports.draw(table, tmp_path / "a.svg", "points of All, digits")
     (axes,) = drawn[0].axes
+    assert axes.get_xlabel() == "points of All, digits"
     one, at_one, two, at_two, zero = (list(line.get_xdata()) for line in axes.lines)
     assert (one, at_one, two, at_two, zero) == ([0.5, 2.0], [1.0], [-3.0, 1.5], [-1.0], [0, 0])
     assert [line.get_ydata()[0] for line in axes.lines[:4]] == [0, 0, -1, -1]
@@ -155,13 +156,17 @@ def test_the_status_says_whether_runs_are_left(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(factors.signal, "signal", lambda *_: None)
     monkeypatch.setattr(factors, "_check_same", lambda *_: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # which is added to
-    for count, status in ((18, 1), (19, 0)):
+    diverged = {"state": "diverged", "scores": {}}  # SimCLR, which is the first: then two of 19 cannot be made
+    for count, status, first in ((18, 1, {}), (19, 0, {}), (16, 1, diverged), (17, 0, diverged)):
         rows = [record(run) for run in runs("digits")[:count]]
+        rows[0] |= first
         (tmp_path / "digits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         with pytest.raises(SystemExit) as end:
             run_main("digits", "--run", "--blocks=1", f"--records={tmp_path}", f"--out={tmp_path / 'out'}")
         assert end.value.code == status
-        assert f"{count} of 19 runs are recorded" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"{count} of 19 runs are recorded" in said
+        assert ("2 cannot be made, as the SimCLR of their block diverged" in said) == bool(first)
 
 
 @pytest.mark.parametrize("argument", ["--config.epochs=3", "--config.data.lists", "--lists=here"])

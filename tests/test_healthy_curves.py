@@ -70,6 +70,12 @@ def test_the_numbers_do_what_the_page_says_of_healthy_and_sick_runs(curves):
         assert (ends["alignment"][name][1] > ends["alignment"][name][0]) == ("moco" in name)
     crowded = {name for name in curves.curves_config.SICK if ends["uniformity/dense"][name][1] > -0.2}
     assert crowded == {"temperature_0.01", "no_stop_gradient"}
+    behind = {
+        name: round(100 * (ends["knn/all"][method][1] - ends["knn/all"][name][1]))
+        for name, (method, _) in curves.curves_config.SICK.items()
+    }
+    assert behind.pop("mask_from_noise") == 1
+    assert (min(behind.values()), max(behind.values()), len(behind)) == (8, 10, 4)
 
 
 @pytest.fixture
