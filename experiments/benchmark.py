@@ -63,6 +63,8 @@ PEERS = {"step": "published", "epoch": "loader"}
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", choices=("resnet18", "resnet50"), default="resnet18")
     parser.add_argument("--size", type=int, default=32, help="side of the images; from 64 on, with the stem for photos")
@@ -73,7 +75,7 @@ def main() -> None:
     parser.add_argument("--devices", default="1", help="numbers of devices for our step, divided by ','")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the DataLoader")
     parser.add_argument("--stable_pretraining", type=pathlib.Path, help="folder of its clone")
-    parser.add_argument("--out", type=pathlib.Path, help="folder for table.json and README.md")
+    parser.add_argument("--out", type=on_disk, help="folder for table.json and README.md")
     parser.add_argument("--note", default="", help="a sentence for README.md, such as what else the machine did")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, default=1, help=argparse.SUPPRESS)  # of devices

@@ -80,7 +80,7 @@ class Chance(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/digits_demo"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/digits_demo"))
     parser.add_argument("--seeds", type=jobs.at_least_one, default=3)
     options, fields = parser.parse_known_args()
     began = time.perf_counter()

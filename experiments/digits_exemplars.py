@@ -37,7 +37,7 @@ forgotten alike, so only the last two say whether it is rarity."""
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/digits_exemplars"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/digits_exemplars"))
     parser.add_argument("--seeds", type=jobs.at_least_one, default=4)
     options, fields = parser.parse_known_args()
     began = time.perf_counter()

@@ -46,7 +46,7 @@ one seed."""
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/mislabelled"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/mislabelled"))
     parser.add_argument("--seeds", type=jobs.at_least_one, default=3)
     options, fields = parser.parse_known_args()
     began, out = time.perf_counter(), options.out.absolute()

@@ -47,7 +47,7 @@ count as right. A foreign image has no right label, so it counts neither way amo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, metavar="IMAGES")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/photos"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/photos"))
     parser.add_argument("--seeds", default="1,2", help="thresholds were chosen on seed 0")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--images", type=int, default=2000)

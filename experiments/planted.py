@@ -78,7 +78,7 @@ Ranking = dict[str, float]  # id of an image -> score, the higher the likelier p
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/planted"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/planted"))
     parser.add_argument("--seeds", type=jobs.at_least_one, default=3)
     options, fields = parser.parse_known_args()
     began, out = time.perf_counter(), options.out.absolute()

@@ -1,10 +1,12 @@
 """What a run's folder says of it, what a table makes of its runs, and how a list of runs follows them."""
 
+import argparse
 import csv
 import doctest
 import errno
 import io
 import json
+import pathlib
 import re
 import signal
 import types
@@ -343,3 +345,14 @@ def test_a_signal_that_is_ignored_stays_ignored_while_a_list_runs():
 def test_the_examples_are_true(module):
     found = doctest.testmod(module)
     assert found.attempted and not found.failed
+
+
+def test_no_experiment_takes_a_bucket_for_a_folder_of_this_disk():
+    assert jobs.on_disk("~/runs") == pathlib.Path.home() / "runs"
+    with pytest.raises(
+        argparse.ArgumentTypeError, match="gs://bucket/runs is in a bucket, and an experiment writes to"
+    ):
+        jobs.on_disk("gs://bucket/runs")
+    for path in (jobs.ROOT / "experiments").glob("*.py"):
+        for line in path.read_text().splitlines():
+            assert 'add_argument("--out"' not in line or "on_disk" in line, path
