@@ -94,8 +94,8 @@ def main() -> None:
     )
     if left := [path for path in directories if not _measured(path)]:
         overlap = f"--overlap={options.out.absolute() / 'exemplars_overlap.json'}"
-        command = [*jobs.SDCLR, "exemplars", *map(str, left), f"--rates={RATE}", overlap, "--noprogress"]
-        subprocess.run(command, check=True, cwd=jobs.ROOT, stdout=subprocess.DEVNULL)  # said in other words below
+        command = ("exemplars", *left, f"--rates={RATE}", overlap, "--noprogress")
+        jobs.sdclr(*command, stdout=subprocess.DEVNULL)  # said in other words below
     rows = [row for path in directories for row in counted(*names[path.name], path)]
     write(rows, options.out / "forgotten.csv")
     scores = {names[path.name]: _all(path) for path in directories}

@@ -12,7 +12,6 @@ import csv
 import json
 import pathlib
 import statistics
-import subprocess
 import time
 from collections.abc import Iterable
 
@@ -54,8 +53,8 @@ def main() -> None:
     # The last one stays beside the runs.
     for against in ("sparse", "pruned", "recalibrated"):
         measured = [path for path in directories if against != "sparse" or runs[path.name] == "sdclr"]
-        command = [*jobs.SDCLR, "exemplars", *map(str, measured), f"--against={against}"]
-        subprocess.run([*command, f"--overlap={options.out.absolute() / 'overlap.json'}"], check=True, cwd=jobs.ROOT)
+        overlap = f"--overlap={options.out.absolute() / 'overlap.json'}"
+        jobs.sdclr("exemplars", *measured, f"--against={against}", overlap)
         rows += [row for path in measured for row in _rows(path)]
     _write(rows, json.loads((directories[0] / "versions.json").read_text()), options.out)
     print(f"{jobs.minutes_since(began)}. Wrote {options.out / 'table.md'}")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import ledger
 from tqdm import tqdm
@@ -225,9 +225,19 @@ def _stopped_by_scheduler() -> Iterator[Callable[[], None]]:
 
 def report(directories: list[pathlib.Path], output: pathlib.Path, note: str) -> None:
     """`sdclr report` of these runs."""
-    command = [*SDCLR, "report", *map(str, directories), f"--output={output}", f"--note={note}"]
     print(flush=True)
-    subprocess.run(command, check=True, cwd=ROOT)
+    sdclr("report", *directories, f"--output={output}", f"--note={note}")
+
+
+def sdclr(*arguments: str | pathlib.Path, **options: Any) -> None:
+    """A command of `sdclr` to its end; `options` are those of `subprocess.run`."""
+    subprocess.run([*SDCLR, *map(str, arguments)], check=True, env=_environment(), **options)
+
+
+def _environment() -> dict[str, str]:
+    """In which `sdclr` is that of this clone, wherever the command was typed, and takes nothing of that folder."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def _ended(status: int) -> str:
@@ -266,9 +276,7 @@ class _Running:
             mininterval=0.5 if sys.stderr.isatty() else 15,
         )  # fmt: skip
         self._process = None
-        # The package of this clone, wherever the command was typed; nothing of the folder in which it was.
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        self._environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+        self._environment = _environment()
         if not alone:  # else the first one takes three quarters of a GPU's memory
             self._environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         self._next()

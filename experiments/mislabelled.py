@@ -10,7 +10,6 @@ each column. The folder gets `table.md` and `table.csv`. Started again, it train
 
 import argparse
 import pathlib
-import subprocess
 import time
 from collections import Counter
 
@@ -54,8 +53,7 @@ def main() -> None:
     runs = planted.train(folders, out, (*FIELDS, *fields))
     rows = []
     for path, (method, seed) in runs.items():
-        command = [*jobs.SDCLR, "exemplars", str(path), f"--rates={planted.RATE}", "--noprogress"]
-        subprocess.run(command, check=True, cwd=jobs.ROOT)
+        jobs.sdclr("exemplars", path, f"--rates={planted.RATE}", "--noprogress")
         rows += precisions(path, method, seed)
     command = " ".join(["python experiments/mislabelled.py", f"--seeds={options.seeds}", *fields])
     write(rows, out, planted.trained(command, next(iter(runs))), options.seeds)

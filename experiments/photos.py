@@ -17,7 +17,6 @@ import importlib.util
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -58,8 +57,7 @@ def main() -> None:
         truth = plant(options.folder, folder, options.images, seed)
         if not (out / f"minutes-{seed}.txt").exists():
             began = time.perf_counter()
-            command = [*jobs.SDCLR, "photos", str(folder), f"--out={found}", f"--minutes={options.minutes}", *fields]
-            subprocess.run(command, check=True, cwd=jobs.ROOT)
+            jobs.sdclr("photos", folder, f"--out={found}", f"--minutes={options.minutes}", *fields)
             (out / f"minutes-{seed}.txt").write_text(f"{(time.perf_counter() - began) / 60:.1f}")
         rows += [{"seed": seed} | row for row in scores(folder, found, sorted(truth, key=lambda row: row["path"]))]
     with (out / "table.csv").open("w", newline="") as file:

@@ -16,7 +16,6 @@ import functools
 import json
 import pathlib
 import statistics
-import subprocess
 import time
 
 import jobs
@@ -87,8 +86,7 @@ def main() -> None:
     rankings = {path: {} for path in runs}
     for path, (method, _) in runs.items():
         for against in SCORES if method == "sdclr" else ("recalibrated",):
-            command = [*jobs.SDCLR, "exemplars", str(path), f"--rates={RATE}", f"--against={against}", "--gallery=200"]
-            subprocess.run(command, check=True, cwd=jobs.ROOT)
+            jobs.sdclr("exemplars", path, f"--rates={RATE}", f"--against={against}", "--gallery=200")
             rankings[path] |= ranked(path, against)
     rows = [row for path, scores in rankings.items() for row in precisions(scores, *runs[path])]
     command = " ".join(["python experiments/planted.py", f"--seeds={options.seeds}", *fields])
@@ -101,7 +99,7 @@ def train(
 ) -> dict[pathlib.Path, tuple[str, int]]:
     """Runs of both methods on the folder of each seed -> method and seed."""
     for folder in folders:
-        subprocess.run([*jobs.SDCLR, "prepare", f"folder:{folder}"], check=True, cwd=jobs.ROOT)
+        jobs.sdclr("prepare", f"folder:{folder}")
     runs = [(method, seed) for seed in range(len(folders)) for method in METHODS]
     directories = jobs.run(
         [
