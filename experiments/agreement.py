@@ -45,9 +45,11 @@ LAYOUTS += [layout._replace(dtype="float64") for layout in (SINGLE[0], SINGLE[1]
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/agreement"))
+    parser.add_argument("--out", type=on_disk, default=pathlib.Path("runs/agreement"))
     parser.add_argument("--serve", nargs=3, type=int, metavar=("LAYOUT", "PORT", "NUMBER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

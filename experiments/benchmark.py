@@ -60,10 +60,11 @@ THEIRS = {
 FORMS = OURS | THEIRS
 DEFAULT = "ours;published;joint;joint, channels last;ours, epoch;loader;on device"
 PEERS = {"step": "published", "epoch": "loader"}
-LONG_TAIL = [round(4500 * 100 ** (-i / 9)) for i in range(10)]  # images a class of CIFAR-10-LT
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", choices=("resnet18", "resnet50"), default="resnet18")
     parser.add_argument("--size", type=int, default=32, help="side of the images; from 64 on, with the stem for photos")
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--devices", default="1", help="numbers of devices for our step, divided by ','")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the DataLoader")
     parser.add_argument("--stable_pretraining", type=pathlib.Path, help="folder of its clone")
-    parser.add_argument("--out", type=pathlib.Path, help="folder for table.json and README.md")
+    parser.add_argument("--out", type=on_disk, help="folder for table.json and README.md")
     parser.add_argument("--note", default="", help="a sentence for README.md, such as what else the machine did")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, default=1, help=argparse.SUPPRESS)  # of devices
@@ -92,7 +93,7 @@ def main() -> None:
         costs = json.loads(Child("costs", options, environment={}).about)
     steps = {line["form"]: statistics.median(line["seconds_a_step"]) for line in lines}
     if "ours" in steps and options.size == 32:
-        epoch = sum(LONG_TAIL) // options.batch_size * steps["ours"]
+        epoch = images_of_an_epoch() // options.batch_size * steps["ours"]
         costs["refresh_share_of_an_epoch"] = costs["refresh_seconds"] / epoch
     result = {"forms": lines, "costs": costs, "stable_pretraining": rival, "made_with": made_with()}
     for line in [*lines, costs, {"stable_pretraining": rival}, result["made_with"]]:
@@ -110,8 +111,10 @@ class Child:
     def __init__(self, name: str, options, environment: dict[str, str], count: int = 1):
         before = time.perf_counter()
         command = [sys.executable, __file__, *sys.argv[1:], f"--serve={name}", f"--count={count}"]
+        # They live at once: else the first one of JAX takes three quarters of a GPU's memory.
+        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ | environment
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         self.about = self.process.stdout.readline()
         self.seconds_to_first_step = round(time.perf_counter() - before, 1)
@@ -184,6 +187,13 @@ def stable_pretraining(options) -> str:
     if not found:
         sys.exit(f"{script} printed no images a second:\n{ended.stdout}{ended.stderr}")
     return found[0].strip()
+
+
+def images_of_an_epoch() -> int:
+    """Of CIFAR-10-LT."""
+    from sdclr_jax.reports import published
+
+    return published.DATA_SETS["cifar10"].images
 
 
 def made_with() -> dict[str, str]:
@@ -401,7 +411,7 @@ def page(result: dict, options) -> str:
     torch = next((f", torch {line['torch']}" for line in result["forms"] if "torch" in line), "")
     share = costs.get("refresh_share_of_an_epoch")
     refresh = f"A refresh of the mask takes {costs['refresh_seconds']:.3f} s"
-    refresh += f", {share:.2%} of an epoch of CIFAR-10-LT, {sum(LONG_TAIL):,} images." if share else "."
+    refresh += f", {share:.2%} of an epoch of CIFAR-10-LT, {images_of_an_epoch():,} images." if share else "."
     rival = "".join(f"\n    {line}" for line in result["stable_pretraining"])
     return (
         f"""# Our step and epoch beside PyTorch's

@@ -1,7 +1,7 @@
 """The ledger of a table: what the paper has, what our runs have, what is not run; and which runs are listed only.
 
 Averages are over runs of one commit and one set of images. What is of another commit, of other images or of another
-config is named and left out, and a run that diverged is counted as that.
+config, or is not evaluated by all that the table shows, is named and left out; a run that diverged is counted as that.
 """
 
 import csv
@@ -19,10 +19,12 @@ from lists import WARNED, Column, Planned, Row, Table, kind_of
 from tabulate import tabulate
 
 from sdclr_jax import records
+from sdclr_jax.errors import UserError
 from sdclr_jax.reports import published
 from sdclr_jax.reports.published import Figure
 
 UNKNOWN, NOT_RUN = "not at hand", "not run"
+_RESUMED, _DIRTY = " then ", "-dirty"  # what `ledger` and versions.json mark a commit with
 
 
 @dataclass
@@ -92,9 +94,13 @@ def collect(table: Table, runs: list[Finished], planned: list[Planned], commit: 
         table: the table.
         runs: what is in the folder, by `ledger.read_all`.
         planned: the table's runs.
-        commit: how that begins whose runs are averaged; '' is that of most runs.
+        commit: that whose runs are averaged, or how it begins; '' is that of most runs. One that made its runs alone
+            and without changes of its own comes before others.
+
+    Raises:
+        UserError: no run has the commit.
     """
-    there = {run.run: run for run in runs}
+    there, shown = {run.run: run for run in runs}, _protocols(table)
     lines = {row.name: Line(row) for row in table.rows}
     sound: list[_Sound] = []
     for each in planned:
@@ -112,29 +118,52 @@ def collect(table: Table, runs: list[Finished], planned: list[Planned], commit: 
             line.listed[name] = run.fault
         elif run.state not in (DONE, OVER):
             line.under_way.append(name)
+        elif lacks := shown - {score.partition(".")[0] for score in run.scores} if run.state == DONE else ():
+            line.listed[name] = f"not evaluated by {', '.join(sorted(lacks))}"
         else:
-            sound.append(_Sound(line, each, run, config.data.subset, config.evaluate.to_json()))
-    # What has diverged has no scores to choose by, and what its images are called is not always known.
-    choosing = [of.run for of in sound if of.run.state == DONE] or [of.run for of in sound]
-    most = Counter((run.commit, run.data) for run in choosing if run.commit.startswith(commit))
-    # Of as many runs, those that one commit made alone, without changes of its own.
-    clean = {key: not any(mark in key[0] for mark in (" then ", "-dirty")) for key in most}
-    chosen = max(most, key=lambda key: (most[key], clean[key], key)) if most else ("", "")
+            drawn = json.dumps({field: x for field, x in config.data.items() if field != "subset"}, default=str)
+            sound.append(_Sound(line, each, run, config.data.subset, config.evaluate.to_json(), drawn))
+    chosen = _chosen([of.run for of in sound], commit)
     of_sample: dict[tuple, Counter] = {}
+    of_list: dict[tuple, Counter] = {}
     of_protocol: dict[tuple, Counter] = {}
     for of in sound:
         counted = (of.run.commit, of.run.data) == chosen
         of_sample.setdefault((of.subset, of.run.sample), Counter())[of.run.images] += counted
+        for name, sha256 in of.run.lists.items():
+            of_list.setdefault((of.drawn, name), Counter())[sha256] += counted
         for protocol, settings in of.run.settings.items():
             of_protocol.setdefault((of.evaluate, protocol), Counter())[settings] += counted
     for of in sound:
-        if why := _why_not(of, table, chosen, of_sample, of_protocol):
+        if why := _why_not(of, table, chosen, of_sample, of_list, of_protocol):
             of.line.listed[of.run.run] = why
         elif of.run.state == OVER:
             of.line.diverged.append(of.run.run)
         else:
             of.line.done.append(of.run)
     return Collected(table, list(lines.values()), *chosen)
+
+
+def _protocols(table: Table) -> set[str]:
+    """The protocols whose scores a table shows."""
+    return {column.score.partition(".")[0] for column in table.shown()} - {"metrics", "features", WARNED}
+
+
+def _chosen(runs: list[Finished], commit: str) -> tuple[str, str]:
+    """The commit and the images of the runs that are averaged."""
+    of_it = [run for run in runs if run.commit.startswith(commit)]
+    if runs and not of_it:
+        known = ", ".join(sorted({_short(run.commit) for run in runs}))
+        raise UserError(f"--commit is {commit}, which no run has: those of the runs are {known}")
+    # What has diverged has no scores to choose by, and what its images are called is not always known.
+    most = Counter((run.commit, run.data) for run in [run for run in of_it if run.state == DONE] or of_it)
+
+    def order(key: tuple[str, str]) -> tuple:
+        made_by = key[0]
+        clean = made_by not in ("", "unknown") and _RESUMED not in made_by and _DIRTY not in made_by
+        return made_by == commit != "", clean, most[key], key
+
+    return max(most, key=order) if most else ("", "")
 
 
 class _Sound(NamedTuple):
@@ -145,24 +174,29 @@ class _Sound(NamedTuple):
     run: Finished
     subset: str
     evaluate: str  # fields of the config
+    drawn: str  # those that say which lists of images an evaluation has
 
 
-def _why_not(of: _Sound, table: Table, chosen: tuple[str, str], of_sample: dict, of_protocol: dict) -> str:
+def _why_not(
+    of: _Sound, table: Table, chosen: tuple[str, str], of_sample: dict, of_list: dict, of_protocol: dict
+) -> str:
     """Why a run is not averaged with those of the chosen commit and images; '' where it is."""
     pinned = table.lists.get(of.subset, {}).get(str(of.planned.split))
-    shown = {column.score.partition(".")[0] for column in table.shown()}
-    odd = [
-        protocol
-        for protocol, settings in of.run.settings.items()
-        if protocol in shown and settings != of_protocol[of.evaluate, protocol].most_common(1)[0][0]
-    ]
+
+    def odd(own: dict[str, str], of_all: dict, of_what: str) -> str:
+        return ", ".join(name for name, x in own.items() if x != of_all[of_what, name].most_common(1)[0][0])
+
     if of.run.data not in ("", chosen[1]):
         return f"other images: {of.run.data}"
     if of.run.images != (pinned or of_sample[of.subset, of.run.sample].most_common(1)[0][0]):
         return f"another list of images: {of.run.images[:8]}…"
     if of.run.commit != chosen[0]:
         return f"commit {_short(of.run.commit)}"
-    return f"other settings of {', '.join(odd)}" if odd else ""
+    if lists := odd(of.run.lists, of_list, of.drawn):
+        return f"another list of {lists}"
+    shown = {name: x for name, x in of.run.settings.items() if name in _protocols(table)}
+    settings = odd(shown, of_protocol, of.evaluate)
+    return f"other settings of {settings}" if settings else ""
 
 
 def markdown(found: Collected) -> str:
@@ -172,8 +206,8 @@ def markdown(found: Collected) -> str:
 
 
 def sentences(found: Collected) -> list[str]:
-    """What a reader must know of the runs that a table does not average."""
-    said = []
+    """What a reader must know of the runs that a table averages, and of those that it does not."""
+    said = [f"Averaged: {_made_by(found.commit)}."] if found.runs else []
     for what, kind in (("diverged", "diverged"), ("is under way", "under_way")):
         names = [name for line in found.lines for name in getattr(line, kind)]
         said += [f"{', '.join(names)} {what if len(names) == 1 else what.replace('is ', 'are ')}."] if names else []
@@ -258,4 +292,16 @@ def _spread(values: list[float], decimals: int) -> str:
 
 
 def _short(commit: str) -> str:
-    return " then ".join(part[:7] + "-dirty" * part.endswith("-dirty") for part in commit.split(" then "))
+    """A commit as a person writes it.
+
+    >>> _short("1" * 40 + "-dirty then " + "2" * 40), _short("")
+    ('1111111-dirty then 2222222', 'unknown')
+    """
+    parts = commit.split(_RESUMED)
+    return _RESUMED.join(part[:7] + _DIRTY * part.endswith(_DIRTY) for part in parts) or "unknown"
+
+
+def _made_by(commit: str) -> str:
+    said = f"runs of commit {_short(commit)}" if commit not in ("", "unknown") else "runs of a commit that is not known"
+    said += ", which another commit resumed" * (_RESUMED in commit)
+    return said + f"; {_DIRTY.strip('-')} means: with changes that are not committed" * (_DIRTY in commit)

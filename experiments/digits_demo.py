@@ -80,7 +80,7 @@ class Chance(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/digits_demo"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/digits_demo"))
     parser.add_argument("--seeds", type=jobs.at_least_one, default=3)
     options, fields = parser.parse_known_args()
     began = time.perf_counter()
@@ -94,8 +94,8 @@ def main() -> None:
     )
     if left := [path for path in directories if not _measured(path)]:
         overlap = f"--overlap={options.out.absolute() / 'exemplars_overlap.json'}"
-        command = [*jobs.SDCLR, "exemplars", *map(str, left), f"--rates={RATE}", overlap, "--noprogress"]
-        subprocess.run(command, check=True, cwd=jobs.ROOT, stdout=subprocess.DEVNULL)  # said in other words below
+        command = ("exemplars", *left, f"--rates={RATE}", overlap, "--noprogress")
+        jobs.sdclr(*command, stdout=subprocess.DEVNULL)  # said in other words below
     rows = [row for path in directories for row in counted(*names[path.name], path)]
     write(rows, options.out / "forgotten.csv")
     scores = {names[path.name]: _all(path) for path in directories}

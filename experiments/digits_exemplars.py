@@ -12,7 +12,6 @@ import csv
 import json
 import pathlib
 import statistics
-import subprocess
 import time
 from collections.abc import Iterable
 
@@ -37,7 +36,7 @@ forgotten alike, so only the last two say whether it is rarity."""
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/digits_exemplars"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/digits_exemplars"))
     parser.add_argument("--seeds", type=jobs.at_least_one, default=4)
     options, fields = parser.parse_known_args()
     began = time.perf_counter()
@@ -54,8 +53,8 @@ def main() -> None:
     # The last one stays beside the runs.
     for against in ("sparse", "pruned", "recalibrated"):
         measured = [path for path in directories if against != "sparse" or runs[path.name] == "sdclr"]
-        command = [*jobs.SDCLR, "exemplars", *map(str, measured), f"--against={against}"]
-        subprocess.run([*command, f"--overlap={options.out.absolute() / 'overlap.json'}"], check=True, cwd=jobs.ROOT)
+        overlap = f"--overlap={options.out.absolute() / 'overlap.json'}"
+        jobs.sdclr("exemplars", *measured, f"--against={against}", overlap)
         rows += [row for path in measured for row in _rows(path)]
     _write(rows, json.loads((directories[0] / "versions.json").read_text()), options.out)
     print(f"{jobs.minutes_since(began)}. Wrote {options.out / 'table.md'}")

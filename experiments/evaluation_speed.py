@@ -153,8 +153,10 @@ def summary(result: dict) -> str:
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("evaluation_speed.json"))
+    parser.add_argument("--out", type=on_disk, default=pathlib.Path("evaluation_speed.json"))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--train", type=int, default=50_000)

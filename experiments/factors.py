@@ -270,7 +270,7 @@ def main() -> None:
     parser.add_argument("scale", choices=SCALES)
     for name in ("plan", "run", "collect", "analyse"):
         parser.add_argument(f"--{name}", action="store_true")
-    parser.add_argument("--out", type=pathlib.Path, help="folder of the runs; default runs/factors/SCALE")
+    parser.add_argument("--out", type=jobs.on_disk, help="folder of the runs; default runs/factors/SCALE")
     parser.add_argument("--at_a_time", type=jobs.at_least_one, default=2, help="runs side by side")
     parser.add_argument("--blocks", type=jobs.at_least_one, help="run the first ones alone")
     parser.add_argument("--records", type=pathlib.Path, default=RESULTS, help="folder of the records and what is made")

@@ -19,6 +19,7 @@ from typing import Any
 import factors
 import jax
 import jax.numpy as jnp
+import jobs
 import ledger
 import numpy as np
 from factors_design import SCALES, runs
@@ -73,7 +74,7 @@ def scores(folder: pathlib.Path) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scale", choices=SCALES)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="the folder of the runs")
+    parser.add_argument("--out", type=jobs.on_disk, required=True, help="the folder of the runs")
     options = parser.parse_args(argv)
     compiler.set_flags()
     recorded = {(row["block"], row["arm"]): row for row in factors.read(factors.RESULTS / f"{options.scale}.jsonl")}

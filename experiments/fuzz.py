@@ -214,10 +214,12 @@ def _row(name: str, seconds: int, out: pathlib.Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=600, help="for all targets together")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/fuzz"))
+    parser.add_argument("--out", type=on_disk, default=pathlib.Path("runs/fuzz"))
     parser.add_argument("--child", metavar="TARGET", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -110,7 +110,7 @@ class Curves(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lists", help="folder of the authors' lists")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/curves"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/curves"))
     parser.add_argument("--only", default=",".join([*METHODS, *curves_config.SICK]), help="names of runs")
     parser.add_argument("--page", action="store_true", help="run nothing")
     options = parser.parse_args()

@@ -224,8 +224,10 @@ def megabytes(pid: int) -> float:
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("input_throughput.json"))
+    parser.add_argument("--out", type=on_disk, default=pathlib.Path("input_throughput.json"))
     parser.add_argument("--timed", type=int, default=512, help="images of a loader and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", default="0,1,2")

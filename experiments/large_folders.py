@@ -36,11 +36,13 @@ QUERIES = 2_000  # images whose neighbours are looked for
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", default="100000,1000000")
     parser.add_argument("--classes", type=int, default=10_000)
     parser.add_argument("--dimensions", type=int, default=128)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/large_folders"))
+    parser.add_argument("--out", type=on_disk, default=pathlib.Path("runs/large_folders"))
     parser.add_argument("--parts", default="folder,features", help="what is measured, one of these or both")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

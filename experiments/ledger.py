@@ -46,6 +46,7 @@ class Finished:
         fault: why its scores are not to be used.
         settings: protocol -> digits of the SHA-256 of its settings, for those that it was evaluated by.
         images: SHA-256 of the list of training images.
+        lists: name -> digits of the SHA-256 of each other list that it was evaluated on.
         hardware: processor, cores and devices.
         seconds: of training.
         scores: `PROTOCOL.all`, `.many`, `.medium`, `.few`, `.std` as shares from 0 to 1; `features.NAME`; and
@@ -70,6 +71,7 @@ class Finished:
     warnings: dict[str, int] = field(default_factory=dict)
     fault: str = ""
     settings: dict[str, str] = field(default_factory=dict)
+    lists: dict[str, str] = field(default_factory=dict)
 
     @property
     def sample(self) -> tuple[int, int, int]:
@@ -135,6 +137,7 @@ def read(folder: pathlib.Path) -> Finished | None:
         images=found.images or about.lists.get("train", ""),
         fault="" if same else f"{names.RESULTS} of another run",
         settings=settings,
+        lists={name: sha256[:8] for name, sha256 in about.lists.items() if name != "train"},
         scores={name: x for name, x in scores.items() if x is not None} | last if state == DONE else last,
     )
 
@@ -213,7 +216,7 @@ def _both(versions: dict[str, Any], name: str) -> str:
 
 _SCORES = "scores."  # in front of their columns
 _KINDS = {"seed": int, "split": int, "data_seed": int, "seconds": float}
-_OBJECTS = ("warnings", "settings")
+_OBJECTS = ("warnings", "settings", "lists")
 
 
 def to_csv(runs: Iterable[Finished], scores: Iterable[str] | None = None) -> str:
@@ -254,20 +257,34 @@ def _of_row(row: dict[str, str]) -> Finished:
     return Finished(**facts, scores=scores)
 
 
-def read_all(folder: pathlib.Path, only: Container[str] | None = None) -> list[Finished]:
+def read_all(folder: pathlib.Path, only: Container[str] | None = None, beside: str = "") -> list[Finished]:
     """The runs of a folder of run folders, by name, those named alone; where it has none, those of its runs.csv.
 
+    Args:
+        folder: of the run folders.
+        only: names of runs.
+        beside: a folder next to it, whose runs.csv is read, too, where there are no run folders.
+
     Raises:
-        UserError: a file of one of them, or runs.csv, is damaged.
+        UserError: a file of one of them, or a runs.csv, is damaged.
     """
     paths = [path for path in sorted(folder.iterdir()) if path.is_dir()] if folder.is_dir() else []
     found = [read(path) for path in paths if only is None or path.name in only]
     if there := [run for run in found if run is not None]:
         return there
+    kept = read_kept(folder.parent / beside) | read_kept(folder) if beside else read_kept(folder)
+    return [run for run in kept.values() if only is None or run.run in only]
+
+
+def read_kept(folder: pathlib.Path) -> dict[str, Finished]:
+    """The runs of a folder's runs.csv, by name.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     try:
-        runs = from_csv((folder / "runs.csv").read_text())
+        return {run.run: run for run in from_csv((folder / "runs.csv").read_text())}
     except FileNotFoundError:
-        return []
+        return {}
     except (ValueError, OSError) as error:
         raise UserError(f"{folder / 'runs.csv'} cannot be used ({error}): put it back from a copy") from error
-    return [run for run in runs if only is None or run.run in only]

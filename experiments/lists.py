@@ -19,9 +19,11 @@ from sdclr_jax import records
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import SUMMARY, Record
 from sdclr_jax.records.record import Count
+from sdclr_jax.reports import published
 
 FOLDER = pathlib.Path(__file__).parent / "lists"
 WARNED = "warnings"  # the score that is the causes that runs were warned of
+_OPTIONS = {"seed": "seeds", "data.seed": "seeds", "data.split": "splits"}  # field -> what set it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +80,17 @@ class Table(Record):
     lists: dict[str, dict[str, str]] = field(default_factory=dict)  # subset -> split -> SHA-256
 
     def check(self, where: str) -> None:
-        """Raise ValueError where a run would be there twice, or none."""
+        """Raise ValueError where a run would be there twice, or none, or what stands beside them is not known."""
         if not self.seeds:
             raise ValueError("seeds is empty")
         for name, values in (("seeds", self.seeds), ("splits", self.splits), ("rows", [row.name for row in self.rows])):
             if twice := {value for value in values if values.count(value) > 1}:
                 raise ValueError(f"{name} has {min(twice)} twice")
+        for of in (self, *self.rows):
+            if twice := of.fields.keys() & self._sample(0, 0):
+                raise ValueError(f"fields has {min(twice)}, which {_OPTIONS[min(twice)]} set")
+        if self.paper and self.paper not in published.DATA_SETS:
+            raise ValueError(f"paper is {self.paper}: known are {', '.join(published.DATA_SETS)}")
         if self.images and "train" not in self.images:
             raise ValueError("it lacks images.train")
 
@@ -92,7 +99,15 @@ class Table(Record):
 
         Args:
             more: `--config.FIELD=VALUE` of all of them.
+
+        Raises:
+            UserError: one of these is what makes a run another than its repeats.
         """
+        for name in self._sample(0, 0):
+            if any(field.startswith(f"--config.{name}=") for field in more):
+                raise UserError(
+                    f"--config.{name} would make repeats in {self.name} the same run: give --{_OPTIONS[name]}"
+                )
         return [
             self._planned(row, seed, split, more)
             for seed in self.seeds
@@ -100,11 +115,15 @@ class Table(Record):
             for row in self.rows
         ]
 
+    def _sample(self, seed: int, split: int) -> dict[str, int]:
+        """The fields in which the runs of a row differ."""
+        drawn = {"data.seed": seed} if self.draws else {}
+        return {"seed": seed} | ({"data.split": split} if self.splits else {}) | drawn
+
     def _planned(self, row: Row, seed: int, split: int, more: tuple[str, ...]) -> Planned:
-        sample = {"seed": seed} | ({"data.split": split} if self.splits else {})
-        sample |= {"data.seed": seed} if self.draws else {}
-        sample |= {"evaluate.protocols": self.protocols} if self.protocols else {}
-        own = tuple(f"--config.{k}={_written(v)}" for k, v in (sample | self.fields | row.fields).items())
+        protocols = {"evaluate.protocols": self.protocols} if self.protocols else {}
+        given = self._sample(seed, split) | protocols | self.fields | row.fields
+        own = tuple(f"--config.{name}={_written(value)}" for name, value in given.items())
         numbers = [split] * bool(self.splits) + [seed] * (seed != 0 or not self.splits)
         name, _, method = row.config.partition(":")
         job = jobs.Job("-".join(map(str, (row.name, *numbers))), f"{name}.py:{method}", (*own, *more))

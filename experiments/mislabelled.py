@@ -10,7 +10,6 @@ each column. The folder gets `table.md` and `table.csv`. Started again, it train
 
 import argparse
 import pathlib
-import subprocess
 import time
 from collections import Counter
 
@@ -47,7 +46,7 @@ their mean, and the central 95 % of it."""
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/mislabelled"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/mislabelled"))
     parser.add_argument("--seeds", type=jobs.at_least_one, default=3)
     options, fields = parser.parse_known_args()
     began, out = time.perf_counter(), options.out.absolute()
@@ -55,8 +54,7 @@ def main() -> None:
     runs = planted.train(folders, out, (*FIELDS, *fields))
     rows = []
     for path, (method, seed) in runs.items():
-        command = [*jobs.SDCLR, "exemplars", str(path), f"--rates={planted.RATE}", "--noprogress"]
-        subprocess.run(command, check=True, cwd=jobs.ROOT)
+        jobs.sdclr("exemplars", path, f"--rates={planted.RATE}", "--noprogress")
         rows += precisions(path, method, seed)
     command = " ".join(["python experiments/mislabelled.py", f"--seeds={options.seeds}", *fields])
     write(rows, out, planted.trained(command, next(iter(runs))), options.seeds)

@@ -17,7 +17,6 @@ import importlib.util
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ count as right. A foreign image has no right label, so it counts neither way amo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, metavar="IMAGES")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/photos"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/photos"))
     parser.add_argument("--seeds", default="1,2", help="thresholds were chosen on seed 0")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--images", type=int, default=2000)
@@ -58,8 +57,7 @@ def main() -> None:
         truth = plant(options.folder, folder, options.images, seed)
         if not (out / f"minutes-{seed}.txt").exists():
             began = time.perf_counter()
-            command = [*jobs.SDCLR, "photos", str(folder), f"--out={found}", f"--minutes={options.minutes}", *fields]
-            subprocess.run(command, check=True, cwd=jobs.ROOT)
+            jobs.sdclr("photos", folder, f"--out={found}", f"--minutes={options.minutes}", *fields)
             (out / f"minutes-{seed}.txt").write_text(f"{(time.perf_counter() - began) / 60:.1f}")
         rows += [{"seed": seed} | row for row in scores(folder, found, sorted(truth, key=lambda row: row["path"]))]
     with (out / "table.csv").open("w", newline="") as file:

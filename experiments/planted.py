@@ -16,7 +16,6 @@ import functools
 import json
 import pathlib
 import statistics
-import subprocess
 import time
 
 import jobs
@@ -78,7 +77,7 @@ Ranking = dict[str, float]  # id of an image -> score, the higher the likelier p
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/planted"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/planted"))
     parser.add_argument("--seeds", type=jobs.at_least_one, default=3)
     options, fields = parser.parse_known_args()
     began, out = time.perf_counter(), options.out.absolute()
@@ -87,8 +86,7 @@ def main() -> None:
     rankings = {path: {} for path in runs}
     for path, (method, _) in runs.items():
         for against in SCORES if method == "sdclr" else ("recalibrated",):
-            command = [*jobs.SDCLR, "exemplars", str(path), f"--rates={RATE}", f"--against={against}", "--gallery=200"]
-            subprocess.run(command, check=True, cwd=jobs.ROOT)
+            jobs.sdclr("exemplars", path, f"--rates={RATE}", f"--against={against}", "--gallery=200")
             rankings[path] |= ranked(path, against)
     rows = [row for path, scores in rankings.items() for row in precisions(scores, *runs[path])]
     command = " ".join(["python experiments/planted.py", f"--seeds={options.seeds}", *fields])
@@ -101,7 +99,7 @@ def train(
 ) -> dict[pathlib.Path, tuple[str, int]]:
     """Runs of both methods on the folder of each seed -> method and seed."""
     for folder in folders:
-        subprocess.run([*jobs.SDCLR, "prepare", f"folder:{folder}"], check=True, cwd=jobs.ROOT)
+        jobs.sdclr("prepare", f"folder:{folder}")
     runs = [(method, seed) for seed in range(len(folders)) for method in METHODS]
     directories = jobs.run(
         [

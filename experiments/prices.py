@@ -14,6 +14,7 @@ import throughput
 from lists import Planned, Table, kind_of
 
 ENCODED = 1 / 6  # of what a training image costs
+SHAPE = ("encoder", "width", "size", "dtype")  # a rate of another one says nothing
 
 
 class Price(NamedTuple):
@@ -44,7 +45,7 @@ def prices(table: Table, planned: Planned, rates: list[throughput.Rate]) -> list
         return []
     near: dict[tuple[str, str], throughput.Rate] = {}
     for rate in sorted(rates, key=lambda rate: _distance(rate, wanted), reverse=True):
-        if all(getattr(rate, name) == wanted[name] for name in ("encoder", "width", "size", "dtype")):
+        if all(getattr(rate, name) == wanted[name] for name in SHAPE):
             near[rate.hardware, rate.unit] = rate
     found = []
     for (hardware, unit), rate in near.items():

@@ -209,11 +209,13 @@ FAULTS = {
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("faults", nargs="*", choices=[*FAULTS, []], metavar="FAULT", help=", ".join(FAULTS))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--limit", type=int, default=120, help="seconds for all to end")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/process_faults"))
+    parser.add_argument("--out", type=on_disk, default=pathlib.Path("runs/process_faults"))
     options = parser.parse_args()
     # Started in the background by a shell, this ignores Ctrl-C, and so would the processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,6 +11,7 @@ the folder. Run it again to resume: the plan is made once.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import pathlib
@@ -22,6 +23,7 @@ import jobs
 import ledger
 import throughput
 
+from sdclr_jax import files, records
 from sdclr_jax.errors import UserError
 
 DTYPES = ("bfloat16", "float32")
@@ -41,41 +43,63 @@ def timed(config: str, fields: list[str], steps: int) -> throughput.Rate:
     program, rates = jobs.ROOT / "experiments" / "throughput.py", []
     for dtype in DTYPES:
         step = [f"--config={config}:sdclr", *fields, f"--config.model.dtype={dtype}", f"--steps={steps}"]
-        subprocess.run([sys.executable, str(program), *step], check=True, cwd=jobs.ROOT)
+        if status := subprocess.run([sys.executable, str(program), *step]).returncode:
+            raise UserError(f"throughput.py ended with status {status}: see above")
         rates.append(throughput.read()[-1])
     return max(rates, key=lambda rate: float(rate.images_per_second))
 
 
 def plan(out: pathlib.Path, config: str, fields: list[str], minutes: float, steps: int) -> dict[str, Any]:
-    """The plan of the folder, which is made where there is none."""
+    """The plan of the folder, which is made where there is none.
+
+    Raises:
+        UserError: it was made of another config or for other minutes, or is damaged; or something given is wrong.
+    """
     from sdclr_jax import recipes
 
-    path = out / "plan.json"
-    if path.exists():
-        return json.loads(path.read_text())
+    path, asked = out / "plan.json", {"config": config, "minutes": minutes}
+    with contextlib.suppress(FileNotFoundError):
+        made = records.load(path, "put it back from a copy, or move that folder away", _planned)
+        for name, value in asked.items():
+            if made.get(name, value) != value:
+                raise UserError(f"{path} was made with --{name}={made[name]}: give that, or another --out")
+        return made
     # Before anything is measured: the fields, the lists and the archive.
     of_sdclr = jobs.config_of(jobs.Job("", f"{config}.py:sdclr", (SCORED, *fields)))
     images = len(recipes.data(of_sdclr, None).part(of_sdclr.data.subset).ids)
     rate = timed(config, fields, steps)
     count = epochs(float(rate.images_per_second), images, minutes)
-    made = {"epochs": count, "images": images, "minutes": minutes, **rate._asdict()}
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(made, indent=1) + "\n")
+    made = {"epochs": count, "images": images, **asked, **rate._asdict()}
+    files.write(path, f"{json.dumps(made, indent=1)}\n".encode())
+    return made
+
+
+def _planned(made: Any) -> dict[str, Any]:
+    """What a plan.json holds; raises ValueError where that is no plan."""
+    if not isinstance(made, dict):
+        raise ValueError("not an object of fields")
+    for name, kind in {"epochs": int, "dtype": str, "images_per_second": str, "unit": str}.items():
+        if type(made.get(name)) is not kind:
+            raise ValueError(f"{name} is not what it should be")
     return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="cifar10_lt", help="a file of configs/")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/published_pair"))
+    parser.add_argument("--out", type=jobs.on_disk, default=pathlib.Path("runs/published_pair"))
     parser.add_argument("--minutes", type=float, default=9, help="of training, both methods together")
     parser.add_argument("--steps", type=jobs.at_least_one, default=20, help="that are timed")
     parser.add_argument("--third", action="store_true", help="SDCLR without private norms, after the pair")
     options, fields = parser.parse_known_args()
     try:
-        made = plan(options.out, options.config, fields, options.minutes, options.steps)
+        _run(options, fields)
     except UserError as error:
         sys.exit(f"{error}")
+
+
+def _run(options: argparse.Namespace, fields: list[str]) -> None:
+    made = plan(options.out, options.config, fields, options.minutes, options.steps)
     length = f"--config.epochs={made['epochs']}"
     warmup = f"--config.optimizer.warmup_epochs={round(WARMUP * made['epochs'])}"
     every = (SCORED, length, warmup, f"--config.model.dtype={made['dtype']}", *fields)
@@ -83,10 +107,12 @@ def main() -> None:
     if options.third:
         shared = (*every, "--config.prune.norms=shared")
         runs.append(jobs.Job("sdclr-shared-norms", f"{options.config}.py:sdclr", shared))
+    for job in runs:
+        jobs.config_of(job)  # which refuses fields that do not exist
     folders = jobs.run(runs, options.out, at_a_time=1)
     found = [ledger.read(folder) for folder in folders]
     scores = dict.fromkeys(name for run in found for name in run.scores if not name.startswith("metrics."))
-    (options.out / "runs.csv").write_text(ledger.to_csv(found, scores))
+    files.write(options.out / "runs.csv", ledger.to_csv(found, scores).encode())
     note = NOTE.format(epochs=made["epochs"])
     jobs.report(folders, (options.out / "report.html").absolute(), note)
     print(f"{note} {made['dtype']}, {made['images_per_second']} images per second of a {made['unit']}.")

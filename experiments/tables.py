@@ -7,10 +7,12 @@
     python experiments/tables.py NAME ... --collect       the table, and the ledger, of the runs that are there
     python experiments/tables.py --collect                fill the README's and docs' tables from committed runs
 
---run goes on where it stopped. --config.FIELD=VALUE changes a field of every run. docs/reproduce.md says more.
+--run goes on where it stopped. --config.FIELD=VALUE changes a field of every run; --rows=NAME,... and --splits=N,...
+plan or run these alone. docs/reproduce.md says more.
 """
 
 import argparse
+import difflib
 import pathlib
 import re
 import shlex
@@ -28,7 +30,11 @@ import prices
 import throughput
 from tabulate import tabulate
 
+from sdclr_jax import files
 from sdclr_jax.errors import UserError
+from sdclr_jax.records.names import CONFIG
+
+OUT = pathlib.Path("runs")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -38,17 +44,20 @@ def main(argv: list[str] | None = None) -> None:
     what.add_argument("--plan", action="store_true")
     what.add_argument("--run", action="store_true")
     what.add_argument("--collect", action="store_true")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs"), help="where the runs' folders are")
+    parser.add_argument("--out", type=jobs.on_disk, default=OUT, help="where the runs' folders are")
     parser.add_argument("--index", type=int, help="of --run: the one run to run, from 0")
     parser.add_argument(
         "--at_a_time", type=jobs.at_least_one, default=1, help="of --run: how many runs share this machine"
     )
     parser.add_argument("--seeds", help="other seeds than the table's, such as 0,1,2")
+    parser.add_argument("--rows", help="of --plan and --run: these rows alone, such as simclr,sdclr")
+    parser.add_argument("--splits", help="of --plan and --run: these splits alone, such as 1,2")
     parser.add_argument(
         "--commit", default="", help="of --collect: average runs of this one; default: that of most runs"
     )
     parser.add_argument("--keep", action="store_true", help="of --collect: put them into experiments/results, too")
     options, fields = parser.parse_known_args(argv)
+    options.names = list(dict.fromkeys(options.names))
     if strange := [field for field in fields if not field.startswith(("--config.", "--noconfig."))]:
         parser.error(f"there is no option {strange[0]}: fields are changed with --config.FIELD=VALUE")
     try:
@@ -58,16 +67,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _do(options: argparse.Namespace, fields: tuple[str, ...]) -> None:
-    tables = [lists.load(name) for name in options.names or (lists.names() if options.plan else ())]
-    if options.seeds:
-        if not re.fullmatch(r"\d+(,\d+)*", options.seeds):
-            raise UserError(f"--seeds is {options.seeds}: give whole numbers with commas, such as 0,1,2")
-        seeds = tuple(map(int, options.seeds.split(",")))
-        if len(set(seeds)) < len(seeds):
-            raise UserError(f"--seeds is {options.seeds}: give each number once")
-        tables = [replace(table, seeds=seeds) for table in tables]
-    if options.keep and (options.seeds or fields):
-        raise UserError("--keep is for the runs of a table as it stands, without --seeds and --config.FIELD=VALUE")
+    if options.keep and (options.seeds or options.commit or fields):
+        raise UserError("--keep is for a table as it stands, without --seeds, --commit and --config.FIELD=VALUE")
+    if options.collect and (options.rows or options.splits):
+        raise UserError("--rows and --splits are for --plan and --run: a table is collected with all of its rows")
+    tables = _tables(options)
     runs = [(table, run) for table in tables for run in table.runs(fields)]
     for job in {(table.name, run.row.name): run.job for table, run in runs}.values():
         jobs.config_of(job)  # which refuses fields that do not exist, before anything is written
@@ -80,17 +84,50 @@ def _do(options: argparse.Namespace, fields: tuple[str, ...]) -> None:
     elif not tables:
         raise UserError(f"name a table: known are {', '.join(lists.names())}")
     elif options.run:
-        _run(options, runs)
+        _run(options, fields, runs)
     elif options.collect:
         for table in tables:
             _collect(table, table.runs(fields), options)
     else:
         of_all: dict[pathlib.Path, _Priced] = {}  # a run of two tables is one run
+        number = 0
         for table in tables:
-            of_all |= _plan(table, table.runs(fields), options.out)
+            own = table.runs(fields)
+            of_all |= _plan(table, own, options.out, number)
+            number += len(own) if options.names else 0  # as --index counts, which takes names
         if len(tables) > 1:
             print(f"\n# {len(tables)} tables")
             _say_totals(list(of_all.values()))
+
+
+def _tables(options: argparse.Namespace) -> list[lists.Table]:
+    """The tables that are named, with the seeds, the rows and the splits that are asked for."""
+    tables = [lists.load(name) for name in options.names or (lists.names() if options.plan else ())]
+    if options.seeds:
+        tables = [replace(table, seeds=_numbers("seeds", options.seeds)) for table in tables]
+    if options.rows and tables:
+        rows, known = options.rows.split(","), [row.name for table in tables for row in table.rows]
+        if unknown := [name for name in rows if name not in known]:
+            near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0)[0]
+            raise UserError(f"--rows is {options.rows}: there is no row {unknown[0]}, the nearest is {near}")
+        tables = [replace(table, rows=tuple(row for row in table.rows if row.name in rows)) for table in tables]
+    if options.splits and tables:
+        splits, known = _numbers("splits", options.splits), sorted({n for table in tables for n in table.splits})
+        if unknown := [n for n in splits if n not in known]:
+            there = f"those there are {', '.join(map(str, known))}" if known else "these tables have none"
+            raise UserError(f"--splits is {options.splits}: there is no split {unknown[0]}, {there}")
+        tables = [replace(table, splits=tuple(n for n in splits if n in table.splits)) for table in tables]
+        tables = [table for table in tables if table.splits]
+    return [table for table in tables if table.rows]
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise UserError(f"--{name} is {text}: give whole numbers with commas, such as 0,1,2")
+    numbers = tuple(map(int, text.split(",")))
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"--{name} is {text}: give each number once")
+    return numbers
 
 
 class _Priced(NamedTuple):
@@ -102,8 +139,8 @@ def _folder(table: lists.Table, out: pathlib.Path) -> pathlib.Path:
     return out / (table.folder or table.name)
 
 
-def _plan(table: lists.Table, runs: list[lists.Planned], out: pathlib.Path) -> dict[pathlib.Path, _Priced]:
-    """Print the plan of a table; the prices of its runs, by their folders."""
+def _plan(table: lists.Table, runs: list[lists.Planned], out: pathlib.Path, first: int) -> dict[pathlib.Path, _Priced]:
+    """Print the plan of a table, whose runs have numbers from `first` on; their prices, by their folders."""
     rates, folder = throughput.read(), _folder(table, out)
     print(f"# {table.title}: {len(runs)} runs\n#")
     for line in table.about.strip().splitlines():
@@ -111,7 +148,8 @@ def _plan(table: lists.Table, runs: list[lists.Planned], out: pathlib.Path) -> d
     for variable, what in table.places.items():
         print(f"export {variable}=FOLDER  # {what}")
     of_each: dict[pathlib.Path, _Priced] = {}
-    for number, run in enumerate(runs):
+    unpriced: dict[tuple[str, ...], jobs.Job] = {}  # on accelerators: a job of each shape
+    for number, run in enumerate(runs, start=first):
         found, price = ledger.read(folder / run.job.name), prices.prices(table, run, rates)
         left = jobs.left(run.job, folder, found) if found else "not run"
         state = left or found.state
@@ -121,15 +159,20 @@ def _plan(table: lists.Table, runs: list[lists.Planned], out: pathlib.Path) -> d
         print(f"\n# {number}: {run.job.name}, {state}, {cost}")
         print("\n".join(run.job.commands(folder)))
         of_each[folder / run.job.name] = _Priced(price, bool(left))
+        if not any(p.unit == "chip" for p in price):
+            kind = throughput.kind(jobs.config_of(run.job))
+            unpriced[tuple(kind[name] for name in prices.SHAPE)] = run.job
     print()
     _say_totals(list(of_each.values()))
     notes = {price.by: None for run in of_each.values() for price in run.prices if price.by}
     if notes:
         print(f"# priced by the nearest rate there is: {'; '.join(notes)}")
-    if not any(price.unit == "chip" for run in of_each.values() for price in run.prices):
-        config = runs[-1].job
+    if unpriced:
         print("# on an accelerator: not measured; there, this adds a line to experiments/results/throughput.csv:")
-        print(f"#   python experiments/throughput.py --config={config.config.replace('.py', '')} --steps=20")
+    for job in unpriced.values():
+        own = [field for field in job.fields if re.match(r"--config\.(model\.(?!start)|views\.|batch_size=)", field)]
+        config = f"--config={job.config.replace('.py', '')}"
+        print(" ".join(["#   python experiments/throughput.py", config, *map(jobs.quoted, own), "--steps=20"]))
     return of_each
 
 
@@ -140,25 +183,26 @@ def _say_totals(runs: list[_Priced]) -> None:
         print(f"# {what}: {len(of)} runs, {'; '.join(hours) if hours or not of else 'price not measured'}")
 
 
-def _run(options: argparse.Namespace, runs: list[tuple[lists.Table, lists.Planned]]) -> None:
+def _run(options: argparse.Namespace, fields: tuple[str, ...], runs: list[tuple[lists.Table, lists.Planned]]) -> None:
     began = time.perf_counter()
     if options.index is not None:
         if not 0 <= options.index < len(runs):
             raise UserError(f"--index is {options.index}: there are {len(runs)} runs, 0 to {len(runs) - 1}")
         runs = runs[options.index : options.index + 1]
-    for table in dict.fromkeys(table.name for table, _ in runs):
-        own = [(of, run.job) for of, run in runs if of.name == table]
-        jobs.run(
-            lists.placed([job for _, job in own], own[0][0]),
-            _folder(own[0][0], options.out),
-            at_a_time=options.at_a_time,
-        )
-    print(f"{jobs.minutes_since(began)}. The table: python experiments/tables.py {shlex.join(options.names)} --collect")
+    of_table: dict[str, tuple[lists.Table, list[jobs.Job]]] = {}
+    for table, run in runs:
+        of_table.setdefault(table.name, (table, []))[1].append(run.job)
+    placed = [(table, lists.placed(own, table)) for table, own in of_table.values()]  # all, before the first one begins
+    for table, own in placed:
+        jobs.run(own, _folder(table, options.out), at_a_time=options.at_a_time)
+    same = [f"--out={options.out}"] * (options.out != OUT) + [f"--seeds={options.seeds}"] * bool(options.seeds)
+    again = shlex.join([*options.names, *same, *fields, "--collect"])
+    print(f"{jobs.minutes_since(began)}. The table: python experiments/tables.py {again}")
 
 
 def _collect(table: lists.Table, runs: list[lists.Planned], options: argparse.Namespace) -> None:
-    names = {run.job.name for run in runs}
-    there = ledger.read_all(_folder(table, options.out), only=names)
+    source = _folder(table, options.out)
+    there = ledger.read_all(source, only={run.job.name for run in runs}, beside=table.name)
     found = collected.collect(table, there, runs, options.commit)
     text = collected.markdown(found)
     print(text)
@@ -167,19 +211,28 @@ def _collect(table: lists.Table, runs: list[lists.Planned], options: argparse.Na
     scores = dict.fromkeys(n for run in there for n in run.scores if not n.startswith("metrics."))
     scores |= dict.fromkeys(column.score for column in table.columns if column.score != lists.WARNED)
     contents = {"runs.csv": ledger.to_csv(there, scores), "table.md": text, "ledger.csv": collected.to_csv(found)}
-    kept = documents.RESULTS / table.name
-    if options.keep and (fewer := {run.run for run in ledger.read_all(kept)} - {run.run for run in there}):
-        raise UserError(
-            f"{kept / 'runs.csv'} has runs that are not in {_folder(table, options.out)} ({', '.join(sorted(fewer))}): "
-            "run them, too, or delete that file"
-        )
-    for folder in (options.out / table.name, *[kept] * options.keep):
-        folder.mkdir(parents=True, exist_ok=True)
+    own, kept = options.out / table.name, documents.RESULTS / table.name
+    _check_none_is_lost(own, there, source)
+    if options.keep:
+        _check_none_is_lost(kept, there)
+    for folder in (own, *[kept] * options.keep):
         for name, content in contents.items():
-            (folder / name).write_text(content)
+            files.write(folder / name, content.encode())
         print(f"wrote {', '.join(str(folder / name) for name in contents)}")
     if options.keep:
         documents.fill()
+
+
+def _check_none_is_lost(folder: pathlib.Path, there: list[ledger.Finished], source: pathlib.Path | None = None) -> None:
+    """Refuse to write over a runs.csv with runs that have ended and are neither `there` nor in folders of `source`."""
+    ends = (ledger.DONE, ledger.OVER)
+    before = {run.run for run in ledger.read_kept(folder).values() if run.state in ends}
+    lost = before - {run.run for run in there if run.state in ends}
+    if lost := sorted(run for run in lost if source is None or not (source / run / CONFIG).exists()):
+        raise UserError(
+            f"{folder / 'runs.csv'} has runs that would be lost ({', '.join(lost)}), so nothing was written: collect "
+            "them, too (--seeds), run them again, or move that file away"
+        )
 
 
 if __name__ == "__main__":

@@ -338,10 +338,12 @@ KINDS = {  # how often each is drawn
 
 
 def main() -> None:
+    from jobs import on_disk
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/torture"))
+    parser.add_argument("--out", type=on_disk, default=pathlib.Path("runs/torture"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -334,10 +334,16 @@ def test_a_pair_is_planned_by_what_was_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
     pair, asked, ran = load("published_pair"), [], []
     lines = [
-        pair.throughput.Rate(*"?" * 7, dtype, rate, *"?" * 5) for dtype, rate in (("bfloat16", 410), ("float32", 400))
+        pair.throughput.Rate(*"?" * 7, dtype, rate, *"?" * 5)
+        for dtype, rate in (("bfloat16", "410"), ("float32", "400"))
     ]
     monkeypatch.setattr(pair.throughput, "read", lambda: lines[: len(asked)])
-    monkeypatch.setattr(pair, "subprocess", types.SimpleNamespace(run=lambda argv, **_: asked.append(argv)))
+
+    def timed(argv):
+        asked.append(argv)
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(pair, "subprocess", types.SimpleNamespace(run=timed))
     monkeypatch.setattr(pair.jobs, "run", lambda runs, out, at_a_time: ran.append(runs) or [])
     monkeypatch.setattr(pair.jobs, "report", lambda *_: None)
     argv = ["published_pair", "--config=digits_lt", "--minutes=9", "--third", f"--out={tmp_path / 'pair'}"]
@@ -359,7 +365,18 @@ def test_a_pair_is_planned_by_what_was_measured(monkeypatch, tmp_path, capsys):
     assert {c.evaluate.protocols for c in configs} == {("train_cifar_full", "train_cifar_few_shot", "knn")}
     assert [c.prune.norms for c in configs] == ["private", "private", "shared"]
     assert "epochs: 300" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="nearest"):
-        monkeypatch.setattr(sys, "argv", [*argv[:-1], "--config.epoch=3", f"--out={tmp_path / 'other'}"])
-        pair.main()
-    assert len(asked) == 2
+    for more, said in [
+        (["--config.epoch=3"], "nearest"),
+        (["--config.epoch=3", f"--out={tmp_path / 'other'}"], "nearest"),
+        (["--minutes=5"], r"plan.json was made with --minutes=9.0: give that, or another --out"),
+        (["--config=cifar10_lt"], "plan.json was made with --config=digits_lt: give that"),
+    ]:
+        monkeypatch.setattr(sys, "argv", [*argv, *more])
+        with pytest.raises(SystemExit, match=said):
+            pair.main()
+    for content, said in [('{"epochs": 3', "not complete JSON"), ('{"epochs": "3"}', "epochs is not what it should")]:
+        (tmp_path / "pair" / "plan.json").write_text(content)
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit, match=rf"plan.json cannot be used \({said}.*: put it back from a copy, or move"):
+            pair.main()
+    assert (len(asked), len(ran)) == (2, 2)

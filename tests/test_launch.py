@@ -29,6 +29,17 @@ def played(tmp_path):
     return run
 
 
+def test_srun_is_told_the_cores_that_sbatch_was_asked_for(played, tmp_path, monkeypatch):
+    for name in ("SLURM_CPUS_PER_TASK", "SRUN_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+    for recipe in ("slurm.sh", "slurm_array.sh"):
+        for cores in ("", "7"):
+            commands = {"srun": 'echo "${SRUN_CPUS_PER_TASK-none}" >> cores', "scontrol": ""}
+            given = {"SLURM_CPUS_PER_TASK": cores} if cores else {}
+            assert played(recipe, "small", commands=commands, SLURM_ARRAY_TASK_ID="0", **given)[0] == 0
+    assert (tmp_path / "cores").read_text().split() == ["none", "7"] * 2
+
+
 @pytest.mark.parametrize(("status", "queued_again"), [(0, False), (1, False), (2, False), (75, True)])
 def test_a_slurm_job_that_stopped_and_saved_is_queued_again(played, status, queued_again):
     commands = {"srun": f"exit {status}", "scontrol": ""}

@@ -1,8 +1,13 @@
 """What a run's folder says of it, what a table makes of its runs, and how a list of runs follows them."""
 
+import argparse
 import csv
+import doctest
+import errno
 import io
 import json
+import pathlib
+import re
 import signal
 import types
 from dataclasses import replace
@@ -10,6 +15,7 @@ from dataclasses import replace
 import pytest
 
 from sdclr_jax import records
+from sdclr_jax.errors import UserError
 from tests.test_tables import TABLE, collected, jobs, ledger, lists, published, results_of
 
 
@@ -131,6 +137,74 @@ def test_only_the_settings_of_what_is_shown_count(planned):
         assert listed == why and len(found.runs) == 4 - len(why)
 
 
+def test_a_run_that_is_not_evaluated_by_all_that_is_shown_is_not_averaged():
+    """`sdclr evaluate` writes results.json after each protocol, so one that was stopped has left some of them."""
+    table = lists.load("cifar10_lt")
+    full, few_shot = table.protocols
+    runs = []
+    for run in (run for run in table.runs() if run.row.name == "sdclr"):
+        config = jobs.config_of(run.job)
+        there = (full,) if run.split > 2 else (full, few_shot)
+        runs.append(
+            ledger.Finished(
+                run=run.job.name, state="done", method="sdclr", seed=0, split=run.split, data_seed=config.data.seed,
+                commit="a" * 40, data="cifar10", images=table.lists["long_tail"][str(run.split)],
+                config=ledger.config_hash(records.flat(json.loads(config.to_json()))),
+                scores={f"{name}.{score}": 0.8 for name in there for score in records.SUMMARY},
+            )
+        )  # fmt: skip
+    found = collected.collect(table, runs, table.runs())
+    assert [run.run for run in found.runs] == ["sdclr-1", "sdclr-2"]
+    said = ", ".join(f"sdclr-{split} (not evaluated by {few_shot})" for split in (3, 4, 5)).replace(", ", "; ")
+    assert f"Not averaged: {said}." in collected.markdown(found)
+    rows = [row for row in csv.DictReader(io.StringIO(collected.to_csv(found))) if row["row"] == "SDCLR"]
+    assert {row["n"] for row in rows} == {"2"}
+
+
+def test_runs_of_a_clean_commit_come_first_and_what_is_averaged_is_said(planned):
+    table, done = planned
+
+    def made_by(*commits):
+        return {name: replace(run, commit=commit) for (name, run), commit in zip(done.items(), commits, strict=True)}
+
+    a, b = "a" * 40, "b" * 40
+    resumed, dirty = f"{a} then {b}", f"{a}-dirty"
+    for commit in ("", "aaaa"):
+        for others in (resumed, dirty):
+            found, listed = collect(table, made_by(others, others, others, a), commit=commit)
+            assert (found.commit, len(listed)) == (a, 3)
+            assert "Averaged: runs of commit aaaaaaa." in collected.markdown(found)
+    for commit, said in [
+        (resumed, "Averaged: runs of commit aaaaaaa then bbbbbbb, which another commit resumed."),
+        (dirty, "Averaged: runs of commit aaaaaaa-dirty; dirty means: with changes that are not committed."),
+    ]:
+        found, _ = collect(table, made_by(commit, commit, a, a), commit=commit)  # the exact name
+        assert (found.commit, len(found.runs)) == (commit, 2) and said in collected.markdown(found)
+    for unknown in ("", "unknown"):
+        found, _ = collect(table, made_by(*[unknown] * 4))
+        assert "Averaged: runs of a commit that is not known." in collected.markdown(found)
+        assert collect(table, made_by(unknown, unknown, unknown, a))[0].commit == a
+    with pytest.raises(UserError, match="--commit is cc, which no run has: those of the runs are aaaaaaa, bbbbbbb"):
+        collect(table, made_by(a, a, b, b), commit="cc")
+
+
+def test_runs_that_were_evaluated_on_other_lists_are_not_averaged(planned, written):
+    own = {"few_shot": "b" * 64, "test": "c" * 64}
+    assert written(results={"data": {"lists": own}}).lists == {"few_shot": "b" * 8, "test": "c" * 8}
+    table, done = planned
+    drawn = {name: replace(run, lists={"few_shot": f"of seed {run.seed}"}) for name, run in done.items()}
+    assert collect(table, drawn)[1] == {}  # each seed has its own
+    assert ledger.from_csv(ledger.to_csv(drawn.values())) == list(drawn.values())
+    given = replace(table, draws=False)
+    seed = jobs.config_of(given.runs()[0].job).data.seed
+    same = {name: replace(run, data_seed=seed, lists={"few_shot": "b", "test": "c"}) for name, run in done.items()}
+    assert collect(given, same)[1] == {}
+    other = replace(same["sdclr-1"], lists={"few_shot": "x", "test": "c"})
+    older = replace(same["simclr-0"], lists={})  # a record of an older version does not know them
+    _, listed = collect(given, same | {"sdclr-1": other, "simclr-0": older})
+    assert listed == {"sdclr-1": "another list of few_shot"}
+
+
 def test_a_warning_is_said_with_its_first_step(planned):
     table, done = planned
     for name, step in (("simclr-0", 70), ("simclr-1", 30)):
@@ -174,7 +248,10 @@ def test_a_field_is_typed_so_that_a_shell_hands_it_on(field, typed):
     assert pretrain == f"sdclr pretrain --config=digits_lt:simclr {typed} --workdir=runs/one"
 
 
-@pytest.mark.parametrize("status", [jobs.STOPPED, 1])
+FAILED = {1: "failed, with status 1; ", -9: r"failed, killed by SIGKILL \(often: out of memory\); "}
+
+
+@pytest.mark.parametrize("status", [jobs.STOPPED, *FAILED])
 def test_a_run_that_stopped_and_saved_stops_the_list_and_one_that_failed_ends_it(monkeypatch, tmp_path, status):
     process = types.SimpleNamespace(poll=lambda: status, args=["sdclr", "pretrain"])
     monkeypatch.setattr(jobs.subprocess, "Popen", lambda *_, **__: process)
@@ -183,7 +260,73 @@ def test_a_run_that_stopped_and_saved_stops_the_list_and_one_that_failed_ends_it
         (tmp_path / "one.log").write_text("no space left")
         with pytest.raises(jobs._Stop if status == jobs.STOPPED else SystemExit) as end:
             running.running()
-    assert status == jobs.STOPPED or "one.log ends:\nno space left" in str(end.value)
+    if status != jobs.STOPPED:
+        assert re.search(FAILED[status] + r".*one.log ends:\nno space left", str(end.value))
+
+
+def test_a_run_starts_where_the_command_was_typed_and_shares_the_memory_of_a_gpu(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(jobs.subprocess, "Popen", lambda *_, **options: asked.append(options))
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    for alone in (True, False):
+        jobs._Running(jobs.Job("one", "digits_lt.py:simclr"), tmp_path, 0, 3, None, alone=alone)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "true")
+    jobs._Running(jobs.Job("one", "digits_lt.py:simclr"), tmp_path, 0, 3, None, alone=False)
+    memory = [options["env"].get("XLA_PYTHON_CLIENT_PREALLOCATE") for options in asked]
+    assert memory == [None, "false", "true"]
+    assert not any("cwd" in options for options in asked)
+    assert asked[0]["env"]["PYTHONPATH"] == f"{jobs.ROOT}:/mine"
+
+
+def test_signals_that_come_while_runs_save_are_ignored(monkeypatch, tmp_path):
+    done = []
+
+    class Saving:
+        def __init__(self, job, out, place, width, lock, **_):
+            self.name, self.lock = job.name, lock
+
+        def running(self):
+            signal.raise_signal(signal.SIGUSR1)
+
+        def stop(self):
+            signal.raise_signal(signal.SIGTERM)
+
+        def wait(self):
+            signal.raise_signal(signal.SIGHUP)
+            self.lock.close()
+            done.append(self.name)
+
+    monkeypatch.setattr(jobs, "_Running", Saving)
+    two = [jobs.Job(name, f"digits_lt.py:{name}") for name in ("simclr", "sdclr")]
+    with pytest.raises(SystemExit) as end:
+        jobs.run(two, tmp_path)
+    assert (end.value.code, done) == (jobs.STOPPED, ["simclr", "sdclr"])
+
+
+def test_what_a_program_around_python_handles_is_left_to_it(monkeypatch):
+    own, taken = signal.getsignal, []
+    monkeypatch.setattr(jobs.signal, "getsignal", lambda n: None if n == signal.SIGTERM else own(n))
+    set_ = signal.signal
+    monkeypatch.setattr(jobs.signal, "signal", lambda n, handler: [taken.append(n), set_(n, handler)][1])
+    with jobs._stopped_by_scheduler():
+        assert signal.SIGUSR1 in taken
+    assert signal.SIGTERM not in taken
+
+
+def test_a_disk_without_locks_and_runs_that_would_be_the_same_are_refused_in_a_sentence(monkeypatch, tmp_path):
+    seven = ("--config.seed=7",)
+    two = [jobs.Job(f"simclr-{n}", "digits_lt.py:simclr", (f"--config.seed={n}", *seven)) for n in (0, 1)]
+    with pytest.raises(SystemExit, match="simclr-0 and simclr-1 would be the same run: leave out the fields"):
+        jobs.run(two, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+    def refuses(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(jobs.fcntl, "flock", refuses)
+    with pytest.raises(SystemExit, match=rf"{tmp_path} is on a disk that knows no locks \(No locks available\): mount"):
+        jobs.run(two[:1], tmp_path)
 
 
 def test_a_signal_that_is_ignored_stays_ignored_while_a_list_runs():
@@ -196,3 +339,20 @@ def test_a_signal_that_is_ignored_stays_ignored_while_a_list_runs():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("module", [collected, jobs, ledger, lists])
+def test_the_examples_are_true(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
+
+
+def test_no_experiment_takes_a_bucket_for_a_folder_of_this_disk():
+    assert jobs.on_disk("~/runs") == pathlib.Path.home() / "runs"
+    with pytest.raises(
+        argparse.ArgumentTypeError, match="gs://bucket/runs is in a bucket, and an experiment writes to"
+    ):
+        jobs.on_disk("gs://bucket/runs")
+    for path in (jobs.ROOT / "experiments").glob("*.py"):
+        for line in path.read_text().splitlines():
+            assert 'add_argument("--out"' not in line or "on_disk" in line, path

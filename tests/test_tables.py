@@ -181,6 +181,8 @@ def test_a_table_is_planned_run_interrupted_resumed_and_collected(small, capsys,
         "| SimCLR                  | 60.0 ± 14.1 | none        |",
         "| sdclr (1 of 2 diverged) | 60.0        | none        |",
         "",
+        "Averaged: runs of commit 1111111.",
+        "",
         "sdclr-1 diverged.",
     ]
     with (small.folder / "ledger.csv").open() as file:
@@ -256,6 +258,7 @@ def test_what_is_of_another_commit_config_or_images_is_listed_and_never_averaged
     found = collected.collect(pinned, sound, runs)
     assert found.lines[0].listed == {"simclr-1": "another list of images: list 1…"}
     chosen = collected.collect(table, [replace(sound[0], commit="b" * 40), *sound[1:]], runs, commit="bb")
+    assert "Averaged: runs of commit bbbbbbb." in collected.markdown(chosen)
     assert [run.run for run in chosen.lines[0].done] == ["simclr-0"]
     even = [replace(run, commit="f" * 40 + " then " + "a" * 40) for run in sound[:2]]
     assert collected.collect(table, [*even, *sound[2:]], runs).commit == "a" * 40
@@ -338,6 +341,9 @@ def test_a_price_is_images_over_the_nearest_measured_rate():
         ("seeds = [0, 0]", "seeds has 0 twice"),
         ("seeds = [-1]", "seeds is not what it should be"),
         ("images = { test = 3 }", "it lacks images.train"),
+        ("fields = { seed = 3 }", "fields has seed, which seeds set"),
+        ("draws", "fields has data.seed, which seeds set"),
+        ('about = "A line."\npaper = "cifar"', "paper is cifar: known are cifar10, cifar100"),
         ("row = 3", "rows is not what it should be"),
         ("lacks", "it lacks rows.config"),
     ],
@@ -350,6 +356,7 @@ def test_a_list_that_is_wrong_is_refused(tmp_path, change, said):
         "lacks": rows + '[[row]]\nname = "simclr"\n',
         "row = 3": f"row = 3\n{rows}",
         "nmae": TABLE.replace("{ name", "{ nmae", 1),
+        "draws": TABLE.replace('"prune.rate" = 0.7', '"data.seed" = 7'),
         "no rows": TABLE.partition("row = [")[0],
         "twice": TABLE.replace('"sdclr"', '"simclr"', 1),
         "not toml": TABLE + "= 3",
@@ -368,18 +375,107 @@ def test_what_is_missing_or_unknown_is_said_before_anything_is_written(tmp_path,
         (["cifar10_lt", "--run", "--config.epoch=3"], "the nearest is --config.epochs"),
         (["cifar10_lt", "--run", "--seeds=a"], "--seeds is a: give whole numbers"),
         (["cifar10_lt", "--run", "--seeds=1,1"], "--seeds is 1,1: give each number once"),
-        (["methods_table", "--collect", "--keep", "--seeds=1"], "--keep is for the runs of a table as it stands"),
+        (
+            ["cifar10_lt", "--run", "--config.data.split=3"],
+            "would make repeats in cifar10_lt the same run: give --splits",
+        ),
+        (["methods_table", "--run", "--config.data.seed=7"], "same run: give --seeds"),
+        (["cifar10_lt", "--run", "--rows=sdclr,sdclrr"], "there is no row sdclrr, the nearest is sdclr"),
+        (["cifar10_lt", "--run", "--splits=1,7"], "there is no split 7, those there are 1, 2, 3, 4, 5"),
+        (["methods_table", "--run", "--splits=1"], "there is no split 1, these tables have none"),
+        (["methods_table", "--collect", "--rows=sdclr"], "--rows and --splits are for --plan and --run"),
+        (
+            ["methods_table", "--run", "--config.model.start=weights"],
+            "model.start_sha256 is empty: give what sha256sum",
+        ),
+        (["methods_table", "--collect", "--keep", "--seeds=1"], "--keep is for a table as it stands"),
+        (["methods_table", "--collect", "--keep", "--commit=1"], "--keep is for a table as it stands"),
         (["--run"], "name a table"),
     ]:
         with pytest.raises(SystemExit, match=said):
             tables.main([*argv, out])
-    with pytest.raises(SystemExit) as end:
-        tables.main(["methods_table", "--run", "--at_a_time=0", out])
-    assert end.value.code == 2
+    for wrong in (["--at_a_time=0", out], ["--out=gs://bucket/runs"], ["--out=s3://bucket/runs"]):
+        with pytest.raises(SystemExit) as end:
+            tables.main(["methods_table", "--run", *wrong])
+        assert end.value.code == 2
     assert not (tmp_path / "runs").exists()
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(SystemExit, match="runs"):
         tables.main(["methods_table", "--run", out])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `jobs.run` is asked to run: (folder, names)."""
+    found = []
+    monkeypatch.setattr(jobs, "run", lambda own, out, at_a_time: found.append((out, [job.name for job in own])))
+    return found
+
+
+def test_several_tables_are_counted_through_and_looked_at_before_the_first_one_is_run(
+    tmp_path, monkeypatch, capsys, asked
+):
+    fields = 'fields = { epochs = 4, "data.lists" = "$OTHER_LISTS" }'
+    (tmp_path / "one.toml").write_text(TABLE)
+    (tmp_path / "two.toml").write_text(re.sub("^fields = .*", fields, TABLE, flags=re.MULTILINE))
+    names, out = [str(tmp_path / f"{name}.toml") for name in ("one", "two")], tmp_path / "runs"
+    monkeypatch.delenv("OTHER_LISTS", raising=False)
+    with pytest.raises(SystemExit, match="OTHER_LISTS is not set"):
+        tables.main([*names, "--run"])
+    assert asked == []
+    monkeypatch.setenv("OTHER_LISTS", "lists")
+    tables.main([*names, "--plan"])
+    found = re.findall(r"^# (\d+): (\S+),", capsys.readouterr().out, re.MULTILINE)
+    assert [int(number) for number, _ in found] == list(range(8))
+    tables.main([*names, *names, "--run", "--index=5", f"--out={out}", "--seeds=0,1", "--config.epochs=9"])
+    assert asked == [(out / "two", [found[5][1]])]
+    again = f"{names[0]} {names[1]} --out={out} --seeds=0,1 --config.epochs=9 --collect\n"
+    assert capsys.readouterr().out.endswith(f"The table: python experiments/tables.py {again}")
+
+
+def test_one_row_or_one_split_is_planned_and_run(monkeypatch, capsys, asked):
+    monkeypatch.setenv("CIFAR10_LISTS", "lists")
+    only = ("cifar10_lt", "--rows=sdclr,simclr", "--splits=3,1")
+    tables.main([*only, "--run"])
+    assert asked == [(pathlib.Path("runs/cifar10_lt"), ["simclr-3", "sdclr-3", "simclr-1", "sdclr-1"])]
+    tables.main([*only, "--run", "--index=3"])
+    assert asked[1][1] == ["sdclr-1"]
+    capsys.readouterr()
+    tables.main([*only, "--plan"])
+    assert "# 3: sdclr-1, not run" in capsys.readouterr().out
+
+
+def test_a_table_whose_runs_have_another_folder_keeps_its_own_file(tmp_path, monkeypatch, capsys):
+    """Its runs.csv and that of the folder, as copied from a cluster, without the folders of runs."""
+    text = TABLE.replace("seeds = [0, 1]", "seeds = [0]")
+    (tmp_path / "first.toml").write_text(text)
+    (tmp_path / "second.toml").write_text('folder = "first"\n' + text.replace('name = "sdclr"', 'name = "other"'))
+    out = tmp_path / "runs"
+    for name, runs in (("first", ["simclr-0", "sdclr-0"]), ("second", ["simclr-0", "other-0"])):
+        kept = [ledger.Finished(run=run, state="done", method="", seed=0, scores={"knn.all": 0.5}) for run in runs]
+        (out / name).mkdir(parents=True)
+        (out / name / "runs.csv").write_text(ledger.to_csv(kept))
+    for name in ("second", "first"):
+        before = ledger.read_kept(out / name)
+        tables.main([str(tmp_path / f"{name}.toml"), "--collect", f"--out={out}"])
+        assert ledger.read_kept(out / name).keys() == before.keys()
+    more = [*ledger.read_kept(out / "first").values(), replace(kept[0], run="sdclr-1", seed=1)]
+    (out / "first" / "runs.csv").write_text(ledger.to_csv(more))
+    with pytest.raises(SystemExit, match=r"first/runs.csv has runs that would be lost \(sdclr-1\)"):
+        tables.main([str(tmp_path / "first.toml"), "--collect", f"--out={out}"])
+    tables.main([str(tmp_path / "first.toml"), "--collect", f"--out={out}", "--seeds=0,1"])
+    assert list(ledger.read_kept(out / "first")) == ["simclr-0", "sdclr-0", "sdclr-1"]
+
+
+def test_the_command_that_measures_a_price_has_the_fields_that_it_depends_on(tmp_path, capsys):
+    fields = 'fields = { epochs = 4, batch_size = 128, "model.width" = 2, "views.shift" = 2.0 }'
+    (tmp_path / "one.toml").write_text(re.sub("^fields = .*", fields, TABLE, flags=re.MULTILINE))
+    tables.main([str(tmp_path / "one.toml"), "--plan", "--config.model.dtype=bfloat16"])
+    (command,) = [line for line in capsys.readouterr().out.splitlines() if "throughput.py" in line]
+    assert command.split("throughput.py ")[1] == (
+        "--config=digits_lt:sdclr --config.batch_size=128 --config.model.width=2 --config.views.shift=2.0 "
+        "--config.model.dtype=bfloat16 --steps=20"
+    )
 
 
 def test_the_folder_of_a_run_is_the_same_whatever_other_seeds_are_run(capsys):
@@ -491,12 +587,18 @@ def test_runs_that_are_missing_are_said_and_never_kept_in_place_of_more(small, c
     small.main("--collect", "--keep")
     (small.folder / "simclr-1").rename(tmp_path / "moved")
     capsys.readouterr()
+    files = [folder / "runs.csv" for folder in (small.folder, tmp_path / "results" / "small")]
+    before = [file.read_text() for file in files]
+    for options in ((), ("--keep",)):
+        with pytest.raises(SystemExit, match=r"has runs that would be lost \(simclr-1\), so nothing was written: coll"):
+            small.main("--collect", *options)
+        assert "Not run: 1 of 2 of simclr." in capsys.readouterr().out
+        assert [file.read_text() for file in files] == before
+    files[0].unlink()
     small.main("--collect")
-    assert "Not run: 1 of 2 of simclr." in capsys.readouterr().out
-    before = (tmp_path / "results" / "small" / "runs.csv").read_text()
-    with pytest.raises(SystemExit, match=r"has runs that are not in .* \(simclr-1\): run them, too, or delete"):
+    with pytest.raises(SystemExit, match=r"results/small/runs.csv has runs that would be lost \(simclr-1\)"):
         small.main("--collect", "--keep")
-    assert (tmp_path / "results" / "small" / "runs.csv").read_text() == before
+    assert files[1].read_text() == before[1]
 
 
 @pytest.mark.parametrize(

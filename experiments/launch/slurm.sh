@@ -12,6 +12,9 @@
 #SBATCH --open-mode=append
 #SBATCH --output=sdclr-%j.log
 
+# Since 22.05 srun does not take sbatch's --cpus-per-task over by itself.
+if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+
 # USR1 comes to every process 120 seconds before the limit (Slurm may send it up to a minute earlier): all stop at one
 # step, save, and end with status 75. Then the job is queued again, and goes on from there. A run that ends has status
 # 0; any other status is an error, and stays.

@@ -12,6 +12,9 @@
 #SBATCH --open-mode=append
 #SBATCH --output=sdclr-table-%A_%a.log
 
+# Since 22.05 srun does not take sbatch's --cpus-per-task over by itself.
+if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
+
 # USR1 comes 120 seconds before the limit: the run saves and ends with status 75, and the task is queued again. A run
 # that another task is at has status 75, too.
 srun python experiments/tables.py "$@" --run --index="$SLURM_ARRAY_TASK_ID"

@@ -50,7 +50,32 @@ def _all(mean: float) -> Scores:
     return {"all": Figure(mean)}
 
 
-_UPDATES = {"optimizer.rate_moves": "before_update", "data.last_batch": "kept"}
+_COMMON = {  # of both methods on all data sets, by the authors' code: docs/published.md
+    "objective.name": "nt_xent",
+    "projector.out": 128,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.5,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 1e-4,
+    "optimizer.decay_vectors": True,
+    "optimizer.warmup_epochs": 10,
+    "optimizer.final_learning_rate": 1e-6,
+    "optimizer.rate_moves": "before_update",
+    "data.last_batch": "kept",
+    "views.interpolation": "bicubic",
+    "views.flip": 0.5,
+    "views.jitter": [0.4, 0.4, 0.4, 0.1],
+    "views.jitter_probability": 0.8,
+    "views.grayscale_probability": 0.2,
+}
+_DAMAGED = {
+    "projector.layers": 3,
+    "prune.criterion": "smallest",
+    "prune.random_rate": 0.0,
+    "prune.every": 0,
+    "prune.norms": "private",
+    "prune.gradient": True,
+}
 _CIFAR = {
     "splits": 5,
     "recipe": {
@@ -58,11 +83,14 @@ _CIFAR = {
         "batch_size": 512,
         "model.name": "resnet18",
         "model.width": 64,
+        "projector.hidden": 512,
         "objective.temperature": 0.2,
-        "optimizer.learning_rate": 0.5,
-        **_UPDATES,
+        "views.size": 32,
+        "views.crop_scale": [0.1, 1.0],
+        "views.blur_probability": 0.0,
+        **_COMMON,
     },
-    "recipe_of": {"simclr": {"projector.layers": 2}, "sdclr": {"projector.layers": 3, "prune.rate": 0.9}},
+    "recipe_of": {"simclr": {"projector.layers": 2}, "sdclr": {"prune.rate": 0.9, **_DAMAGED}},
     "probe": {
         "linear_full": {"epochs": 30, "learning_rate": 30.0, "padding": 4, "flip": 0.5},
         "linear_few_shot": {"epochs": 100, "learning_rate": 30.0, "padding": 4, "flip": 0.5},
@@ -111,10 +139,20 @@ DATA_SETS = {
             ("linear_few_shot", "simclr"): _all(42.16),
             ("linear_few_shot", "sdclr"): _all(42.38),
         },
-        recipe={"epochs": 500, "batch_size": 256, "model.name": "resnet50", "optimizer.learning_rate": 0.5} | _UPDATES,
+        recipe={
+            "epochs": 500,
+            "batch_size": 256,
+            "model.name": "resnet50",
+            "model.width": 64,
+            "projector.hidden": 2048,
+            "views.size": 224,
+            "views.crop_scale": [0.08, 1.0],
+            "views.blur_probability": 0.5,
+            **_COMMON,
+        },
         recipe_of={
             "simclr": {"objective.temperature": 0.2, "projector.layers": 2},
-            "sdclr": {"objective.temperature": 0.3, "projector.layers": 3, "prune.rate": 0.3},
+            "sdclr": {"objective.temperature": 0.3, "prune.rate": 0.3, **_DAMAGED},
         },
     ),
 }

@@ -2,9 +2,12 @@
 
 import csv
 import io
+import json
+from types import SimpleNamespace
 
 import pytest
 
+from sdclr_jax import recipes
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.reports import page, published, runs, tables, words
 from sdclr_jax.reports.groups import group
@@ -28,6 +31,11 @@ def cifar(counts=COUNTS, **data):
 
 def both(make_run, config=None, **data):
     return [make_run(m, m, config=config, edit=cifar(**data)) for m in ("simclr", "sdclr")]
+
+
+def of(config):
+    """A group of one run of this config."""
+    return SimpleNamespace(runs=[SimpleNamespace(config=json.loads(config.to_json()), protocols={})])
 
 
 def test_the_figures_of_the_groups_are_those_of_all():
@@ -103,6 +111,24 @@ def test_a_note_names_where_the_recipe_is_another(make_run):
     assert [line for line in note if line.startswith("The paper's recipe")] == [
         "The paper's recipe is not that of the runs beside it: epochs 2000 (2 here); data.last_batch kept "
         "(dropped here); simclr: projector.layers 2 (3 here); linear_few_shot: epochs 100 (30 here)."
+    ]
+
+
+def test_every_switch_of_the_method_and_its_training_is_part_of_the_recipe():
+    changes = {"prune.norms": "shared", "prune.every": 1, "prune.criterion": "largest", "prune.random_rate": 0.1}
+    changes |= {"prune.gradient": False, "optimizer.weight_decay": 0.01, "optimizer.warmup_epochs": 2}
+    config = recipes.load("cifar10_lt:sdclr")
+    same = published._differences(published.DATA_SETS["cifar10"], [of(config)])
+    assert same == []
+    config.update_from_flattened_dict(changes)
+    assert published._differences(published.DATA_SETS["cifar10"], [of(config)]) == [
+        "optimizer.weight_decay 0.0001 (0.01 here)",
+        "optimizer.warmup_epochs 10 (2 here)",
+        "sdclr: prune.criterion smallest (largest here)",
+        "sdclr: prune.random_rate 0.0 (0.1 here)",
+        "sdclr: prune.every 0 (1 here)",
+        "sdclr: prune.norms private (shared here)",
+        "sdclr: prune.gradient true (false here)",
     ]
 
 
