@@ -73,7 +73,7 @@ COMMON = {  # of every encoder
     "start": Field("", None),
     # What is in that file, which is what counts: filled in when the run starts; given, it refuses any other file.
     "start_sha256": Field("", None),
-    # Whether the backward pass computes the inside of each block again, instead of remembering it (rematerialisation):
+    # Whether the backward pass computes the inside of each block again, instead of storing it (rematerialisation):
     # less memory, a third more operations, the same numbers but for rounding.
     "remat": Field(False, None),
 }
@@ -190,7 +190,8 @@ FIELDS = {
         "warmup_epochs": Field(10, f"[0, {STEPS}]"),  # linear, from 0
         "final_learning_rate": Field(1e-6, "[0, inf)"),  # end of the cosine
         # When the rate moves on along this curve. 'before_update', as in the authors' loop: update k, from 0 on, has
-        # the rate curve(k + 1); 'after_update': curve(k); 'after_epoch': an epoch's updates all have that of its first.
+        # the rate curve(k + 1); 'after_update': curve(k); 'after_epoch': all updates of an epoch use the rate of its
+        # first update.
         "rate_moves": Field("before_update", "sdclr_jax.optim:RATE_MOVES"),
     },
     "data": {
@@ -224,8 +225,8 @@ FIELDS = {
         "few_shot_per_class": Field(50, f"[1, {STEPS}]"),  # labelled images a class of the few-shot probe
         # Many / medium / few: 'thirds' of the classes, or by 'counts' over 100 / below 20.
         "groups": Field("thirds", "sdclr_jax.data.subsets.longtail:GROUP_RULES"),
-        # What becomes of the images of an epoch that do not fill a batch: 'kept', a smaller batch, as in the authors'
-        # code, whose step is compiled in addition; or 'dropped' from this epoch.
+        # The images of an epoch that do not fill a batch: 'kept' as a smaller batch, as in the authors' code, for which
+        # a second step is compiled; or 'dropped' from this epoch.
         "last_batch": Field("kept", "sdclr_jax.data.order:LAST_BATCHES"),
         # Where images wait: 'resident', all of them on the devices; 'streamed', on the host, and each batch is sent;
         # 'auto' is resident for a set that is decoded already, and streamed for files.
@@ -270,7 +271,8 @@ FIELDS = {
         "fine_tune_batch_size": Field(64, "[2, 65536]"),
         "fine_tune_learning_rate": Field(0.05, "[0, inf)"),  # for a batch of 256, in proportion to it
         "fine_tune_head_learning_rate": Field(0.05, "(0, inf)"),  # the same, of the classifier on top
-        # The next two are of pretraining, which may measure by neighbours and a light probe, on validation images.
+        # The next two are of pretraining, which may measure by neighbours and by ridge, a fast linear probe, on
+        # validation images.
         "every": Field(0, f"[0, {STEPS}]"),  # epochs between measurements while pretraining; 0 makes none
         "live_images": Field(5000, f"[1, {IMAGES}]"),  # labelled images they learn from, at most
     },

@@ -1,8 +1,12 @@
 """CIFAR-100-LT, the published recipe: Jiang et al., Self-Damaging Contrastive Learning, ICML 2021.
 
 sdclr prepare cifar100
-sdclr pretrain --config=cifar100_lt:sdclr --config.data.lists=FOLDER --workdir=runs/sdclr
-sdclr evaluate runs/sdclr
+sdclr pretrain --config=cifar100_lt:sdclr --config.data.lists=LISTS --config.data.split=1 --workdir=runs/sdclr
+sdclr evaluate runs/sdclr --config.evaluate.protocols=train_cifar_full,train_cifar_few_shot
+
+LISTS is a folder with the files of the authors' split/cifar100_imbSub_with_subsets and split/cifar100 (see
+docs/datasets.md). Without data.lists and data.split, lists are drawn. The protocols are the paper's; without them, ours
+are taken.
 
 Cost: not measured yet (ResNet-18, 2,000 epochs of 9,754 images). The paper's numbers, not ours and
 taken from secondary sources, for its five splits: linear probe, All, 47.11 for SimCLR and 55.48 for SDCLR.

@@ -8,7 +8,7 @@ sdclr evaluate runs/sdclr  # of photos with labels
 Defaults for some thousands to some hundred thousand photos and one accelerator; for fewer, lower batch_size, and for
 fewer than 200 with labels also evaluate.knn_k.
 
-Cost: not measured.
+Cost: not measured; docs/images.md has an estimate.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Weights in and out against the real libraries: torchvision, timm, a model of the SDCLR authors' layout, onnxruntime.
 
-    pip install ".[interop-test,onnx]"
+    pip install -e ".[interop-test,onnx]"
     python experiments/interop.py    # into experiments/results/interop; some 20 minutes on 2 cores
     python experiments/interop.py --golden    # writes tests/golden/torch_names.txt and torch_features.json again
 

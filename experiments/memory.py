@@ -5,7 +5,7 @@
     python experiments/memory.py nt_xent [--topology=v5e:2x4]
 
 The SDCLR step is compiled from shapes alone, and nothing runs. With `--topology` it is compiled for such TPUs, by the
-compiler of the package libtpu (pip install ".[tpu]"), on any machine; without, for 8 pretended devices of a CPU, whose
+compiler of the package libtpu (pip install -e ".[tpu]"), on any machine; without, for 8 pretended CPU devices, whose
 compiler uses other memory than an accelerator's. A program that does not fit a TPU is refused by its compiler, which
 says what it would use. `nt_xent` is the loss alone, forward and backward, of embeddings of 128 numbers, on one device
 and on all.

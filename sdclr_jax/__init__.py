@@ -11,6 +11,7 @@ Each function is imported when it is first used, so that `import sdclr_jax` take
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from sdclr_jax.api.pretrain import pretrain
     from sdclr_jax.api.report import report
     from sdclr_jax.errors import ArgumentError, Diverged, Stopped, UserError
+
+if importlib.util.find_spec("fcntl") is None:  # Windows has no such locks
+    raise ImportError("sdclr_jax runs on Linux and macOS only: on Windows, install it in WSL 2")
 
 __version__ = "0.1.0"
 __all__ = [

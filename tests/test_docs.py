@@ -11,6 +11,7 @@ A page is read from top to bottom, and all pages share one folder:
 `NOT_RUN` names what needs a network, data, hardware or hours.
 """
 
+import ast
 import csv
 import doctest
 import importlib
@@ -38,8 +39,9 @@ import pytest
 import sdclr_jax
 from configs.methods import METHODS
 from sdclr_jax import parallel, recipes
-from sdclr_jax.commands import main
+from sdclr_jax.commands import flags, main
 from sdclr_jax.data.sources import DATASETS
+from sdclr_jax.data.subsets import lists
 from sdclr_jax.evaluation.protocols import PROTOCOLS
 from sdclr_jax.models import ENCODERS
 from tests.photos import jpeg, photo
@@ -317,7 +319,29 @@ def test_the_list_of_rooms_is_that_of_the_package():
 
 
 def test_the_readme_stays_short():
-    assert len(PAGES["README.md"].encode()) <= 9 * 1024
+    assert len(PAGES["README.md"].encode()) <= 10 * 1024
+
+
+def test_what_to_cite_has_the_version_of_the_package():
+    assert f"\nversion: {sdclr_jax.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("name", recipes.NAMES)
+def test_the_commands_of_a_config_are_accepted(name, tmp_path):
+    """With the authors' lists, where it names them: one split of five is read."""
+    told = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
+    told = [shlex.split(line, comments=True)[1:] for line in told.splitlines() if line.startswith("sdclr ")]
+    told = {command: argv for command, *argv in told}
+    config = flags.pretrain(told["pretrain"], "").config
+    recipes.check(config)
+    flags.evaluate(told["evaluate"][1:], config)
+    if config.data.name in lists.DATASETS and config.data.lists:
+        prefix = "" if config.data.name == "cifar10" else f"{config.data.name}_"
+        for split in range(1, 6):
+            for pattern in lists.NAMES.values():
+                (tmp_path / f"{prefix}{pattern.format(split)}.npy").touch()
+        found = lists.find(tmp_path, config.data.name, config.data.split)
+        assert found["long_tail"].name == f"{prefix}split1_D_i.npy"
 
 
 WORDS = r"\b(afresh|anew|whoever|lest|besides|told apart|goes on where)\b"

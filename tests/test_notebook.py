@@ -3,11 +3,13 @@
 import ast
 import importlib.util
 import json
+import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import types
+import zipfile
 
 import pytest
 
@@ -43,10 +45,16 @@ def test_on_an_accelerator_it_trains_on_cifar(monkeypatch):
 
 @pytest.mark.parametrize(
     ("smi", "status", "package"),
-    [(None, 0, "sdclr_jax"), ("/bin/nvidia-smi", 9, "sdclr_jax"), ("/bin/nvidia-smi", 0, "sdclr_jax[cuda12]")],
+    [
+        (None, 0, "sdclr_jax"),
+        ("/bin/nvidia-smi", 9, "sdclr_jax"),
+        ("/bin/nvidia-smi", 0, "sdclr_jax[cuda12]"),
+        (None, 0, "sdclr_jax[tpu]"),
+    ],
 )
-def test_where_there_is_a_gpu_jax_is_installed_for_it(monkeypatch, smi, status, package):
+def test_jax_is_installed_for_the_accelerator_that_is_there(monkeypatch, smi, status, package):
     commands = []
+    monkeypatch.setattr(os, "environ", {"TPU_ACCELERATOR_TYPE": "v5litepod-1"} if "tpu" in package else {})
 
     def run(command, **_):
         commands.append(command)
@@ -58,16 +66,55 @@ def test_where_there_is_a_gpu_jax_is_installed_for_it(monkeypatch, smi, status, 
     (cell,) = (source for source in code() if "REPOSITORY = " in source)
     exec(cell.replace('REPOSITORY = ""', 'REPOSITORY = "https://x/y"'), {})
     assert [command[-1] for command in commands] == [*([smi] if smi else []), f"{package} @ git+https://x/y"]
-    assert "\ncuda12 = jax[cuda12]\n" in (NOTEBOOK.parents[1] / "setup.cfg").read_text()
+    extras = (NOTEBOOK.parents[1] / "setup.cfg").read_text()
+    assert "\ncuda12 = jax[cuda12]\ntpu = jax[tpu]\n" in extras
 
 
 @pytest.mark.parametrize(
-    ("has_gpu", "said"), [(True, "There is a GPU, and JAX sees a CPU only"), (False, "There is no")]
+    ("has_gpu", "has_tpu", "said"),
+    [
+        (True, False, "There is a GPU, and JAX sees a CPU only: run `pip install 'jax[cuda12]'`"),
+        (False, True, "There is a TPU, and JAX sees a CPU only: run `pip install 'jax[tpu]'`"),
+        (False, False, "There is no"),
+    ],
 )
-def test_a_gpu_that_jax_does_not_see_is_not_said_to_be_missing(capsys, has_gpu, said):
+def test_an_accelerator_that_jax_does_not_see_is_not_said_to_be_missing(capsys, has_gpu, has_tpu, said):
     (cell,) = (source for source in code() if "cifar10_lt" in source)
-    exec(cell, {"has_accelerator": False, "has_gpu": has_gpu})
+    exec(cell, {"has_accelerator": False, "has_gpu": has_gpu, "has_tpu": has_tpu})
     assert capsys.readouterr().out.startswith(said)
+
+
+def test_photos_are_unpacked_and_what_was_made_is_kept(tmp_path, monkeypatch, capsys):
+    """A browser uploads files, and no folder; and Colab deletes its disk."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"a photo")
+    archive = shutil.make_archive(str(tmp_path / "my_photos"), "zip", tmp_path / "photos")
+    looked_at = []
+
+    def photos(folder, out, **settings):
+        looked_at.append(folder)
+        pathlib.Path(out).mkdir(parents=True)
+        (pathlib.Path(out) / "index.html").write_text("lists")
+        return types.SimpleNamespace(tables={}, page="index.html")
+
+    monkeypatch.setattr(sdclr_jax, "photos", photos, raising=False)
+    *_, looks, keeps = code()
+    names = {"shutil": shutil, "sys": sys, "sdclr_jax": sdclr_jax}
+    exec(looks.replace('PHOTOS = ""', f'PHOTOS = "{archive}"'), names)
+    assert looked_at == [str(tmp_path / "my_photos")]
+    assert (tmp_path / "my_photos" / "a.jpg").read_bytes() == b"a photo"
+    exec(keeps, names)
+    assert not (tmp_path / "colab_runs.zip").exists()
+    assert capsys.readouterr().out.endswith("".join(CELLS[-1]["outputs"][0]["text"]))
+
+    downloaded = []
+    files = types.SimpleNamespace(download=downloaded.append)
+    monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(files=files))
+    exec(keeps.replace("KEEP = False", "KEEP = True"), names)
+    assert downloaded == [str(tmp_path / "colab_runs.zip")]
+    with zipfile.ZipFile(downloaded[0]) as kept:
+        assert kept.read("photos/index.html") == b"lists"
 
 
 def test_its_outputs_are_those_of_a_whole_run_without_an_error():
@@ -81,7 +128,7 @@ def test_its_outputs_are_those_of_a_whole_run_without_an_error():
 
 
 def test_it_ends_with_your_own_photos_and_calls_only_what_there_is():
-    assert "Your own photos" in "".join(CELLS[-2]["source"])
+    assert "Your own photos" in "".join(CELLS[-4]["source"])
     used = {
         node.attr
         for source in code()

@@ -6,15 +6,17 @@ from sdclr_jax import recipes
 from sdclr_jax.commands import flags
 from sdclr_jax.errors import UserError
 
-USAGE = """sdclr config NAME[:METHOD] [--config.FIELD=VALUE ...] [--json]
+USAGE = f"""sdclr config NAME[:METHOD] [--config.FIELD=VALUE ...] [--json]
 
 Prints each field of a config with its value and where that comes from. What comes later overrides what comes before:
 base (configs/base.py), data set (the config's own file), method and recipe (configs/methods.py, or the config's own
-file), command line. A value that a file's own code sets stands under the file's name.
+file), command line. A value that the own code of a file sets has the file's name as its source.
 
-  NAME[:METHOD]         such as digits_lt:sdclr, or FILE.py:METHOD, as --config of `sdclr pretrain`
+  NAME[:METHOD]         such as digits_lt:sdclr, or FILE.py:METHOD for a config file of your own
   --config.FIELD=VALUE  overrides a field
-  --json                one object: {FIELD: {"value": ..., "source": ...}}"""
+  --json                one object: {{FIELD: {{"value": ..., "source": ...}}}}
+
+{flags.KNOWN}"""
 
 
 def main(argv: list[str]) -> None:

@@ -14,26 +14,30 @@ from sdclr_jax.files import expanded
 from sdclr_jax.records import Results
 from sdclr_jax.run import folder
 
-_PROTOCOLS = "\n".join(f"    {name:16s} {protocol.says}" for name, protocol in protocols.PROTOCOLS.items())
+_WIDTH = max(map(len, protocols.PROTOCOLS))
+_PROTOCOLS = "\n".join(f"    {name:{_WIDTH}}  {protocol.says}" for name, protocol in protocols.PROTOCOLS.items())
+_DEFAULT = ", ".join(recipes.DECLARED["evaluate.protocols"].default)
 USAGE = f"""sdclr evaluate DIR [DIR ...] [--config.FIELD=VALUE ...]
 
 Probes the frozen dense encoder of each run on the test images and writes DIR/results.json: by protocol the score per
-class, All, Many / Medium / Few, and Std between those. Of images with attributes it writes the average precision of
-each. What earlier evaluations of the same encoder on the same data found under other protocols stays there.
+class, All, Many / Medium / Few, and Std between those. For multi-label data it reports average precision per attribute.
+What earlier evaluations of the same encoder on the same data found under other protocols stays there.
 
-  --config.evaluate.protocols=NAMES   which protocols, such as linear_full,ts_knn_10; default are the first four:
+  --config.evaluate.protocols=NAMES   which protocols, such as linear_full,ts_knn_10; default, unless the run's
+                                      config has others: {_DEFAULT}
 {_PROTOCOLS}
 
   --config.evaluate.FIELD=VALUE       overrides another setting, such as --config.evaluate.knn_k=50
   --config.data.FIELD=VALUE           where the images are now, if they have moved: data.name=folder:PHOTOS, data.root,
-                                      data.manifest or data.lists; or data.workers. That they are the same images is
-                                      checked, and where they are is kept for the next command
+                                      data.manifest or data.lists; or data.workers. The command checks that they are
+                                      the same images, and saves the new place for the next command
   --data_dir=DIR                      prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
   --distributed                       join the processes of a cluster first (TPU pod, Slurm, MPI), which extract
                                       features together; without one, work alone
 
 Also DIR/embedding.json, a map of the test images' features (t-SNE) for reports: --config.evaluate.map_images=0 makes
-none. DIR/features keeps the features and that map for the next evaluation; deleting it costs their time again."""
+none. DIR/features keeps the features and that map for the next evaluation. You may delete it; they are then computed
+again."""
 
 
 def main(argv: list[str]) -> None:

@@ -8,19 +8,19 @@ from ml_collections import ConfigDict
 from sdclr_jax import files, processes, recipes, records
 from sdclr_jax.api import exemplars
 from sdclr_jax.commands import flags
-from sdclr_jax.commands.parser import DISTRIBUTED, Parser
+from sdclr_jax.commands.parser import DATA_DIR, DISTRIBUTED, Parser
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.reports import gallery
 from sdclr_jax.run import folder
 
 DESCRIPTION = """\
-Prunes the network of each run, measures how much that changes what it makes of each image it was trained on, at every
-checkpoint that was kept (--config.keep_every of pretrain); and at the last one how far each is from the images most
-like it, and how many of those have another label. Writes to DIR/exemplars: the images ranked by the change with all
-scores (exemplars.csv, exemplars.parquet); shares of classes among the most forgotten, with what chance gives, by
-checkpoint (summary.json); the images themselves (gallery.html). Nothing is trained and no checkpoint changed.
-Images that have moved: --config.data.FIELD=VALUE, as of sdclr evaluate."""
+Prunes the network of each run, and measures how much pruning changes the features of each training image, at every
+checkpoint that was kept (--config.keep_every of pretrain). At the last checkpoint it also measures how far each image
+is from the images most like it, and how many of these have another label. Writes to DIR/exemplars: the images ranked
+by the change with all scores (exemplars.csv, exemplars.parquet); shares of classes among the most forgotten images,
+beside what chance gives, by checkpoint (summary.json); the images themselves (gallery.html). It trains nothing and
+changes no checkpoint. For images that have moved, give --config.data.FIELD=VALUE as to sdclr evaluate."""
 
 # Arguments of `exemplars.exemplars`, and the flags that they come from.
 FLAGS = {
@@ -79,24 +79,35 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="sdclr exemplars", description=DESCRIPTION)
     add = parser.add_argument
     add("dirs", nargs="+", metavar="DIR", help="a run's folder")
-    add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help="shares of the weights cut; the last one ranks")
-    add("--views", type=int, default=4, metavar="N", help="pairs of augmented views an image, beside the plain one")
+    rates = "shares of the weights that are cut; the last one ranks the images; default %(default)s"
+    add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help=rates)
+    views = "pairs of augmented views of each image, in addition to the plain view; default %(default)s"
+    add("--views", type=int, default=4, metavar="N", help=views)
     add(
         "--against",
         choices=pruning_probe.AGAINST,
         default=pruning_probe.AGAINST[0],
-        help="what the whole network is held against",
+        help="what the whole network is compared with. recalibrated: the pruned network, where both get new batch norm "
+        "statistics from the same batches. pruned: the same, but both keep the statistics of training. sparse: the "
+        "sparse branch as it was trained, which only self-damaging methods have. Default %(default)s",
     )
     add(
         "--gallery",
         type=int,
         default=2000,
         metavar="N",
-        help="images on the page: the most and the least forgotten, and the first by the other ways to sort",
+        help="images on the page: the most and the least forgotten, and the first by the other ways to sort; "
+        "default %(default)s",
     )
-    add("--neighbours", type=int, default=6, metavar="K", help="nearest images in feature space beside each")
-    add("--overlap", default="exemplars_overlap.json", metavar="FILE", help="of several runs")
-    add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    neighbours = f"nearest images that the page shows beside each (scores use {exemplars.NEAREST}); default %(default)s"
+    add("--neighbours", type=int, default=6, metavar="K", help=neighbours)
+    add(
+        "--overlap",
+        default="exemplars_overlap.json",
+        metavar="FILE",
+        help="of several runs: how far every two of them forget the same images; default %(default)s",
+    )
+    add("--data_dir", metavar="DIR", help=DATA_DIR)
     add("--distributed", action="store_true", help=DISTRIBUTED)
     add("--noprogress", action="store_true", help="no progress bars")
     is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]

@@ -16,13 +16,13 @@ def main(argv: list[str]) -> None:
     add("dir", metavar="DIR", help="the run's folder")
     add("--to", required=True, choices=export.KINDS, help="for which program")
     add("--out", metavar="FOLDER", help="a new or empty folder; default DIR/export/TO")
-    add("--step", type=int, metavar="N", help="that of a checkpoint; default the newest")
+    add("--step", type=int, metavar="N", help="the step of the checkpoint; default the newest")
     add(
         "--classes",
         type=int,
         default=1000,
         metavar="N",
-        help="outputs of the classifier of zeros that files for torchvision and timm have; 0 writes none; default 1000",
+        help="outputs of the classifier of zeros in files for torchvision and timm; 0 writes none; default %(default)s",
     )
     add("--data_license", default="", metavar="TEXT", help="licence of the images, for the card; default unknown")
     options = parser.parse_args(argv)

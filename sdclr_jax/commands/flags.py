@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import re
 import sys
+import textwrap
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -11,6 +12,12 @@ from ml_collections import ConfigDict, config_flags
 from sdclr_jax import recipes
 from sdclr_jax.commands.parser import asks_for_help
 from sdclr_jax.errors import UserError, first_line, shortened
+
+# The last lines of a help text that names NAME:METHOD.
+KNOWN = "\n".join(
+    textwrap.fill(f"{word} is one of {', '.join(names)}{rest}.", 120)
+    for word, names, rest in (("NAME", recipes.NAMES, ""), ("METHOD", recipes.METHODS, "; without it, it is sdclr"))
+)
 
 
 def pretrain(argv: list[str], usage: str) -> flags.FlagValues:

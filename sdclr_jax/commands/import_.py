@@ -6,8 +6,8 @@ from sdclr_jax.commands import flags
 from sdclr_jax.commands.parser import Parser
 
 DESCRIPTION = """\
-Makes the folder of a run of the weights in FILE, which sdclr evaluate, exemplars and export take as any other. Encoder,
-stem, width, patches and the size of the images are what the file says; the heads are new. Prints what was taken and
+Makes the folder of a run of the weights in FILE, which sdclr evaluate, exemplars and export take as any other. The file
+decides encoder, stem, width, patches and the size of the images; the heads are new. Prints what was taken and
 what was not. Fields of the config: --config.FIELD=VALUE, such as --config.views.mean="(0.5, 0.5, 0.5)"."""
 
 
@@ -21,7 +21,8 @@ def main(argv: list[str]) -> None:
         "--config",
         default="folder:simclr",
         metavar="NAME:METHOD",
-        help="with the data set it will be evaluated on; default folder:simclr, and sdclr evaluate is told the folder",
+        help="a config with the data set that the run will be evaluated on; default %(default)s, where sdclr evaluate "
+        "is given the folder of images",
     )
     is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
     options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])

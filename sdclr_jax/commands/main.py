@@ -31,13 +31,13 @@ USAGE = """usage: sdclr COMMAND ...
 
   config      print the fields of a config, and where each value comes from
   prepare     get a data set ready: check it, and convert it once
-  pretrain    train a method on unlabelled images, or go on with a stopped run
+  pretrain    train a method on unlabelled images, or resume a run that was stopped
   evaluate    probe the frozen encoder of a run
   exemplars   find the images that pruning makes a run forget, and look at them
   report      compare runs: a table, and a page with pictures
   export      write the encoder of a run for torchvision, timm, ONNX or a model hub
   import      make a run of weights that another program trained
-  photos      find what is wrong and what is rare in a folder of images, in one go
+  photos      find what is wrong and what is rare in a folder of images, with one command
 
 sdclr COMMAND --help says more. sdclr --version says which version this is."""
 COMMANDS = ("config", "prepare", "pretrain", "evaluate", "exemplars", "report", "export", "import", "photos")

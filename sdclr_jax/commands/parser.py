@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from sdclr_jax.errors import UserError, shortened
 
+DATA_DIR = "prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data"
 DISTRIBUTED = "join the processes of a cluster first (TPU pod, Slurm, MPI); without one, work alone"
 
 

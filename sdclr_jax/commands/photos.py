@@ -5,14 +5,15 @@ import webbrowser
 from sdclr_jax import recipes
 from sdclr_jax.api import photos
 from sdclr_jax.commands import flags
-from sdclr_jax.commands.parser import Parser
+from sdclr_jax.commands.parser import DATA_DIR, Parser
 from sdclr_jax.errors import printable, renamed
 
 DESCRIPTION = """\
 Looks at a folder of images, trains on it for some minutes without labels, and writes to DIR: a page (index.html), and
 as CSV and Parquet near duplicates, images that do not belong, labels that look wrong, rare images, images that are not
-learned yet, and a diverse subset; the features, too. Ctrl-C saves; the same command resumes, and after the folder has
-changed it looks again without training again. --config.FIELD=VALUE overrides what is chosen, as of sdclr pretrain."""
+learned yet, and a diverse subset; the features, too. Ctrl-C saves; the same command resumes. After the folder has
+changed, it looks at the images again without training again. --config.FIELD=VALUE overrides what is chosen, as in sdclr
+pretrain."""
 
 FLAGS = {name: f"--{name}" for name in ("out", "minutes", "start", "manifest", "subset", "shown", "method")}
 
@@ -20,15 +21,20 @@ FLAGS = {name: f"--{name}" for name in ("out", "minutes", "start", "manifest", "
 def main(argv: list[str]) -> None:
     parser = Parser(prog="sdclr photos", description=DESCRIPTION)
     add = parser.add_argument
-    add("folder", metavar="FOLDER", help="the images: flat, one directory a class, or with a manifest")
+    add("folder", metavar="FOLDER", help="the images: flat, one directory per class, splits, or with a manifest")
     add("--out", metavar="DIR", help="where everything is written; default runs/NAME_lists, of the folder's name")
-    add("--start", default="", metavar="FILE", help="weights to start from (config.model.start)")
-    add("--method", default="sdclr", metavar="NAME", help="what it is trained with")
-    add("--minutes", type=float, default=10.0, metavar="M", help="how long training may take")
-    add("--subset", type=int, default=100, metavar="N", help="images in the diverse subset")
-    add("--shown", type=int, default=60, metavar="N", help="images of each list on the page; the tables have all")
-    add("--manifest", default="", metavar="FILE", help="a CSV file about the images, as of sdclr prepare")
-    add("--data_dir", metavar="DIR", help="prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    start = "weights to start from (config.model.start); default random weights"
+    add("--start", default="", metavar="FILE", help=start)
+    method = f"the training method, one of {', '.join(recipes.METHODS)}; default %(default)s"
+    add("--method", default="sdclr", metavar="NAME", help=method)
+    minutes = "how long training may take; looking at the images takes more, before and after; default %(default)g"
+    add("--minutes", type=float, default=10.0, metavar="M", help=minutes)
+    subset = "images in the diverse subset; default %(default)s"
+    add("--subset", type=int, default=100, metavar="N", help=subset)
+    shown = "images of each list on the page, while the tables have all; default %(default)s"
+    add("--shown", type=int, default=60, metavar="N", help=shown)
+    add("--manifest", default="", metavar="FILE", help="a CSV file about the images, as sdclr prepare takes it")
+    add("--data_dir", metavar="DIR", help=DATA_DIR)
     add("--open", action="store_true", help="open the page in a browser")
     add("--noprogress", action="store_true", help="no progress bars")
     is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sdclr_jax.commands.parser import DISTRIBUTED, Parser, asks_for_help
+from sdclr_jax.commands.parser import DATA_DIR, DISTRIBUTED, Parser, asks_for_help
 from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources.folders import Skipped
@@ -72,9 +72,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
     known = f"{', '.join(sorted(sources.DATASETS))}, or {sources.FOLDER}PATH for your own images"
     parser.add_argument("dataset", metavar="DATASET", help=known)
     parser.add_argument(
-        "--archive", metavar="FILE", help="the published archive; default: look in DIR/downloads, else download it"
+        "--archive",
+        metavar="FILE",
+        help="the published archive; default: that in --data_dir/downloads, else downloaded",
     )
-    parser.add_argument("--data_dir", metavar="DIR", help="default $SDCLR_DATA or ~/.cache/sdclr_jax/data")
+    parser.add_argument("--data_dir", metavar="DIR", help=DATA_DIR)
     parser.add_argument(
         "--root", metavar="DIR", default="", help="data.root: the folder of a large data set, as published"
     )

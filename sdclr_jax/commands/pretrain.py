@@ -5,9 +5,9 @@ from sdclr_jax.api import determinism, pretrain
 from sdclr_jax.commands import flags
 from sdclr_jax.files import expanded
 
-USAGE = """sdclr pretrain --config=NAME[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
+USAGE = f"""sdclr pretrain --config=NAME[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
 
-Pretrains and writes everything about the run to DIR. Run it again to resume: Ctrl-C or SIGTERM lets it save first.
+Pretrains and writes everything about the run to DIR. Ctrl-C or SIGTERM saves and stops. Run it again to resume.
 
   --config=NAME:METHOD      such as digits_lt:sdclr; `sdclr config digits_lt:sdclr` prints its fields
   --config=FILE.py:METHOD   a config file of your own
@@ -16,9 +16,11 @@ Pretrains and writes everything about the run to DIR. Run it again to resume: Ct
   --data_dir=DIR            prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
   --distributed             join the processes of a cluster first (TPU pod, Slurm, MPI); without one, train alone
   --noprogress              no progress bar
-  --profile=STEPS           trace so many steps into DIR/profile, and print what they cost
+  --profile=STEPS           trace this number of steps into DIR/profile, and print what they cost
   --check-determinism=N     train N steps twice from the same state, compare images, scalars and all arrays bit by bit,
-                            say what differs, and write nothing; --workdir is not needed"""
+                            say what differs, and write nothing; --workdir is not needed
+
+{flags.KNOWN}"""
 
 
 def main(argv: list[str]) -> None:
@@ -37,6 +39,12 @@ def _main(argv: list[str]) -> None:
             print(said)
         return
     with processes.stopping_before_the_first_step():
-        pretrain.train(
-            args.config, expanded(args.workdir), args.data_dir, progress=args.progress, profiled_steps=args.profile
+        directory = expanded(args.workdir)
+        state = pretrain.train(
+            args.config, directory, args.data_dir, progress=args.progress, profiled_steps=args.profile
+        )
+    if processes.is_main():
+        print(
+            f"Wrote {directory}: all {int(state.step):,} steps are done; "
+            f"next: sdclr evaluate {directory} (needs labels), or sdclr exemplars {directory}"
         )

@@ -10,7 +10,10 @@ def main(argv: list[str]) -> None:
     parser = Parser(prog="sdclr report", description="Compare evaluated runs on one page.")
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="a run folder, or a folder of run folders")
     parser.add_argument(
-        "--output", default="report.html", metavar="FILE.html", help="the page, with .csv, .md and .tex beside it"
+        "--output",
+        default="report.html",
+        metavar="FILE.html",
+        help="the page, with .csv, .md and .tex beside it; default %(default)s",
     )
     parser.add_argument("--note", default="", metavar="TEXT", help="a note to the reader, shown on the page")
     options = parser.parse_args(argv)

@@ -129,7 +129,7 @@ def protocol_arguments(name: str) -> dict[str, str]:
 
 
 def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> OnlineProbe:
-    """What is measured of a run with `evaluate.every` above 0: neighbours and a light probe.
+    """What is measured of a run with `evaluate.every` above 0: neighbours and a fast linear probe.
 
     Raises:
         UserError: the images have no labels, or there is no memory for a batch of them.

@@ -34,7 +34,7 @@ METRICS = {
     "unreadable_images": "images that were replaced since the line before (decoded sets only)",
     "knn/GROUP": "every `evaluate.every` epochs: score of neighbours on validation images, 0 to 1, for all, many, "
     "medium, few, and their std; null for an empty group",
-    "probe/GROUP": "the same of a light probe",
+    "probe/GROUP": "the same of a fast linear probe",
     "images_per_second": "rate since the line before; the first one counts compilation",
     "seconds": "training time in all",
     "data_wait_seconds": "time since the line before spent waiting for data",

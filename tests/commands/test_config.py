@@ -1,12 +1,20 @@
 """`sdclr config`: the resolved recipe, and where each value comes from."""
 
+import argparse
 import json
+import re
+import runpy
+import sys
+import types
 
+import numpy as np
 import pytest
 
 import sdclr_jax
 from sdclr_jax import processes, recipes
-from sdclr_jax.commands import main
+from sdclr_jax.commands import config, evaluate, main, pretrain
+from sdclr_jax.commands.parser import Parser
+from sdclr_jax.evaluation.protocols import PROTOCOLS
 
 LAYERED = """
 from configs import methods
@@ -99,6 +107,44 @@ def test_help_is_given_whatever_else_is(argv, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         main.main(argv)
     assert not ended.value.code and capsys.readouterr().out.removeprefix("usage: ").startswith(f"sdclr {argv[0]} ")
+
+
+@pytest.mark.parametrize("command", ["prepare", "exemplars", "report", "export", "import", "photos"])
+def test_help_takes_each_default_from_the_code(command, monkeypatch):
+    parsers = []
+    monkeypatch.setattr(Parser, "parse_args", lambda parser, argv: parsers.append(parser) or sys.exit())
+    with pytest.raises(SystemExit):
+        main.main([command, "x"])
+    hidden = (None, False, "", argparse.SUPPRESS)
+    actions = [action for action in parsers[0]._actions if action.default not in hidden]
+    assert [action.dest for action in actions if "default %(default)" not in action.help.lower()] == []
+
+
+def test_help_names_what_there_is_to_choose_from():
+    for usage in (pretrain.USAGE, config.USAGE):
+        assert "NAME is one of celeba, cifar100_lt, cifar10_lt, digits_lt, folder, im" in usage
+        assert "METHOD is one of simclr, moco, byol, simsiam, swav," in usage and " sd_vicreg; without it" in usage
+    words = " ".join(evaluate.USAGE.split())
+    assert "default, unless the run's config has others: linear_full, linear_few_shot, logistic, knn " in words
+    lines = re.findall(r"^    ((\w+) +)(.+)$", evaluate.USAGE, re.MULTILINE)
+    assert [(name, says) for _, name, says in lines] == [(name, p.says) for name, p in PROTOCOLS.items()]
+    assert len({len(before) for before, *_ in lines}) == 1  # what they do stands in one column
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_finished_run_is_said_once_with_what_comes_next(is_main, capsys, monkeypatch):
+    """Also of a run that was complete before: `train` returns its last state then."""
+    monkeypatch.setattr(pretrain.pretrain, "train", lambda *_, **__: types.SimpleNamespace(step=np.int32(1000)))
+    monkeypatch.setattr(processes, "is_main", lambda: is_main)
+    assert main.main(["pretrain", "--config=digits_lt:sdclr", "--workdir=runs/sdclr"]) == 0
+    said = "Wrote runs/sdclr: all 1,000 steps are done; next: sdclr evaluate runs/sdclr (needs labels), or sdclr "
+    assert capsys.readouterr().out == (f"{said}exemplars runs/sdclr\n" if is_main else "")
+
+
+def test_a_system_without_locks_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(ImportError, match="^sdclr_jax runs on Linux and macOS only: on Windows, install it in WSL 2$"):
+        runpy.run_path(sdclr_jax.__file__)
 
 
 def test_the_version(capsys):
