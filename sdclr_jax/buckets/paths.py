@@ -286,7 +286,7 @@ def path(address: str) -> BucketPath:
     if ".." in found.parts:
         raise UserError(f"{address} has .. in it, which means nothing in a bucket: write the address out")
     if not _installed():
-        raise UserError(f"{address} is in a bucket, and gcsfs is not installed: pip install 'sdclr_jax[gcs]'")
+        raise UserError(f"{address} is in a bucket, and gcsfs is not installed: pip install gcsfs google-cloud-storage")
     return found
 
 

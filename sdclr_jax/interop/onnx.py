@@ -34,7 +34,7 @@ def converted(encoder: Encoder, variables: Tree, view: tuple[int, int, int]) -> 
     except Exception as error:  # of other versions of what they stand on
         said = f"{error.name}, which is not installed" if is_missing(error) else ""
         said = said or f"jax2onnx and onnxruntime, which cannot be imported here ({first_line(error)})"
-        raise UserError(f"ONNX takes {said}: pip install --upgrade 'sdclr_jax[onnx]'") from error
+        raise UserError(f"ONNX takes {said}: pip install --upgrade jax2onnx onnxruntime") from error
     with _quiet():
         try:
             made = jax2onnx.to_onnx(

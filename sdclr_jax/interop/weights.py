@@ -158,7 +158,7 @@ def _torch(path: pathlib.Path, stack: contextlib.ExitStack) -> Tensors:
         missing = is_missing(error)
         said = "reading it takes PyTorch" if missing else f"PyTorch cannot be imported here ({first_line(error)})"
         raise UserError(
-            f"{path} is a file of PyTorch's, and {said}: pip install 'sdclr_jax[torch]', or save its state dict with "
+            f"{path} is a file of PyTorch's, and {said}: pip install torch, or save its state dict with "
             "safetensors.torch.save_file"
         ) from (None if missing else error)
     try:
