@@ -110,7 +110,9 @@ def _show(options: argparse.Namespace, prepared: _Prepared) -> None:
         skipped = Skipped(made_from["skipped"], made_from["skipped_list"], made_from.get("skipped_reasons", {}))
         for line in skipped.why():
             print(printable(line), file=sys.stderr)
-    print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
+    kept = 0 if train.held_out is None else np.count_nonzero(train.held_out)
+    counts = f"{len(train.ids) - kept} train{f', {kept} validation' if kept else ''} and {len(test.ids)} test images"
+    print(f"{folder} holds {name}: {counts} {_kind(train)}")
     for line in _columns(made_from):
         print(line)
     for line in _classes(train, test):

@@ -166,6 +166,13 @@ def test_photos(tmp_path, capsys):
     assert "images that the manifest does not name, and which are left out: 6\n" in said
 
 
+def test_images_for_validation_are_counted(tmp_path, capsys):
+    root, data_dir = tmp_path / "photos", f"--data_dir={tmp_path / 'data'}"
+    put(root, [f"{split}/{i}.png" for split, count in (("train", 4), ("val", 2), ("test", 1)) for i in range(count)])
+    assert main.main(["prepare", f"folder:{root}", data_dir, "--noprogress"]) == 0
+    assert capsys.readouterr().out.endswith(": 4 train, 2 validation and 1 test images without labels\n")
+
+
 def test_prepare_says_what_it_took_and_what_it_did_not(tmp_path, capsys):
     root, data_dir = tmp_path / "photos", f"--data_dir={tmp_path / 'data'}"
     put(root, ["a/1.png", "a/2.png", "b\x1b[2J/3.png", "b\x1b[2J/4.png", "c/5.png", "@eaDir/6.png"])
