@@ -98,6 +98,7 @@ def train(
         images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
         if changed := folder.about_other_data(directory, trained_on):
             raise UserError(f"{changed}: put the images back, or give another --workdir")
+        folder.check_seen(directory, as_images(images).whole_shape)
         batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
         total = config.epochs * batches.steps_per_epoch
         if profiled_steps:
