@@ -250,8 +250,8 @@ def check_seen(workdir: pathlib.Path, shape: tuple[int, ...] | None) -> None:
             return f"of one size, {one[0]} x {one[1]}" if one else "cropped, being of several sizes or too many"
 
         raise UserError(
-            f"{workdir}: the images were {seen(before)}, when this run began, and are {seen(shape)}, now: put back what "
-            "has changed of those for training, validation and testing, or train a new run in another folder"
+            f"{workdir}: the images were {seen(before)}, when this run began, and are {seen(shape)}, now: "
+            "put back what has changed of those for training, validation and testing, or train a new run elsewhere"
         )
 
 
