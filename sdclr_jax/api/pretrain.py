@@ -129,6 +129,8 @@ def train(
             processes.exchange("the start of training")
             if taken and processes.is_main():
                 print(f"{config.model.start}: {taken}", file=sys.stderr)
+            if processes.is_main() and (origins := (data.provenance or {}).get("subsets")):
+                print(f"{config.data.lists}: " + ", ".join(f"{k}: {v}" for k, v in origins.items()), file=sys.stderr)
             return loop.train(parts, directory, still_held, progress=progress, profiled_steps=profiled_steps)
 
 
