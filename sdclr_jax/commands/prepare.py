@@ -14,7 +14,7 @@ from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources.folders import Skipped
 from sdclr_jax.errors import ArgumentError, printable, renamed
-from sdclr_jax.files import expanded
+from sdclr_jax.files import on_disk
 
 _CLASSES = 40  # lines of them, at most
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
 
 
 def _prepared(options: argparse.Namespace) -> _Prepared:
-    archive = expanded(options.archive) if options.archive else None
+    archive = on_disk(options.archive, "archives are read from") if options.archive else None
     given = {name: f"--{name}" for name in ("root", "manifest", "gray_range")}
     with renamed({"name": "DATASET", "names": "the names of the classes"} | given):
         where = {name: getattr(options, name) for name in given} | {"gray_range": _numbers(options.gray_range)}
