@@ -133,6 +133,12 @@ def test_where_to_put_the_file_without_a_network(tmp_path, capsys, monkeypatch):
     assert "put cifar-10-binary.tar.gz from" in line and f"into {tmp_path}/downloads, or give its path" in line
 
 
+def test_an_archive_in_a_bucket_is_refused_as_one(tmp_path, capsys):
+    assert main.main(["prepare", "cifar10", f"--data_dir={tmp_path}", "--archive=gs://bucket/x.tar.gz"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gs://bucket/x.tar.gz is in a bucket, and archives are read from a disk only: copy it to one" in line
+
+
 # A person's own photos and large data sets
 
 
