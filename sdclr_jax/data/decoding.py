@@ -289,9 +289,8 @@ def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 def _is_deep(image: Image.Image, tags: dict) -> bool:
     """Whether the file of an image, whose pixels are not read yet, has 16 bits a channel."""
-    bits = tags.get(_BITS, 8)
     reader = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""  # RGB;16B, say
-    return ";16" in reader or max(bits if isinstance(bits, tuple) else (bits,)) == 16
+    return ";16" in reader or _first(tags.get(_BITS, 8)) == 16
 
 
 def _rgb(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tuple[Image.Image, Gray | None]:
