@@ -7,7 +7,8 @@ sdclr evaluate runs/sdclr
 
 PLACES holds data_256 and val_256 with places365_train_standard.txt, places365_val.txt and categories_places365.txt, as
 published, or train/CLASS/*.jpg and val/CLASS/*.jpg; left empty, the data set is what tfds prepared as places365_small.
-LISTS is a folder with Places_LT_train.txt, Places_LT_val.txt and Places_LT_test.txt, or some of them.
+LISTS is a folder with Places_LT_train.txt, Places_LT_val.txt and Places_LT_test.txt, or some of them. Their paths may
+be of either layout, data_256/b/bow_window/indoor/… or train/bow_window-indoor/….
 
 Cost: not measured (ResNet-50, 500 epochs of 62,500 images; of 62,485 where the list is drawn). The recipe is that of
 ImageNet-100-LT: there is none for this data set.

@@ -38,13 +38,15 @@ def on_data(config: ConfigDict, directory: pathlib.Path, data: recipes.Data) -> 
     have moved, and warn of what has changed.
 
     Raises:
-        UserError: in every process; names one that differs, and in what. Or the images are not those of the run.
+        UserError: in every process; names one that differs, and in what. Or the images are not those of the run, or
+            are cropped where they were seen whole.
     """
     if processes.count() > 1:
         on_images({"training": data.part(config.data.subset), "all": data.train, "test": data.test})
         with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
             processes.agree({"checkpoints": checkpoints.steps})
         folder.check_shared(directory)
+    folder.check_seen(directory, as_images(data.train.images).whole_shape)
     with processes.first("the place of the images") as alone:
         if alone and (changed := recipes.note_places(directory, config, data.about(config.data.subset))):
             print(f"{directory}  warning: {changed}: what is measured is measured on the data of now", file=sys.stderr)

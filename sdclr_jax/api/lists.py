@@ -140,7 +140,8 @@ def read_sizes(path: pathlib.Path) -> list[tuple[str, int, int, int]]:
     try:
         if path.suffix == ".csv":
             as_text = pyarrow.csv.ConvertOptions(column_types={"id": "string"})  # also names such as 0001
-            table = pyarrow.csv.read_csv(path, convert_options=as_text)
+            lines = pyarrow.csv.ParseOptions(newlines_in_values=True)  # names of files may have them
+            table = pyarrow.csv.read_csv(path, convert_options=as_text, parse_options=lines)
         else:
             table = pyarrow.parquet.read_table(path, columns=list(columns))
         return list(zip(*(table[name].to_pylist() for name in columns), strict=True))

@@ -97,6 +97,7 @@ def train(
         images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
         if changed := folder.about_other_data(directory, trained_on):
             raise UserError(f"{changed}: put the images back, or give another --workdir")
+        folder.check_seen(directory, as_images(images).whole_shape)
         batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
         total = config.epochs * batches.steps_per_epoch
         if profiled_steps:
@@ -127,6 +128,8 @@ def train(
             processes.exchange("the start of training")
             if taken and processes.is_main():
                 print(f"{config.model.start}: {taken}", file=sys.stderr)
+            if processes.is_main() and (origins := (data.provenance or {}).get("subsets")):
+                print(f"{config.data.lists}: " + ", ".join(f"{k}: {v}" for k, v in origins.items()), file=sys.stderr)
             return loop.train(parts, directory, still_held, progress=progress, profiled_steps=profiled_steps)
 
 

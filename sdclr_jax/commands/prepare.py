@@ -14,7 +14,7 @@ from sdclr_jax.data import sources
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources.folders import Skipped
 from sdclr_jax.errors import ArgumentError, printable, renamed
-from sdclr_jax.files import expanded
+from sdclr_jax.files import on_disk
 
 _CLASSES = 40  # lines of them, at most
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
 
 
 def _prepared(options: argparse.Namespace) -> _Prepared:
-    archive = expanded(options.archive) if options.archive else None
+    archive = on_disk(options.archive, "archives are read from") if options.archive else None
     given = {name: f"--{name}" for name in ("root", "manifest", "gray_range")}
     with renamed({"name": "DATASET", "names": "the names of the classes"} | given):
         where = {name: getattr(options, name) for name in given} | {"gray_range": _numbers(options.gray_range)}
@@ -112,7 +112,9 @@ def _show(options: argparse.Namespace, prepared: _Prepared) -> None:
         skipped = Skipped(made_from["skipped"], made_from["skipped_list"], made_from.get("skipped_reasons", {}))
         for line in skipped.why():
             print(printable(line), file=sys.stderr)
-    print(f"{folder} holds {name}: {len(train.ids)} train and {len(test.ids)} test images {_kind(train)}")
+    kept = 0 if train.held_out is None else np.count_nonzero(train.held_out)
+    counts = f"{len(train.ids) - kept} train{f', {kept} validation' if kept else ''} and {len(test.ids)} test images"
+    print(f"{folder} holds {name}: {counts} {_kind(train)}")
     for line in _columns(made_from):
         print(line)
     for line in _classes(train, test):

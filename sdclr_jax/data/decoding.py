@@ -58,12 +58,13 @@ class BadImage(ValueError):
 
 
 class Gray(NamedTuple):
-    """Of a gray image of more than eight bits."""
+    """Of an image of more than eight bits a channel."""
 
     lowest: float  # of its pixels
     highest: float
     black: float  # the values that are shown black and white
     white: float
+    fixed: bool = False  # whether these cannot be set: in colour, and with transparency, the upper 8 of 16 bits count
 
     @property
     def share(self) -> float:
@@ -95,7 +96,7 @@ class Decoded(NamedTuple):
     width: int
     scale: int = 1  # pixels of the file to one of `image`, along a side
     before: tuple[int, int] = (0, 0)  # pixels of the file by which the first row and column of `image` begin outside
-    gray: Gray | None = None  # where it has more than eight bits of gray
+    gray: Gray | None = None  # where it has more than eight bits a channel
     damage: str = ""  # of its metadata, without which it was decoded
 
 
@@ -104,7 +105,8 @@ def decode(data: bytes, gray_range: tuple[float, ...] = (), scale: Callable[[int
     of an animation, CMYK and gray converted. Metadata that are damaged are left out.
 
     Gray of 12 and 16 bits without a sign is scaled from its whole range. Other types of numbers (with a sign, of 32
-    bits, floating-point) have no known range, and need `gray_range`.
+    bits, floating-point) have no known range, and need `gray_range`. Colour of 16 bits, and gray of 16 bits with
+    transparency, are scaled from their whole range, whatever `gray_range` is.
 
     Args:
         data: the file.
@@ -151,6 +153,16 @@ def identify(data: bytes) -> None:
             if (bare := metadata.without(data)) is None:
                 raise
             Image.open(io.BytesIO(bare))
+
+
+def has_more(data: bytes) -> bool:
+    """Whether a file has pages or frames behind its first one, which alone is decoded. The second picture of a camera's
+    JPEG, such as a preview, does not count."""
+    try:
+        with _without_warnings(), Image.open(io.BytesIO(data)) as image:
+            return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # as in `_only_bad_images`: the first one may be whole
+        return False
 
 
 def limits() -> tuple[int, int]:
@@ -231,12 +243,13 @@ def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[
     if _DNG in tags or (tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags):  # what lies first is a small preview
         raise BadImage(RAW)
     orientation, damage, factor = 1, "", 1
+    deep = _is_deep(image, tags)
     if scale and image.format in ("JPEG", "MPO"):
         # Only a JPEG tells its size, orientation and all, before it is decoded, and only it can be decoded smaller.
         # Of other kinds the size, and even the orientation, may be another one once the pixels are there: TIFF's are.
         orientation, damage = _orientation(image)
         stored = image.size
-        factor = scale(*_upright(stored, orientation))
+        factor = min(scale(*_upright(stored, orientation)), smaller(min(stored)))
         if factor > 1 and not image.draft(None, (image.width // factor, image.height // factor)):
             factor = 1
         image.load()
@@ -249,6 +262,10 @@ def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[
     backwards = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     before = tuple(-side % factor if back else 0 for side, back in zip((height, width), backwards, strict=True))
     pixels, gray = _rgb(image, tags, gray_range)
+    if deep and not gray:
+        bands = np.array([band != "A" for band in image.getbands()])
+        upper = np.atleast_2d(image.getextrema())[bands]  # of two bytes, of which Pillow keeps this one
+        gray = Gray(257 * int(upper.min()), 257 * int(upper.max()), 0, 65535, fixed=True)
     if orientation in _TURNS:
         pixels = pixels.transpose(_TURNS[orientation])
     return Decoded(pixels, height, width, factor, before, gray, damage)
@@ -269,6 +286,12 @@ def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     """Height and width."""
     width, height = size
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _is_deep(image: Image.Image, tags: dict) -> bool:
+    """Whether the file of an image, whose pixels are not read yet, has 16 bits a channel."""
+    reader = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""  # RGB;16B, say
+    return ";16" in reader or _first(tags.get(_BITS, 8)) == 16
 
 
 def _rgb(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tuple[Image.Image, Gray | None]:
@@ -323,5 +346,5 @@ def _reason(error: Exception, data: bytes) -> str:
         for place, starts, kind in _OTHER_KINDS:
             if data[place : place + 16].startswith(starts):
                 return f"{kind}, which is not decoded here: convert it to JPEG or PNG"
-        return "not an image of a known format"
+        return metadata.unread_tiff(data) or "not an image of a known format"
     return first_line(error)

@@ -1,6 +1,7 @@
 """What a split of a data set is, to everything that trains on it or scores it."""
 
 import pathlib
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -45,14 +46,20 @@ class Examples(NamedTuple):
             raise ArgumentError("images", f"are {len(self.images)}, and ids {count}: give an image for each id")
         if not isinstance(self.class_names, tuple):
             raise ArgumentError("class_names", f"are {_kind(self.class_names)}: give a tuple")
+        if others := [name for name in self.class_names if not isinstance(name, str)]:
+            raise ArgumentError("class_names", f"have {others[0]!r}: give each class a name, a text")
+        if len(set(self.class_names)) < len(self.class_names):
+            twice = Counter(self.class_names).most_common(1)[0][0]
+            raise ArgumentError("class_names", f"have {twice!r} more than once: give each class a name of its own")
         if not isinstance(self.labels, np.ndarray):
             raise ArgumentError("labels", f"are {_kind(self.labels)}: give an array")
         if self.class_names:
             labels_of("labels", self.labels, len(self.class_names), count)
         elif self.labels.shape != (count,) or (self.labels != -1).any():
             raise ArgumentError("labels", "are there without class_names: name the classes, or let all labels be -1")
-        if self.held_out is not None and (self.held_out.shape, self.held_out.dtype) != ((count,), bool):
-            raise ArgumentError("held_out", f"is {_kind(self.held_out)}: give bool [{count}], or None")
+        held_out = np.zeros(count, bool) if self.held_out is None else self.held_out
+        if not (isinstance(held_out, np.ndarray) and (held_out.shape, held_out.dtype) == ((count,), bool)):
+            raise ArgumentError("held_out", f"is {_kind(held_out)}: give bool [{count}], or None")
 
     def take(self, rows: np.ndarray) -> "Examples":
         """The examples of these rows, int [M] or bool [N]; no image is read."""

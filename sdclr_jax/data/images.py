@@ -31,6 +31,11 @@ class Images(abc.ABC):
     def shape(self, size: int) -> tuple[int, int, int]:
         """[H, W, C] of one image as it is batched; where images are decoded, `size` is the side of their crops."""
 
+    @property
+    def whole_shape(self) -> tuple[int, int, int] | None:
+        """[H, W, C] of each image where all have one size and are seen whole; None where they are cropped."""
+        return self.shape(0) if self.is_decoded else None
+
     @abc.abstractmethod
     def digest(self) -> str:
         """SHA-256 of what identifies these images, in order. No image is read from a disk: one that lies there is

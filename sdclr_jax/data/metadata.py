@@ -1,7 +1,10 @@
-"""An image file without its metadata: for one whose pixels are whole and whose metadata are not."""
+"""What a file says beside its pixels: the image without it, where it is damaged, and the channels of a TIFF."""
 
+import io
 import struct
 import zlib
+
+from PIL import TiffImagePlugin
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Chunks that decide about pixels; the orientation, in eXIf, is kept where it is whole.
@@ -31,6 +34,29 @@ def without(data: bytes) -> bytes | None:
     except (struct.error, IndexError):
         pass
     return None
+
+
+def unread_tiff(data: bytes) -> str:
+    """Why a TIFF that Pillow does not know is not decoded; '' for what is no TIFF.
+
+    >>> unread_tiff(b"not an image")
+    ''
+    """
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return ""
+    try:
+        head = data[: 16 if 43 in data[2:4] else 8]  # BigTIFF's is longer
+        tags, file = TiffImagePlugin.ImageFileDirectory_v2(head), io.BytesIO(data)
+        file.seek(tags.next)
+        tags.load(file)
+        bits = tags[258]
+        channels, bits = int(tags.get(277, 1)), int(bits[0] if isinstance(bits, tuple) else bits)
+    except Exception:  # Pillow raises a type of its own for each kind of damage
+        return ""
+    return (
+        f"a TIFF of {channels} {'channel' if channels == 1 else 'channels'} of {bits} bits, which is not decoded here: "
+        "save one or three channels of it as PNG"
+    )
 
 
 def _png(data: bytes) -> bytes:

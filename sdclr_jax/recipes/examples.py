@@ -10,7 +10,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import as_images
 from sdclr_jax.data.subsets import labelled_lists, lists, longtail
 from sdclr_jax.errors import UserError, renamed
-from sdclr_jax.files import expanded
+from sdclr_jax.files import on_disk
 from sdclr_jax.recipes.encoders import encoder, names_of_fields
 from sdclr_jax.records import TrainedOn
 
@@ -64,6 +64,7 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
     files = None
     if c.lists:
         files = lists.find(c.lists, c.name, c.split) if numbered else labelled_lists.find(c.lists, c.name, c.profile)
+    left_out = on_disk(c.without, "the list of data.without is read from") if c.without else None
     options = {"seed": c.seed, "gray_range": c.gray_range, "class_order": c.class_order}
     source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, **options)
     train, test = (_split(source, c.name, split) for split in ("train", "test"))
@@ -87,9 +88,9 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
         provenance = (provenance or {}) | {"subsets": origins}
     else:
         subsets = longtail.draw(train.labels, num_classes=len(train.class_names), held_out=train.held_out, **draw)
-    if c.without:
+    if left_out:
         rows = getattr(subsets, c.subset)
-        kept = lists.without(expanded(c.without), train.ids[rows], c.subset)
+        kept = lists.without(left_out, train.ids[rows], c.subset)
         subsets = subsets._replace(**{c.subset: rows[kept]})
     found = Data(train, test, subsets, provenance)
     _check_subsets(config, found)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import branches, interop, trees
 from sdclr_jax.data import sources
 from sdclr_jax.errors import UserError
+from sdclr_jax.files import on_disk
 from sdclr_jax.interop import Architecture, Taken
 from sdclr_jax.recipes.configs import fields, override
 from sdclr_jax.recipes.encoders import encoder
@@ -35,7 +36,7 @@ def with_hash_of_start(config: ConfigDict, directory: pathlib.Path) -> ConfigDic
         if given:
             raise UserError(f"model.start_sha256 is {given}, and model.start is empty: give the file that it is of")
         return config
-    path, found = pathlib.Path(start), ""
+    path, found = on_disk(start, "the weights of model.start are read from"), ""
     if path.is_file():
         found = interop.sha256(path)
     elif (directory / names.CONFIG).exists():

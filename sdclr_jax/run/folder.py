@@ -231,6 +231,30 @@ def about_other_data(workdir: pathlib.Path, data: TrainedOn) -> str:
     return f"{workdir} was trained on {then}, where its data set now has {now}"
 
 
+def check_seen(workdir: pathlib.Path, shape: tuple[int, ...] | None) -> None:
+    """See that images are seen as they were when a run began: whole, or cropped. The names of images do not tell it.
+
+    Args:
+        shape: [H, W, C] of each image, where all are seen whole; None where they are cropped.
+
+    Raises:
+        UserError: they were seen in the other way, or have another size. Nothing, where it is not known.
+    """
+    if trained_on(workdir) is None or not (workdir / names.ENCODER).exists():
+        return
+    then = records.read(EncoderRecord, workdir / names.ENCODER)
+    before = None if then.crop else (then.view.height, then.view.width, then.view.channels)
+    if before != shape:
+
+        def seen(one: tuple[int, ...] | None) -> str:
+            return f"of one size, {one[0]} x {one[1]}" if one else "cropped, being of several sizes or too many"
+
+        raise UserError(
+            f"{workdir}: the images were {seen(before)}, when this run began, and are {seen(shape)}, now: "
+            "put back what has changed of those for training, validation and testing, or train a new run elsewhere"
+        )
+
+
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Write config.json; where there is one, what it said before goes to changes.jsonl."""
     path = workdir / names.CONFIG

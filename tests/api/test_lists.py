@@ -134,3 +134,13 @@ def test_images_that_are_not_learned_are_found_by_the_published_rate(monkeypatch
     found = photos._forgotten(run, np.array(["b.jpg", "new.jpg", "a.jpg"]), None, False)
     np.testing.assert_array_equal(found, [0.25, np.nan, 0.5])
     assert asked["rates"] == [recipes.load("cifar10_lt:sdclr").prune.rate] == [0.9]
+
+
+def test_names_with_ends_of_lines_are_read_again(tmp_path):
+    """From a table of more than a megabyte too, which is read in parts."""
+    ids = [f"a folder with a long name/number\n{i:06d}.jpg" for i in range(60_000)]
+    table = pyarrow.table({"id": ids} | {name: [3] * len(ids) for name in ("height", "width", "bytes")})
+    lists.write_csv(tmp_path / "sizes.csv", table, guarded=False)
+    found = lists.read_sizes(tmp_path / "sizes.csv")
+    assert (tmp_path / "sizes.csv").stat().st_size > 2**20
+    assert [row[0] for row in found] == ids and found[-1][1:] == (3, 3, 3)

@@ -103,6 +103,9 @@ NO_SPLITS = {
     "images too few": ({"images": grey(55).images}, "images: are 55, and ids 60"),
     "images of floats": ({"images": np.zeros((60, 8, 8, 1))}, "images: are an array [60, 8, 8"),
     "images as a list": ({"images": list(grey(60).images)}, "images: are a list: give uint8"),
+    "names of numbers": ({"class_names": (0, 1)}, "class_names: have 0: give each class a name, a text"),
+    "a name twice": ({"class_names": ("a", "a")}, "class_names: have 'a' more than once: give each"),
+    "held out as a list": ({"held_out": [True] * 60}, "held_out: is a list: give bool [60], or None"),
     "held out by number": ({"held_out": np.arange(60)}, "held_out: is an array [60] of int64"),
 }  # fmt: skip
 

@@ -133,6 +133,12 @@ def test_where_to_put_the_file_without_a_network(tmp_path, capsys, monkeypatch):
     assert "put cifar-10-binary.tar.gz from" in line and f"into {tmp_path}/downloads, or give its path" in line
 
 
+def test_an_archive_in_a_bucket_is_refused_as_one(tmp_path, capsys):
+    assert main.main(["prepare", "cifar10", f"--data_dir={tmp_path}", "--archive=gs://bucket/x.tar.gz"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gs://bucket/x.tar.gz is in a bucket, and archives are read from a disk only: copy it to one" in line
+
+
 # A person's own photos and large data sets
 
 
@@ -164,6 +170,13 @@ def test_photos(tmp_path, capsys):
         "4 train and 1 test images with 1 attributes\ncolumns used: path, sharp (attribute); not used: none\n" in said
     )
     assert "images that the manifest does not name, and which are left out: 6\n" in said
+
+
+def test_images_for_validation_are_counted(tmp_path, capsys):
+    root, data_dir = tmp_path / "photos", f"--data_dir={tmp_path / 'data'}"
+    put(root, [f"{split}/{i}.png" for split, count in (("train", 4), ("val", 2), ("test", 1)) for i in range(count)])
+    assert main.main(["prepare", f"folder:{root}", data_dir, "--noprogress"]) == 0
+    assert capsys.readouterr().out.endswith(": 4 train, 2 validation and 1 test images without labels\n")
 
 
 def test_prepare_says_what_it_took_and_what_it_did_not(tmp_path, capsys):

@@ -144,6 +144,22 @@ def test_photos_that_have_moved_are_found_and_that_is_remembered(finished, folde
     assert recipes.read(directory).log_every == 3
 
 
+def test_photos_that_have_one_size_now_are_refused(finished, folder, tmp_path):
+    """Their names are the same, and they would be seen whole, where they were cropped."""
+    directory, same = shutil.copytree(finished[0], tmp_path / "run"), shutil.copytree(folder, tmp_path / "same")
+    for path in same.rglob("*.jpg"):
+        path.write_bytes(jpeg(photo(30, 30)))
+    before = {path: path.read_bytes() for path in directory.glob("*.json*")}
+    for call in (
+        lambda: run(config(same), directory),
+        lambda: evaluate(directory, protocols=["knn"], data={"name": f"folder:{same}"}),
+        lambda: exemplars(directory, data={"name": f"folder:{same}"}),
+    ):
+        with pytest.raises(UserError, match="run: the images were cropped, .* and are of one size, 30 x 30, now: put"):
+            call()
+    assert {path: path.read_bytes() for path in directory.glob("*.json*")} == before
+
+
 def test_measuring_while_it_trains_changes_nothing(finished, folder, tmp_path):
     directory, state = finished
     assert_same_bits(run(config(folder, "--config.evaluate.every=1"), tmp_path / "run"), state)

@@ -395,3 +395,21 @@ def test_what_turns_images_into_features_is_written_once(tmp_path):
     (tmp_path / "run" / "encoder.json").unlink()  # as of a run of an older version, which then goes on
     claim(tmp_path / "run")
     assert records.read(EncoderRecord, tmp_path / "run" / "encoder.json") == ENCODER
+
+
+def test_images_that_are_seen_in_another_way_than_when_the_run_began_are_refused(tmp_path):
+    run = tmp_path / "run"
+    folder.check_seen(run, None)  # nothing is known
+    claim(run)
+    folder.check_seen(run, (8, 8, 1))
+    other = r"^.*run: the images were of one size, 8 x 8, when this run began, and are {}, now: put back what has"
+    for shape, said in ((None, "cropped, being of several sizes or too many"), ((9, 8, 1), "of one size, 9 x 8")):
+        with pytest.raises(UserError, match=other.format(said)):
+            folder.check_seen(run, shape)
+    cropped = dataclasses.replace(ENCODER, resize=9, crop=8, view=View(height=8, width=8, channels=3))
+    records.write(run / "encoder.json", cropped)
+    folder.check_seen(run, None)  # evaluate.crop may change
+    with pytest.raises(UserError, match="the images were cropped, .*, and are of one size, 8 x 8, now"):
+        folder.check_seen(run, (8, 8, 3))
+    (run / "data.json").unlink()  # as of weights from elsewhere: what they were trained on is not known
+    folder.check_seen(run, (8, 8, 3))

@@ -4,6 +4,7 @@ A source is an object made by `source`, and nothing is read until it is asked. A
 their ids, which is what lists of images are joined on.
 """
 
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -109,7 +110,7 @@ def source(
     if manifest and not is_folder:
         raise ArgumentError("manifest", f"is {manifest!r}, but only {FOLDER}/path reads one: leave it empty")
     given = len(gray_range) and any(gray_range)
-    if given and not (len(gray_range) == 2 and gray_range[0] < gray_range[1]):
+    if given and not (len(gray_range) == 2 and -math.inf < gray_range[0] < gray_range[1] < math.inf):
         raise ArgumentError(
             "gray_range", f"is {gray_range}: it must be two numbers, black and white, the smaller one first"
         )

@@ -182,7 +182,10 @@ class Folder:
             why = f"{len(found.skipped)} skipped, see {found.skipped_list}" if found.skipped else "none at all"
             first = next(iter(self._reasons()), "")
             why += f", most of them as: {first}" if first else ""
-            raise UserError(f"{self._root} holds no usable image ({why}); give a folder of JPEG, PNG or other images.")
+            passed = "".join(f" {sentence}" for sentence in notes.others(found.others))
+            raise UserError(
+                f"{self._root} holds no usable image ({why}); give a folder of JPEG, PNG or other images.{passed}"
+            )
         return list(found.usable)
 
     @cached_property

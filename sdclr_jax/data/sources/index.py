@@ -52,7 +52,7 @@ _BESIDE = frozenset(
 )
 _TOLD = 4096  # entries in a text for other processes
 _BATCH = 256  # files a task: enough that handing them out costs nothing
-_FORMAT = 2  # of index.json; an older one is made again
+_FORMAT = 3  # of index.json; an older one is made again
 _LARGEST = 2**33  # bytes of index.json: of ten million images
 
 
@@ -65,8 +65,9 @@ class Entry(NamedTuple):
     height: int
     reason: str  # why it cannot be decoded; '' where it can
     sha256: str = ""  # the first half, of all bytes
-    gray: Gray | None = None  # where it has more than eight bits of gray
+    gray: Gray | None = None  # where it has more than eight bits a channel
     damage: str = ""  # of its metadata, without which it was decoded
+    has_more: bool = False  # pages or frames than the one that is decoded
 
 
 class Index(NamedTuple):
@@ -253,7 +254,8 @@ def _look_at(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Any
         return bad | {"reason": str(error)}
     sha256 = hashlib.sha256(data).hexdigest()[:32]
     size = {"width": found.width, "height": found.height}
-    return size | {"reason": "", "sha256": sha256, "gray": found.gray, "damage": found.damage}
+    about = {"gray": found.gray, "damage": found.damage, "has_more": decoding.has_more(data)}
+    return size | {"reason": "", "sha256": sha256} | about
 
 
 def _read(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Entry]:
@@ -280,9 +282,11 @@ def _entry(values: list) -> Entry:
     texts = entry.reason, entry.sha256, entry.damage
     if any(type(x) is not int for x in entry[:4]) or any(type(x) is not str for x in texts) or min(entry[2:4]) < 0:
         raise ValueError(values)
+    if type(entry.has_more) is not bool:
+        raise ValueError(values)
     if entry.gray is not None:
         gray = Gray(*entry.gray)
-        if not all(type(x) in (int, float) and math.isfinite(x) for x in gray):
+        if not all(type(x) in (int, float) and math.isfinite(x) for x in gray[:4]) or type(gray.fixed) is not bool:
             raise ValueError(values)
         entry = entry._replace(gray=gray)
     return entry

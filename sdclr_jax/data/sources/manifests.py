@@ -47,9 +47,12 @@ def from_manifest(
         return UserError(f"the manifest {path}, line {number}, {what}.")
 
     columns, lines = _rows(path)
-    if len(set(columns)) < len(columns) or "" in columns:
+    if len(set(columns)) < len(columns) or "" in columns[1:]:
         raise refuse(1, f"has the columns {columns}: each must have its own name")
     uses = _uses(columns)
+    notes = ()
+    if uses.pop("", None) is not None:  # row numbers, as pandas writes them
+        notes = ("The manifest's first column has no name, and is not used.",)
     by_use = {use: column for column, use in uses.items() if use}
     for use, names in _COLUMNS.items():
         if use not in by_use and len(found := [column for column in columns if _bare(column) in names]) > 1:
@@ -75,9 +78,8 @@ def from_manifest(
     if not names:
         raise UserError(f"the manifest {path} names no usable image; list the images of the folder in it.")
     rows = [found[name] for name in names]
-    notes = ()
     if left_out := [name for name in found if name not in find.usable]:
-        notes = (f"Lines of the manifest that name skipped files: {len(left_out):,}, such as that of {left_out[0]}.",)
+        notes += (f"Lines of the manifest that name skipped files: {len(left_out):,}, such as that of {left_out[0]}.",)
 
     splits = ["train"] * len(names)
     if column := by_use.get("split"):
@@ -115,12 +117,14 @@ def _rows(path: pathlib.Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         data = files.read(path, LARGEST)
         utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets write text
         text = data.decode("utf-16" if utf16 else "utf-8-sig")
-        head = text.lstrip("\r\n").split("\n", 1)[0]
-        # The one that gives a column of paths, or else a comma.
+        head = re.split(r"\r\n?|\n", text.lstrip("\r\n"), maxsplit=1)[0]
+        says = re.fullmatch(f"sep=([{_DELIMITERS}])", head, re.IGNORECASE)  # Excel's first line
+        # Else the one that gives a column of paths, or else a comma.
         headings = {d: _columns(next(csv.reader([head], delimiter=d), [])) for d in _DELIMITERS}
         delimiter = next((d for d, columns in headings.items() if "path" in _uses(columns).values()), ",")
+        delimiter = says[1] if says else delimiter
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-        lines = [(reader.line_num, row) for row in reader if row]
+        lines = [(reader.line_num, row) for row in reader if row][1 if says else 0 :]
     except (OSError, UnicodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the manifest {path} cannot be read as CSV ({reason}); give a UTF-8 CSV file.") from error

@@ -9,6 +9,7 @@ from sdclr_jax.data.sources.layouts import Table
 from sdclr_jax.data.targets import are_attributes
 from sdclr_jax.errors import shortened
 
+_SPLITS = ("train", "val", "test")  # those trained on first
 SMALL = 1 / 16  # of the range from black to white: what 12 bits are of 16
 
 
@@ -16,14 +17,15 @@ def about(found: Index, table: Table, gray_range: tuple[float, ...]) -> list[str
     """Sentences, none where there is nothing to say."""
     entries = {path: found.usable[path] for path in table.paths}
     said = [*table.notes, *_columns(table), *_empty(found, table)]
-    said += [*_gray(entries, gray_range), *_damaged(entries), *_copies(entries, table)]
+    said += [*_gray(entries, gray_range), *_more(entries), *_damaged(entries), *_copies(entries, table)]
     if found.of_systems:
         passed = _several(found.of_systems, "folder")
         said.append(f"Passed over: {passed} that systems make, such as {found.of_systems[0]}.")
-    return [*said, *_others(found.others)]
+    return [*said, *others(found.others)]
 
 
-def _others(files: Mapping[str, int]) -> list[str]:
+def others(files: Mapping[str, int]) -> list[str]:
+    """A sentence on the files that were passed over: ending -> how many; none where there are none."""
     if not files:
         return []
     most = sorted(files, key=lambda ending: (-files[ending], ending))
@@ -60,16 +62,27 @@ def _empty(found: Index, table: Table) -> list[str]:
 
 
 def _gray(entries: dict[str, Entry], gray_range: tuple[float, ...]) -> list[str]:
-    few = {path: e.gray for path, e in entries.items() if e.gray and e.gray.share <= SMALL}
-    if not few:
-        return []
-    lowest, highest = min(gray.lowest for gray in few.values()), max(gray.highest for gray in few.values())
-    path, gray = next(iter(few.items()))
-    return [
-        f"Almost uniform, as at most a sixteenth of the range from black to white, {gray.black:g} to {gray.white:g}, "
-        f"is used: {_several(few, 'gray image')}, such as {path}; their values are {lowest:g} to {highest:g}, and "
-        f"data.gray_range is {gray_range or 'not set'}."
-    ]
+    said = []
+    for fixed in (False, True):
+        few = {p: e.gray for p, e in entries.items() if e.gray and e.gray.fixed == fixed and e.gray.share <= SMALL}
+        if not few:
+            continue
+        lowest, highest = min(gray.lowest for gray in few.values()), max(gray.highest for gray in few.values())
+        path, gray = next(iter(few.items()))
+        name = "image of 16 bits in colour or with transparency" if fixed else "gray image"
+        names = "images of 16 bits in colour or with transparency" if fixed else ""
+        remedy = ": scale them to eight bits" if fixed else f", and data.gray_range is {gray_range or 'not set'}"
+        said.append(
+            f"Almost uniform, as at most a sixteenth of the range from black to white, {gray.black:g} to "
+            f"{gray.white:g}, is used: {_several(few, name, names)}, such as {path}; their values are {lowest:g} to "
+            f"{highest:g}{remedy}."
+        )
+    return said
+
+
+def _more(entries: dict[str, Entry]) -> list[str]:
+    more = [path for path, entry in entries.items() if entry.has_more]
+    return [f"Only the first page or frame is used: {_several(more, 'file')}, such as {more[0]}."] if more else []
 
 
 def _damaged(entries: dict[str, Entry]) -> list[str]:
@@ -81,23 +94,23 @@ def _damaged(entries: dict[str, Entry]) -> list[str]:
 
 
 def _copies(entries: dict[str, Entry], table: Table) -> list[str]:
-    """Images of the same bytes where they do harm: in training and in test, or in two classes."""
-    first, classes, tested, mixed = {}, {}, [], []
+    """Images of the same bytes where they do harm: in training and in another split, or in two classes."""
+    first, classes, mixed = {}, {}, []
+    scored = {"val": [], "test": []}
     of_classes = table.class_names and not are_attributes(table.labels)
-    rows = np.argsort([split == "test" for split in table.splits], kind="stable").tolist()
-    for row in rows:
+    for row in np.argsort([_SPLITS.index(split) for split in table.splits], kind="stable").tolist():
         path, sha256 = table.paths[row], entries[table.paths[row]].sha256
         other = first.setdefault(sha256, row)
-        if table.splits[row] == "test" and table.splits[other] != "test":
-            tested.append((path, table.paths[other]))
+        if table.splits[row] != "train" and table.splits[other] == "train":
+            scored[table.splits[row]].append((path, table.paths[other]))
         if of_classes and classes.setdefault(sha256, table.labels[row]) != table.labels[row]:
             mixed.append((path, table.paths[other]))
-    said = []
-    if tested:
-        said.append(
-            f"Copies of images that are trained on: {_several(tested, 'test image')}, such as {tested[0][0]} of "
-            f"{tested[0][1]}; scores on them say nothing."
-        )
+    said = [
+        f"Copies of images that are trained on: {_several(found, name)}, such as {found[0][0]} of {found[0][1]}; "
+        "scores on them say nothing."
+        for name, found in (("validation image", scored["val"]), ("test image", scored["test"]))
+        if found
+    ]
     if mixed:
         such = f"such as {mixed[0][0]} of {mixed[0][1]}"
         said.append(f"Copies of an image of another class: {_several(mixed, 'image')}, {such}.")

@@ -7,8 +7,10 @@ then the others are left out. Subsets without a list are drawn by our own rule f
 Lists of one's own are named after the subset, such as `few_shot.txt`, and may also hold an id a line, without labels.
 """
 
+import logging
 import os
 import pathlib
+import re
 from collections import Counter
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ import numpy as np
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import lists, longtail
 from sdclr_jax.data.targets import are_attributes
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError, UserError, printable
 from sdclr_jax.files import copied
 
 SUBSETS = ("long_tail", "balanced", "few_shot", "probe_train", "validation", "test")
@@ -54,6 +56,7 @@ _PUBLISHED = {
     },
     ("inaturalist2018", "as_is"): {"long_tail": "iNaturalist18_train.txt", "test": "iNaturalist18_val.txt"},
 }
+LOG = logging.getLogger(__name__)
 _REMEDY = "check that the list belongs to this data set, or get it again"
 
 
@@ -67,7 +70,8 @@ class Given(NamedTuple):
 
 
 def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathlib.Path]:
-    """The lists of a data set in a folder, by subset; nothing in them is read.
+    """The lists of a data set in a folder, by subset; nothing in them is read. Where a subset has none, other texts in
+    the folder are named in a warning: one of them may be meant.
 
     Raises:
         ArgumentError: no such folder, no list in it, or two for one subset.
@@ -95,6 +99,18 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
             "folder",
             f"is {folder}, which holds no list of {name} with the profile {profile!r}: put there any of "
             f"{', '.join(published.get(subset, f'{subset}.txt') for subset in SUBSETS)}",
+        )
+    drawn = [subset for subset in SUBSETS if subset not in files]
+    texts = [path.name for name in there for path in there[name] if name.endswith(".txt")]
+    unused = [name for name in texts if name not in {path.name for path in files.values()}]
+    if drawn and unused:
+        LOG.warning(
+            "%s has no list for %s, which go without one; not read: %s; if one of these is meant, rename it, such "
+            "as to %s, or give its data.profile",
+            folder,
+            ", ".join(drawn),
+            ", ".join(map(printable, unused[:5])) + (f" and {len(unused) - 5} more" if len(unused) > 5 else ""),
+            published.get(drawn[0], f"{drawn[0]}.txt"),
         )
     return files
 
@@ -144,6 +160,10 @@ def read(
     _check_apart({subset: files.get(subset, origin) for subset, origin in origins.items()}, rows, train)
 
     num_classes = len(train.class_names)
+    if profile == "as_is" and "validation" not in rows and len(rows.get("long_tail", ())) == len(train.ids):
+        # iNaturalist's names all images: validation is taken out of it, as without lists.
+        del rows["long_tail"]
+        origins["long_tail"] += ", but for validation"
     validation = rows.get("validation")
     if validation is None:
         validation = _validation(train, rows, validation_per_class, seed, profile)
@@ -173,9 +193,9 @@ def read(
 
 
 def _lines(path: pathlib.Path, ids: set[str]) -> tuple[list[str], list[int] | None]:
-    """Names and labels of a list; no labels where each line is an id as it stands."""
+    """Names and labels of a list; no labels where a line is an id as it stands, as then all must be."""
     lines = lists.read(path)
-    if all(line in ids for line in lines):
+    if any(line in ids for line in lines):
         return lines, None
     pairs = [line.rsplit(maxsplit=1) for line in lines]
     for pair in pairs:
@@ -192,7 +212,8 @@ def _join(path: pathlib.Path, names: list[str], ids: np.ndarray, data_set: str) 
     """Rows of the examples with these names, ascending.
 
     A list's path is an example's id, or ends in one (`train/n01/n01_5.JPEG` for the file name of tfds), or, where no
-    two examples share a file name, has its file name without the ending.
+    two examples share a file name, has its file name without the ending. Lists of Places have its class and file name
+    (`train/bow_window-indoor/5.jpg` for `data_256/b/bow_window/indoor/5.jpg`).
     """
     place = {i.lstrip("/"): row for row, i in enumerate(ids.tolist())}
     for dropped in range(names[0].count("/") + 1):
@@ -200,9 +221,11 @@ def _join(path: pathlib.Path, names: list[str], ids: np.ndarray, data_set: str) 
         if keys[0] in place:
             break
     else:
-        place = {pathlib.PurePosixPath(i).stem: row for row, i in enumerate(ids.tolist())}
-        keys = [pathlib.PurePosixPath(name).stem for name in names]
-        if len(place) < len(ids):
+        for key in (_stem, _class_and_file):
+            place, keys = {key(i): row for row, i in enumerate(ids.tolist())}, list(map(key, names))
+            if len(place) == len(ids) and keys[0] in place:
+                break
+        else:
             place = {}
     if strange := next((name for name, key in zip(names, keys, strict=True) if key not in place), None):
         between = f", {ids[0]} to {ids[-1]}" if len(ids) else ""
@@ -215,6 +238,21 @@ def _join(path: pathlib.Path, names: list[str], ids: np.ndarray, data_set: str) 
         one, other = next((first[r], n) for r, n in zip(rows, names, strict=True) if first.setdefault(r, n) != n)
         raise UserError(f"{path} names one image twice, as {one} and {other}; {_REMEDY}.")
     return np.array(rows, np.int64)
+
+
+def _stem(path: str) -> str:
+    return pathlib.PurePosixPath(path).stem
+
+
+def _class_and_file(path: str) -> str:
+    """The end of a path as it is where Places has a directory a class, for paths of both of its layouts.
+
+    >>> _class_and_file("data_256/b/bow_window/indoor/5.jpg"), _class_and_file("train/bow_window-indoor/5.jpg")
+    ('bow_window-indoor/5.jpg', 'bow_window-indoor/5.jpg')
+    """
+    nested = re.search(r"(?:^|/)([a-z])/(\1.*)/([^/]*)$", path)
+    ending = re.search(r"^(?:train|val)/([^/]+/[^/]+)$", path)
+    return f"{nested[2].replace('/', '-')}/{nested[3]}" if nested else ending[1] if ending else path
 
 
 class _Numbering:

@@ -56,7 +56,8 @@ def draw(
     With 'as_is', it is what there is: all images but those for validation, which are at most a fifth of each class;
     few_shot is what there is where that is less. The balanced twin is empty where a class is too small for it.
     Attributes, and no labels, can be had with 'as_is' only. Attributes: validation and few_shot have as many images as
-    classes would, chosen without regard to labels, and there is no twin. No labels: everything is in long_tail.
+    classes would, chosen without regard to labels, and there is no twin. No labels: long_tail has all images but those
+    for validation, which are not drawn.
 
     Args:
         labels: of Examples, in the order of the examples' ids.
@@ -84,8 +85,8 @@ def draw(
     if are_attributes(labels):
         return _of_attributes(labels, validation_per_class, few_shot_per_class, seed, held_out)
     if num_classes == 0:
-        none = np.empty(0, np.int64)
-        return Subsets(np.arange(len(labels)), none, none, none, none, class_order=none, train_counts=none)
+        none, rows, kept = np.empty(0, np.int64), np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        return Subsets(rows, none, none, none, kept, class_order=none, train_counts=none)
 
     # Of each class: images to train on, in the seed's order; those for validation; and how many these should be.
     images, kept, keep = [], [], []

@@ -338,7 +338,7 @@ def test_gray_images_of_a_small_part_of_their_range_are_counted_and_can_be_given
     again = sources.source(name, data_dir, gray_range=(0.0, 0.0))  # which is the range of their type
     assert again.load("train").ids.tolist() == ["0.png", "1.png", "2.png"]
     assert "floating-point numbers from 0 to 4095" in next(iter(again.provenance()["skipped_reasons"]))
-    for wrong in ((5.0, 5.0), (1.0, 0.0), (1.0,)):
+    for wrong in ((5.0, 5.0), (1.0, 0.0), (1.0,), (0.0, np.inf), (-np.inf, 0.0), (0.0, np.nan)):
         with pytest.raises(ArgumentError, match="^gray_range is .*: it must be two numbers, black and white"):
             sources.source(name, data_dir, gray_range=wrong)
     with pytest.raises(ArgumentError, match="^gray_range is .*, which digits does not use"):

@@ -42,7 +42,7 @@ def test_what_is_known_of_a_file(root, tmp_path):
     status = (root / "b.png").stat()
     assert found.usable["b.png"] == (
         *(status.st_size, status.st_mtime_ns, 9, 6, ""),
-        *(hashlib.sha256((root / "b.png").read_bytes()).hexdigest()[:32], None, ""),
+        *(hashlib.sha256((root / "b.png").read_bytes()).hexdigest()[:32], None, "", False),
     )
 
 
@@ -105,7 +105,7 @@ def test_only_new_and_changed_files_are_looked_at_again(root, tmp_path, opened):
     assert len(opened) == 7
 
 
-WHOLE = b'{"format": 2, "root": "", "gray_range": [], "files": {"b.png": [%s]}}'
+WHOLE = b'{"format": 3, "root": "", "gray_range": [], "files": {"b.png": [%s]}}'
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,8 @@ WHOLE = b'{"format": 2, "root": "", "gray_range": [], "files": {"b.png": [%s]}}'
     + [WHOLE % entry for entry in (b"1", b'1, 2, 3, 4, ""', b'1, 2, "x", 4, "", ""', b'NaN, 2, 3, 4, "", "", null, ""')]
     + [WHOLE % entry for entry in (b'1, 2, 3, -4, "", "", null, ""', b'1, 2, 3, 4, "", "", [1, 2, 3, Infinity], ""')]
     + [WHOLE % entry for entry in (b'1, 2, 3, 4, null, "", null, ""', b'1, 2, 3, 4, "", "", [1], ""')]
-    + [WHOLE.replace(b"2", b"1", 1) % b'1, 2, 3, 4, ""', WHOLE.replace(b"[]", b"7") % b'1, 2, 3, 4, "", "", null, ""'],
+    + [WHOLE % entry for entry in (b'1, 2, 3, 4, "", "", null, "", 1', b'1, 2, 3, 4, "", "", [0, 1, 0, 1, 2], ""')]
+    + [WHOLE.replace(b"3", b"1", 1) % b'1, 2, 3, 4, ""', WHOLE.replace(b"[]", b"7") % b'1, 2, 3, 4, "", "", null, ""'],
 )
 def test_a_damaged_index_is_made_afresh(root, tmp_path, damage):
     first = index.refresh(root, tmp_path / "known")
@@ -134,7 +135,7 @@ VALUES = st.recursive(
 @given(VALUES, VALUES, VALUES, st.lists(VALUES, min_size=5, max_size=9))
 def test_whatever_an_index_says_it_is_used_whole_or_not_at_all(tmp_path_factory, version, gray_range, kept, entry):
     path = tmp_path_factory.getbasetemp() / "any.json"
-    for content in ({"format": 2, "gray_range": gray_range, "files": {"x": entry}}, {"format": version, "files": kept}):
+    for content in ({"format": 3, "gray_range": gray_range, "files": {"x": entry}}, {"format": version, "files": kept}):
         path.write_text(json.dumps(content))
         for found in index._read(path, ()).values():
             assert all(type(value) is int for value in found[:4]) and type(found.reason) is str

@@ -206,6 +206,30 @@ def test_what_spreadsheets_write_is_read(told, encoding):
         told(codecs.BOM_UTF16_LE + b"p")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("first", ["", "sep=;\n", "SEP=|\n"])
+def test_lines_may_end_as_anywhere_and_the_first_may_say_what_separates(told, first, end):
+    mark = first[4:5] or ";"
+    table = told(f"{first}path;label\na/1.png;x\na/2.png;y\n".replace(";", mark).replace("\n", end))
+    assert table.class_names == ("x", "y") and table.paths == ["a/1.png", "a/2.png"]
+    with pytest.raises(UserError, match=f"line {4 if first else 3}, names 'a/9.png', which is no image"):
+        told(f"{first}path;label\na/1.png;x\na/9.png;y\n".replace(";", mark).replace("\n", end))
+
+
+def test_row_numbers_without_a_name_are_not_used(told):
+    """As pandas writes them; they are no attribute."""
+    for text, classes in (
+        (",path,label\n0,a/1.png,x\n1,a/2.png,y\n", ("x", "y")),
+        (",path,red\n0,a/1.png,1\n", ("red",)),
+    ):
+        table = told(text)
+        assert table.class_names == classes and "" not in table.columns
+        assert table.notes == ("The manifest's first column has no name, and is not used.",)
+    for text in ("path,label,\na/1.png,x,1\n", ",path,\n0,a/1.png,x\n"):
+        with pytest.raises(UserError, match="line 1, has the columns .*: each must have its own name"):
+            told(text)
+
+
 def test_a_pipe_or_a_device_is_not_waited_for(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):

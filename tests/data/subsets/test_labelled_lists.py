@@ -300,6 +300,59 @@ def test_images_without_classes_have_no_lists(folder, splits):
             read(folder, (other, test))
 
 
+def test_texts_that_no_subset_takes_are_named_where_a_list_is_missing(folder, caplog):
+    (folder / "README.txt").touch()
+    labelled_lists.find(folder, "imagenet100", "pareto")
+    assert not caplog.messages  # no list is missing
+    (folder / "imageNet_100_LT_train.txt").rename(folder / "imageNet_100_LT_train (1).txt")
+    assert "long_tail" not in labelled_lists.find(folder, "imagenet100", "pareto")
+    (said,) = caplog.messages
+    assert said == (
+        f"{folder} has no list for long_tail, which go without one; not read: README.txt, imageNet_100_LT_train (1).txt"
+        "; if one of these is meant, rename it, such as to imageNet_100_LT_train.txt, or give its data.profile"
+    )
+
+
+def test_a_list_of_all_images_leaves_some_for_validation(folder, splits):
+    """As iNaturalist's, which is what the data set is."""
+    keep(folder)
+    every = np.arange(len(splits[0].ids))
+    write(folder / "iNaturalist18_train.txt", splits[0], every, numbers=list(range(6)))
+    given = read(folder, splits, name="inaturalist2018", profile="as_is")
+    assert given.origins["long_tail"] == "iNaturalist18_train.txt, but for validation"
+    assert np.bincount(given.train.labels[given.subsets.validation]).tolist() == [5] * 6
+    kept = np.setdiff1d(every, given.subsets.validation)
+    assert given.subsets.long_tail.tolist() == given.subsets.probe_train.tolist() == kept.tolist()
+    assert given.subsets.train_counts.tolist() == [35] * 6
+    write(folder / "probe_train.txt", splits[0], every, numbers=list(range(6)))
+    with pytest.raises(ArgumentError, match="leave no image for validation: add a list validation.txt"):
+        read(folder, splits, name="inaturalist2018", profile="as_is")
+
+
+def test_the_first_line_that_is_no_id_is_named_in_a_list_of_ids(folder, splits):
+    keep(folder)
+    for wrong in (0, 2):
+        lines = [splits[0].ids[row] for row in pick(splits[0], 0, (1,) * 4)]
+        lines[wrong] = "train/n04/n0_4.JPEG"
+        (folder / "few_shot.txt").write_text("\n".join(lines))
+        with pytest.raises(
+            UserError, match=r"few_shot\.txt names train/n04/n0_4\.JPEG, which is none of the 240 images"
+        ):
+            read(folder, splits, name="folder:x", profile="as_is")
+
+
+def test_lists_of_places_join_with_both_of_its_layouts(tmp_path):
+    """Whose file names are not unique: published are data_256/a/CLASS/PART, and train/CLASS-PART."""
+    nested = [f"data_256/a/{c}/0000{i}.jpg" for c in ("airfield", "apartment/outdoor", "apartment_x") for i in (1, 2)]
+    flat = [f"train/{c}/0000{i}.jpg" for c in ("airfield", "apartment-outdoor", "apartment_x") for i in (1, 2)]
+    for ids, names in ((nested, flat), (flat, nested), (nested, nested), (flat, flat)):
+        for rows in ([5, 0, 2], [3]):
+            chosen = [names[row] for row in rows]
+            assert labelled_lists._join(tmp_path, chosen, np.array(ids), "places365").tolist() == rows
+    with pytest.raises(UserError, match="names train/airfield/9.jpg, which is none of the 6 images of places365"):
+        labelled_lists._join(tmp_path, [flat[0], "train/airfield/9.jpg"], np.array(nested), "places365")
+
+
 # Through the config
 
 

@@ -306,6 +306,9 @@ def test_images_that_are_listed_are_left_out_of_what_is_trained_on_and_of_nothin
     ids = whole.part("long_tail").ids
     path = tmp_path / "without.txt"
     path.write_text("\n".join(ids[[5, 0, 9]]) + "\n")
+    config.data.without = "gs://bucket/without.txt"
+    with pytest.raises(UserError, match="without.txt is in a bucket, and the list of data.without is read from a disk"):
+        recipes.data(config, None)
     config.data.without = str(path)
     found = recipes.data(config, data_dir)
     stay = np.delete(ids, [0, 5, 9])

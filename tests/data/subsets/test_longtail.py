@@ -333,3 +333,11 @@ def test_hash_is_of_bytes_in_byte_order():
 
 def test_hash_tells_lists_apart():
     assert len({longtail.list_hash(ids) for ids in ([], ["a"], ["b"], ["a", "b"], ["ab"], ["a", "a"])}) == 6
+
+
+def test_images_without_labels_are_trained_on_but_for_those_held_out():
+    labels = np.full(5, -1, np.int32)
+    for held_out, trained_on, kept in ((None, [0, 1, 2, 3, 4], []), (np.arange(5) % 3 == 1, [0, 2, 3], [1, 4])):
+        found = draw(labels, num_classes=0, profile="as_is", held_out=held_out)
+        assert (found.long_tail.tolist(), found.validation.tolist()) == (trained_on, kept)
+        assert len(found.probe_train) == len(found.few_shot) == len(found.balanced) == 0
