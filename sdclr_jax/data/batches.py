@@ -69,6 +69,10 @@ class _Ordered:
         size, batch_size, _ = self._order
         return order.images_before(size, batch_size, step, self._last_batch)
 
+    def is_part(self, step: int) -> bool:
+        """Whether the batch of this step is a smaller one, which a whole one of the same epoch comes before."""
+        return len(self._rows(step)) < self._order[1]
+
     def _rows(self, step: int) -> np.ndarray:
         return rows(*self._order, step, self._last_batch)
 

@@ -72,6 +72,7 @@ def test_the_last_batch_of_an_epoch_can_be_kept(kind, devices, batch_size, part)
     first = np.concatenate([rows(50, batch_size, 3, step) for step in range(50 // batch_size)])
     np.testing.assert_array_equal(whole[: len(first)], first)
     assert len(epoch[-1]) == (part or batch_size)
+    assert [source.is_part(step) for step in range(len(epoch))] == [False] * (len(epoch) - 1) + [part > 0]
     split = shardings.batch if len(epoch[-1]) % devices == 0 else shardings.replicated
     assert epoch[-1].sharding.is_equivalent_to(split, 4)
     assert [source.images_before(step) for step in (0, 1, len(epoch), len(epoch) + 1)] == [
