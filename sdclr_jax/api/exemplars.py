@@ -250,7 +250,7 @@ def _pixels(
     config: ConfigDict, examples: Examples, shardings: parallel.Shardings
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """(rows) -> uint8 [B, H, W, C]: images as the evaluation sees them; augmented views are made of these."""
-    largest = recipes.probe_batch_size(config, len(examples.ids), shardings)
+    largest = recipes.shared_batch_size(config, len(examples.ids), shardings)
     workers = config.data.workers
     with batches.on_demand(examples.images, recipes.centre_crop(config), largest, workers) as crops_of:
         yield lambda rows: np.asarray(crops_of(0, rows))

@@ -234,12 +234,13 @@ def _chosen(
     say: Callable[[str], None],
 ) -> ConfigDict:
     """The recipe for these images, trained for as many epochs as fit into the time."""
-    count = len(small.squares)
+    count, shardings = len(small.squares), parallel.shardings()
 
     def recipe(epochs: int) -> ConfigDict:
-        config = recipes.photos(folder, manifest, count, epochs=epochs, **settings)
+        config = recipes.photos(folder, manifest, count, epochs=epochs, shardings=shardings, **settings)
         recipes.override(config, overrides)
         recipes.check(config)
+        recipes.check_batch_size(config, count, shardings)
         return config
 
     if "epochs" in overrides:
