@@ -278,6 +278,13 @@ def test_bad_input_is_refused_before_anything_is_written(measured, capsys, argv,
     assert files(folder) == before
 
 
+def test_the_rarer_half_of_the_classes_is_rounded_down():
+    """One class is not the rarer half of itself."""
+    for counts, expected in {(30,): [], (9, 30): [0], (5, 9, 30): [0], (7, 7, 7, 7): [2, 3]}.items():
+        assert exemplars._by_group(np.array(counts), ("many",) * len(counts))["rarer_half"] == expected
+    assert exemplars._by_group(np.array([30]), ()) == {}
+
+
 def test_thumbnails_keep_their_shape_whatever_the_image(tmp_path):
     grey = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
     found = thumbnails.make(grey, np.array([1, 0]))
