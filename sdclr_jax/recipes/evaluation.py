@@ -131,7 +131,8 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
     """What is measured of a run with `evaluate.every` above 0: neighbours and a light probe.
 
     Raises:
-        UserError: the images have no labels, or there is no memory for a batch of them.
+        UserError: the images have no labels, those for validation have no attribute, or there is no memory for a batch
+            of them.
     """
     c = config.evaluate
     if not data.train.class_names:
@@ -139,15 +140,20 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
             f"evaluate.every is {c.every}, but {config.data.name} has no labels to measure by while pretraining: "
             "set it to 0"
         )
+    train, validation = data.part("probe_train"), data.part("validation")
+    if validation.targets.has_attributes and not validation.labels.any():
+        raise UserError(
+            f"evaluate.every is {c.every}, but no validation image of {config.data.name} has an attribute to measure "
+            "by while pretraining: set it to 0"
+        )
     check_evaluated(config, data.train.images)
-    train = data.part("probe_train")
     count = min(len(train.labels), c.live_images)
     neighbours = protocol(config, "knn")
     return OnlineProbe(
         frozen_encoder(config, shardings),
         # Evenly spaced over all of them, which may lie class by class.
         train.take(np.arange(count) * len(train.labels) // count),
-        data.part("validation"),
+        validation,
         groups=groups(config, data),
         protocols={"knn": neighbours.replace(k=min(neighbours.k, count)), "probe": protocol(config, "ridge")},
     )
