@@ -219,8 +219,8 @@ def _train(
     else:
         config = _chosen(folder, manifest, small, settings, minutes, overrides, say)
         copies.write(small.squares, seen.ids.tolist(), folder)
-        lists.write_csv(out / SIZES, _sizes(seen, small), guarded=False)
-        lists.write_csv(manifest, pyarrow.table({"path": seen.ids}), guarded=False)
+        lists.write_csv(out / SIZES, _sizes(seen, small))
+        lists.write_csv(manifest, pyarrow.table({"path": seen.ids}))
     return pretrain(config, run, data_dir=data_dir, progress=progress)
 
 

@@ -61,7 +61,7 @@ def on_one_device(patch):
 
 def read(folder):
     """summary.json, and the rows of exemplars.csv."""
-    with (folder / "exemplars" / "exemplars.csv").open(newline="") as file:
+    with (folder / "exemplars" / "exemplars.csv").open(newline="", encoding="utf-8-sig") as file:
         return json.loads((folder / "exemplars" / "summary.json").read_text()), list(csv.DictReader(file))
 
 
