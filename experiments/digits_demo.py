@@ -117,7 +117,7 @@ def _measured(directory: pathlib.Path) -> bool:
 
 def counted(method: str, seed: int, directory: pathlib.Path) -> list[Forgotten]:
     """The classes of a run, from what `sdclr exemplars` wrote."""
-    with (directory / "exemplars" / "exemplars.csv").open(newline="") as file:
+    with (directory / "exemplars" / "exemplars.csv").open(newline="", encoding="utf-8-sig") as file:
         images = list(csv.DictReader(file))
     labels = np.array([int(image["label"]) for image in images])
     belongs = exemplars.membership(np.array([float(image[f"features_{RATE:g}"]) for image in images]), FRACTION)

@@ -95,17 +95,10 @@ def _pixels(name: str) -> str:
 def _forgotten(folder: pathlib.Path) -> list[str]:
     """Ids of the tenth of the training images whose features change most when 90 % of the weights are cut."""
     from sdclr_jax import recipes
-    from sdclr_jax.api.exemplars import exemplars_of_run
+    from sdclr_jax.api.exemplars import Asked, exemplars_of_run
 
-    ranking, _ = exemplars_of_run(
-        recipes.read(folder),
-        folder,
-        rates=(0.9,),
-        pairs_of_views=1,
-        against="recalibrated",
-        shown=1,
-        neighbours=1,
-    )
+    asked = Asked(rates=(0.9,), pairs_of_views=1, against="recalibrated", shown=1, neighbours=1)
+    ranking, _ = exemplars_of_run(recipes.read(folder), folder, asked)
     order = sorted(range(len(ranking.ids)), key=lambda i: -ranking.scores[i])
     return sorted(str(ranking.ids[i]) for i in order[: round(TENTH * len(order))])
 

@@ -1,6 +1,7 @@
 """Every number of a config, and what asks for more than the machine has: refused in a sentence, before anything is
 made. Nothing here compiles."""
 
+import json
 import math
 import time
 
@@ -201,7 +202,14 @@ def test_a_million_worker_processes_are_refused(monkeypatch):
 def test_the_numbers_of_exemplars_have_bounds(name, value, said):
     given = {"rates": (0.5,), "pairs_of_views": 1, "shown": 1, "neighbours": 1, "against": "recalibrated", name: value}
     with pytest.raises(ArgumentError, match=f"^{name} .*{said}"):
-        exemplars.check(**given)
+        exemplars.Asked(**given).checked()
+
+
+def test_numbers_of_numpy_become_those_that_json_holds():
+    """Or the measurements of hours could not be written down at their end."""
+    rates = tuple(np.array([0.5, 0.75], np.float32))
+    found = exemplars.Asked(rates, np.int64(1), "pruned", np.uint16(9), np.int8(2)).checked()
+    assert json.loads(json.dumps(found)) == [[0.5, 0.75], 1, "pruned", 9, 2]
 
 
 @pytest.mark.parametrize(

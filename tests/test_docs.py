@@ -400,7 +400,7 @@ def test_a_runs_folder_holds_what_its_page_says(folder):
     of_protocol = names("docs/run-folder.md", "results: of a protocol") - {"validation_average_precision"}
     assert of_protocol == results["protocols"]["knn"].keys()
 
-    with (run / "exemplars" / "exemplars.csv").open(newline="") as file:
+    with (run / "exemplars" / "exemplars.csv").open(newline="", encoding="utf-8-sig") as file:
         columns = {re.sub(r"_[\d.]+$", "_RATE", name) for name in next(csv.reader(file))}
     assert names("docs/run-folder.md", "exemplars.csv") == columns
 

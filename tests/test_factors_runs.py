@@ -40,14 +40,14 @@ def test_the_published_arm_has_the_published_recipe_and_another_its_own_levels(s
 
 
 def test_the_forgotten_images_are_the_tenth_that_changes_most(monkeypatch, tmp_path):
-    asked = {}
+    asked = []
     ranking = types.SimpleNamespace(ids=TWO_IN_TEN, scores=np.roll(np.arange(20.0), 3))  # 19 is the score of image 02
     monkeypatch.setattr(
-        "sdclr_jax.api.exemplars.exemplars_of_run", lambda *_, **given: (asked.update(given) or ranking, 0)
+        "sdclr_jax.api.exemplars.exemplars_of_run", lambda *given: (asked.append(given[-1]) or ranking, 0)
     )
     monkeypatch.setattr(recipes, "read", lambda folder: None)
     assert factors._forgotten(tmp_path) == ["01", "02"]
-    assert (asked["rates"], asked["against"]) == ((0.9,), "recalibrated")
+    assert [(each.rates, each.against) for each in asked] == [((0.9,), "recalibrated")]
 
 
 def test_the_premise_leaves_out_the_forgotten_images_or_as_many_at_random(monkeypatch, tmp_path):

@@ -6,7 +6,6 @@ import pathlib
 
 import numpy as np
 import pyarrow
-import pyarrow.csv
 import pyarrow.parquet
 
 from sdclr_jax import files, records
@@ -96,9 +95,12 @@ def _table(summary: Summary, examples: Examples, scores: np.ndarray, others: dic
 
 def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
     """The ranking and the page, each whole or not at all."""
-    tables = {"exemplars.csv": io.BytesIO(), "exemplars.parquet": io.BytesIO()}
-    pyarrow.csv.write_csv(sheets.table(table), tables["exemplars.csv"])
-    pyarrow.parquet.write_table(table, tables["exemplars.parquet"])
-    contents = {name: table.getvalue() for name, table in tables.items()} | {"gallery.html": page.encode()}
+    parquet = io.BytesIO()
+    pyarrow.parquet.write_table(table, parquet)
+    contents = {
+        "exemplars.csv": sheets.content(table),
+        "exemplars.parquet": parquet.getvalue(),
+        "gallery.html": page.encode(),
+    }
     for name, content in contents.items():
         files.write(folder / name, content)

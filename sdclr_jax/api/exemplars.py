@@ -28,6 +28,40 @@ from sdclr_jax.trees import Tree
 NEAREST = 10  # images that an image's `neighbour_distance` and `label_disagreement` are means over
 
 
+class Asked(NamedTuple):
+    """What is to be measured and shown: the arguments of `exemplars` of these names."""
+
+    rates: tuple[float, ...]
+    pairs_of_views: int
+    against: str
+    shown: int
+    neighbours: int
+
+    def checked(self) -> "Asked":
+        """The same in numbers that JSON holds; raises ArgumentError where one is out of its bounds."""
+        rates, against = self.rates, self.against
+        if len(rates) > 100:
+            raise ArgumentError(
+                "rates", f"is {len(rates)} numbers: the network is pruned and run for each, so give at most 100"
+            )
+        in_bounds = all(isinstance(rate, numbers.Real) and 0 <= rate < 1 for rate in rates)
+        if not rates or not in_bounds or len(set(rates)) < len(rates):
+            raise ArgumentError("rates", f"is {rates}: it must be different numbers, each at least 0 and below 1")
+        if against not in pruning_probe.AGAINST:
+            raise ArgumentError("against", f"is {against!r}: it must be one of {', '.join(pruning_probe.AGAINST)}")
+        # Each pair is a pass over all images; pictures, and those of neighbours, are all on one page.
+        counts = {"pairs_of_views": (0, 1000), "shown": (1, 50_000), "neighbours": (0, 100)}
+        for name, (least, most) in counts.items():
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral):
+                raise ArgumentError(name, f"is {value!r}: it must be a whole number")
+            if not least <= value <= most:
+                bound = f"at least {least}" if value < least else f"at most {most}"
+                raise ArgumentError(name, f"is {shortened(value)}: it must be {bound}")
+        plain = {name: int(getattr(self, name)) for name in counts}
+        return self._replace(rates=tuple(map(float, rates)), **plain)
+
+
 class Ranking(NamedTuple):
     """A run's images, and how much each was forgotten at its last checkpoint."""
 
@@ -75,8 +109,7 @@ def exemplars(
     directory = files.expanded(getattr(run, "path", run))
     if not isinstance(rates, Iterable) or isinstance(rates, str):
         raise ArgumentError("rates", f"is {rates!r}: give several numbers, or one as (0.9,)")
-    rates = tuple(rates)
-    check(rates, pairs_of_views=pairs_of_views, against=against, shown=shown, neighbours=neighbours)
+    asked = Asked(tuple(rates), pairs_of_views, against, shown, neighbours).checked()
     config = recipes.read(directory)
     recipes.override_free(config, {"data": dict(data or {})})
     recipes.check_against(config, against)
@@ -84,52 +117,19 @@ def exemplars(
     return exemplars_of_run(
         config,
         directory,
-        rates=rates,
-        pairs_of_views=pairs_of_views,
-        against=against,
-        shown=shown,
-        neighbours=neighbours,
+        asked,
         data_dir=data_dir,
         progress=progress,
         until=getattr(run, "step", None),
     )[1]
 
 
-def check(rates: tuple[float, ...], *, pairs_of_views: int, against: str, shown: int, neighbours: int) -> None:
-    """Raises ArgumentError where one of these is out of its bounds."""
-    if len(rates) > 100:
-        raise ArgumentError(
-            "rates", f"is {len(rates)} numbers: the network is pruned and run for each, so give at most 100"
-        )
-    in_bounds = all(isinstance(rate, numbers.Real) and 0 <= rate < 1 for rate in rates)
-    if not rates or not in_bounds or len(set(rates)) < len(rates):
-        raise ArgumentError("rates", f"is {rates}: it must be different numbers, each at least 0 and below 1")
-    if against not in pruning_probe.AGAINST:
-        raise ArgumentError("against", f"is {against!r}: it must be one of {', '.join(pruning_probe.AGAINST)}")
-    # Each pair is a pass over all images; pictures, and those of neighbours, are all on one page.
-    counts = {
-        "pairs_of_views": (pairs_of_views, 0, 1000),
-        "shown": (shown, 1, 50_000),
-        "neighbours": (neighbours, 0, 100),
-    }
-    for name, (value, least, most) in counts.items():
-        if not isinstance(value, numbers.Integral):
-            raise ArgumentError(name, f"is {value!r}: it must be a whole number")
-        if not least <= value <= most:
-            bound = f"at least {least}" if value < least else f"at most {most}"
-            raise ArgumentError(name, f"is {shortened(value)}: it must be {bound}")
-
-
 @numerics.fixed()
 def exemplars_of_run(
     config: ConfigDict,
     directory: pathlib.Path,
+    asked: Asked,
     *,
-    rates: tuple[float, ...],
-    pairs_of_views: int,
-    against: str,
-    shown: int,
-    neighbours: int,
     data_dir: str | os.PathLike | None = None,
     progress: bool = False,
     until: int | None = None,
@@ -141,41 +141,36 @@ def exemplars_of_run(
         UserError: no checkpoint there, or a run whose scores are not finite.
         ArgumentError: more neighbours than images.
     """
-    asked = {
-        "rates": rates,
-        "pairs_of_views": pairs_of_views,
-        "against": against,
-        "shown": shown,
-        "neighbours": neighbours,
-    }
     with processes.together(stop=True):
-        agreement.on_run(config, asked)
+        agreement.on_run(config, asked._asdict())
         shardings = parallel.shardings()
         data = recipes.data(config, data_dir)
         examples = data.part(config.data.subset)
         agreement.on_data(config, directory, data)
-        if neighbours >= (count := len(examples.ids)):
+        if asked.neighbours >= (count := len(examples.ids)):
             raise ArgumentError(
-                "neighbours", f"is {neighbours}: the run has {count} images in all, so give at most {count - 1}"
+                "neighbours", f"is {asked.neighbours}: the run has {count} images in all, so give at most {count - 1}"
             )
         with _pixels(config, examples, shardings) as pixels:
             probe = recipes.pruning_probe(
                 config,
                 pixels,
                 count,
-                rates=rates,
-                pairs=pairs_of_views,
-                against=against,
+                rates=asked.rates,
+                pairs=asked.pairs_of_views,
+                against=asked.against,
                 shardings=shardings,
                 progress=progress and processes.is_main(),
             )
             found = _measured(config, directory, data, examples, probe, shardings, until)
         features = recipes.frozen_encoder(config, shardings).features(found.encoder, examples.images)
-        near = nearest_others(features, max(neighbours, min(NEAREST, count - 1)), shardings=shardings)
+        near = nearest_others(features, max(asked.neighbours, min(NEAREST, count - 1)), shardings=shardings)
         summary = records.decode(Summary, _summary(config, data, examples, probe, found.checkpoints))
         with processes.first("exemplars") as alone:
             if alone:
-                exemplar_files.write(directory, summary, examples, found.last.scores, near, shown, neighbours)
+                exemplar_files.write(
+                    directory, summary, examples, found.last.scores, near, asked.shown, asked.neighbours
+                )
     return Ranking(examples.ids, found.last.scores[-1, 0]), summary
 
 
@@ -250,7 +245,7 @@ def _pixels(
     config: ConfigDict, examples: Examples, shardings: parallel.Shardings
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """(rows) -> uint8 [B, H, W, C]: images as the evaluation sees them; augmented views are made of these."""
-    largest = recipes.probe_batch_size(config, len(examples.ids), shardings)
+    largest = recipes.shared_batch_size(config, len(examples.ids), shardings)
     workers = config.data.workers
     with batches.on_demand(examples.images, recipes.centre_crop(config), largest, workers) as crops_of:
         yield lambda rows: np.asarray(crops_of(0, rows))
@@ -268,8 +263,8 @@ def _by_group(train_counts: np.ndarray, class_groups: tuple[str, ...]) -> dict[s
     if not class_groups:
         return {}
     by_group = {name: [c for c, group in enumerate(class_groups) if group == name] for name in records.GROUPS}
-    rarest = np.argsort(-np.asarray(train_counts), kind="stable")[-(len(train_counts) // 2) :]
-    return by_group | {"rarer_half": rarest.tolist()}
+    common_first = np.argsort(-np.asarray(train_counts), kind="stable")
+    return by_group | {"rarer_half": common_first[-(-len(train_counts) // 2) :].tolist()}
 
 
 def _of_rate(

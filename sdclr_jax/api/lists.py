@@ -103,7 +103,7 @@ def write(
     # First the table by which the folder is known again.
     for name, table in ({TABLES[0]: found.images} | found.tables).items():
         _write_parquet(out / f"{name}.parquet", table)
-        write_csv(out / f"{name}.csv", table)
+        files.write(out / f"{name}.csv", sheets.content(table))
     if features is not None:
         file = io.BytesIO()
         np.savez(file, ids=seen.ids, features=features)
@@ -151,9 +151,8 @@ def read_sizes(path: pathlib.Path) -> list[tuple[str, int, int, int]]:
         ) from error
 
 
-def write_csv(path: pathlib.Path, table: pyarrow.Table, *, guarded: bool = True) -> None:
-    """A table as CSV. `guarded`, text that a spreadsheet would take for a formula gets an apostrophe in front."""
-    table = sheets.table(table) if guarded else table
+def write_csv(path: pathlib.Path, table: pyarrow.Table) -> None:
+    """A table as CSV that is read again: each text as it is."""
     file = io.BytesIO()
     pyarrow.csv.write_csv(table, file)
     files.write(path, file.getvalue())

@@ -75,9 +75,8 @@ def train(
         state = _first(parts) if state is None else state
         start = int(state.step)
         notes = checkpoints.notes(start) if start else {}
-        stream = batches.from_step(start)
         with (
-            contextlib.closing(stream),
+            _opened(batches, start) as (stream, whole),
             contextlib.closing(metrics.opened(directory, start, notes)) as log,
             _sent(directory, config) as send,
             _bar(total, start, progress) as bar,
@@ -109,6 +108,7 @@ def train(
             reporter.lost(log.lost, start)
             for step in method.train(state, clock.timed(stream), until=total, due=due):
                 number, state = step.number, step.state
+                whole = step.images if len(step.images) == config.batch_size else whole
                 window.add(step.scalars)
                 if profile and (costs := profile.after(step, waited=clock.waited, batch_size=config.batch_size)):
                     bar.write(costs.sentence(traces), file=sys.stderr)
@@ -126,14 +126,26 @@ def train(
                     line |= {f"density/{k}": float(v) for k, v in jax.device_get(density(state.mask)).items()}
                 for every, measure in measurements:
                     if every and (last or number % every == 0):
-                        line |= measure(step)
+                        line |= measure(step._replace(images=whole))
                 line |= clock.read(number)
-                reporter.line(line, images=len(step.images))
+                reporter.line(line)
                 if checkpoint or stopping:
                     save({})
                 if stopping and not last:
                     raise Stopped(_stopped(number, total))
     return state
+
+
+@contextlib.contextmanager
+def _opened(batches: Resident | Sent | Streamed, start: int) -> Iterator[tuple[Iterator[Any], Any]]:
+    """The batches of the steps after `start`; and where the first of them is a part of one, the whole one before it,
+    else None. Ranks are bounded by the images that they are measured on, so these are always a whole batch, the same
+    one whether the run was stopped or not."""
+    begun = start - batches.is_part(start)
+    with contextlib.closing(batches.from_step(begun)) as stream:
+        whole = next(stream) if begun < start else None
+        batches.counts()  # what is replaced in that batch was counted before the stop
+        yield stream, whole
 
 
 def _first(parts: Parts) -> State:
@@ -268,18 +280,19 @@ class _Reporter:
         self._warnings_in = partial(
             collapse.warnings,
             epochs=parts.config.epochs,
+            images=parts.config.batch_size,
             dimensions=parts.config.projector.out,
             objective=parts.config.objective.name,
             damaged=[name for name, branch in parts.method.branches.items() if branch.masked],
         )
         self._shown: dict[str, str] = {}  # beside the bar
 
-    def line(self, line: metrics.Line, images: int) -> None:
-        """Of a line, with the warnings that follow from it; the step saw so many images."""
+    def line(self, line: metrics.Line) -> None:
+        """Of a line, with the warnings that follow from it."""
         number = line["step"]
         self.lost(self._log.write(line), number)
         self._send(line)
-        for cause, message in self._warnings_in(line, images=images):
+        for cause, message in self._warnings_in(line):
             if self._log.warn(line, cause, message):
                 self._bar.write(f"warning at step {number}: {message}", file=sys.stderr)
         self._shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}

@@ -21,7 +21,7 @@ from sdclr_jax.api.photos_folder import MANIFEST, RUN, SIZES, SMALL, TABLES
 from sdclr_jax.api.pretrain import pretrain
 from sdclr_jax.data import copies, sources
 from sdclr_jax.errors import ArgumentError, UserError
-from sdclr_jax.evaluation import duplicates
+from sdclr_jax.evaluation import duplicates, pruning_probe
 from sdclr_jax.records import EncoderRecord, Summary, names
 from sdclr_jax.run import folder as run_folder
 
@@ -219,8 +219,8 @@ def _train(
     else:
         config = _chosen(folder, manifest, small, settings, minutes, overrides, say)
         copies.write(small.squares, seen.ids.tolist(), folder)
-        lists.write_csv(out / SIZES, _sizes(seen, small), guarded=False)
-        lists.write_csv(manifest, pyarrow.table({"path": seen.ids}), guarded=False)
+        lists.write_csv(out / SIZES, _sizes(seen, small))
+        lists.write_csv(manifest, pyarrow.table({"path": seen.ids}))
     return pretrain(config, run, data_dir=data_dir, progress=progress)
 
 
@@ -234,12 +234,13 @@ def _chosen(
     say: Callable[[str], None],
 ) -> ConfigDict:
     """The recipe for these images, trained for as many epochs as fit into the time."""
-    count = len(small.squares)
+    count, shardings = len(small.squares), parallel.shardings()
 
     def recipe(epochs: int) -> ConfigDict:
-        config = recipes.photos(folder, manifest, count, epochs=epochs, **settings)
+        config = recipes.photos(folder, manifest, count, epochs=epochs, shardings=shardings, **settings)
         recipes.override(config, overrides)
         recipes.check(config)
+        recipes.check_batch_size(config, count, shardings)
         return config
 
     if "epochs" in overrides:
@@ -276,14 +277,17 @@ def _images_per_second(config: ConfigDict, squares: np.ndarray) -> float:
 
 
 def _forgotten(run: Run, ids: np.ndarray, data_dir: str | os.PathLike | None, progress: bool) -> np.ndarray:
-    """How much pruning changes each image, as `sdclr exemplars` measures it; NaN for one that the run has not seen."""
+    """How much pruning changes each image, as `sdclr exemplars` measures it; NaN for one that the run has not seen.
+    What is there of another rate or kind is measured again."""
     directory, ranking = run.path, run.path / f"{names.RANKING}.parquet"
+    kind = pruning_probe.AGAINST[0]
     try:
-        known = records.read(Summary, directory / names.SUMMARY, folder=directory).last.step == run.step
+        found = records.read(Summary, directory / names.SUMMARY, folder=directory)
+        known = (found.last.step, found.ranked_by.rate, found.settings.against) == (run.step, RATE, kind)
     except FileNotFoundError:
         known = False
     if not (known and ranking.is_file()):
-        exemplars.exemplars(run, rates=[RATE], pairs_of_views=1, data_dir=data_dir, progress=progress)
+        exemplars.exemplars(run, rates=[RATE], pairs_of_views=1, against=kind, data_dir=data_dir, progress=progress)
     table = pyarrow.parquet.read_table(ranking, columns=["id", "score"]).to_pydict()
     scores = dict(zip(table["id"], table["score"], strict=True))
     return np.array([scores.get(image, np.nan) for image in ids.tolist()])

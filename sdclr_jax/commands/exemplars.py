@@ -39,13 +39,13 @@ def main(argv: list[str]) -> None:
         options = _options(argv)
         settings = {argument: getattr(options, flag.removeprefix("--")) for argument, flag in FLAGS.items()}
         with renamed(FLAGS):
-            exemplars.check(**settings)
+            asked = exemplars.Asked(**settings).checked()
         jobs = _jobs(options)
     rankings = {}
     for directory, config in jobs:
         with renamed(FLAGS):
             rankings[directory], summary = exemplars.exemplars_of_run(
-                config, directory, **settings, data_dir=options.data_dir, progress=not options.noprogress
+                config, directory, asked, data_dir=options.data_dir, progress=not options.noprogress
             )
         if processes.is_main():
             for line in gallery.sentences(summary):

@@ -56,7 +56,7 @@ class _Ordered:
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, shardings: Shardings, last_batch: str):
-        _check_batch_size(batch_size, size, shardings)
+        check(size, batch_size, shardings, last_batch)
         self._order = size, batch_size, seed
         self._last_batch = last_batch
         self.steps_per_epoch = order.steps_per_epoch(size, batch_size, last_batch)
@@ -68,6 +68,10 @@ class _Ordered:
         """Images that the steps before this one see, in all."""
         size, batch_size, _ = self._order
         return order.images_before(size, batch_size, step, self._last_batch)
+
+    def is_part(self, step: int) -> bool:
+        """Whether the batch of this step is a smaller one, which a whole one of the same epoch comes before."""
+        return len(self._rows(step)) < self._order[1]
 
     def _rows(self, step: int) -> np.ndarray:
         return rows(*self._order, step, self._last_batch)
@@ -319,7 +323,8 @@ def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
             thread.shutdown(cancel_futures=True)
 
 
-def _check_batch_size(batch_size: int, size: int, shardings: Shardings) -> None:
+def check(size: int, batch_size: int, shardings: Shardings, last_batch: str) -> None:
+    """Raises ArgumentError where so many images cannot be cut into such batches, as `Resident` says it."""
     if not 2 <= batch_size <= size:
         raise ArgumentError(
             "batch_size",
@@ -329,3 +334,4 @@ def _check_batch_size(batch_size: int, size: int, shardings: Shardings) -> None:
     devices = shardings.batch.mesh.size
     if batch_size % devices:
         raise ArgumentError("batch_size", f"is {batch_size}, which {devices} devices cannot share: make it a multiple")
+    order.part(size, batch_size, last_batch)

@@ -287,8 +287,9 @@ class FineTuning(Protocol):
             )
         tuned = encoder.features(fitted.variables, splits.test.examples.images)
         per_class = _linear(splits.test._replace(features=tuned), fitted.kernel, fitted.bias)
-        found = {"images": len(train.labels), "best_epoch": fitted.best_epoch}
-        settings = {"list": longtail.list_hash(train.ids), "batch_size": batch_size} | rates | frozen.views.settings()
+        drawn = {"images": len(train.labels), "list": longtail.list_hash(train.ids)}
+        found = drawn | {"best_epoch": fitted.best_epoch}
+        settings = {"batch_size": batch_size} | rates | frozen.views.settings()
         return Found(per_class, fitted.validation_accuracy, found, settings)
 
 

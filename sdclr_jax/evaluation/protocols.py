@@ -114,7 +114,7 @@ def suited(
 
     Raises:
         ArgumentError: none that is left; fewer classes, or a class with fewer labelled images, than one takes; no test
-            images.
+            images, or none with an attribute.
     """
     found = {name: p for name, p in protocols.items() if p.of_attributes or not test.has_attributes}
     if not found:
@@ -123,10 +123,12 @@ def suited(
         raise ArgumentError(
             "protocols", f"has none that is defined for {images}: give one or more of {', '.join(defined)}"
         )
+    if not len(test):
+        raise ArgumentError("test", "has no images, so there is nothing to score: put some of each class into it")
+    if test.has_attributes and not test.labels.any():
+        raise ArgumentError("test", "has no image with an attribute, so there is nothing to score: put some into it")
     if not test.has_attributes:
         tested = np.bincount(test.labels, minlength=len(class_names))
-        if not tested.any():
-            raise ArgumentError("test", "has no images, so there is nothing to score: put some of each class into it")
         if empty := [name for name, count in zip(class_names, tested, strict=True) if not count]:
             listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
             LOG.warning("no test images of %s: they have no score, and means are over the other classes", listed)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdclr_jax import parallel
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import UserError, renamed
@@ -20,7 +19,7 @@ from sdclr_jax.evaluation.views import ProbeViews
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.encoders import model_of_encoder
 from sdclr_jax.recipes.examples import Data
-from sdclr_jax.recipes.images import centre_crop, plain_view, probe_crops
+from sdclr_jax.recipes.images import centre_crop, plain_view, probe_crops, shared_batch_size
 from sdclr_jax.recipes.methods import method, network
 from sdclr_jax.recipes.sizes import check_evaluated
 from sdclr_jax.trees import Tree
@@ -132,7 +131,8 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
     """What is measured of a run with `evaluate.every` above 0: neighbours and a fast linear probe.
 
     Raises:
-        UserError: the images have no labels, or there is no memory for a batch of them.
+        UserError: the images have no labels, those for validation have no attribute, or there is no memory for a batch
+            of them.
     """
     c = config.evaluate
     if not data.train.class_names:
@@ -140,31 +140,23 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
             f"evaluate.every is {c.every}, but {config.data.name} has no labels to measure by while pretraining: "
             "set it to 0"
         )
+    train, validation = data.part("probe_train"), data.part("validation")
+    if validation.targets.has_attributes and not validation.labels.any():
+        raise UserError(
+            f"evaluate.every is {c.every}, but no validation image of {config.data.name} has an attribute to measure "
+            "by while pretraining: set it to 0"
+        )
     check_evaluated(config, data.train.images)
-    train = data.part("probe_train")
     count = min(len(train.labels), c.live_images)
     neighbours = protocol(config, "knn")
     return OnlineProbe(
         frozen_encoder(config, shardings),
         # Evenly spaced over all of them, which may lie class by class.
         train.take(np.arange(count) * len(train.labels) // count),
-        data.part("validation"),
+        validation,
         groups=groups(config, data),
         protocols={"knn": neighbours.replace(k=min(neighbours.k, count)), "probe": protocol(config, "ridge")},
     )
-
-
-def probe_batch_size(config: ConfigDict, size: int, shardings: Shardings) -> int:
-    """Images a step when pruning is measured: those of training, as far up as the devices need to share them; of fewer
-    images as many as can be shared, since an image that is twice in a batch would be a negative of itself.
-
-    Raises:
-        UserError: there are fewer images than devices.
-    """
-    devices = shardings.batch.mesh.size
-    if size < devices:
-        raise UserError(f"the run has {size} images, and there are {devices} devices to share them: use fewer devices")
-    return min(parallel.shareable(config.batch_size, shardings.batch), size // devices * devices)
 
 
 def check_against(config: ConfigDict, against: str) -> None:
@@ -198,7 +190,7 @@ def pruning_probe(
         rates=(config.prune.rate,) if against == "sparse" else rates,
         pairs=pairs,
         against=against,
-        batch_size=probe_batch_size(config, size, shardings),
+        batch_size=shared_batch_size(config, size, shardings),
         seed=config.seed,
         temperature=config.objective.temperature if config.objective.name == "nt_xent" and two_views else None,
         shardings=shardings,

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from sdclr_jax import parallel
 from sdclr_jax.data import augment, order
+from sdclr_jax.data import batches as batching
 from sdclr_jax.data.batches import Batch, Cropped, Resident, Sent, Streamed
 from sdclr_jax.data.crops import CentreCrop, RandomCrops
 from sdclr_jax.data.images import Encoded, as_images
@@ -19,11 +21,12 @@ from sdclr_jax.recipes.configs import PER_VIEW
 from sdclr_jax.recipes.sizes import check_batches
 from sdclr_jax.train import Views
 
+_BATCHED = {"batch_size": "batch_size", "last_batch": "data.last_batch", "workers": "data.workers"}
 _NORMALISED = {"mean": "views.mean", "std": "views.std"}
 VIEWS = {"digits": augment.digits_view, "simclr": augment.simclr_view}
 
 
-@renamed({"batch_size": "batch_size", "last_batch": "data.last_batch", "workers": "data.workers"})
+@renamed(_BATCHED)
 def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardings) -> Resident | Sent | Streamed:
     """The batches of a run: as `data.input` has it, taken from images on the devices or on the host, or decoded and
     cropped as they are needed.
@@ -60,7 +63,26 @@ def batches(config: ConfigDict, images: np.ndarray | Encoded, shardings: Shardin
     return Streamed(*common, crops=crops, last_batch=last_batch, **workers)
 
 
-@renamed({"batch_size": "batch_size", "last_batch": "data.last_batch"})
+@renamed(_BATCHED)
+def check_batch_size(config: ConfigDict, images: int, shardings: Shardings) -> None:
+    """Raises UserError where batch_size or data.last_batch does not fit so many images, or the devices."""
+    batching.check(images, config.batch_size, shardings, config.data.last_batch)
+
+
+def shared_batch_size(config: ConfigDict, images: int, shardings: Shardings) -> int:
+    """Images a step: those of training, as far up as the devices need to share them; of fewer images as many as can be
+    shared, since an image that is twice in a batch would be a negative of itself.
+
+    Raises:
+        UserError: there are fewer images than devices.
+    """
+    fewest = shardings.batch.mesh.size
+    if images < fewest:
+        raise UserError(f"the run has {images} images, and there are {fewest} devices to share them: use fewer devices")
+    return min(parallel.shareable(config.batch_size, shardings.batch), images // fewest * fewest)
+
+
+@renamed(_BATCHED)
 def epoch(config: ConfigDict, images: int, step: int) -> float:
     """Epochs of so many images that a step ends; 0 at step 0, where imported weights are, whatever the batch size.
 

@@ -5,7 +5,9 @@ import pathlib
 from ml_collections import ConfigDict
 
 from sdclr_jax.data import sources
+from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.configs import load, override
+from sdclr_jax.recipes.images import shared_batch_size
 from sdclr_jax.recipes.start import architecture_of, choose_architecture
 
 MOST_EPOCHS, LEAST_EPOCHS = 200, 4
@@ -13,7 +15,15 @@ ON_ACCELERATOR = "resnet18 of width 64 on 128 x 128 pixels"
 
 
 def photos(
-    folder: pathlib.Path, manifest: pathlib.Path, images: int, *, method: str, epochs: int, on_cpu: bool, start: str
+    folder: pathlib.Path,
+    manifest: pathlib.Path,
+    images: int,
+    *,
+    method: str,
+    epochs: int,
+    on_cpu: bool,
+    start: str,
+    shardings: Shardings,
 ) -> ConfigDict:
     """The config of a run on `images` small copies in a folder.
 
@@ -25,16 +35,19 @@ def photos(
         epochs: to train for.
         on_cpu: whether there is no accelerator.
         start: file of weights to start from; '' for none.
+        shardings: over the devices that share a batch.
 
     Raises:
-        UserError: there is no such method; or the file is damaged, or of no encoder that is known here.
+        UserError: there is no such method; the file is damaged, or of no encoder that is known here; or there are fewer
+            images than devices.
     """
     config = load(f"folder:{method}")
-    batch = max(2, min(config.batch_size, images // 4))
+    usual = config.batch_size
+    config.batch_size = max(2, min(usual, images // 4))
+    config.batch_size = shared_batch_size(config, images, shardings)
     values = {
         "epochs": epochs,
-        "batch_size": batch,
-        "optimizer.learning_rate": config.optimizer.learning_rate * batch / config.batch_size,
+        "optimizer.learning_rate": config.optimizer.learning_rate * config.batch_size / usual,
         "optimizer.warmup_epochs": epochs // 10,
         "checkpoint_every": max(1, epochs // 5),
         "collapse_every": 0,

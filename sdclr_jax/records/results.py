@@ -10,9 +10,9 @@ from sdclr_jax.records.record import Count, Object, Record, Share, says
 
 METRICS = ("accuracy", "average_precision")
 # What a protocol found where the file does not say: of runs of older versions. A text of one of these names is a
-# setting (the loss of a support vector machine), and `images` is found where a protocol draws some.
+# setting (the loss of a support vector machine); how many images and which are found where a protocol draws some.
 _FOUND = ("best_epoch", "l2", "loss", "gradient_norm", "iterations", "all_of_draws", "seconds")
-_DRAWING = {"images_per_class", "share"}
+_DRAWING, _DRAWN = {"images_per_class", "share"}, ("images", "list")
 
 Group = Annotated[str, GROUPS.__contains__]
 
@@ -92,8 +92,9 @@ class Score(Record):
         settings, found = value.get("settings"), value.get("found")
         if isinstance(settings, dict):
             if found is None:
-                names = (*_FOUND, "images") if _DRAWING & settings.keys() else _FOUND
-                found = [key for key in names if key in settings and not isinstance(settings[key], str)]
+                found = [key for key in _FOUND if key in settings and not isinstance(settings[key], str)]
+            if isinstance(found, list) and _DRAWING & settings.keys():
+                found = [*found, *(key for key in _DRAWN if key in settings and key not in found)]
             if not isinstance(found, list) or not all(isinstance(key, str) and key in settings for key in found):
                 raise ValueError(f"{where}.found is not what it should be")
             value = value | {

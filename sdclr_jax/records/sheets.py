@@ -5,12 +5,14 @@ images of other people. https://owasp.org/www-community/attacks/CSV_Injection
 """
 
 import csv
+import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     import pyarrow
 
+MARK = b"\xef\xbb\xbf"  # of UTF-8: without it Excel shows `Köln.jpg` as `KÃ¶ln.jpg`
 _STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width
 
 
@@ -45,6 +47,21 @@ def table(table: "pyarrow.Table") -> "pyarrow.Table":
             texts = [cell(text) for text in table.column(place).to_pylist()]
             table = table.set_column(place, field, pyarrow.array(texts, field.type))
     return table
+
+
+def content(rows: "pyarrow.Table") -> bytes:
+    """The table as a CSV file for people: no formulas, and the mark of UTF-8 at its start. pandas and pyarrow pass over
+    the mark; Python's `csv` does where the file is opened with encoding="utf-8-sig".
+
+    >>> import pyarrow
+    >>> content(pyarrow.table({"place": [1, 2]}))
+    b'\\xef\\xbb\\xbf"place"\\n1\\n2\\n'
+    """
+    import pyarrow.csv
+
+    file = io.BytesIO()
+    pyarrow.csv.write_csv(table(rows), file)
+    return MARK + file.getvalue()
 
 
 class Writer:

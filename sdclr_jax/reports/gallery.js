@@ -128,11 +128,9 @@ function show(i) {
 }
 
 function visit(i) {
-  if (!place.has(i)) {
-    form.reset();
-    filter();
-  }
-  select(i, true);
+  if (place.has(i)) return select(i, true);
+  form.reset();
+  setTimeout(() => select(i, true)); // after the filter that the reset asks for, which selects the first image
 }
 
 function move(event) {

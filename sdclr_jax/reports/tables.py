@@ -191,10 +191,10 @@ def level(member: Group, protocol: str, score: str) -> Cell:
 def _best(part: list[Group], protocol: str, score: str) -> Group | None:
     """The group that is clearly better than each other one on the same data; None where there is none."""
     means = {member: cell.mean for member in part if (cell := level(member, protocol, score)).mean is not None}
-    if not means or len(part) == 1:
+    if len(means) < 2:
         return None
     first = (min if score in LOWER_IS_BETTER else max)(means, key=means.get)
-    rivals = (rival for rival in part if rival is not first)
+    rivals = (rival for rival in means if rival is not first)
     return first if all(leads(difference(first, rival, protocol, score), score) for rival in rivals) else None
 
 

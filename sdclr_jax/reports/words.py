@@ -16,12 +16,16 @@ def summary(runs: list[Run]) -> list[str]:
     for part in parts:
         protocol = protocols(part)[0]
         on = f"{title(protocol)}{', ' + part[0].data_name if len(parts) > 1 else ''}: "
-        if len(part) == 1:
-            sentences.append(on + _alone(part[0], protocol))
-        said = [_against(member, other, protocol) for member, other in _neighbours(part[: MANY + 1])]
+        measured = [member for member in part if any(protocol in run.protocols for run in member.runs)]
+        if len(measured) == 1:
+            sentences.append(on + _alone(measured[0], protocol))
+        said = [_against(member, other, protocol) for member, other in _neighbours(measured[: MANY + 1])]
         sentences += [on + sentence for sentence in said]
-        if len(part) > MANY + 1:
-            sentences.append(f"{on}{len(part) - MANY - 1} more groups are in the table of differences.")
+        if len(measured) > MANY + 1:
+            sentences.append(f"{on}{len(measured) - MANY - 1} more groups are in the table of differences.")
+        if lacking := [member.label for member in part if member not in measured]:
+            was = "was" if len(lacking) == 1 else "were"
+            sentences.append(f"{on}{_some(lacking)} {was} not evaluated by it.")
     return sentences
 
 

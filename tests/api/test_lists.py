@@ -1,6 +1,8 @@
 """What stands in the lists of a folder, and in which order, by scores that are given; and what the network is asked."""
 
 import itertools
+import json
+import pathlib
 import types
 
 import numpy as np
@@ -8,13 +10,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sdclr_jax import recipes
+from sdclr_jax import files, recipes
 from sdclr_jax.api import collection, lists, photos
 from sdclr_jax.data.copies import Copies
 from sdclr_jax.data.images import Files
 from sdclr_jax.data.sources.folders import Skipped
 from sdclr_jax.evaluation import curation
 
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "run_f1e7a00"
 COUNT = 25
 FIRST_COPY, SECOND_COPY, ALONE, IN_A_GROUP = 0, 24, 3, 7
 
@@ -144,3 +147,24 @@ def test_names_with_ends_of_lines_are_read_again(tmp_path):
     found = lists.read_sizes(tmp_path / "sizes.csv")
     assert (tmp_path / "sizes.csv").stat().st_size > 2**20
     assert [row[0] for row in found] == ids and found[-1][1:] == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("there", "again"),
+    [({}, False), ({"against": "pruned"}, True), ({"rate": 0.5}, True), ({"step": 1}, True)],
+)
+def test_scores_that_are_there_of_another_rate_or_kind_are_measured_again(monkeypatch, tmp_path, there, again):
+    """`sdclr exemplars` on the run may have been asked for others."""
+    written = json.loads((GOLDEN / "exemplars" / "summary.json").read_text())
+    written["settings"]["against"] = there.get("against", "recalibrated")
+    written["ranked_by"]["rate"] = there.get("rate", 0.9)
+    assert {rate["rate"] for rate in written["checkpoints"][-1]["rates"]} >= {0.5, 0.9}
+    step = written["checkpoints"][-1]["step"]
+    files.write(tmp_path / photos.names.SUMMARY, json.dumps(written).encode())
+    ranking = pyarrow.table({"id": ["a"], "score": [0.5]})
+    pyarrow.parquet.write_table(ranking, tmp_path / f"{photos.names.RANKING}.parquet")
+    asked = []
+    monkeypatch.setattr(photos.exemplars, "exemplars", lambda run, **given: asked.append(given))
+    run = types.SimpleNamespace(path=tmp_path, step=there.get("step", step))
+    assert photos._forgotten(run, np.array(["a"]), None, False) == [0.5]
+    assert [(given["rates"], given["against"]) for given in asked] == [([0.9], "recalibrated")] * again

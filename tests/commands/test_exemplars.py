@@ -61,7 +61,7 @@ def on_one_device(patch):
 
 def read(folder):
     """summary.json, and the rows of exemplars.csv."""
-    with (folder / "exemplars" / "exemplars.csv").open(newline="") as file:
+    with (folder / "exemplars" / "exemplars.csv").open(newline="", encoding="utf-8-sig") as file:
         return json.loads((folder / "exemplars" / "summary.json").read_text()), list(csv.DictReader(file))
 
 
@@ -276,6 +276,13 @@ def test_bad_input_is_refused_before_anything_is_written(measured, capsys, argv,
     assert main.main(["exemplars", *argv, f"--data_dir={folder / 'data'}"]) == 2
     assert sentence in capsys.readouterr().err
     assert files(folder) == before
+
+
+def test_the_rarer_half_of_the_classes_is_rounded_down():
+    """One class is not the rarer half of itself."""
+    for counts, expected in {(30,): [], (9, 30): [0], (5, 9, 30): [0], (7, 7, 7, 7): [2, 3]}.items():
+        assert exemplars._by_group(np.array(counts), ("many",) * len(counts))["rarer_half"] == expected
+    assert exemplars._by_group(np.array([30]), ()) == {}
 
 
 def test_thumbnails_keep_their_shape_whatever_the_image(tmp_path):

@@ -4,12 +4,13 @@ features are what the fixture says; tests/test_docs.py trains."""
 import csv
 import types
 
+import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
 from PIL import Image, ImageOps
 
-from sdclr_jax import records
+from sdclr_jax import parallel, recipes, records
 from sdclr_jax.api import photos, photos_folder
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
@@ -49,7 +50,7 @@ def run(*argv):
 
 
 def read(path):
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
@@ -199,6 +200,28 @@ def test_the_time_chooses_the_epochs(monkeypatch, tmp_path):
         "of training takes 1280 ms here."
     )
     assert said[1] == "An accelerator would train resnet18 of width 64 on 128 x 128 pixels, for up to 200 epochs."
+
+
+@pytest.mark.parametrize(
+    ("devices", "images", "batch"),
+    [(1, 600, 128), (3, 600, 129), (5, 600, 130), (8, 600, 128), (8, 44, 16), (8, 20, 8), (1, 20, 5)],
+)
+def test_the_devices_can_share_the_images_of_a_step(devices, images, batch, monkeypatch, tmp_path):
+    """What does not fit is refused before a step is compiled to be timed."""
+    shardings = parallel.shardings(jax.devices()[:devices])
+    monkeypatch.setattr(photos.parallel, "shardings", lambda: shardings)
+    monkeypatch.setattr(photos, "_images_per_second", lambda config, squares: {batch: 100.0}[config.batch_size])
+    small = types.SimpleNamespace(squares=np.zeros((images, 32, 32, 3), np.uint8))
+
+    def chosen(**overrides):
+        settings = {"method": "sdclr", "start": "", "on_cpu": False}
+        return photos._chosen(tmp_path, tmp_path / "m.csv", small, settings, 1, overrides, lambda line: None)
+
+    config = chosen()
+    assert config.batch_size == batch
+    assert config.optimizer.learning_rate == pytest.approx(recipes.load("folder").optimizer.learning_rate * batch / 128)
+    with pytest.raises(UserError, match=f"^batch_size is 640, but there are {images} images: it must be at least 2"):
+        chosen(batch_size=640)
 
 
 def flat(folder, seeds, side=40):

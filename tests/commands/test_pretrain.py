@@ -23,6 +23,7 @@ from sdclr_jax.api import loop
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data.batches import Resident
+from sdclr_jax.data.order import rows
 from sdclr_jax.errors import Diverged, Stopped, UserError
 from sdclr_jax.recipes import methods
 from sdclr_jax.run import folder, metrics, versions
@@ -214,6 +215,32 @@ def test_signs_of_collapse_are_measured_for_each_branch_and_change_nothing(
     assert 1 < often[-1]["projection_rank/sparse"] <= 4
     assert not (tmp_path / "often" / "warnings.jsonl").exists()
     assert "warning" not in capsys.readouterr().err
+
+
+def test_signs_of_collapse_are_those_of_a_whole_batch(data_dir, tmp_path, monkeypatch):
+    """Also where the last step of an epoch sees 49 images, and where the run is resumed there: of 49 images no rank is
+    above 49, and runs whose steps all see 64 would look better."""
+    fields = ("--config.data.last_batch=kept", "--config.epochs=2", "--config.log_every=3", "--config.collapse_every=6")
+    kept = config("sdclr", *fields)
+    measured = []
+
+    def measure(outputs, pairs):
+        measured.append(outputs)
+        return {"alignment": np.asarray(outputs[pairs[0][0]].projection).sum(dtype=np.float64)}
+
+    monkeypatch.setattr(loop, "_jitted_collapse", lambda replicated: measure)
+    state = run(kept, tmp_path / "whole", data_dir)
+    assert [line["step"] for line in lines(tmp_path / "whole")] == [3, 6, 9, 12]
+    assert {len(out.projection) for outputs in measured for out in outputs.values()} == {64}
+    images = recipes.data(kept, data_dir).part(kept.data.subset).images
+    method = recipes.method(kept, 6, parallel.shardings(jax.devices()[:1]).replicated)
+    expected = method.jitted_diagnose(state, images[rows(369, 64, 0, 10, "kept")])
+    assert_same_bits(measured[-1], expected)
+    with monkeypatch.context() as stopping, pytest.raises(Stopped, match="^stopped at step 11 of 12"):
+        stopping.setattr(processes.Stop, "at", lambda self, step, convenient: step == 11)
+        run(kept, tmp_path / "stopped", data_dir)
+    run(kept, tmp_path / "stopped", data_dir)
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "whole")
 
 
 def test_collapse_is_warned_of_once(data_dir, tmp_path, monkeypatch, capsys):

@@ -59,7 +59,7 @@ def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
 
     quick = ["--rates=0.5", "--views=1", "--gallery=20", "--neighbours=2", f"--data_dir={data_dir}"]
     assert main.main(["exemplars", str(run), *quick]) == 0
-    with (run / "exemplars" / "exemplars.csv").open(newline="") as file:
+    with (run / "exemplars" / "exemplars.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 369
     summary = json.loads((run / "exemplars" / "summary.json").read_text())

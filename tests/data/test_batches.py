@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sdclr_jax import parallel
+from sdclr_jax.api import loop
 from sdclr_jax.data import workers
 from sdclr_jax.data.batches import Resident, Sent, Streamed, in_order, on_demand, processes
 from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
@@ -72,6 +73,7 @@ def test_the_last_batch_of_an_epoch_can_be_kept(kind, devices, batch_size, part)
     first = np.concatenate([rows(50, batch_size, 3, step) for step in range(50 // batch_size)])
     np.testing.assert_array_equal(whole[: len(first)], first)
     assert len(epoch[-1]) == (part or batch_size)
+    assert [source.is_part(step) for step in range(len(epoch))] == [False] * (len(epoch) - 1) + [part > 0]
     split = shardings.batch if len(epoch[-1]) % devices == 0 else shardings.replicated
     assert epoch[-1].sharding.is_equivalent_to(split, 4)
     assert [source.images_before(step) for step in (0, 1, len(epoch), len(epoch) + 1)] == [
@@ -212,6 +214,21 @@ def test_an_image_lost_in_mid_run_is_replaced_counted_and_told_once(files, worke
     ]
     again = first(streamed(files, 0), 6)
     assert all((a == b).all() for a, b in zip(first(streamed(files, workers), 6), again, strict=True))
+
+
+def test_a_run_that_is_resumed_at_a_part_batch_gets_the_whole_one_before_it_and_counts_nothing_twice(files):
+    pathlib.Path(files.name(int(rows(20, 8, 3, 1, "kept")[5]))).unlink()
+    settings = {"crops": [CROPS], "workers": 0, "prefetch": 1, "last_batch": "kept"}
+    source = Streamed(files, 8, 3, parallel.shardings(), **settings)
+    batches = first(source, 4)
+    assert source.counts() == {"unreadable_images": 1}
+    for start, given in {0: None, 1: None, 2: batches[1], 3: None}.items():
+        with loop._opened(source, start) as (stream, whole):
+            assert source.counts() == {"unreadable_images": 0}
+            np.testing.assert_array_equal(next(stream).crops[0], batches[start])
+            assert (whole is None) == (given is None)
+            if whole is not None:
+                np.testing.assert_array_equal(whole.crops[0], given)
 
 
 @pytest.mark.parametrize("action", ["send", "recv"])

@@ -122,7 +122,7 @@ def test_evaluate_fine_tunes(data_dir, tmp_path, monkeypatch):
             assert settings[field] == protocol["settings"][field] == expected
         assert settings["epochs"] == protocol["settings"]["epochs"] == len(fitted.history) == epochs
         assert protocol["settings"]["images"] == len(labels)
-        assert protocol["settings"]["list"] == longtail.list_hash(chosen.ids)
+        assert protocol["settings"]["list"] == longtail.list_hash(chosen.ids) and "list" in protocol["found"]
         assert protocol["settings"]["padding"] == 1
         assert protocol["settings"]["best_epoch"] == fitted.best_epoch == epochs
         assert protocol["validation_accuracy"] == fitted.validation_accuracy == epochs / len(validation.labels)

@@ -11,7 +11,9 @@ from sklearn.linear_model import Ridge
 from sdclr_jax import parallel, recipes
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
+from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
+from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import protocols
 from sdclr_jax.evaluation.frozen import dense
 from sdclr_jax.evaluation.online import OnlineProbe
@@ -200,6 +202,17 @@ def test_bad_fields_are_refused(more, sentence, data_dir, tmp_path, capsys):
     assert main.main(["pretrain", *arguments(tmp_path / "run", data_dir, "sdclr", "--noprogress"), *more]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_attributes_that_no_validation_image_has_are_refused():
+    """They would end the run at its first measurement."""
+    labels, ids = np.eye(4, 3, dtype=np.uint8), np.array(list("abcd"))
+    train = Examples(np.zeros((4, 8, 8, 1), np.uint8), labels, ids, tuple("xyz"))
+    parts = {"probe_train": train, "validation": train.take(np.array([3]))}
+    data = SimpleNamespace(train=train, part=parts.__getitem__)
+    said = "^evaluate.every is 2, but no validation image of digits has an attribute to measure by while pretraining"
+    with pytest.raises(UserError, match=said):
+        recipes.online_probe(config("sdclr", *EVERY), data, parallel.shardings())
 
 
 def test_images_without_labels_are_refused_before_anything_is_written(data_dir, tmp_path, capsys, monkeypatch):

@@ -231,12 +231,19 @@ def test_a_long_tail_without_images_of_a_class_is_refused_before_anything_is_mea
 
 
 def test_of_attributes_only_what_is_defined_is_measured():
-    labels = np.zeros((5, CLASSES), np.uint8)
+    labels = np.eye(5, CLASSES, dtype=np.uint8)
     assert suited(protocols.PROTOCOLS, labels, labels) == ["logistic", "knn", "ridge"]
     with pytest.raises(
         ArgumentError, match="^protocols has none that is defined for images with attributes.*: give .* logistic, knn"
     ):
         suited(("ts_knn_1", "bcl_full"), labels, labels)
+
+
+@pytest.mark.parametrize(("images", "said"), [(0, "has no images, so"), (3, "has no image with an attribute, so")])
+def test_attributes_that_no_test_image_has_are_refused_before_anything_is_measured(images, said):
+    labels = np.eye(5, CLASSES, dtype=np.uint8)
+    with pytest.raises(ArgumentError, match=f"^test {said} there is nothing to score: put some"):
+        suited(("knn",), labels, np.zeros((images, CLASSES), np.uint8))
 
 
 def test_protocols_stand_in_the_order_of_the_table_and_an_unknown_one_is_named():

@@ -169,9 +169,9 @@ def test_every_image_counts_once_on_any_number_of_devices(state):
 @pytest.mark.parametrize(("size", "batch"), [(9, 8), (16, 16), (20, 16), (1000, 16)])
 def test_no_image_is_twice_in_a_batch(size, batch):
     """Or it would be a negative of itself: 16 images a step in training, 8 devices."""
-    assert recipes.probe_batch_size(tiny(), size, parallel.shardings(jax.devices())) == batch
+    assert recipes.shared_batch_size(tiny(), size, parallel.shardings(jax.devices())) == batch
     with pytest.raises(UserError, match="the run has 7 images, and there are 8 devices to share them"):
-        recipes.probe_batch_size(tiny(), 7, parallel.shardings(jax.devices()))
+        recipes.shared_batch_size(tiny(), 7, parallel.shardings(jax.devices()))
 
 
 def test_images_that_pruning_changes_come_first():

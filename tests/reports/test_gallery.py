@@ -274,7 +274,8 @@ def test_a_neighbour_that_the_filters_hide_is_still_reached_and_one_without_a_ti
     choose(browser, text="train_00007")
     browser.run("select(7, true)")
     browser.run("document.querySelector('.near button').click()")
-    assert "train_00008" in browser.run(FOCUS)
+    browser.run("new Promise((done) => setTimeout(done, 50))")
+    assert "train_00008" in browser.run(FOCUS) and "train_00008" in browser.run(DETAIL)
     assert browser.run(COUNT) == "20 of 20 images"
     browser.run("select(19, true)")  # its neighbours, 20 and 21, have no tile
     assert browser.run("document.querySelectorAll('.near button').length") == 0

@@ -45,6 +45,29 @@ def test_best_is_marked_only_where_it_is_clearly_best(six_runs):
     assert {score for score, cell in sdclr.cells.items() if cell.stands_out} == {"all", "few", "std"}
 
 
+def test_a_group_that_lacks_a_protocol_takes_nothing_from_the_others(make_run, six_runs):
+    """Neither the star of the best, nor the group that another one is held against."""
+
+    def lacks(results):
+        del results["protocols"]["linear_full"]
+
+    folders = [make_run(f"moco-{seed}", "moco", seed, accuracy=0.5, edit=lacks) for seed in range(3)]
+    found = runs.read([*folders, *six_runs])
+    row = next(row for row in tables.compare(found) if row.label == "sdclr")
+    assert {score for score, cell in row.cells.items() if cell.stands_out} == {"all", "few", "std"}
+    (said, lacking) = words.summary(found)
+    assert said.startswith("Linear probe (full): against simclr, sdclr is ahead on All (+3.0 [+1.9, +4.1])")
+    assert lacking == "Linear probe (full): moco was not evaluated by it."
+
+    alone = runs.read([*folders, *six_runs[:3]])
+    row = next(row for row in tables.compare(alone) if row.protocol == "linear_full")
+    assert row.label == "simclr" and not any(cell.stands_out for cell in row.cells.values())
+    assert words.summary(alone) == [
+        "Linear probe (full): simclr reaches 73.0 ± 0.5 % on All (n = 3); there is nothing to compare it with.",
+        lacking,
+    ]
+
+
 # Student's t at 97.5 %, from a table: 12.706 with two pairs, 4.303 with three.
 @pytest.mark.parametrize(
     ("gains", "clear"),
@@ -363,6 +386,24 @@ def test_what_a_fit_finds_is_no_setting(make_run):
 
     found = runs.read([make_run("a", edit=edit(0.4)), make_run("b", seed=1, edit=edit(0.5))])
     assert words.notes(found) == []
+
+
+@pytest.mark.parametrize("found", [None, ["images", "best_epoch"], ["images", "list", "best_epoch"]])
+def test_which_images_are_drawn_to_fine_tune_on_is_no_setting(make_run, found):
+    """The run's seed draws them, so no second evaluation makes them alike. Older versions did not name them."""
+
+    def edit(value):
+        def changed(results):
+            score = results["protocols"].pop("linear_full")
+            score["settings"] = {"share": 0.01, "images": value, "list": str(value) * 64, "best_epoch": value}
+            results["protocols"]["fine_tune_1"] = score | ({"found": found} if found else {})
+
+        return changed
+
+    read = runs.read([make_run("a", edit=edit(4)), make_run("b", seed=1, edit=edit(5))])
+    assert words.notes(read) == []
+    assert [run.protocols["fine_tune_1"].settings for run in read] == [{"share": 0.01}] * 2
+    assert read[0].results.protocols["fine_tune_1"].to_json()["settings"]["list"] == "4" * 64
 
 
 def test_what_makes_the_method_is_no_confound(make_run):

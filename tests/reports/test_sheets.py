@@ -4,7 +4,8 @@ import csv
 import doctest
 import io
 
-import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 from sdclr_jax.api import exemplar_files
@@ -48,10 +49,19 @@ def test_no_file_of_a_report_holds_a_formula(make_run, tmp_path):
     assert not [cell for cell in cells if cell != sheets.cell(cell)]
 
 
+def test_names_of_all_languages_are_read_by_spreadsheets_and_by_programs():
+    """Excel takes a file without a mark for Windows-1252."""
+    table = pyarrow.table({"id": ["Köln.jpg", "東京.png"], "place": [1, 2]})
+    content = sheets.content(table)
+    assert content.startswith(b'\xef\xbb\xbf"id","place"\n"K\xc3\xb6ln.jpg",1\n')
+    assert pyarrow.csv.read_csv(io.BytesIO(content)).equals(table)
+    assert [row["id"] for row in csv.DictReader(io.StringIO(content.decode("utf-8-sig")))] == ["Köln.jpg", "東京.png"]
+
+
 def test_the_table_of_exemplars_holds_none_either(tmp_path):
     table = pyarrow.table({"rank": [1, 2, 3, 4], "id": EVIL, "score": [-1.0, 0.5, -0.5, 0.0]})
     exemplar_files._write(tmp_path, table, "page")
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "exemplars.csv").read_text())))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "exemplars.csv").read_text("utf-8-sig"))))
     assert [row["id"] for row in rows] == [f"'{name}" for name in EVIL]
     assert [float(row["score"]) for row in rows] == [-1.0, 0.5, -0.5, 0.0]
     assert pyarrow.parquet.read_table(tmp_path / "exemplars.parquet")["id"].to_pylist() == EVIL
