@@ -457,7 +457,7 @@ def test_a_kind_of_device_that_is_not_there_is_a_sentence(monkeypatch, capsys, t
     ("raised", "said"),
     [
         (ValueError("not a number"), "ValueError: not a number"),
-        (KeyError("SLURM_NTASKS"), "KeyError: 'SLURM_NTASKS'"),
+        (KeyError("SLURM_NTASKS"), "KeyError: SLURM_NTASKS"),
         (ImportError("the kubernetes package"), "ImportError: the kubernetes package"),
     ],
 )

@@ -182,8 +182,8 @@ def test_the_share_of_the_sparse_branch_in_running_statistics_is_that_of_the_pag
     theirs, ours = share("sparse", "dense", "sparse"), share("dense", "sparse")
     assert f"keep {keeps**2:.2f} of themselves in a step, here {keeps:.1f}" in page
     assert (
-        f"{theirs:.3f} of what is new in the one set of statistics is the sparse branch's there, and {ours:.3f} here"
-        in page
+        f"{theirs:.1%} of each update of the shared statistics comes from the sparse branch there; here {ours:.1%}"
+        in page.replace("\n  ", " ").replace(" %", "%")
     )
 
 

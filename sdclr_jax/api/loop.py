@@ -143,9 +143,9 @@ def _opened(batches: Resident | Sent | Streamed, start: int) -> Iterator[tuple[I
     one whether the run was stopped or not."""
     begun = start - batches.is_part(start)
     with contextlib.closing(batches.from_step(begun)) as stream:
-        whole = next(stream) if begun < start else None
+        whole = [next(stream) if begun < start else None]
         batches.counts()  # what is replaced in that batch was counted before the stop
-        yield stream, whole
+        yield stream, whole.pop()  # which this frame does not hold on to
 
 
 def _first(parts: Parts) -> State:

@@ -111,7 +111,7 @@ def photos(
         settings = {"method": method, "start": start, "on_cpu": on_cpu}
         run = _train(out, seen, small, settings, minutes, given, data_dir, progress, say)
         features = run.encode(small.squares, progress=progress)
-        forgotten = _forgotten(run, seen.ids, data_dir, progress)
+        forgotten = _forgotten(run, seen.ids, data_dir, progress, say)
         if new := np.count_nonzero(np.isnan(forgotten)):
             say(f"{new} images have come since the network was trained, which has not seen them.")
         if changed := np.count_nonzero(other & ~np.isnan(forgotten)):
@@ -276,7 +276,9 @@ def _images_per_second(config: ConfigDict, squares: np.ndarray) -> float:
     return _TIMED * config.batch_size / (time.perf_counter() - began)
 
 
-def _forgotten(run: Run, ids: np.ndarray, data_dir: str | os.PathLike | None, progress: bool) -> np.ndarray:
+def _forgotten(
+    run: Run, ids: np.ndarray, data_dir: str | os.PathLike | None, progress: bool, say: Callable[[str], None]
+) -> np.ndarray:
     """How much pruning changes each image, as `sdclr exemplars` measures it; NaN for one that the run has not seen.
     What is there of another rate or kind is measured again."""
     directory, ranking = run.path, run.path / f"{names.RANKING}.parquet"
@@ -284,6 +286,8 @@ def _forgotten(run: Run, ids: np.ndarray, data_dir: str | os.PathLike | None, pr
     try:
         found = records.read(Summary, directory / names.SUMMARY, folder=directory)
         known = (found.last.step, found.ranked_by.rate, found.settings.against) == (run.step, RATE, kind)
+        if not known:
+            say(f"{directory / names.SUMMARY} is of another step, rate or kind: it is measured again, and replaced.")
     except FileNotFoundError:
         known = False
     if not (known and ranking.is_file()):

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import processes, recipes
 from sdclr_jax.api import evaluate
 from sdclr_jax.commands import flags
+from sdclr_jax.commands.parser import DATA_DIR
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import protocols
 from sdclr_jax.files import expanded
@@ -31,7 +32,7 @@ What earlier evaluations of the same encoder on the same data found under other 
   --config.data.FIELD=VALUE           where the images are now, if they have moved: data.name=folder:PHOTOS, data.root,
                                       data.manifest or data.lists; or data.workers. The command checks that they are
                                       the same images, and saves the new place for the next command
-  --data_dir=DIR                      prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
+  --data_dir=DIR                      {DATA_DIR}
   --distributed                       join the processes of a cluster first (TPU pod, Slurm, MPI), which extract
                                       features together; without one, work alone
 

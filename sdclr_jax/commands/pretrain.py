@@ -3,6 +3,7 @@
 from sdclr_jax import processes, stops
 from sdclr_jax.api import determinism, pretrain
 from sdclr_jax.commands import flags
+from sdclr_jax.commands.parser import DATA_DIR
 from sdclr_jax.files import expanded
 
 USAGE = f"""sdclr pretrain --config=NAME[:METHOD] --workdir=DIR [--config.FIELD=VALUE ...]
@@ -13,7 +14,7 @@ Pretrains and writes everything about the run to DIR. Ctrl-C or SIGTERM saves an
   --config=FILE.py:METHOD   a config file of your own
   --config.FIELD=VALUE      overrides a field, such as --config.prune.rate=0.7
   --workdir=DIR             the run's folder; gs://BUCKET/FOLDER is one in a bucket
-  --data_dir=DIR            prepared data sets; default $SDCLR_DATA or ~/.cache/sdclr_jax/data
+  --data_dir=DIR            {DATA_DIR}
   --distributed             join the processes of a cluster first (TPU pod, Slurm, MPI); without one, train alone
   --noprogress              no progress bar
   --profile=STEPS           trace this number of steps into DIR/profile, and print what they cost

@@ -10,8 +10,6 @@ import io
 import logging
 import math
 import os
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ import PIL
 from PIL import ExifTags, Image, ImageFile, features
 
 from sdclr_jax.data import metadata
+from sdclr_jax.data.quiet import without_warnings
 from sdclr_jax.errors import first_line
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it has to say of a damaged file is raised, too
@@ -156,11 +155,17 @@ def identify(data: bytes) -> None:
 
 
 def has_more(data: bytes) -> bool:
-    """Whether a file has pages or frames behind its first one, which alone is decoded. The second picture of a camera's
-    JPEG, such as a preview, does not count."""
+    """Whether a file has pages or frames behind its first one, which alone is decoded. Smaller copies do not count: the
+    second picture of a camera's JPEG, and pages that a TIFF calls so."""
     try:
-        with _without_warnings(), Image.open(io.BytesIO(data)) as image:
-            return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+        with without_warnings(), Image.open(io.BytesIO(data)) as image:
+            if image.format != "TIFF":
+                return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+            for page in range(1, image.n_frames):
+                image.seek(page)
+                if not image.tag_v2.get(_SUBFILE_TYPE, 0) & 1:
+                    return True
+            return False
     except Exception:  # as in `_only_bad_images`: the first one may be whole
         return False
 
@@ -192,48 +197,15 @@ def shown(image: Image.Image, gray_range: tuple[float, ...] = ()) -> Image.Image
 @contextlib.contextmanager
 def _only_bad_images(data: bytes) -> Iterator[None]:
     """Nothing else comes out of what is done inside, but for what is no fault of the file."""
-    try:
-        with _without_warnings():
+    with without_warnings():
+        try:
             yield
-    except BadImage:
-        raise
-    except MemoryError as error:
-        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
-    except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
-        raise BadImage(_reason(error, data)) from error
-
-
-_MARK = "(?#sdclr_jax decodes)"  # a message that every warning has, and a filter that nobody else sets
-_decoding = threading.Lock()
-_threads = 0  # that decode now
-_marked: list[list] = []  # lists of filters that have the one of these threads
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """No warning of Pillow's inside. Filters are one list for all threads, and `warnings.catch_warnings` in two of them
-    puts back each other's: so threads that decode share one filter, and the last of them takes it away. Another thread
-    may put another list in place meanwhile."""
-    global _threads
-    with _decoding:
-        if not any(map(_is_mark, warnings.filters)):
-            warnings.filterwarnings("ignore", message=_MARK)
-            _marked.append(warnings.filters)
-        _threads += 1
-    try:
-        yield
-    finally:
-        with _decoding:
-            _threads -= 1
-            if not _threads:
-                for filters in (*_marked, warnings.filters):
-                    for each in filter(_is_mark, list(filters)):
-                        filters.remove(each)
-                _marked.clear()
-
-
-def _is_mark(each: tuple) -> bool:
-    return getattr(each[1], "pattern", "") == _MARK
+        except BadImage:
+            raise
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+        except Exception as error:  # Pillow's readers raise a type of their own for each kind of damage
+            raise BadImage(_reason(error, data)) from error
 
 
 def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[[int, int], int] | None) -> Decoded:
@@ -265,7 +237,7 @@ def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[
     if deep and not gray:
         bands = np.array([band != "A" for band in image.getbands()])
         upper = np.atleast_2d(image.getextrema())[bands]  # of two bytes, of which Pillow keeps this one
-        gray = Gray(257 * int(upper.min()), 257 * int(upper.max()), 0, 65535, fixed=True)
+        gray = Gray(256 * int(upper.min()), 256 * int(upper.max()) + 255, 0, 65535, fixed=True)
     if orientation in _TURNS:
         pixels = pixels.transpose(_TURNS[orientation])
     return Decoded(pixels, height, width, factor, before, gray, damage)

@@ -51,8 +51,11 @@ def unread_tiff(data: bytes) -> str:
         tags.load(file)
         bits = tags[258]
         channels, bits = int(tags.get(277, 1)), int(bits[0] if isinstance(bits, tuple) else bits)
+        packed = int(tags.get(259, 1))
     except Exception:  # Pillow raises a type of its own for each kind of damage
         return ""
+    if packed not in TiffImagePlugin.COMPRESSION_INFO:
+        return f"a TIFF of a compression that is not known here (tag 259 is {packed}): save it as PNG"
     return (
         f"a TIFF of {channels} {'channel' if channels == 1 else 'channels'} of {bits} bits, which is not decoded here: "
         "save one or three channels of it as PNG"

@@ -33,6 +33,7 @@ class Protocol(abc.ABC):
     says: str = ""  # in a few words, for help and reports
     of_attributes: bool = False  # whether it is defined where an image has attributes
     constants: ClassVar[dict[str, Any]] = {}  # what it does that is no field
+    chooses: ClassVar[bool] = False  # whether validation images of attributes choose something
     shared: ClassVar[bool] = False  # whether all processes measure it together; else process 0 does, on its devices
 
     @abc.abstractmethod
@@ -120,6 +121,7 @@ class Logistic(Protocol):
 
     l2_tried: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     of_attributes: bool = True
+    chooses: ClassVar[bool] = True
 
     def measure(self, splits: Splits) -> Found:
         train, validation = splits.train, splits.validation

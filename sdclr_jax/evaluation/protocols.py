@@ -114,7 +114,7 @@ def suited(
 
     Raises:
         ArgumentError: none that is left; fewer classes, or a class with fewer labelled images, than one takes; no test
-            images, or none with an attribute.
+            images, or none with an attribute; no validation image with one where they choose something.
     """
     found = {name: p for name, p in protocols.items() if p.of_attributes or not test.has_attributes}
     if not found:
@@ -138,6 +138,11 @@ def suited(
                 "protocols",
                 f"has {name}, which is for {protocol.least_classes} classes or more, and there are {len(class_names)}: "
                 "leave it out",
+            )
+        if test.has_attributes and protocol.chooses and not train("validation").labels.any():
+            raise ArgumentError(
+                "protocols",
+                f"has {name}, which chooses by validation images, and none of them has an attribute: leave it out",
             )
         if not (protocol.needs or protocol.least_present):
             continue

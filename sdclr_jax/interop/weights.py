@@ -6,6 +6,7 @@ Names, shapes and types are known before a tensor is read, so that a file which 
 import contextlib
 import hashlib
 import math
+import os
 import pathlib
 import pickle
 import re
@@ -20,6 +21,7 @@ import safetensors.numpy
 
 from sdclr_jax import files
 from sdclr_jax.errors import UserError, first_line, is_missing, shortened
+from sdclr_jax.files import on_disk
 
 _TORCH = (".pt", ".pth", ".tar", ".ckpt", ".bin")  # what torch.save writes is called
 SUFFIXES = (".safetensors", ".npz", *_TORCH)
@@ -44,13 +46,14 @@ class Tensors(dict[str, Tensor]):
 
 
 @contextlib.contextmanager
-def opened(path: pathlib.Path) -> Iterator[Tensors]:
+def opened(path: str | os.PathLike) -> Iterator[Tensors]:
     """The tensors of a file by name; what is not a tensor in it is passed over. They are read inside only.
 
     Raises:
         UserError: there is no such file, it is damaged, of a kind that is not known, or holds more than weights; or it
             is a file of PyTorch's, and that is not installed.
     """
+    path = on_disk(path, "weights are read from")
     if not path.is_file():
         raise UserError(f"there is no file {path}: give one of {', '.join(SUFFIXES)}")
     kind = path.suffix.lower()

@@ -58,7 +58,7 @@ def photos(
         "views.blur_probability": 0.0,
     }
     if start:
-        choose_architecture(config, architecture_of(pathlib.Path(start)))
+        choose_architecture(config, architecture_of(start))
         values["model.start"] = start
     elif on_cpu:
         values |= {"model.name": "resnet8", "model.width": 16, "model.stem": "cifar"}
@@ -71,7 +71,7 @@ def photos_side(on_cpu: bool, start: str = "") -> int:
     """Pixels of a copy's side, which is that of a view: what the encoder in the file `start` is for, if it says so."""
     small = on_cpu
     if start:
-        found = architecture_of(pathlib.Path(start))
+        found = architecture_of(start)
         if found.view:
             return found.view
         small = on_cpu and found.model.get("stem") == "cifar"  # others make nothing of 32 pixels

@@ -1,5 +1,6 @@
 """Weights that a run starts from: the file that `config.model.start` names, and its place in the state."""
 
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -90,7 +91,7 @@ def started(state: State, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> Sta
     return jax.tree_util.tree_map_with_path(placed, state)
 
 
-def architecture_of(path: pathlib.Path) -> Architecture:
+def architecture_of(path: str | os.PathLike) -> Architecture:
     """What the names and shapes of a file of weights say.
 
     Raises:

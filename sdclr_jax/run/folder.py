@@ -247,7 +247,7 @@ def check_seen(workdir: pathlib.Path, shape: tuple[int, ...] | None) -> None:
     if before != shape:
 
         def seen(one: tuple[int, ...] | None) -> str:
-            return f"of one size, {one[0]} x {one[1]}" if one else "cropped, being of several sizes or too many"
+            return f"of one size, {' x '.join(map(str, one))}" if one else "cropped, being of several sizes or too many"
 
         raise UserError(
             f"{workdir}: the images were {seen(before)}, when this run began, and are {seen(shape)}, now: "

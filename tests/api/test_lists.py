@@ -134,7 +134,7 @@ def test_images_that_are_not_learned_are_found_by_the_published_rate(monkeypatch
     (tmp_path / "exemplars").mkdir()
     monkeypatch.setattr(photos.exemplars, "exemplars", exemplars)
     run = types.SimpleNamespace(path=tmp_path, step=20)
-    found = photos._forgotten(run, np.array(["b.jpg", "new.jpg", "a.jpg"]), None, False)
+    found = photos._forgotten(run, np.array(["b.jpg", "new.jpg", "a.jpg"]), None, False, print)
     np.testing.assert_array_equal(found, [0.25, np.nan, 0.5])
     assert asked["rates"] == [recipes.load("cifar10_lt:sdclr").prune.rate] == [0.9]
 
@@ -143,7 +143,7 @@ def test_names_with_ends_of_lines_are_read_again(tmp_path):
     """From a table of more than a megabyte too, which is read in parts."""
     ids = [f"a folder with a long name/number\n{i:06d}.jpg" for i in range(60_000)]
     table = pyarrow.table({"id": ids} | {name: [3] * len(ids) for name in ("height", "width", "bytes")})
-    lists.write_csv(tmp_path / "sizes.csv", table, guarded=False)
+    lists.write_csv(tmp_path / "sizes.csv", table)
     found = lists.read_sizes(tmp_path / "sizes.csv")
     assert (tmp_path / "sizes.csv").stat().st_size > 2**20
     assert [row[0] for row in found] == ids and found[-1][1:] == (3, 3, 3)
@@ -166,5 +166,7 @@ def test_scores_that_are_there_of_another_rate_or_kind_are_measured_again(monkey
     asked = []
     monkeypatch.setattr(photos.exemplars, "exemplars", lambda run, **given: asked.append(given))
     run = types.SimpleNamespace(path=tmp_path, step=there.get("step", step))
-    assert photos._forgotten(run, np.array(["a"]), None, False) == [0.5]
+    said = []
+    assert photos._forgotten(run, np.array(["a"]), None, False, said.append) == [0.5]
+    assert [line.endswith("it is measured again, and replaced.") for line in said] == [True] * again
     assert [(given["rates"], given["against"]) for given in asked] == [([0.9], "recalibrated")] * again

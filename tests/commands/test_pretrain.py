@@ -221,7 +221,7 @@ def test_signs_of_collapse_are_those_of_a_whole_batch(data_dir, tmp_path, monkey
     """Also where the last step of an epoch sees 49 images, and where the run is resumed there: of 49 images no rank is
     above 49, and runs whose steps all see 64 would look better."""
     fields = ("--config.data.last_batch=kept", "--config.epochs=2", "--config.log_every=3", "--config.collapse_every=6")
-    kept = config("sdclr", *fields)
+    kept = config("simclr", *fields)
     measured = []
 
     def measure(outputs, pairs):

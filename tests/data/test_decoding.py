@@ -18,6 +18,7 @@ from sdclr_jax.data import decoding, metadata
 from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
 from sdclr_jax.data.decoding import BadImage, Gray, decode
 from sdclr_jax.data.pictures import Pictures
+from sdclr_jax.data.quiet import without_warnings
 from tests.photos import encoded, jpeg, photo
 
 CROPS = (
@@ -308,14 +309,14 @@ def test_threads_that_decode_leave_the_filters_of_warnings_as_they_were():
         with pytest.raises(UserWarning, match="of somebody else"):
             warnings.warn("of somebody else", stacklevel=1)
         other_thread = warnings.catch_warnings()
-        with decoding._without_warnings(), other_thread, decoding._without_warnings():
+        with without_warnings(), other_thread, without_warnings():
             warnings.warn("of Pillow", stacklevel=1)
         assert list(warnings.filters) == before
         caught = warnings.catch_warnings()
         with caught:  # of another thread, which began before and ends while this one decodes
-            first = decoding._without_warnings()
+            first = without_warnings()
             first.__enter__()
-        with decoding._without_warnings():
+        with without_warnings():
             warnings.warn("of Pillow", stacklevel=1)
         first.__exit__(None, None, None)
         assert list(warnings.filters) == before

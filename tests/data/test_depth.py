@@ -1,5 +1,6 @@
 """Files of more than eight bits a channel, and of more or fewer channels than are decoded."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -50,7 +51,7 @@ def test_of_colour_of_16_bits_the_range_is_known(make, channels):
     values[0, 0, 0] = 0x0302
     for gray_range in ((), (0.0, 4095.0)):
         found = decode(make(values), gray_range)
-        assert found.gray == Gray(257 * 3, 257 * 15, 0, 65535, fixed=True) and found.gray.share < 1 / 16
+        assert found.gray == Gray(0x0300, 0x0FFF, 0, 65535, fixed=True) and found.gray.share < 1 / 16
         assert np.asarray(found.image)[0, :, 0].tolist() == [3, 15, 15]
 
 
@@ -71,6 +72,18 @@ def test_a_tiff_of_other_channels_is_named(channels, bits):
         decode(data)
     with pytest.raises(BadImage, match="^not an image of a known format$"):
         decode(data[:50])  # its tags are lost
+    for cut in range(1, 80, 10):
+        with contextlib.suppress(BadImage):
+            decode(data[:-cut])  # Pillow warns of nothing, which would be an error here
+
+
+def test_a_tiff_of_another_compression_is_named():
+    data = tiff(np.zeros((3, 4, 3), np.uint8))
+    usual, other = (struct.pack("<HHII", 259, 4, 1, packed) for packed in (1, 33003))
+    with pytest.raises(
+        BadImage, match=r"^a TIFF of a compression that is not known here \(tag 259 is 33003\): save it"
+    ):
+        decode(data.replace(usual, other))
 
 
 def test_pages_behind_the_first_one_that_are_damaged_do_not_count():
@@ -78,6 +91,16 @@ def test_pages_behind_the_first_one_that_are_damaged_do_not_count():
     whole = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
     assert decoding.has_more(whole) and not decoding.has_more(encoded(pages[0], "TIFF"))
     assert not decoding.has_more(b"nothing")
+
+
+def test_pages_that_a_tiff_calls_smaller_copies_do_not_count():
+    page, copy = photo(5, 4), photo(5, 4)
+    copy.encoderinfo = {"tiffinfo": {254: 1}}
+    pages = encoded(page, "TIFF", save_all=True, append_images=[copy])
+    with Image.open(io.BytesIO(pages)) as found:
+        found.seek(1)
+        assert (found.n_frames, found.tag_v2.get(254)) == (2, 1)
+    assert not decoding.has_more(pages)
 
 
 @pytest.mark.parametrize("size", [(7, 1100), (3, 600), (1100, 7), (1, 1100)])

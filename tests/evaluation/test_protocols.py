@@ -246,6 +246,17 @@ def test_attributes_that_no_test_image_has_are_refused_before_anything_is_measur
         suited(("knn",), labels, np.zeros((images, CLASSES), np.uint8))
 
 
+def test_a_protocol_that_chooses_by_validation_images_without_an_attribute_is_refused():
+    def train(part):
+        return as_targets(np.eye(5, CLASSES, dtype=np.uint8) * (part != "validation"), CLASSES)
+
+    wanted, test = dict(protocols.PROTOCOLS), as_targets(np.eye(5, CLASSES, dtype=np.uint8), CLASSES)
+    with pytest.raises(ArgumentError, match="^protocols has logistic, which chooses by validation images, and none of"):
+        protocols.suited(wanted, train, test, "abcd")
+    del wanted["logistic"]
+    assert list(protocols.suited(wanted, train, test, "abcd")) == ["knn", "ridge"]
+
+
 def test_protocols_stand_in_the_order_of_the_table_and_an_unknown_one_is_named():
     c = recipes.load("digits_lt:sdclr")
     c.evaluate.protocols = ("knn", "knm")

@@ -271,7 +271,7 @@ def test_scores_of_another_preprocessing_than_that_of_the_card_say_so(seen, said
 def test_onnx_without_its_extra_says_what_to_install(sdclr, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     with pytest.raises(
-        UserError, match=r"ONNX takes jax2onnx, which is not installed: pip install --upgrade 'sdclr_jax\[onnx\]'"
+        UserError, match=r"ONNX takes jax2onnx, which is not installed: pip install --upgrade jax2onnx onnxruntime"
     ):
         export(sdclr, "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()

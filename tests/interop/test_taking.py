@@ -169,6 +169,11 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=said):
             take(tmp_path / name)
+    with (
+        pytest.raises(UserError, match="^gs://b/x.safetensors is in a bucket, and weights are read from a disk only"),
+        interop.opened("gs://b/x.safetensors"),
+    ):
+        pass
     with pytest.raises(UserError, match="there is no file .*nothing.safetensors"):
         take(tmp_path / "nothing.safetensors")
     interop.write(tmp_path / "other.safetensors", {"a.weight": np.ones(2, np.float32)}, {})

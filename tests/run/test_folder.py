@@ -402,14 +402,14 @@ def test_images_that_are_seen_in_another_way_than_when_the_run_began_are_refused
     folder.check_seen(run, None)  # nothing is known
     claim(run)
     folder.check_seen(run, (8, 8, 1))
-    other = r"^.*run: the images were of one size, 8 x 8, when this run began, and are {}, now: put back what has"
-    for shape, said in ((None, "cropped, being of several sizes or too many"), ((9, 8, 1), "of one size, 9 x 8")):
+    other = r"^.*run: the images were of one size, 8 x 8 x 1, when this run began, and are {}, now: put back what has"
+    for shape, said in ((None, "cropped, being of several sizes or too many"), ((9, 8, 1), "of one size, 9 x 8 x 1")):
         with pytest.raises(UserError, match=other.format(said)):
             folder.check_seen(run, shape)
     cropped = dataclasses.replace(ENCODER, resize=9, crop=8, view=View(height=8, width=8, channels=3))
     records.write(run / "encoder.json", cropped)
     folder.check_seen(run, None)  # evaluate.crop may change
-    with pytest.raises(UserError, match="the images were cropped, .*, and are of one size, 8 x 8, now"):
+    with pytest.raises(UserError, match="the images were cropped, .*, and are of one size, 8 x 8 x 3, now"):
         folder.check_seen(run, (8, 8, 3))
     (run / "data.json").unlink()  # as of weights from elsewhere: what they were trained on is not known
     folder.check_seen(run, (8, 8, 3))

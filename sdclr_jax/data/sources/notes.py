@@ -10,6 +10,8 @@ from sdclr_jax.data.targets import are_attributes
 from sdclr_jax.errors import shortened
 
 _SPLITS = ("train", "val", "test")  # those trained on first
+_TO = {"train": "images that are trained on", "val": "validation images"}
+_NAMES = {"val": "validation", "test": "test"}
 SMALL = 1 / 16  # of the range from black to white: what 12 bits are of 16
 
 
@@ -96,19 +98,19 @@ def _damaged(entries: dict[str, Entry]) -> list[str]:
 def _copies(entries: dict[str, Entry], table: Table) -> list[str]:
     """Images of the same bytes where they do harm: in training and in another split, or in two classes."""
     first, classes, mixed = {}, {}, []
-    scored = {"val": [], "test": []}
+    across = {("train", "val"): [], ("train", "test"): [], ("val", "test"): []}
     of_classes = table.class_names and not are_attributes(table.labels)
     for row in np.argsort([_SPLITS.index(split) for split in table.splits], kind="stable").tolist():
         path, sha256 = table.paths[row], entries[table.paths[row]].sha256
         other = first.setdefault(sha256, row)
-        if table.splits[row] != "train" and table.splits[other] == "train":
-            scored[table.splits[row]].append((path, table.paths[other]))
+        if (splits := (table.splits[other], table.splits[row])) in across:
+            across[splits].append((path, table.paths[other]))
         if of_classes and classes.setdefault(sha256, table.labels[row]) != table.labels[row]:
             mixed.append((path, table.paths[other]))
     said = [
-        f"Copies of images that are trained on: {_several(found, name)}, such as {found[0][0]} of {found[0][1]}; "
-        "scores on them say nothing."
-        for name, found in (("validation image", scored["val"]), ("test image", scored["test"]))
+        f"Copies of {_TO[split]}: {_several(found, f'{_NAMES[other]} image')}, such as {found[0][0]} of {found[0][1]}; "
+        f"scores on them say {'nothing' if split == 'train' else 'too much'}."
+        for (split, other), found in across.items()
         if found
     ]
     if mixed:

@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -100,13 +101,13 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
             f"is {folder}, which holds no list of {name} with the profile {profile!r}: put there any of "
             f"{', '.join(published.get(subset, f'{subset}.txt') for subset in SUBSETS)}",
         )
-    drawn = [subset for subset in SUBSETS if subset not in files]
+    drawn = [subset for subset in published or SUBSETS if subset not in files]
     texts = [path.name for name in there for path in there[name] if name.endswith(".txt")]
     unused = [name for name in texts if name not in {path.name for path in files.values()}]
     if drawn and unused:
         LOG.warning(
-            "%s has no list for %s, which go without one; not read: %s; if one of these is meant, rename it, such "
-            "as to %s, or give its data.profile",
+            "%s: no list for %s, whose images our own rule gives; not read: %s; if one of these is meant, rename it, "
+            "such as to %s, or give its data.profile",
             folder,
             ", ".join(drawn),
             ", ".join(map(printable, unused[:5])) + (f" and {len(unused) - 5} more" if len(unused) > 5 else ""),
@@ -160,13 +161,12 @@ def read(
     _check_apart({subset: files.get(subset, origin) for subset, origin in origins.items()}, rows, train)
 
     num_classes = len(train.class_names)
-    if profile == "as_is" and "validation" not in rows and len(rows.get("long_tail", ())) == len(train.ids):
-        # iNaturalist's names all images: validation is taken out of it, as without lists.
-        del rows["long_tail"]
-        origins["long_tail"] += ", but for validation"
     validation = rows.get("validation")
     if validation is None:
         validation = _validation(train, rows, validation_per_class, seed, profile)
+        if len(np.intersect1d(validation, rows.get("long_tail", []))):
+            rows["long_tail"] = np.setdiff1d(rows["long_tail"], validation)
+            origins["long_tail"] += ", but for validation"
     held_out = np.zeros(len(train.ids), bool)
     held_out[validation] = True
     options = {
@@ -312,13 +312,20 @@ def _check_classes(named: object, labels: np.ndarray, class_names: tuple[str, ..
 
 
 def _validation(train: Examples, rows: dict[str, np.ndarray], per_class: int, seed: int, profile: str) -> np.ndarray:
-    """Images for validation out of those that no list trains on."""
-    free = np.ones(len(train.ids), bool)
-    for given in rows.values():
-        free[given] = False
+    """Images for validation out of those that no list trains on. Where a long tail 'as_is' leaves too few, as that of
+    iNaturalist, which names all images, they are taken out of it, as without lists."""
     sizes = np.bincount(train.labels, minlength=len(train.class_names))
     wanted = np.minimum(per_class, sizes // 5) if profile == "as_is" else np.full(len(sizes), per_class)
-    left = np.bincount(train.labels[free], minlength=len(sizes))
+
+    def free_but_for(given: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+        free = np.ones(len(train.ids), bool)
+        for subset in given:
+            free[rows[subset]] = False
+        return free, np.bincount(train.labels[free], minlength=len(sizes))
+
+    free, left = free_but_for(rows.keys())
+    if profile == "as_is" and left.sum() < wanted.sum():
+        free, left = free_but_for(rows.keys() - {"long_tail"})
     if not left.any():
         raise ArgumentError("files", "leave no image for validation: add a list validation.txt")
     return longtail.first_of_classes(train.labels, free, np.minimum(wanted, left), seed)

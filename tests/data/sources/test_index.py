@@ -156,7 +156,7 @@ def test_what_is_skipped_is_counted_and_listed(root, tmp_path):
     assert found.skipped["empty.png"] == "not an image of a known format"
     assert found.skipped["phone.HEIC"] == "HEIC, which is not decoded here: convert it to JPEG or PNG"
     assert "truncated" in found.skipped["cut.jpg"] and found.skipped["gone.jpg"] == "No such file or directory"
-    with found.skipped_list.open(newline="") as file:
+    with found.skipped_list.open(newline="", encoding="utf-8-sig") as file:
         assert list(csv.reader(file)) == [["path", "reason"], *map(list, found.skipped.items())]
 
 

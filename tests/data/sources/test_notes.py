@@ -24,7 +24,7 @@ def test_colour_of_16_bits_that_uses_little_of_its_range_is_counted(tmp_path):
     for gray_range in ((), (0.0, 4095.0)):
         assert notes(tmp_path / "p", tmp_path / "data", gray_range=gray_range) == [
             "Almost uniform, as at most a sixteenth of the range from black to white, 0 to 65535, is used: 1 image of "
-            "16 bits in colour or with transparency, such as 1.png; their values are 0 to 3855: scale them to eight "
+            "16 bits in colour or with transparency, such as 1.png; their values are 0 to 4095: scale them to eight "
             "bits."
         ]
 
@@ -41,20 +41,24 @@ def test_files_of_several_pages_or_frames_are_counted(tmp_path):
 
 
 def test_copies_of_images_that_are_trained_on_are_counted_by_split(tmp_path):
-    """And a test image that is a copy of one for validation is not said to be trained on."""
+    """And a test image that is a copy of one for validation is said to be that."""
     put(tmp_path / "p", [f"{split}/{c}/{i}.png" for split in ("train", "val", "test") for c in "ab" for i in range(2)])
     shutil.copy(tmp_path / "p/val/a/0.png", tmp_path / "p/test/a/0.png")
-    assert notes(tmp_path / "p", tmp_path / "data") == []
-    shutil.copy(tmp_path / "p/train/b/0.png", tmp_path / "p/val/b/0.png")
-    (said,) = notes(tmp_path / "p", tmp_path / "data")
-    assert said == (
-        "Copies of images that are trained on: 1 validation image, such as val/b/0.png of train/b/0.png; scores on "
-        "them say nothing."
+    of_val = (
+        "Copies of validation images: 1 test image, such as test/a/0.png of val/a/0.png; scores on them say too much."
     )
+    assert notes(tmp_path / "p", tmp_path / "data") == [of_val]
+    shutil.copy(tmp_path / "p/train/b/0.png", tmp_path / "p/val/b/0.png")
+    assert notes(tmp_path / "p", tmp_path / "data") == [
+        "Copies of images that are trained on: 1 validation image, such as val/b/0.png of train/b/0.png; scores on "
+        "them say nothing.",
+        of_val,
+    ]
     shutil.copy(tmp_path / "p/train/b/0.png", tmp_path / "p/test/b/1.png")
     assert [note.split(",")[0] for note in notes(tmp_path / "p", tmp_path / "data")] == [
         "Copies of images that are trained on: 1 validation image",
         "Copies of images that are trained on: 1 test image",
+        "Copies of validation images: 1 test image",
     ]
 
 

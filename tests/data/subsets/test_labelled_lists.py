@@ -308,22 +308,25 @@ def test_texts_that_no_subset_takes_are_named_where_a_list_is_missing(folder, ca
     assert "long_tail" not in labelled_lists.find(folder, "imagenet100", "pareto")
     (said,) = caplog.messages
     assert said == (
-        f"{folder} has no list for long_tail, which go without one; not read: README.txt, imageNet_100_LT_train (1).txt"
-        "; if one of these is meant, rename it, such as to imageNet_100_LT_train.txt, or give its data.profile"
+        f"{folder}: no list for long_tail, whose images our own rule gives; not read: README.txt, "
+        "imageNet_100_LT_train (1).txt; if one of these is meant, rename it, such as to imageNet_100_LT_train.txt, "
+        "or give its data.profile"
     )
 
 
-def test_a_list_of_all_images_leaves_some_for_validation(folder, splits):
-    """As iNaturalist's, which is what the data set is."""
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_list_of_all_images_leaves_some_for_validation(folder, splits, missing):
+    """As iNaturalist's, which is what the data set is; and one that lacks an image, which is no validation alone."""
     keep(folder)
     every = np.arange(len(splits[0].ids))
-    write(folder / "iNaturalist18_train.txt", splits[0], every, numbers=list(range(6)))
+    write(folder / "iNaturalist18_train.txt", splits[0], every[missing:], numbers=list(range(6)))
     given = read(folder, splits, name="inaturalist2018", profile="as_is")
     assert given.origins["long_tail"] == "iNaturalist18_train.txt, but for validation"
     assert np.bincount(given.train.labels[given.subsets.validation]).tolist() == [5] * 6
     kept = np.setdiff1d(every, given.subsets.validation)
-    assert given.subsets.long_tail.tolist() == given.subsets.probe_train.tolist() == kept.tolist()
-    assert given.subsets.train_counts.tolist() == [35] * 6
+    assert given.subsets.probe_train.tolist() == kept.tolist()
+    assert given.subsets.long_tail.tolist() == kept[kept >= missing].tolist()
+    assert given.subsets.train_counts.sum() == len(given.subsets.long_tail) > 6 * 34
     write(folder / "probe_train.txt", splits[0], every, numbers=list(range(6)))
     with pytest.raises(ArgumentError, match="leave no image for validation: add a list validation.txt"):
         read(folder, splits, name="inaturalist2018", profile="as_is")
