@@ -1,4 +1,4 @@
-# The README's commands. Each makes .venv with the locked versions first; needs only Python >= 3.11, pip and make.
+# The README's commands. Each makes .venv with the locked versions first; what that takes is in the README.
 # The newest Python on this machine that there are packages for, since newer ones get newer versions of JAX. Each is
 # started, since a name on the path may start nothing, as those of pyenv.
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11; do \

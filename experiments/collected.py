@@ -151,7 +151,7 @@ def _protocols(table: Table) -> set[str]:
 
 def _chosen(runs: list[Finished], commit: str) -> tuple[str, str]:
     """The commit and the images of the runs that are averaged."""
-    of_it = [run for run in runs if run.commit.startswith(commit)]
+    of_it = [run for run in runs if run.commit.startswith(commit) or _short(run.commit) == commit]
     if runs and not of_it:
         known = ", ".join(sorted({_short(run.commit) for run in runs}))
         raise UserError(f"--commit is {commit}, which no run has: those of the runs are {known}")
@@ -161,7 +161,7 @@ def _chosen(runs: list[Finished], commit: str) -> tuple[str, str]:
     def order(key: tuple[str, str]) -> tuple:
         made_by = key[0]
         clean = made_by not in ("", "unknown") and _RESUMED not in made_by and _DIRTY not in made_by
-        return made_by == commit != "", clean, most[key], key
+        return commit in (made_by, _short(made_by)) and commit != "", clean, most[key], key
 
     return max(most, key=order) if most else ("", "")
 

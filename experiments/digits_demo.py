@@ -147,7 +147,7 @@ def whom(rows: list[Forgotten]) -> Iterable[str]:
         runs = [[row for row in rows if (row.method, row.seed) == (method, seed)] for seed in _seeds(rows)]
         image, of_class = by_image(runs), by_class(runs)
         if method != "sdclr":
-            verdict = "This stands beside SDCLR's, and is not tested"
+            verdict = "This is for comparison with SDCLR, and is not tested"
         elif of_class.beyond:
             more = "more" if of_class.share > of_class.high else "less"
             verdict = f"So pruning makes {name} forget rare classes {more} than chance gives"

@@ -40,8 +40,8 @@ AMONG = ("all", "rare")
 NOTE = """\
 Average precision, in per cent, of finding the images that lie in the directory of another class, one in twenty of
 the {images} ranked, and among those of the five rarest directories alone, by each column of `exemplars.csv`; mean ±
-sample standard deviation over {seeds} seeds. Chance is that of random rankings in each of the {seeds} seeds:
-their mean, and the central 95 % of it."""
+sample standard deviation over {seeds} seeds. Chance is the average precision of random
+rankings: its mean over the {seeds} seeds, and the central 95 % of that mean."""
 
 
 def main() -> None:

@@ -58,7 +58,8 @@ out of the ranking. `change of features` and `of projections` are 1 - cosine bet
 network with {rate:.0%} of its weights pruned (`sdclr exemplars`), `rise of the loss` is how much that raises an
 image's NT-Xent. `sparse branch` holds the dense branch against the sparse one as it was trained. The loss is
 that of the whole network; the distance is the mean of 1 - cosine from its features to the {neighbours} nearest
-images. Chance is that of random rankings in each of the {seeds} seeds: their mean, and the central 95 % of it."""
+images. Chance is the average precision of random rankings: its mean over the {seeds} seeds, and the central 95 %
+of that mean."""
 SCORES = {  # how `sdclr exemplars` prunes -> its columns -> words
     "sparse": {
         f"features_{RATE:g}": "sparse branch: change of features",

@@ -57,15 +57,15 @@ def plan(out: pathlib.Path, config: str, fields: list[str], minutes: float, step
     """
     from sdclr_jax import recipes
 
-    path, asked = out / "plan.json", {"config": config, "minutes": minutes}
+    path, asked = out / "plan.json", {"config": config, "minutes": minutes, "fields": fields}
+    of_sdclr = jobs.config_of(jobs.Job("", f"{config}.py:sdclr", (SCORED, *fields)))
     with contextlib.suppress(FileNotFoundError):
         made = records.load(path, "put it back from a copy, or move that folder away", _planned)
         for name, value in asked.items():
             if made.get(name, value) != value:
-                raise UserError(f"{path} was made with --{name}={made[name]}: give that, or another --out")
+                raise UserError(f"{path} was made with {name} {made[name]}: give the same, or another --out")
         return made
-    # Before anything is measured: the fields, the lists and the archive.
-    of_sdclr = jobs.config_of(jobs.Job("", f"{config}.py:sdclr", (SCORED, *fields)))
+    # The lists and the archive are read before anything is measured.
     images = len(recipes.data(of_sdclr, None).part(of_sdclr.data.subset).ids)
     rate = timed(config, fields, steps)
     count = epochs(float(rate.images_per_second), images, minutes)

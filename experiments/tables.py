@@ -18,6 +18,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -32,7 +33,6 @@ from tabulate import tabulate
 
 from sdclr_jax import files
 from sdclr_jax.errors import UserError
-from sdclr_jax.records.names import CONFIG
 
 OUT = pathlib.Path("runs")
 
@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", help="of --plan and --run: these rows alone, such as simclr,sdclr")
     parser.add_argument("--splits", help="of --plan and --run: these splits alone, such as 1,2")
     parser.add_argument(
-        "--commit", default="", help="of --collect: average runs of this one; default: that of most runs"
+        "--commit",
+        default="",
+        help="of --collect: average runs of this one; default: that of most runs, clean ones first",
     )
     parser.add_argument("--keep", action="store_true", help="of --collect: put them into experiments/results, too")
     options, fields = parser.parse_known_args(argv)
@@ -118,7 +120,10 @@ def _tables(options: argparse.Namespace) -> list[lists.Table]:
             raise UserError(f"--splits is {options.splits}: there is no split {unknown[0]}, {there}")
         tables = [replace(table, splits=tuple(n for n in splits if n in table.splits)) for table in tables]
         tables = [table for table in tables if table.splits]
-    return [table for table in tables if table.rows]
+    tables = [table for table in tables if table.rows]
+    if options.names and not tables:
+        raise UserError(f"no run is of --rows={options.rows} and --splits={options.splits}: give others")
+    return tables
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
@@ -228,11 +233,17 @@ def _check_none_is_lost(folder: pathlib.Path, there: list[ledger.Finished], sour
     ends = (ledger.DONE, ledger.OVER)
     before = {run.run for run in ledger.read_kept(folder).values() if run.state in ends}
     lost = before - {run.run for run in there if run.state in ends}
-    if lost := sorted(run for run in lost if source is None or not (source / run / CONFIG).exists()):
+    if lost := sorted(run for run in lost if source is None or not _ended(source / run, ends)):
         raise UserError(
             f"{folder / 'runs.csv'} has runs that would be lost ({', '.join(lost)}), so nothing was written: collect "
             "them, too (--seeds), run them again, or move that file away"
         )
+
+
+def _ended(folder: pathlib.Path, ends: Collection[str]) -> bool:
+    """Whether a folder holds a run that has ended, which is collected with its scores."""
+    found = ledger.read(folder)
+    return found is not None and found.state in ends
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def test_the_demo_says_what_it_found_whichever_way_it_falls(demo):
         rows = [row for m in demo.METHODS for seed in range(3) for row in classes(demo, forgotten, seed, m)]
         simclr, sdclr = demo.whom(rows)
         assert words in sdclr
-        assert "SimCLR, 3 seeds:" in simclr and simclr.endswith("This stands beside SDCLR's, and is not tested.")
+        assert "SimCLR, 3 seeds:" in simclr and simclr.endswith("This is for comparison with SDCLR, and is not tested.")
         assert not any(other in simclr for other in cases)  # the claim is SDCLR's alone
 
 

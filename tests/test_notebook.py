@@ -60,6 +60,7 @@ def test_jax_is_installed_for_the_accelerator_that_is_there(monkeypatch, smi, st
         commands.append(command)
         return types.SimpleNamespace(returncode=status)
 
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
     monkeypatch.setattr(shutil, "which", lambda name: smi)
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -9,12 +9,13 @@ import fcntl
 import json
 import pathlib
 import re
+import shutil
 import sys
 from dataclasses import replace
 
 import pytest
 
-from sdclr_jax import records
+from sdclr_jax import recipes, records
 from sdclr_jax.errors import UserError
 from sdclr_jax.reports import published
 from tests.test_launch import played  # noqa: F401
@@ -405,9 +406,10 @@ def test_what_is_missing_or_unknown_is_said_before_anything_is_written(tmp_path,
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """What `jobs.run` is asked to run: (folder, names)."""
+def asked(monkeypatch, tmp_path):
+    """What `jobs.run` is asked to run: (folder, names); in a folder that has no runs."""
     found = []
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jobs, "run", lambda own, out, at_a_time: found.append((out, [job.name for job in own])))
     return found
 
@@ -443,6 +445,8 @@ def test_one_row_or_one_split_is_planned_and_run(monkeypatch, capsys, asked):
     capsys.readouterr()
     tables.main([*only, "--plan"])
     assert "# 3: sdclr-1, not run" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no run is of --rows=untrained and --splits=1: give others"):
+        tables.main(["cifar10_lt", "methods_table", "--run", "--rows=untrained", "--splits=1"])
 
 
 def test_a_table_whose_runs_have_another_folder_keeps_its_own_file(tmp_path, monkeypatch, capsys):
@@ -461,8 +465,13 @@ def test_a_table_whose_runs_have_another_folder_keeps_its_own_file(tmp_path, mon
         assert ledger.read_kept(out / name).keys() == before.keys()
     more = [*ledger.read_kept(out / "first").values(), replace(kept[0], run="sdclr-1", seed=1)]
     (out / "first" / "runs.csv").write_text(ledger.to_csv(more))
+    (out / "first" / "sdclr-1").mkdir()
+    (out / "first" / "sdclr-1" / "config.json").write_text(
+        recipes.load("digits_lt:sdclr").to_json()
+    )  # it has begun again, and has no scores
     with pytest.raises(SystemExit, match=r"first/runs.csv has runs that would be lost \(sdclr-1\)"):
         tables.main([str(tmp_path / "first.toml"), "--collect", f"--out={out}"])
+    shutil.rmtree(out / "first" / "sdclr-1")
     tables.main([str(tmp_path / "first.toml"), "--collect", f"--out={out}", "--seeds=0,1"])
     assert list(ledger.read_kept(out / "first")) == ["simclr-0", "sdclr-0", "sdclr-1"]
 
