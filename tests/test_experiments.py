@@ -369,7 +369,7 @@ def test_a_pair_is_planned_by_what_was_measured(monkeypatch, tmp_path, capsys):
         (["--config.epoch=3"], "nearest"),
         (["--config.epoch=3", f"--out={tmp_path / 'other'}"], "nearest"),
         (["--minutes=5"], r"plan.json was made with minutes 9.0: give the same, or another --out"),
-        (["--config=cifar10_lt"], "plan.json was made with config digits_lt: give that"),
+        (["--config=cifar10_lt"], "plan.json was made with config digits_lt: give the same"),
     ]:
         monkeypatch.setattr(sys, "argv", [*argv, *more])
         with pytest.raises(SystemExit, match=said):
