@@ -16,7 +16,9 @@ import pytest
 
 from sdclr_jax import records
 from sdclr_jax.errors import UserError
-from tests.test_tables import TABLE, collected, jobs, ledger, lists, published, results_of
+from sdclr_jax.reports import published
+from tests.played_table import TABLE, results_of
+from tests.test_collected import collected, jobs, ledger, lists
 
 
 @pytest.fixture
