@@ -51,14 +51,15 @@ class Asked(NamedTuple):
             raise ArgumentError("against", f"is {against!r}: it must be one of {', '.join(pruning_probe.AGAINST)}")
         # Each pair is a pass over all images; pictures, and those of neighbours, are all on one page.
         counts = {"pairs_of_views": (0, 1000), "shown": (1, 50_000), "neighbours": (0, 100)}
+        plain: dict[str, Any] = {}
         for name, (least, most) in counts.items():
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral):
-                raise ArgumentError(name, f"is {value!r}: it must be a whole number")
+            given = getattr(self, name)
+            if not isinstance(given, numbers.Integral):
+                raise ArgumentError(name, f"is {given!r}: it must be a whole number")
+            plain[name] = value = int(given)
             if not least <= value <= most:
                 bound = f"at least {least}" if value < least else f"at most {most}"
                 raise ArgumentError(name, f"is {shortened(value)}: it must be {bound}")
-        plain = {name: int(getattr(self, name)) for name in counts}
         return self._replace(rates=tuple(map(float, rates)), **plain)
 
 

@@ -128,7 +128,7 @@ def train(
                     if every and (last or number % every == 0):
                         line |= measure(step._replace(images=whole))
                 line |= clock.read(number)
-                reporter.line(line)
+                reporter.line(number, line)
                 if checkpoint or stopping:
                     save({})
                 if stopping and not last:
@@ -287,9 +287,8 @@ class _Reporter:
         )
         self._shown: dict[str, str] = {}  # beside the bar
 
-    def line(self, line: metrics.Line) -> None:
-        """Of a line, with the warnings that follow from it."""
-        number = line["step"]
+    def line(self, number: int, line: metrics.Line) -> None:
+        """Of the line after step `number`, with the warnings that follow from it."""
         self.lost(self._log.write(line), number)
         self._send(line)
         for cause, message in self._warnings_in(line):
