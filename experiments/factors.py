@@ -72,7 +72,7 @@ def work(run: Run, out: pathlib.Path, given: dict[str, str], recorded: list[dict
         "lists": found.data.lists if found else {},
         "pixels": _pixels(config.data.name),
         "jaxlib": versions.current()["jaxlib"],
-        # Of this sitting: a run that was stopped and resumed has taken more.
+        # Of this process: a run that was stopped and resumed has taken more.
         "cpu_seconds": round(time.process_time() - cpu, 1),
         "wall_seconds": round(time.monotonic() - began, 1),
         **({"forgotten": forgotten} if forgotten else {}),
