@@ -155,7 +155,7 @@ def test_photos_that_have_one_size_now_are_refused(finished, folder, tmp_path):
         lambda: evaluate(directory, protocols=["knn"], data={"name": f"folder:{same}"}),
         lambda: exemplars(directory, data={"name": f"folder:{same}"}),
     ):
-        with pytest.raises(UserError, match="run: the images were cropped, .* and are of one size, 30 x 30 x 3, now: put"):
+        with pytest.raises(UserError, match="run: the images were cropped, .* and are of one size, 30 x 30 x 3, now:"):
             call()
     assert {path: path.read_bytes() for path in directory.glob("*.json*")} == before
 
