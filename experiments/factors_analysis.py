@@ -1,4 +1,4 @@
-"""The analysis of experiments/factors.py: what is compared, by which model, and with which power.
+"""The analysis of experiments/factors.py: what is compared, and by which model.
 
 Only the records of runs are read, and nothing here starts JAX.
 """
@@ -6,7 +6,7 @@ Only the records of runs are read, and nothing here starts JAX.
 from typing import Any, NamedTuple
 
 import numpy as np
-from factors_design import CRITERIA, LADDER, PUBLISHED, RATES, SCALES, UNPRUNED, Run, arms, fields, runs
+from factors_design import CRITERIA, LADDER, PUBLISHED, RATES, SCALES, UNPRUNED, Run, fields, runs
 from scipy import stats
 
 PRIMARY = "logistic.all"
@@ -254,51 +254,3 @@ def residuals(of: list[Run], y: dict[tuple[int, str], float]) -> list[float]:
         variance, _ = residual(make(own), np.array([y[run.key] for run in own]))
         found.append(float(np.sqrt(variance)))
     return found
-
-
-def smallest_seen(scale: str, blocks: int, simulations: int = 4000, power: float = 0.8) -> dict[str, float]:
-    """The difference, in points of All, that is found with this power by Holm's test, all others being 0: simulated
-    from the standard deviations that the design assumes."""
-    rng = np.random.default_rng(0)
-    of = [run for block in range(1, blocks + 1) for run in runs_of(scale, block)]
-    within, lack_of_fit = SCALES[scale].noise
-    statistics: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
-    for belongs, make, noise in (
-        (in_factor_model, factor_model, np.hypot(within, lack_of_fit)),
-        (in_arm_model, arm_model, within),
-    ):
-        model = make([run for run in of if belongs(run)])
-        y = noise * rng.standard_normal((simulations, len(model.matrix)))
-        inverse = np.linalg.pinv(model.matrix)
-        freedom = len(model.matrix) - np.linalg.matrix_rank(model.matrix)
-        if freedom < 1:
-            return {}
-        sigma = np.sqrt(np.sum((y - y @ inverse.T @ model.matrix.T) ** 2, axis=1) / freedom)
-        for name, contrast in model.effects.items():
-            weights = contrast @ inverse
-            statistics[name] = (y @ weights, sigma * np.sqrt(weights @ weights), freedom)
-    names = tested(list(statistics))
-    p = {n: 2 * stats.t.sf(np.abs(statistics[n][0]) / statistics[n][1], statistics[n][2]) for n in names}
-    found = {}
-    for name in names:
-        estimate, error, freedom = statistics[name]
-        others = np.sort(np.stack([p[n] for n in names if n != name]), axis=0)
-        # Holm rejects it if, of those with smaller p, each is rejected in its turn, and its own is below its limit.
-        limits = LEVEL / (len(names) - np.arange(len(names)))
-
-        def share(size: float, e=estimate, s=error, df=freedom, o=others, at=limits) -> float:
-            own = 2 * stats.t.sf(np.abs(e + size) / s, df)
-            before = np.sum(o < own, axis=0)
-            passed = np.cumprod(o < at[: len(o), None], axis=0).sum(axis=0)  # how many of the others fall from the top
-            return float(np.mean((passed >= before) & (own < at[before])))
-
-        low, high = 0.0, 50.0
-        for _ in range(20):
-            middle = (low + high) / 2
-            low, high = (low, middle) if share(middle) >= power else (middle, high)
-        found[name] = high
-    return found
-
-
-def runs_of(scale: str, block: int) -> list[Run]:
-    return [Run(scale, block, arm) for arm in arms(block)]

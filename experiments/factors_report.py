@@ -21,13 +21,15 @@ from factors_analysis import (
     in_factor_model,
     progress,
     residuals,
-    smallest_seen,
     sort,
 )
 from factors_design import LADDER, SCALES, Run, runs
 from factors_explored import Rows, interval
+from factors_power import false_alarms, smallest_seen
 from matplotlib.figure import Figure
 from tabulate import tabulate
+
+TWO_LEVELS = ("norms", "head", "gradient")  # factors that vary within a cell
 
 
 def plan(scale: str, done: set[tuple[int, str]]) -> str:
@@ -54,7 +56,16 @@ def plan(scale: str, done: set[tuple[int, str]]) -> str:
     return (
         f"{table}\n\n{len(rows)} runs; {left / 3600:.1f} CPU hours for those that are not recorded.\n\n{power}\n\n"
         f"With a power of 80 % after Holm, if a repeated run varies by {within} points and what main effects do not "
-        f"fit by {lack} (standard deviations)."
+        f"fit by {lack} (standard deviations). {_false_alarms(scale)}"
+    )
+
+
+def _false_alarms(scale: str) -> str:
+    shares = [100 * x for name, x in false_alarms(scale).items() if not name.startswith(TWO_LEVELS)]
+    return (
+        "If all of what main effects do not fit lies between cells (the runs of a block with one rate, criterion and "
+        "refresh), and no factor has an effect, then a difference of these three factors has an interval without 0 in "
+        f"{min(shares):.0f} to {max(shares):.0f} % of experiments, not in 5 %."
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import types
 
 import numpy as np
@@ -11,6 +12,7 @@ from sdclr_jax import recipes, records
 from tests.test_factors import DESIGN, analysis, factors, record, reports, run_main, runs
 from tests.test_factors import fields as fields_of
 
+import factors_power as power  # isort: skip
 from factors_design import PREMISE, PUBLISHED, SCALES, Arm, Levels, Run  # isort: skip  # beside the experiments
 
 TWO_IN_TEN = [f"{i:02d}" for i in range(20)]
@@ -100,11 +102,21 @@ def test_the_smallest_difference_grows_with_the_noise_that_is_assumed(monkeypatc
     seen = {}
     for lack in (0.0, 0.8):
         monkeypatch.setitem(SCALES, "digits", SCALES["digits"]._replace(noise=(0.6, lack)))
-        seen[lack] = analysis.smallest_seen("digits", blocks=2, simulations=50)
+        seen[lack] = power.smallest_seen("digits", blocks=2, simulations=50)
     assert len(seen[0.0]) == 14
     for name, size in seen[0.0].items():
         of_arms = name in analysis.LADDER_STEPS | analysis.PREMISE_STEPS
         assert seen[0.8][name] == pytest.approx(size * (1 if of_arms else 1.0 / 0.6), abs=1e-3), name
+
+
+def test_the_plan_says_how_often_an_interval_of_cells_misses_0_as_the_pages_do(monkeypatch):
+    said = reports._false_alarms("photos")
+    (shares,) = re.findall(r"in (\d+ to \d+ %) of experiments", said)
+    for page in (factors.PAGE, factors.RESULTS / "DESIGN.md"):
+        assert f"interval without 0 in {shares} of" in " ".join(page.read_text().split())
+    # Where cells do not vary, each interval is at its 95 %.
+    monkeypatch.setitem(SCALES, "photos", SCALES["photos"]._replace(noise=(0.8, 0.0)))
+    assert list(power.false_alarms("photos", 4000).values()) == pytest.approx([0.05] * 10, abs=0.015)
 
 
 def test_the_plan_counts_what_the_runs_that_are_left_cost(monkeypatch):
