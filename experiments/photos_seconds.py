@@ -3,7 +3,7 @@
     python experiments/photos_seconds.py [--out=runs/photos_seconds] [--megapixels=12]
 
 Photographs are drawn: colours that vary at all scales, and the grain of a sensor, as JPEG of quality 92. Of fewer than
-20 different pictures nothing is learned, so what 120 files of 6 pictures take beside 6 is the reading alone: of a folder
+20 different pictures nothing is learned. What 120 files of 6 pictures take beside 6 is the reading alone: of a folder
 that was not seen before, and by the same command again. The folder gets `table.md`.
 """
 
