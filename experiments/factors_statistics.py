@@ -6,28 +6,29 @@ With shared norms both branches add to one set of running statistics, and the de
 same weights are scored with the statistics of the dense branch's own training views. Runs with private norms have no
 others, so they say what another way of taking statistics changes by itself. A line a run goes to
 experiments/results/factors/SCALE_statistics.csv, and `factors.py SCALE --analyse` shows them; runs that are there are
-not scored again. Added when the digits were complete and 52 of 118 runs on photographs: it explores, and tests nothing.
+not scored again, and those whose folders are gone are left out. Added when the digits were complete and 52 of 118 runs
+on photographs: it explores, and tests nothing.
 """
 
 import argparse
 import csv
 import pathlib
+import sys
 import tempfile
 from functools import partial
 from typing import Any
 
 import factors
+import factors_explored
 import jax
 import jax.numpy as jnp
 import jobs
 import ledger
 import numpy as np
 from factors_design import SCALES, runs
-from factors_explored import RESCORED
 
 from sdclr_jax import compiler, parallel, recipes
 from sdclr_jax.data import order
-from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import collapse, frozen
 from sdclr_jax.evaluation.protocols import measure
 from sdclr_jax.evaluation.pruning_probe import batch_statistics
@@ -65,7 +66,7 @@ def scores(folder: pathlib.Path) -> dict[str, float]:
         rank = float(collapse.effective_rank(features.test.features))
         found = {"features.effective_rank": rank}
         for name, protocol in recipes.protocols(config, data).items():
-            if f"{name}.all" in RESCORED:
+            if f"{name}.all" in factors_explored.RESCORED:
                 measured = measure(name, protocol, features.splits(protocol.train), recipes.groups(config, data))
                 found[f"{name}.all"] = measured.all
     return found
@@ -79,21 +80,29 @@ def main(argv: list[str] | None = None) -> None:
     compiler.set_flags()
     recorded = {(row["block"], row["arm"]): row for row in factors.read(factors.RESULTS / f"{options.scale}.jsonl")}
     path = factors.RESULTS / f"{options.scale}_statistics.csv"
-    there = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+    there = factors_explored.read(factors.RESULTS, options.scale).get("statistics", [])
     known = {(int(row["block"]), row["arm"]) for row in there}
     wanted = [run for run in runs(options.scale) if run.arm.fraction and run.key in recorded.keys() - known]
+    folders = {run: options.out / f"block-{run.block}" / run.arm.name for run in wanted}
+    gone = [run for run in wanted if not folders[run].is_dir()]
     with path.open("a", newline="") as file:
-        lines = csv.DictWriter(file, ("block", "arm", *RESCORED))
+        lines = csv.DictWriter(file, ("block", "arm", *factors_explored.RESCORED), lineterminator="\n")
         if not there:
             lines.writeheader()
-        for run in sorted(wanted, key=lambda run: run.arm.levels.norms != "shared"):  # those that can differ come first
-            folder = options.out / f"block-{run.block}" / run.arm.name
-            if not recorded[run.key]["scores"].items() <= ledger.read(folder).scores.items():
-                raise UserError(f"{folder} is not the run that is recorded: give the --out that factors.py had")
-            found = scores(folder)
-            lines.writerow({"block": run.block, "arm": run.arm.name} | {name: f"{x:.6f}" for name, x in found.items()})
+        # Those that can differ come first.
+        for run in sorted(folders.keys() - set(gone), key=lambda run: (run.arm.levels.norms != "shared", run.key)):
+            found, known_as = ledger.read(folders[run]), recorded[run.key]["scores"]
+            if found is None or not known_as.items() <= found.scores.items():
+                sys.exit(
+                    f"factors_statistics.py: {folders[run]} is not the run that is recorded: give the --out that "
+                    "factors.py had"
+                )
+            again = scores(folders[run])
+            lines.writerow({"block": run.block, "arm": run.arm.name} | {name: f"{x:.6f}" for name, x in again.items()})
             file.flush()
-            print(f"block {run.block} {run.arm.name}: {found}", flush=True)
+            print(f"block {run.block} {run.arm.name}: {again}", flush=True)
+    if gone:
+        print(f"{len(gone)} of {len(wanted)} runs have no folder in {options.out}, and are not scored")
 
 
 if __name__ == "__main__":

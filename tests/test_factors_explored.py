@@ -1,6 +1,8 @@
 """The designed experiment: what stands below its tests is made of the committed files, and they of the records."""
 
+import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from sdclr_jax.errors import UserError
 from tests.test_factors import DESIGN, SCALES, analysis, explored, factors, record, reports, runs
 
 import factors_forgotten  # isort: skip  # beside the experiments
+import factors_statistics  # isort: skip
 
 
 def test_scores_with_other_statistics_stand_beside_the_recorded_ones_by_norms_and_cut():
@@ -38,6 +41,29 @@ def test_scores_with_other_statistics_stand_beside_the_recorded_ones_by_norms_an
     )
     alone, _ = reports.report("photos", rows, {"statistics": rescored[:2]})
     assert "; private norms: no run yet, and so no control." in alone
+
+
+def test_runs_are_scored_again_once_and_those_whose_folders_are_gone_are_left_out(tmp_path, monkeypatch, capsys):
+    damaged = [run for run in DESIGN if run.arm.fraction and run.arm.levels.norms == "shared"][:3]
+    known, new, gone = (run.arm.name for run in damaged)
+    (tmp_path / "photos.jsonl").write_text("".join(json.dumps(record(run)) + "\n" for run in damaged))
+    header = "block,arm,logistic.all,knn.all,features.effective_rank\n"
+    (tmp_path / "photos_statistics.csv").write_text(f"{header}1,{known},0.1,0.2,3\n")
+    (tmp_path / "runs" / "block-1" / new).mkdir(parents=True)
+    monkeypatch.setattr(factors, "RESULTS", tmp_path)
+    again = {"logistic.all": 0.25, "knn.all": 0.5, "features.effective_rank": 6.0}
+    monkeypatch.setattr(factors_statistics, "scores", lambda folder: again)
+    there = types.SimpleNamespace(scores=record(damaged[1])["scores"] | {"knn.all": 0.4})
+    monkeypatch.setattr(factors_statistics.ledger, "read", lambda folder: there)
+    with pytest.raises(SystemExit, match=f"{new} is not the run that is recorded: give the --out"):
+        factors_statistics.main(["photos", f"--out={tmp_path / 'runs'}"])
+    there.scores = record(damaged[1])["scores"] | {"more": 1.0}
+    for _ in range(2):
+        factors_statistics.main(["photos", f"--out={tmp_path / 'runs'}"])
+    assert (tmp_path / "photos_statistics.csv").read_text() == (
+        f"{header}1,{known},0.1,0.2,3\n1,{new},0.250000,0.500000,6.000000\n"
+    )
+    assert f"1 of 2 runs have no folder in {tmp_path / 'runs'}, and are not scored" in capsys.readouterr().out
 
 
 def test_whom_pruning_makes_simclr_forget_is_told_by_class():
