@@ -1,7 +1,7 @@
 """The errors that the command line prints as one sentence, without a traceback; and what pure functions raise."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 LONGEST = 2000  # characters of a message
 
@@ -31,6 +31,16 @@ def printable(text: object) -> str:
     a\\x1b[31m\\nb
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
+def first_ones(names: Sequence[object], most: int, between: str = ", ") -> str:
+    """At most so many names for a sentence, and how many there are besides.
+
+    >>> first_ones(["a", "b"], 2), first_ones(["a", "b", "c"], 2), first_ones([1, 2, 3], 1, "; ")
+    ('a, b', 'a, b and 1 more', '1 and 2 more')
+    """
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return f"{between.join(map(str, names[:most]))}{more}"
 
 
 class UserError(ValueError):

@@ -119,8 +119,7 @@ def _some(names: list[str], one: dict[str, np.ndarray], two: dict[str, np.ndarra
         a, b = one[name].ravel(), two[name].ravel()
         unequal = np.flatnonzero([x.tobytes() != y.tobytes() for x, y in zip(a, b, strict=True)])
         said.append(f"{name} ({len(unequal)} of {len(a)} numbers, such as {a[unequal[0]]} and {b[unequal[0]]})")
-    more = f" and {len(names) - 3} more arrays" if len(names) > 3 else ""
-    return f"{', '.join(said)}{more}"
+    return ", ".join(said) + (f" and {len(names) - 3} more arrays" if len(names) > 3 else "")
 
 
 def _arrays(tree: Tree) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from sdclr_jax import records
 from sdclr_jax.data.targets import Targets
-from sdclr_jax.errors import ArgumentError
+from sdclr_jax.errors import ArgumentError, first_ones
 from sdclr_jax.evaluation.frozen_features import Splits
 from sdclr_jax.evaluation.protocol_kinds import (
     FineTuning,
@@ -130,8 +130,8 @@ def suited(
     if not test.has_attributes:
         tested = np.bincount(test.labels, minlength=len(class_names))
         if empty := [name for name, count in zip(class_names, tested, strict=True) if not count]:
-            listed = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
-            LOG.warning("no test images of %s: they have no score, and means are over the other classes", listed)
+            no_score = "no test images of %s: they have no score, and means are over the other classes"
+            LOG.warning(no_score, first_ones(empty, 10))
     for name, protocol in found.items():
         if len(class_names) < protocol.least_classes:
             raise ArgumentError(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sdclr_jax.errors import first_ones
 from sdclr_jax.records import EncoderRecord, Results, TrainedOn
 
 _SIGNS = re.compile(r"([\\`*_{}\[\]()#+!|~])")
@@ -99,12 +100,9 @@ def card(
         for name, score in results.protocols.items():
             shares = " | ".join("-" if x is None else f"{100 * x:.2f}" for x in score.summary.values())
             lines.append(f"| {plain(name)} | {plain(score.metric)} | {shares} |")
-        classes = ", ".join(
-            f"{plain(name)} ({count})"
-            for name, count in zip(results.data.class_names[:50], results.data.train_counts, strict=False)
-        )
-        more = len(results.data.class_names) - 50
-        lines += ["", f"Classes, with their training images: {classes}{f' and {more} more' if more > 0 else ''}."]
+        of_class = zip(results.data.class_names, results.data.train_counts, strict=False)
+        classes = first_ones([f"{plain(name)} ({count})" for name, count in of_class], 50)
+        lines += ["", f"Classes, with their training images: {classes}."]
     lines += [
         "",
         "## Limits",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdclr_jax.errors import UserError, printable
+from sdclr_jax.errors import UserError, first_ones, printable
 from sdclr_jax.interop import names, weights
 from sdclr_jax.interop.architecture import Architecture, described
 from sdclr_jax.models import Encoder
@@ -153,8 +153,7 @@ def _check(
 ) -> None:
     if missing := [key for key in wanted if key not in own]:
         raise UserError(
-            f"{path} is of {found.says}, and not of {name}: it lacks {', '.join(missing[:3])}"
-            f"{f' and {len(missing) - 3} more' if len(missing) > 3 else ''}: {_remedy(found)}"
+            f"{path} is of {found.says}, and not of {name}: it lacks {first_ones(missing, 3)}: {_remedy(found)}"
         )
     # The first layer differs most tellingly.
     for key, shape in sorted(wanted.items(), key=lambda item: not item[0].startswith(first)):

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sdclr_jax.errors import Lost, UserError
+from sdclr_jax.errors import Lost, UserError, first_ones
 from sdclr_jax.joining.cluster import Place
 
 _SAY = 10  # seconds of waiting, until it is said
@@ -258,8 +258,7 @@ class _Roll(threading.Thread):
 
     def _missing(self) -> str:
         numbers = [i for i in range(self._count) if i not in self._came]
-        more = f" and {len(numbers) - 8} others" if len(numbers) > 8 else ""
-        return f"process {', '.join(map(str, numbers[:8]))}{more}"
+        return f"process {first_ones(numbers, 8)}"
 
     def _tell(self, text: bytes) -> None:
         for line in list(self._buffers):

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from sdclr_jax import branches
 from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import lists
-from sdclr_jax.errors import UserError, renamed, shortened
+from sdclr_jax.errors import UserError, first_ones, renamed, shortened
 from sdclr_jax.objectives import OBJECTIVES
 from sdclr_jax.recipes.configs import DECLARED, METHODS, PER_VIEW, base, declared, fields
 from sdclr_jax.recipes.encoders import encoder
@@ -32,7 +32,7 @@ def check(config: ConfigDict) -> None:
     """
     check_types(config)
     if missing := lacking(config):
-        raise UserError(f"the config lacks {_first_ones(missing)}: start from configs/base.py, which has all fields")
+        raise UserError(f"the config lacks {first_ones(missing, 4)}: start from configs/base.py, which has all fields")
     _check(config)
 
 
@@ -55,8 +55,8 @@ def read(directory: pathlib.Path) -> ConfigDict:
             config.update_from_flattened_dict({field: DECLARED[field].default})
     if missing := lacking(config):
         raise UserError(
-            f"{directory / names.CONFIG} lacks {_first_ones(missing)}, as that of a run of an older version does: add "
-            "them there as configs/base.py has them, or pretrain again"
+            f"{directory / names.CONFIG} lacks {first_ones(missing, 4)}, as that of a run of an older version does: "
+            "add them there as configs/base.py has them, or pretrain again"
         )
     known = fields(config)
     for name, field in declared(config).items():
@@ -82,10 +82,6 @@ def lacking(config: ConfigDict) -> list[str]:
     of_kinds = tuple(f"{group}." for group in base.KINDS)  # which have fields of their own, and most of these defaults
     needed = {name for name in DECLARED if not name.startswith(of_kinds) or name.endswith((".name", ".mean", ".std"))}
     return sorted(needed - fields(config).keys())
-
-
-def _first_ones(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _check(config: ConfigDict) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from sdclr_jax.errors import first_ones
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import published
 from sdclr_jax.reports.groups import MANY, Group, by_data, confounds, group, shown
@@ -22,7 +23,9 @@ def summary(runs: list[Run]) -> list[str]:
         said = [_against(member, other, protocol) for member, other in _neighbours(measured[: MANY + 1])]
         sentences += [on + sentence for sentence in said]
         if len(measured) > MANY + 1:
-            sentences.append(f"{on}{len(measured) - MANY - 1} more groups are in the table of differences.")
+            rest = len(measured) - MANY - 1
+            are = "group is" if rest == 1 else "groups are"
+            sentences.append(f"{on}{rest} more {are} in the table of differences.")
         if lacking := [member.label for member in part if member not in measured]:
             was = "was" if len(lacking) == 1 else "were"
             sentences.append(f"{on}{_some(lacking)} {was} not evaluated by it.")
@@ -86,8 +89,7 @@ def notes(runs: list[Run]) -> list[str]:
 
 
 def _some(labels: list[str]) -> str:
-    more = [f"{len(labels) - MANY} more"] if len(labels) > MANY else []
-    return "; ".join(labels[:MANY] + more)
+    return first_ones(labels, MANY, "; ")
 
 
 def _unequal_evaluations(part: list[Group]) -> Iterator[str]:

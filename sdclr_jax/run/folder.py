@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sdclr_jax import files, processes, records
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, first_ones
 from sdclr_jax.records import EncoderRecord, Saved, TrainedOn, names
 from sdclr_jax.run import versions
 
@@ -73,9 +73,8 @@ def check(
         differing = [name for name in sorted(here.keys() | given.keys()) if here.get(name) != given.get(name)]
         if differing:
             said = [f"{_shown(x)} ({_shown(here.get(x))} there, {_shown(given.get(x))} given)" for x in differing]
-            more = f" and {len(said) - _SAID} more fields" if len(said) > _SAID else ""
             raise UserError(
-                f"{workdir} holds a run of another config: {'; '.join(said[:_SAID])}{more}: give another --workdir, "
+                f"{workdir} holds a run of another config: {first_ones(said, _SAID, '; ')}: give another --workdir, "
                 "or the fields of that run to go on with it"
             )
         if not steps_in(workdir / names.CHECKPOINTS) and _had_checkpoint(workdir):

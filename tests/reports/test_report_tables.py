@@ -442,7 +442,7 @@ def test_many_groups_are_compared_with_the_first_one_and_few_are_pictured(make_r
     assert [row.label for row in whole if row.cells["all"].stands_out] == ["sdclr prune.rate=0.3"] * 2
     said = words.summary(found)
     assert [sentence.split(": ")[1].split(",")[0] for sentence in said[:3]] == ["against simclr"] * 3
-    assert said[3:] == ["Linear probe (full): 1 more groups are in the table of differences."]
+    assert said[3:] == ["Linear probe (full): 1 more group is in the table of differences."]
     assert "There are 5 groups: each is compared with simclr only, and pictures show the first 3." in words.notes(found)
     pictured = []
     monkeypatch.setattr(page, "_pictures", lambda groups: pictured.extend(member.label for member in groups))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdclr_jax.data.targets import are_attributes
-from sdclr_jax.errors import ArgumentError, UserError
+from sdclr_jax.errors import ArgumentError, UserError, first_ones
 
 TEST_SHARE = 0.2  # of each class, where test images have to be drawn
 CLASS_ORDERS = ("natural", "text")  # how names of classes are sorted: 2 before 10, or by their characters
@@ -210,7 +210,7 @@ def with_test(table: Table, seed: int) -> Table:
                 f"The class {missing[0]!r} has no image to train on: put some into train, or remove it from the others."
             )
         if untested := [name for c, name in enumerate(names) if not tested[c]]:
-            said = f"The class {untested[0]!r} has" if len(untested) == 1 else f"{_first_ones(untested)} have"
+            said = f"The class {untested[0]!r} has" if len(untested) == 1 else f"{_classes(untested)} have"
             note = f"{said} no test image, and so no score; means are over the other classes."
             table = table._replace(notes=(*table.notes, note))
     if "train" not in table.splits:
@@ -223,5 +223,5 @@ def _counts(table: Table, splits: Iterable[str]) -> Counter:
     return Counter(c for c, split in zip(table.labels.tolist(), table.splits, strict=True) if split in splits)
 
 
-def _first_ones(names: list[str]) -> str:
-    return f"The classes {', '.join(map(repr, names[:3]))}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _classes(names: list[str]) -> str:
+    return f"The classes {first_ones([repr(name) for name in names], 3)}"

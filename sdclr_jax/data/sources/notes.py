@@ -7,7 +7,7 @@ import numpy as np
 from sdclr_jax.data.sources.index import Entry, Index
 from sdclr_jax.data.sources.layouts import Table
 from sdclr_jax.data.targets import are_attributes
-from sdclr_jax.errors import shortened
+from sdclr_jax.errors import first_ones, shortened
 
 _SPLITS = ("train", "val", "test")  # those trained on first
 _TO = {"train": "images that are trained on", "val": "validation images"}
@@ -31,10 +31,9 @@ def others(files: Mapping[str, int]) -> list[str]:
     if not files:
         return []
     most = sorted(files, key=lambda ending: (-files[ending], ending))
-    listed = ", ".join(f"{shortened(ending, 20)} ({files[ending]:,})" for ending in most[:5])
-    more = f" and {len(most) - 5} more" if len(most) > 5 else ""
+    listed = first_ones([f"{shortened(ending, 20)} ({files[ending]:,})" for ending in most], 5)
     count = sum(files.values())
-    return [f"Passed over: {count:,} {'file' if count == 1 else 'files'} of endings that no image has: {listed}{more}."]
+    return [f"Passed over: {count:,} {'file' if count == 1 else 'files'} of endings that no image has: {listed}."]
 
 
 def _columns(table: Table) -> list[str]:
@@ -43,7 +42,7 @@ def _columns(table: Table) -> list[str]:
 
 
 def _columns_named(names: Sequence[str]) -> str:
-    listed = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    listed = first_ones([repr(name) for name in names], 10)
     return f"column {listed} is" if len(names) == 1 else f"columns {listed} are"
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import lists, longtail
 from sdclr_jax.data.targets import are_attributes
-from sdclr_jax.errors import ArgumentError, UserError, printable
+from sdclr_jax.errors import ArgumentError, UserError, first_ones, printable
 from sdclr_jax.files import copied
 
 SUBSETS = ("long_tail", "balanced", "few_shot", "probe_train", "validation", "test")
@@ -110,7 +110,7 @@ def find(folder: str | os.PathLike, name: str, profile: str) -> dict[str, pathli
             "such as to %s, or give its data.profile",
             folder,
             ", ".join(drawn),
-            ", ".join(map(printable, unused[:5])) + (f" and {len(unused) - 5} more" if len(unused) > 5 else ""),
+            first_ones([printable(name) for name in unused], 5),
             published.get(drawn[0], f"{drawn[0]}.txt"),
         )
     return files
