@@ -62,9 +62,10 @@ def evaluate(
     if isinstance(protocols, str):
         raise UserError(f"protocols is {protocols!r}: give a list of names, [{protocols!r}]")
     directory = expanded(getattr(run, "path", run))
+    changed = {"evaluate": recipes.mapping("settings", settings), "data": recipes.mapping("data", data)}
+    changed["evaluate"] |= {} if protocols is None else {"protocols": tuple(protocols)}
     config = recipes.read(directory)
-    changed = dict(settings or {}) | ({} if protocols is None else {"protocols": tuple(protocols)})
-    recipes.override_free(config, {"evaluate": changed, "data": dict(data or {})})
+    recipes.override_free(config, changed)
     folder.check_writable(directory)
     return evaluate_run(config, directory, data_dir, step=getattr(run, "step", None))
 
@@ -179,6 +180,11 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
         aside = path.with_name(f"{path.stem}.damaged.{time.time_ns()}{path.suffix}")
         path.rename(aside)
         print(f"{error}; it is kept as {aside.name}", file=sys.stderr)
+        return found
+    if before.run.step != found.run.step:  # nothing of it can stand beside these, and it may hold scores of hours, too
+        aside = path.with_name(f"{path.stem}.step{before.run.step}{path.suffix}")
+        records.write(aside, before)
+        print(f"{path}  note: the scores of step {before.run.step} are kept as {aside.name}", file=sys.stderr)
         return found
     others = {name: score for name, score in before.protocols.items() if name not in found.protocols}
     # A folder of images is the same data wherever it lies: the hashes of the lists say so.

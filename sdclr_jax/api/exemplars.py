@@ -31,7 +31,7 @@ NEAREST = 10  # images that an image's `neighbour_distance` and `label_disagreem
 class Asked(NamedTuple):
     """What is to be measured and shown: the arguments of `exemplars` of these names."""
 
-    rates: tuple[float, ...]
+    rates: tuple[float, ...] | None
     pairs_of_views: int
     against: str
     shown: int
@@ -40,13 +40,15 @@ class Asked(NamedTuple):
     def checked(self) -> "Asked":
         """The same in numbers that JSON holds; raises ArgumentError where one is out of its bounds."""
         rates, against = self.rates, self.against
-        if len(rates) > 100:
-            raise ArgumentError(
-                "rates", f"is {len(rates)} numbers: the network is pruned and run for each, so give at most 100"
-            )
-        in_bounds = all(isinstance(rate, numbers.Real) and 0 <= rate < 1 for rate in rates)
-        if not rates or not in_bounds or len(set(rates)) < len(rates):
-            raise ArgumentError("rates", f"is {rates}: it must be different numbers, each at least 0 and below 1")
+        if rates is not None:
+            if len(rates) > 100:
+                raise ArgumentError(
+                    "rates", f"is {len(rates)} numbers: the network is pruned and run for each, so give at most 100"
+                )
+            in_bounds = all(isinstance(rate, numbers.Real) and 0 <= rate < 1 for rate in rates)
+            if not rates or not in_bounds or len(set(rates)) < len(rates):
+                raise ArgumentError("rates", f"is {rates}: it must be different numbers, each at least 0 and below 1")
+            rates = tuple(map(float, rates))
         if against not in pruning_probe.AGAINST:
             raise ArgumentError("against", f"is {against!r}: it must be one of {', '.join(pruning_probe.AGAINST)}")
         # Each pair is a pass over all images; pictures, and those of neighbours, are all on one page.
@@ -60,7 +62,7 @@ class Asked(NamedTuple):
             if not least <= value <= most:
                 bound = f"at least {least}" if value < least else f"at most {most}"
                 raise ArgumentError(name, f"is {shortened(value)}: it must be {bound}")
-        return self._replace(rates=tuple(map(float, rates)), **plain)
+        return self._replace(rates=rates, **plain)
 
 
 class Ranking(NamedTuple):
@@ -73,7 +75,7 @@ class Ranking(NamedTuple):
 def exemplars(
     run: Any,
     *,
-    rates: Sequence[float] = (0.5, 0.7, 0.9),
+    rates: Sequence[float] | None = None,
     pairs_of_views: int = 4,
     against: str = pruning_probe.AGAINST[0],
     shown: int = 2000,
@@ -87,7 +89,8 @@ def exemplars(
     Args:
         run: the run's folder, or an object whose `path` it is, of which later checkpoints than the one that it is open
             at are left out.
-        rates: shares of the weights cut, different numbers from 0 to below 1; the last one ranks.
+        rates: shares of the weights cut, different numbers from 0 to below 1; the last one ranks. None is 0.5, 0.7 and
+            0.9; or, against 'sparse', the one rate of that branch, which has no other.
         pairs_of_views: augmented views of an image, beside the plain one.
         against: what the whole network is held against, one of `sdclr_jax.evaluation.pruning_probe.AGAINST`.
         shown: images on the page.
@@ -108,12 +111,13 @@ def exemplars(
     (369, 0.9)
     """
     directory = files.expanded(getattr(run, "path", run))
-    if not isinstance(rates, Iterable) or isinstance(rates, str):
+    if rates is not None and (not isinstance(rates, Iterable) or isinstance(rates, str)):
         raise ArgumentError("rates", f"is {rates!r}: give several numbers, or one as (0.9,)")
-    asked = Asked(tuple(rates), pairs_of_views, against, shown, neighbours).checked()
+    asked = Asked(None if rates is None else tuple(rates), pairs_of_views, against, shown, neighbours).checked()
+    changed = {"data": recipes.mapping("data", data)}
     config = recipes.read(directory)
-    recipes.override_free(config, {"data": dict(data or {})})
-    recipes.check_against(config, against)
+    recipes.override_free(config, changed)
+    recipes.check_against(config, against, asked.rates)
     folder.check_writable(directory)
     return exemplars_of_run(
         config,

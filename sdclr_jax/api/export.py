@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from sdclr_jax import files, interop, numerics, parallel, recipes, records, trees
-from sdclr_jax.api.import_weights import METHOD
 from sdclr_jax.api.load import Run, load
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.interop import onnx
@@ -65,10 +64,11 @@ def export(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} is there already: delete it, or give another --out")
     folder.check_writable(directory)
+    of_run = _of_run(opened)  # first, so that nothing is written where the run is damaged
     with renamed({"to": "to"}):
         writers = {"onnx": _onnx, "authors": _authors, "hub-folder": _hub}
         usage = writers.get(to, _library)(opened, directory, to, classes)
-    files.write(directory / "README.md", _card(opened, usage, data_license).encode())
+    files.write(directory / "README.md", _card(opened, usage, data_license, of_run).encode())
     return directory
 
 
@@ -126,24 +126,34 @@ def _about(run: Run) -> dict[str, str]:
     return {"made_by": "sdclr_jax", "encoder": json.dumps(run.encoder.model), "step": str(run.step)}
 
 
-def _card(run: Run, usage: Usage, data_license: str) -> str:
+def _of_run(run: Run) -> dict[str, Any]:
+    """What a card says of a run's scores, images and versions, as far as the run says it.
+
+    Raises:
+        UserError: a file that says it is damaged.
+    """
     try:
         results = records.read(Results, run.path / names.RESULTS)
     except FileNotFoundError:
         results = None
-    versions_path = run.path / names.VERSIONS
-    remedy = "put it back from a copy, or delete it"
+    versions = run.path / names.VERSIONS
+    return {
+        "results": results if results and results.run.step == run.step else None,
+        "trained_on": folder.trained_on(run.path),
+        "versions": records.load_object(versions, "put it back from a copy, or delete it") if versions.exists() else {},
+    }
+
+
+def _card(run: Run, usage: Usage, data_license: str, of_run: dict[str, Any]) -> str:
     method = run.config.get("method", "")
-    imported = method == METHOD
+    imported = method == recipes.IMPORTED
     trained = "weights of another program" if imported else f"{method} on {run.config.data.name}"
     return card(
         title=f"{run.encoder.model['name']}, {trained}",
         encoder=run.encoder,
         config=recipes.fields(run.config),
         step=run.step,
-        trained_on=folder.trained_on(run.path),
-        results=results if results and results.run.step == run.step else None,
-        versions=records.load_object(versions_path, remedy) if versions_path.exists() else {},
+        **of_run,
         parameters=sum(x.size for x in jax.tree.leaves(run.variables["params"])),
         usage=usage.text(),
         imported=imported,

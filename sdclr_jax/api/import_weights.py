@@ -20,8 +20,7 @@ from sdclr_jax.files import expanded
 from sdclr_jax.records import names
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
-
-METHOD = "imported"  # what reports call such a run
+from sdclr_jax.train import State
 
 
 def import_weights(
@@ -53,22 +52,33 @@ def import_weights(
     >>> run.step, run.encoder.features
     (0, 8)
     """
+    changed = recipes.mapping("fields", fields)
     made = config_of(file, config)
-    recipes.override(made, dict(fields or {}))
+    recipes.override(made, changed)
     import_run(made, expanded(workdir))
     return load(workdir)
 
 
-def config_of(file: str | os.PathLike, config: str) -> ConfigDict:
+def config_of(file: str | os.PathLike, config: str, model: str = "") -> ConfigDict:
     """A config with the encoder that is in a file, which it starts from.
 
+    Args:
+        file, config: as of `import_weights`.
+        model: the encoder that it has to be, with the size that this name stands for; '' takes any.
+
     Raises:
-        UserError: as `import_weights`.
+        UserError: as `import_weights`, or it is another encoder.
     """
     path = expanded(file)
-    made = recipes.load(config)
-    recipes.choose_architecture(made, recipes.architecture_of(path))
-    made.method = METHOD
+    made, found = recipes.load(config), recipes.architecture_of(path)
+    if model:
+        recipes.encoder({"name": model})  # which says so where there is none of this name
+        named = recipes.encoder_fields(model) | {"name": model}
+        size = {field: value for field, value in found.model.items() if field in ("name", "width", "depth", "depths")}
+        if size.items() - named.items():
+            raise UserError(f"{path} is of {found.says}, and not of {model}: leave out --model to take what it has")
+    recipes.choose_architecture(made, found)
+    made.method = recipes.IMPORTED
     made.model.start = str(path)
     return made
 
@@ -81,7 +91,7 @@ def import_run(config: ConfigDict, directory: pathlib.Path) -> None:
         UserError: as `import_weights`.
     """
     recipes.check(config)
-    if (directory / names.CONFIG).exists():
+    if folder.steps_in(directory / names.CHECKPOINTS):  # without one, an import was stopped, and goes on
         raise UserError(f"{directory} holds a run already: give another --out")
     config = recipes.with_hash_of_start(recipes.located(config), directory)
     folder.check(directory, config, recipes.identity)
@@ -92,11 +102,13 @@ def import_run(config: ConfigDict, directory: pathlib.Path) -> None:
     like = recipes.abstract_state(config, shape, shardings)
     taken = recipes.start(config, like)
     view, method = recipes.view_shape(config, shape), recipes.method(config, 1)
-    init = jax.jit(
-        lambda seed, view, arrays: recipes.started(method.init(seed, view), arrays),
-        compiler_options=quick_compile(shardings),
-    )
-    state = init(np.uint32(config.seed), np.zeros(view, np.float32), taken.branches)
+
+    def init(seed: jax.Array, view: jax.Array, arrays: Mapping[str, Mapping[str, np.ndarray]]) -> State:
+        state = recipes.started(method.init(seed, view), arrays)
+        return method.refresh(state) if method.damaged else state  # no training will make the mask of these weights
+
+    jitted = jax.jit(init, compiler_options=quick_compile(shardings))
+    state = jitted(np.uint32(config.seed), np.zeros(view, np.float32), taken.branches)
     with contextlib.ExitStack() as stack:
         stack.enter_context(folder.lock(directory))
         record = recipes.encoder_record(config, shape, encoded=known is None)

@@ -124,8 +124,7 @@ class Run:
             float32 [N, D], in order; D is `encoder.features`.
 
         Raises:
-            ValueError: another type, dtype, shape or number of channels.
-            UserError: a ValueError as well; a file cannot be read, or is no image.
+            UserError: another type, dtype, shape or number of channels; or a file cannot be read, or is no image.
 
         >>> run = sdclr_jax.load("runs/sdclr")
         >>> features = run.encode(np.zeros((2, 8, 8, 1), np.uint8))  # or ["cat.jpg", "dog.png"]
@@ -138,7 +137,7 @@ class Run:
         batch_size = self.config.evaluate.batch_size if batch_size is None else batch_size
         for name, number, least in (("batch_size", batch_size, 1), ("workers", workers, -1)):
             if not isinstance(number, int | np.integer) or number < least:
-                raise ValueError(f"{name} is {number!r}: it must be a whole number of at least {least}")
+                raise UserError(f"{name} is {number!r}: it must be a whole number of at least {least}")
         shardings = parallel.shardings(jax.local_devices() if devices is None else devices)
         if isinstance(checked, Pictures) and not self.encoder.crop:
             checked = checked.fitted(self.encoder.view.height, self.encoder.view.width)
@@ -181,19 +180,19 @@ class Run:
             if self.encoder.crop:
                 return Pictures(list(images))
             if images.shape[1:] != (view.height, view.width, view.channels):
-                raise ValueError(
+                raise UserError(
                     f"images have shape {images.shape}: this run takes [N, {view.height}, {view.width}, "
                     f"{view.channels}]; arrays of other sizes in a list are resized"
                 )
             return images
         if isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
-            raise ValueError(f"images is a {type(images).__name__}: give a list, of one image too")
+            raise UserError(f"images is a {type(images).__name__}: give a list, of one image too")
         images = list(images)
         for i, image in enumerate(images):
             if isinstance(image, np.ndarray):
                 _check_array(image, f"images[{i}]", (), view.channels)
             elif not isinstance(image, str | os.PathLike | Image.Image):
-                raise ValueError(
+                raise UserError(
                     f"images[{i}] is a {type(image).__name__}: give paths, PIL images or uint8 arrays [H, W, C]"
                 )
         return Pictures(images, grayscale=view.channels == 1, gray_range=self.encoder.gray_range)
@@ -201,9 +200,9 @@ class Run:
 
 def _check_array(array: np.ndarray, name: str, before: tuple[str, ...], channels: int) -> None:
     if array.dtype != np.uint8:
-        raise ValueError(f"{name} has dtype {array.dtype}: give uint8, 0 to 255")
+        raise UserError(f"{name} has dtype {array.dtype}: give uint8, 0 to 255")
     if array.ndim != len(before) + 3 or array.shape[-1] != channels or 0 in array.shape[-3:]:
-        raise ValueError(f"{name} has shape {array.shape}: give [{', '.join((*before, 'H', 'W', str(channels)))}]")
+        raise UserError(f"{name} has shape {array.shape}: give [{', '.join((*before, 'H', 'W', str(channels)))}]")
 
 
 def _encoder_record(path: pathlib.Path, config: ConfigDict) -> EncoderRecord:

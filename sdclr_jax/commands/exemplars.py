@@ -67,7 +67,8 @@ def _jobs(options: argparse.Namespace) -> list[tuple[pathlib.Path, ConfigDict]]:
         config = flags.overridden(config, options.overrides)
         recipes.check_same_run(identity, config)
         recipes.check(config)
-        recipes.check_against(config, options.against)
+        with renamed(FLAGS):
+            recipes.check_against(config, options.against, options.rates)
         folder.check_writable(directory)
         jobs.append((directory, config))
     if len({config.data.name for _, config in jobs}) > 1:
@@ -79,8 +80,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="sdclr exemplars", description=DESCRIPTION)
     add = parser.add_argument
     add("dirs", nargs="+", metavar="DIR", help="a run's folder")
-    rates = "shares of the weights that are cut; the last one ranks the images; default %(default)s"
-    add("--rates", default="0.5,0.7,0.9", metavar="RATE,...", help=rates)
+    usual = ",".join(map(str, pruning_probe.RATES))
+    rates = f"shares of the weights that are cut; the last one ranks the images; default {usual}"
+    add("--rates", metavar="RATE,...", help=f"{rates}, and against sparse the one rate of that branch")
     views = "pairs of augmented views of each image, in addition to the plain view; default %(default)s"
     add("--views", type=int, default=4, metavar="N", help=views)
     add(
@@ -115,12 +117,14 @@ def _options(argv: list[str]) -> argparse.Namespace:
     options.overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
     options.dirs = [files.expanded(path) for path in options.dirs]
     options.overlap = files.expanded(options.overlap)
-    if len(options.dirs) > 1 and options.overlap.exists() and not _is_overlap(options.overlap):
-        raise UserError(
-            f"--overlap={options.overlap} is there, and is no such file: give another name, or move it away"
-        )
+    if len(options.dirs) > 1:
+        if options.overlap.exists() and not _is_overlap(options.overlap):
+            raise UserError(
+                f"--overlap={options.overlap} is there, and is no such file: give another name, or move it away"
+            )
+        files.check_writable(options.overlap.parent)  # before hours of work, which is written last
     try:
-        options.rates = tuple(float(rate) for rate in options.rates.split(","))
+        options.rates = None if options.rates is None else tuple(float(rate) for rate in options.rates.split(","))
     except ValueError:
         raise UserError(f"--rates={options.rates}: give numbers with commas between, such as 0.5,0.7,0.9") from None
     if len({path.name for path in options.dirs}) < len(options.dirs):

@@ -27,9 +27,7 @@ def main(argv: list[str]) -> None:
     is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
     options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
     overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
-    config = import_weights.config_of(options.file, options.config)
-    if options.model:
-        overrides = [f"--config.model.name={options.model}", *overrides]
+    config = import_weights.config_of(options.file, options.config, options.model)
     config = flags.overridden(config, overrides)
     directory = files.expanded(options.out)
     import_weights.import_run(config, directory)

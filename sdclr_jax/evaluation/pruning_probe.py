@@ -29,6 +29,7 @@ from sdclr_jax.trees import Tree
 #   sparse        the sparse branch as it was trained, with its own mask, norms and statistics; of self-damaging
 #                 methods only.
 AGAINST = ("recalibrated", "pruned", "sparse")
+RATES = 0.5, 0.7, 0.9  # shares of the weights that are cut, unless others are asked for
 # Batches whose statistics are averaged: 6,400 views at batch 64. A few thousand suffice, and a plain mean is better
 # than the moving one of training (Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, Section 3).
 CALIBRATION = 50

@@ -135,8 +135,11 @@ def _otherwise(encoder: EncoderRecord, seen: Mapping[str, Any] | None) -> list[s
     here = {"mean": list(encoder.mean), "std": list(encoder.std)}
     if encoder.crop:
         here |= {"resize": encoder.resize, "crop": encoder.crop, "interpolation": encoder.interpolation}
-    other = {name: value for name, value in (seen or here).items() if value != here.get(name)}
+    seen = seen or here
+    other = [f"{plain(name)} {plain(value)}" for name, value in seen.items() if value != here.get(name)]
+    if "crop" in here and "crop" not in seen:
+        other.append("whole images")
     if not other:
         return []
-    made = ", ".join(f"{plain(name)} {plain(value)}" for name, value in other.items())
+    made = ", ".join(other)
     return ["", f"These scores were made with another preprocessing than the one above: {made}."]

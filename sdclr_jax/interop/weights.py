@@ -113,7 +113,10 @@ def write(path: pathlib.Path, tensors: Mapping[str, np.ndarray], about: Mapping[
     """Write a safetensors file that PyTorch's tools take, whole or not at all; `about` goes into its header."""
     whole = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
     with files.replacing(path) as part:
-        safetensors.numpy.save_file(whole, part, metadata={"format": "pt", **about})
+        try:
+            safetensors.numpy.save_file(whole, part, metadata={"format": "pt", **about})
+        except safetensors.SafetensorError as error:  # of a full disk, too
+            raise OSError(first_line(error)) from error
 
 
 def _safetensors(path: pathlib.Path, stack: contextlib.ExitStack) -> Tensors:

@@ -1,8 +1,16 @@
 """From a config to objects: the only reader of a config's fields, and the place where bad values are refused."""
 
 from sdclr_jax.recipes.checks import check, check_new, read
-from sdclr_jax.recipes.configs import DECLARED, METHODS, NAMES, fields, load, load_with_sources, override
-from sdclr_jax.recipes.encoders import choose_encoder, encoder, encoder_record, encoder_record_of_config, encoder_shapes
+from sdclr_jax.recipes.configs import DECLARED, METHODS, NAMES, fields, load, load_with_sources, mapping, override
+from sdclr_jax.recipes.encoders import (
+    IMPORTED,
+    choose_encoder,
+    encoder,
+    encoder_fields,
+    encoder_record,
+    encoder_record_of_config,
+    encoder_shapes,
+)
 from sdclr_jax.recipes.evaluation import (
     check_against,
     frozen_encoder,

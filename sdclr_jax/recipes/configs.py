@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sdclr_jax import records
-from sdclr_jax.errors import UserError, first_line, shortened
+from sdclr_jax.errors import ArgumentError, UserError, first_line, shortened
 from sdclr_jax.recipes.encoders import choose_encoder
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
@@ -142,6 +142,20 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
         except (TypeError, ValueError, OverflowError, RecursionError):
             kind, shown = type(known[name]).__name__, shortened(repr(value) if isinstance(value, str) else value)
             raise UserError(f"{name} is {shown}, {type(value).__name__}: it must be {kind}") from None
+
+
+def mapping(argument: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields that an argument of this name gives; none where it is None.
+
+    Raises:
+        ArgumentError: it is something else.
+
+    >>> mapping("settings", {"knn_k": 5}), mapping("settings", None)
+    ({'knn_k': 5}, {})
+    """
+    if given is not None and not hasattr(given, "items"):
+        raise ArgumentError(argument, f"is {shortened(repr(given))}: give a mapping of fields, such as {{'name': 5}}")
+    return dict(given or {})
 
 
 def _tuples(value: Any) -> Any:

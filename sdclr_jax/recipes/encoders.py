@@ -19,6 +19,8 @@ from sdclr_jax.trees import Tree
 # how the backward pass goes.
 COMMON = {"start": "", "start_sha256": "", "remat": False}
 
+IMPORTED = "imported"  # the method of a run of weights that another program trained
+
 
 def choose_encoder(config: ConfigDict, name: str) -> None:
     """Make `config.model` that of the encoder `name`, with all of its fields.

@@ -8,13 +8,13 @@ from ml_collections import ConfigDict
 
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import UserError, renamed
+from sdclr_jax.errors import ArgumentError, UserError, renamed
 from sdclr_jax.evaluation import protocols as evaluation
 from sdclr_jax.evaluation.frozen import FrozenEncoder
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.evaluation.protocols import Protocol
-from sdclr_jax.evaluation.pruning_probe import PruningProbe
+from sdclr_jax.evaluation.pruning_probe import RATES, PruningProbe
 from sdclr_jax.evaluation.views import ProbeViews
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.recipes.encoders import model_of_encoder
@@ -159,10 +159,20 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
     )
 
 
-def check_against(config: ConfigDict, against: str) -> None:
-    """Raises UserError where the run has no sparse branch to hold against."""
-    if against == "sparse" and not method(config, steps_per_epoch=1).damaged:
+def check_against(config: ConfigDict, against: str, rates: tuple[float, ...] | None = None) -> None:
+    """Raises UserError where the run has no sparse branch to hold against, or one of another rate.
+
+    Args:
+        config: of the run.
+        against: one of `evaluation.pruning_probe.AGAINST`.
+        rates: those that were asked for; None where none was.
+    """
+    if against != "sparse":
+        return
+    if not method(config, steps_per_epoch=1).damaged:
         raise UserError(f"against is 'sparse': {config.method} has no sparse branch, so take 'recalibrated'")
+    if rates not in (None, (own := config.prune.rate,)):
+        raise ArgumentError("rates", f"is {rates}: the sparse branch has one rate, {own:g}, so leave this out")
 
 
 def pruning_probe(
@@ -170,14 +180,15 @@ def pruning_probe(
     pixels: Callable[[np.ndarray], np.ndarray],
     size: int,
     *,
-    rates: tuple[float, ...],
+    rates: tuple[float, ...] | None,
     pairs: int,
     against: str,
     shardings: Shardings,
     progress: bool = False,
 ) -> PruningProbe:
-    """What pruning changes in a run's network, on its own views; arguments as those of `PruningProbe`."""
-    check_against(config, against)
+    """What pruning changes in a run's network, on its own views; arguments as those of `PruningProbe`. Without rates,
+    those are cut that its sparse branch has, where it is held against that, or else `RATES`."""
+    check_against(config, against, rates)
     built = method(config, steps_per_epoch=1)
     two_views = {view for pair in config.pairs for _, view in pair} == {0, 1}
     return PruningProbe(
@@ -187,7 +198,7 @@ def pruning_probe(
         make_views=built.make_views,
         pixels=pixels,
         size=size,
-        rates=(config.prune.rate,) if against == "sparse" else rates,
+        rates=(config.prune.rate,) if against == "sparse" else rates or RATES,
         pairs=pairs,
         against=against,
         batch_size=shared_batch_size(config, size, shardings),

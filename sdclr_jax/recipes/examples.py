@@ -11,7 +11,7 @@ from sdclr_jax.data.images import as_images
 from sdclr_jax.data.subsets import labelled_lists, lists, longtail
 from sdclr_jax.errors import UserError, renamed
 from sdclr_jax.files import on_disk
-from sdclr_jax.recipes.encoders import encoder, names_of_fields
+from sdclr_jax.recipes.encoders import IMPORTED, encoder, names_of_fields
 from sdclr_jax.records import TrainedOn
 
 
@@ -66,6 +66,8 @@ def data(config: ConfigDict, data_dir: str | os.PathLike | None) -> Data:
         files = lists.find(c.lists, c.name, c.split) if numbered else labelled_lists.find(c.lists, c.name, c.profile)
     left_out = on_disk(c.without, "the list of data.without is read from") if c.without else None
     options = {"seed": c.seed, "gray_range": c.gray_range, "class_order": c.class_order}
+    # An imported encoder was trained on images of one size, which these need not have: it sees resized ones, cropped.
+    options["whole"] = config.method != IMPORTED
     source = sources.source(c.name, data_dir, root=c.root, manifest=c.manifest, **options)
     train, test = (_split(source, c.name, split) for split in ("train", "test"))
     with renamed({"names": "the names of the classes"}):

@@ -288,6 +288,17 @@ def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, m
     path.write_text(json.dumps(before))
 
 
+def test_scores_of_another_checkpoint_are_kept_aside(evaluated, tmp_path, capsys):
+    directory, results, _ = evaluated
+    path = pathlib.Path(shutil.copy(directory / "results.json", tmp_path))
+    before = records.read(records.Results, path)
+    found = replace(before, run=replace(before.run, step=before.run.step - 1))
+    assert evaluate._with_others(found, path) == found
+    aside = tmp_path / f"results.step{before.run.step}.json"
+    assert records.read(records.Results, aside) == before and json.loads(aside.read_text()) == results
+    assert f"the scores of step {before.run.step} are kept as {aside.name}" in capsys.readouterr().err
+
+
 def test_data_that_changed_since_are_told_of(evaluated, data_dir, tmp_path, monkeypatch, capsys):
     """By an evaluation, which says too what results it does away with, by the report, and by a run that would go on."""
     directory, results, _ = evaluated

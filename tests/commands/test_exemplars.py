@@ -17,9 +17,11 @@ from sklearn.neighbors import NearestNeighbors
 from sdclr_jax import parallel, recipes
 from sdclr_jax.api import exemplar_files, exemplars
 from sdclr_jax.api.pretrain import train
+from sdclr_jax.commands import exemplars as exemplars_command
 from sdclr_jax.commands import flags, main
 from sdclr_jax.data import decoding, sources, thumbnails
 from sdclr_jax.data.images import Files
+from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import frozen, pruning_probe
 from sdclr_jax.reports import extras
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -276,6 +278,12 @@ def test_bad_input_is_refused_before_anything_is_written(measured, capsys, argv,
     assert main.main(["exemplars", *argv, f"--data_dir={folder / 'data'}"]) == 2
     assert sentence in capsys.readouterr().err
     assert files(folder) == before
+
+
+def test_an_overlap_that_could_not_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file is a file"):
+        exemplars_command._options(["a", "b", f"--overlap={tmp_path / 'file' / 'overlap.json'}"])
 
 
 def test_the_rarer_half_of_the_classes_is_rounded_down():

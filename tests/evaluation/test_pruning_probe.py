@@ -7,7 +7,7 @@ import pytest
 
 from sdclr_jax import parallel, recipes, trees
 from sdclr_jax.branches import Branch
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.objectives import nt_xent
 from tests.commands.test_pretrain import config
@@ -90,8 +90,11 @@ def test_scores_are_one_minus_the_cosines_of_whole_and_pruned(state):
 
 
 def test_the_sparse_branch_has_its_own_mask_norms_and_statistics(state):
-    sparse = probe(against="sparse")
-    assert sparse.rates == (0.9,)
+    sparse = probe(against="sparse", rates=None)
+    assert sparse.rates == (0.9,) == probe(against="sparse", rates=(0.9,)).rates
+    with pytest.raises(ArgumentError, match=r"rates is \(0\.5, 0\.9\): the sparse branch has one rate, 0\.9, so leave"):
+        probe(against="sparse", rates=(0.5, 0.9))
+    assert probe(rates=None).rates == (0.5, 0.7, 0.9)
     mask = {k: np.asarray(v) for k, v in trees.named(state.mask).items() if v is not None}
     whole, pruned = by_hand(state, "dense", {}), by_hand(state, "sparse", mask)
     np.testing.assert_allclose(sparse.measure(state).scores[0, 0], changes(whole[0], pruned[0]), atol=1e-5)

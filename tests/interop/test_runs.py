@@ -2,23 +2,28 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
+from PIL import Image
 
 from sdclr_jax import interop, parallel, recipes, records, trees
 from sdclr_jax.api.export import export
 from sdclr_jax.api.import_weights import import_weights
 from sdclr_jax.api.load import load
 from sdclr_jax.commands import main
+from sdclr_jax.data.images import as_images
 from sdclr_jax.errors import UserError
 from sdclr_jax.interop import onnx
 from sdclr_jax.interop.card import card, plain
 from sdclr_jax.interop.usage import Usage
 from sdclr_jax.records import EncoderRecord, Results, View
 from sdclr_jax.run import folder
+from sdclr_jax.run.checkpoints import Checkpoints
 from tests.api import test_load
 from tests.commands import test_pretrain
 
@@ -59,6 +64,10 @@ def test_a_whole_network_goes_out_and_comes_back_as_a_run(sdclr, tmp_path, capsy
     back = import_weights(written / "model.safetensors", tmp_path / "back", "digits_lt:sdclr", HEADS)
     assert (back.step, back.config.method, back.config.model.start) == (0, "imported", f"{written}/model.safetensors")
     assert "norms: those of the dense and of the sparse branch, each from its own" in capsys.readouterr().err
+    with Checkpoints(tmp_path / "back" / "checkpoints", read_only=True) as kept:
+        like = recipes.abstract_state(back.config, (1, 8, 8, 1), parallel.shardings(jax.devices()[:1]))
+        masks = [mask for mask in jax.tree.leaves(kept.restore(like=like).mask) if mask is not None]
+    assert sum(mask.sum() for mask in masks) / sum(mask.size for mask in masks) == pytest.approx(0.1, abs=0.01)
     again = tensors(back.export("authors", tmp_path / "again") / "model.safetensors")
     assert again.keys() == held.keys()
     for name, x in held.items():
@@ -97,6 +106,55 @@ def test_every_branch_starts_from_the_file_and_heads_stay_new(method, tmp_path):
             assert (np.asarray(x) == expected).all(), name
     sets = {name.split("/")[1] for name, x in started.items() if name.startswith("stats/") and "/encoder/" in name}
     assert sets == ({"dense", "sparse", "target"} if method == "sd_byol" else {"dense", "sparse"})
+
+
+def test_an_import_that_was_stopped_goes_on_by_the_same_command(sdclr, tmp_path, monkeypatch):
+    path = export(sdclr, "timm", tmp_path / "out") / "model.safetensors"
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="no room"):
+        patched.setattr(Checkpoints, "save", lambda *_: (_ for _ in ()).throw(UserError("no room")))
+        import_weights(path, tmp_path / "run", "digits_lt:simclr")
+    assert (tmp_path / "run" / "config.json").exists()
+    assert import_weights(path, tmp_path / "run", "digits_lt:simclr").step == 0
+    with pytest.raises(UserError, match="run holds a run already: give another --out"):
+        import_weights(path, tmp_path / "run", "digits_lt:simclr")
+
+
+def test_an_encoder_of_another_size_is_refused_where_one_is_named(sdclr, tmp_path, capsys):
+    path = export(sdclr, "timm", tmp_path / "out") / "model.safetensors"
+    argv = ["import", str(path), f"--out={tmp_path / 'run'}", "--config=digits_lt:simclr"]
+    for model, said in [
+        ("resnet8", "is of a ResNet of (1, 1, 1) blocks, 2 wide, and not of resnet8: leave out --model to take"),
+        ("vit_tiny", "and not of vit_tiny"),
+        ("resnet9", "unknown model.name 'resnet9'"),
+    ]:
+        assert main.main([*argv, f"--model={model}"]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    encoder = {"name": "resnet8", "width": 2}
+    assert recipes.architecture_of(path).model.items() >= encoder.items()
+
+
+def test_an_imported_encoder_sees_images_of_one_size_as_its_record_says(tmp_path):
+    """Resized and cropped: they need not have the size that it was trained on."""
+    for i in range(12):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    for method, decoded in (("simclr", True), (recipes.IMPORTED, False)):
+        config = recipes.load("folder:simclr")
+        recipes.override(config, {"data.name": f"folder:{tmp_path}", "model.stem": "cifar"})
+        config.method = method
+        assert as_images(recipes.data(config, tmp_path / "data").train.images).is_decoded == decoded
+
+
+def test_an_export_that_fails_leaves_nothing_in_its_way(sdclr, tmp_path, monkeypatch):
+    run = shutil.copytree(sdclr, tmp_path / "run")
+    (run / "results.json").write_text("{")
+    with pytest.raises(UserError, match=r"results\.json"):
+        export(run, "timm", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    full = safetensors.SafetensorError("Error while serializing: No space left on device")
+    monkeypatch.setattr(safetensors.numpy, "save_file", lambda *_, **__: (_ for _ in ()).throw(full))
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be written \(Error while serializing: No space"):
+        export(sdclr, "timm", tmp_path / "out")
 
 
 def test_a_run_is_known_by_what_is_in_the_file_it_started_from(tmp_path, sdclr):
@@ -256,6 +314,7 @@ SEEN = {"mean": [0.5], "std": [0.2], "resize": 36, "crop": 32, "interpolation": 
         (None, ""),
         (SEEN | {"crop": 28, "interpolation": "bilinear"}, ": crop 28, interpolation bilinear."),
         (SEEN | {"mean": [0.4]}, ": mean \\[0.4\\]."),
+        ({"mean": [0.5], "std": [0.2]}, ": whole images."),
     ],
 )
 def test_scores_of_another_preprocessing_than_that_of_the_card_say_so(seen, said):

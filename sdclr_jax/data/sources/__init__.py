@@ -85,6 +85,7 @@ def source(
     seed: int = 0,
     gray_range: tuple[float, ...] = (),
     class_order: str = "natural",
+    whole: bool = True,
 ) -> Source:
     """The data set of a name; nothing is read yet.
 
@@ -98,6 +99,7 @@ def source(
         gray_range: values that are black and white in gray images of more than eight bits of `folder:`; () or zeros are
             the range of their type.
         class_order: how the classes of `folder:` are sorted, one of `layouts.CLASS_ORDERS`.
+        whole: whether images of `folder:` that are all of one size may be one array, and so are seen whole.
 
     Raises:
         ArgumentError: unknown name, or an argument that this data set has no use for.
@@ -121,7 +123,7 @@ def source(
             return InBucket(name, data_dir, _FOLDERS.get(name, name), DATASETS[name])
         data_dir = expanded(_DATA_DIR)  # for what is known of the images, which is found again by looking at them
     if is_folder:
-        options = {"manifest": manifest, "seed": seed, "class_order": class_order}
+        options = {"manifest": manifest, "seed": seed, "class_order": class_order, "whole": whole}
         return Folder(name.removeprefix(FOLDER), data_dir, gray_range=gray_range if given else (), **options)
     return DATASETS[name](data_dir=data_dir, **({"root": root} if name in _WITH_ROOT else {}))
 

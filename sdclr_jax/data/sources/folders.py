@@ -64,13 +64,14 @@ class Folder:
         seed: int = 0,
         gray_range: tuple[float, ...] = (),
         class_order: str = "natural",
+        whole: bool = True,
     ):
         if not path:
             raise ArgumentError("name", "is 'folder:' without a path: write folder:/path/to/images")
         self._root = pathlib.Path(os.path.abspath(on_disk(path, "photos are read from")))
         self._manifest = on_disk(manifest, "a manifest is read from") if manifest else None
         self._seed, self._progress = seed, sys.stderr.isatty()  # on first use, where a person waits
-        self._gray_range, self._class_order = tuple(gray_range), class_order
+        self._gray_range, self._class_order, self._whole = tuple(gray_range), class_order, whole
         name = hashlib.sha256(os.fsencode(self._root)).hexdigest()[:16]
         self._known = data_dir / "folders" / name
         self._test_list = self._known / f"test_split{seed}.csv"
@@ -204,7 +205,7 @@ class Folder:
         entries = [self._index.usable[path] for path in self._table.paths]
         width, height = entries[0].width, entries[0].height
         one_size = all((entry.width, entry.height) == (width, height) for entry in entries)
-        if not one_size or len(entries) * height * width * 3 > RESIDENT_BYTES:
+        if not (self._whole and one_size) or len(entries) * height * width * 3 > RESIDENT_BYTES:
             return encoded
         return decoded(encoded, height, width)
 
