@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from sdclr_jax import files, numerics, parallel, processes, recipes, records, trees
 from sdclr_jax.api import agreement
+from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import Unreadable, UserError, renamed
 from sdclr_jax.evaluation import collapse, embedding, frozen
@@ -187,8 +188,10 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
         print(f"{path}  note: the scores of step {before.run.step} are kept as {aside.name}", file=sys.stderr)
         return found
     others = {name: score for name, score in before.protocols.items() if name not in found.protocols}
-    # A folder of images is the same data wherever it lies: the hashes of the lists say so.
-    data = (dataclasses.replace(each.data, name="", provenance=None) for each in (before, found))
+    # A folder of images is the same data wherever it lies: the hashes of the lists say so. Older versions wrote none of
+    # the labels.
+    labels = {} if before.data.labels else {"labels": {}}
+    data = (dataclasses.replace(each.data, name="", provenance=None, **labels) for each in (before, found))
     same = before.run == found.run and before.encoder_checksum == found.encoder_checksum and next(data) == next(data)
     same &= before.seen in (None, found.seen)
     if others and not same:
@@ -213,7 +216,8 @@ def _dense(directory: pathlib.Path, like: State, step: int | None) -> tuple[int,
 def about(config: ConfigDict, data: recipes.Data) -> results.Data:
     """What results.json says of the data: classes, groups, and what names the archive and every list."""
     counts = data.subsets.train_counts
-    parts = {"train": config.data.subset} | {part: part for part in ("probe_train", "few_shot", "validation")}
+    parts = {"train": data.part(config.data.subset), "test": data.test}
+    parts |= {part: data.part(part) for part in ("probe_train", "few_shot", "validation")}
     return results.Data(
         name=config.data.name,
         subset=config.data.subset,
@@ -224,9 +228,15 @@ def about(config: ConfigDict, data: recipes.Data) -> results.Data:
         train_counts=tuple(int(n) for n in counts),
         group_rule=config.data.groups,
         groups=recipes.groups(config, data),
-        lists={name: longtail.list_hash(data.part(part).ids) for name, part in parts.items()}
-        | {"test": longtail.list_hash(data.test.ids)},
+        lists={name: longtail.list_hash(part.ids) for name, part in parts.items()},
+        labels={name: longtail.list_hash(_labelled(part)) for name, part in parts.items()},
     )
+
+
+def _labelled(images: Examples) -> Iterator[str]:
+    """The name of each image with its label, or with its attributes."""
+    for name, label in zip(images.ids.tolist(), images.labels.tolist(), strict=True):
+        yield f"{name} {label}"
 
 
 def _about_features(found: np.ndarray) -> results.Features:

@@ -96,7 +96,10 @@ def train(
         online = recipes.online_probe(config, data, shardings) if config.evaluate.every else None
         images, trained_on = data.part(config.data.subset).images, data.about(config.data.subset)
         if changed := folder.about_other_data(directory, trained_on):
-            raise UserError(f"{changed}: put the images back, or give another --workdir")
+            raise UserError(
+                f"{changed}: put the images back, and their labels, which decide what is kept for testing and "
+                "validation; or give another --workdir"
+            )
         folder.check_seen(directory, as_images(images).whole_shape)
         batches, shape = recipes.batches(config, images, shardings), recipes.image_shape(config, images)
         total = config.epochs * batches.steps_per_epoch

@@ -30,8 +30,8 @@ What earlier evaluations of the same encoder on the same data found under other 
 
   --config.evaluate.FIELD=VALUE       overrides another setting, such as --config.evaluate.knn_k=50
   --config.data.FIELD=VALUE           where the images are now, if they have moved: data.name=folder:PHOTOS, data.root,
-                                      data.manifest or data.lists; or data.workers. The command checks that they are
-                                      the same images, and saves the new place for the next command
+                                      data.manifest or data.lists; or data.workers. The command checks that the images
+                                      trained on are the same, and saves the new place for the next command
   --data_dir=DIR                      {DATA_DIR}
   --distributed                       join the processes of a cluster first (TPU pod, Slurm, MPI), which extract
                                       features together; without one, work alone

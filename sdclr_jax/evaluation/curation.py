@@ -106,8 +106,8 @@ def label_issues(
         num_classes: how many classes there are.
         copies: the group of near duplicates that each image is in; -1 for none.
 
-    Classes of fewer than `LEAST_OF_CLASS` images are neither judged nor suggested. Where all images are copies of one,
-    none is judged.
+    Classes of fewer than `LEAST_OF_CLASS` images are neither judged nor suggested. Where all images of a class are
+    copies of one, none of them is judged.
     """
     suspect, probability, suggested = np.zeros(len(labels), bool), np.ones(len(labels)), labels.copy()
     counts = np.bincount(labels, minlength=num_classes)
@@ -123,15 +123,17 @@ def label_issues(
     shares = np.zeros((len(judged), len(classes)))
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=0)
     with warnings.catch_warnings():
-        # A class whose images are all copies lies in one fold; what is not converged is near enough.
+        # Of a class that lies in one fold, since all its images are copies; what is not converged is near enough.
         warnings.simplefilter("ignore")
         for train, test in folds.split(judged, y, together):
             classifier = make_pipeline(StandardScaler(), LogisticRegression(C=FIT / len(train), max_iter=300))
-            if len(np.unique(y[train])) > 1:
+            known = np.unique(y[train])
+            if len(known) > 1:
                 classifier.fit(features[judged[train]], y[train])
                 shares[np.ix_(test, classifier.classes_)] = classifier.predict_proba(features[judged[test]])
-            else:
-                shares[test, y[test]] = 1
+            # An image cannot be judged by a classifier that has seen no other of its class, or of its class alone.
+            unseen = test if len(known) < 2 else test[~np.isin(y[test], known)]
+            shares[unseen] = np.arange(len(classes)) == y[unseen, None]
     probability[judged] = shares[np.arange(len(y)), y]
     best = shares.argmax(axis=1)
     suggested[judged] = classes[best]

@@ -25,6 +25,9 @@ from sdclr_jax.recipes.sizes import check_evaluated
 from sdclr_jax.trees import Tree
 
 PARTS = ("probe_train", "few_shot", "validation", "long_tail")  # subsets whose labels protocols see
+_NO_VALIDATION = (
+    ", as no class has five to train on, of which a fifth would be kept: add images, or put some into `val`"
+)
 
 _SGD = {"learning_rate": "sgd_learning_rate", "batch_size": "sgd_batch_size", "augment": "augment"}
 _FINE_TUNING = {name: f"fine_tune_{name}" for name in ("batch_size", "learning_rate", "head_learning_rate")}
@@ -106,10 +109,20 @@ def protocols(config: ConfigDict, data: Data) -> dict[str, Protocol]:
     """The protocols of `evaluate.protocols` that are defined for the data set, in the order of the table.
 
     Raises:
-        UserError: none is left; a class has fewer labelled images than one asks for; there are no test images.
+        UserError: none is left; a class has fewer labelled images than one asks for; there are no test or validation
+            images.
     """
     in_order = sorted(config.evaluate.protocols, key=[*evaluation.PROTOCOLS].index)
     wanted = {name: protocol(config, name) for name in in_order}
+    for name, each in wanted.items():
+        if each.train not in PARTS:
+            raise UserError(f"the protocol {name} trains on {each.train!r}: it must be one of {', '.join(PARTS)}")
+    if not len(data.subsets.validation):
+        raise UserError(f"{config.data.name} has no images for validation{_NO_VALIDATION}")
+    if "knn" in wanted and config.evaluate.knn_k > (labelled := len(data.subsets.probe_train)):
+        raise UserError(
+            f"evaluate.knn_k is {config.evaluate.knn_k}: there are {labelled} labelled images to choose neighbours from"
+        )
     with renamed({"protocols": "evaluate.protocols", "test": f"the test part of {config.data.name}"}):
         return evaluation.suited(
             wanted, lambda part: data.part(part).targets, data.test.targets, data.train.class_names
@@ -141,6 +154,11 @@ def online_probe(config: ConfigDict, data: Data, shardings: Shardings) -> Online
             "set it to 0"
         )
     train, validation = data.part("probe_train"), data.part("validation")
+    if not len(validation.ids):
+        raise UserError(
+            f"evaluate.every is {c.every}, but {config.data.name} has no images for validation{_NO_VALIDATION}, or set "
+            "it to 0"
+        )
     if validation.targets.has_attributes and not validation.labels.any():
         raise UserError(
             f"evaluate.every is {c.every}, but no validation image of {config.data.name} has an attribute to measure "

@@ -135,10 +135,3 @@ def _check_subsets(config: ConfigDict, found: Data) -> None:
         raise UserError(
             f"data.subset is {c.subset!r}, which {c.name} does not have, since {why}: set it to 'long_tail'"
         )
-    labelled = len(found.subsets.probe_train)
-    if names and not len(found.subsets.validation):
-        raise UserError(f"{c.name} has no class of five images, a fifth of which would be for validation: add images")
-    if names and config.evaluate.knn_k > labelled:
-        raise UserError(
-            f"evaluate.knn_k is {config.evaluate.knn_k}: there are {labelled} labelled images to choose neighbours from"
-        )

@@ -41,6 +41,9 @@ class Data(Record):
     group_rule: str = says("by which rule classes are many, medium and few")
     groups: tuple[Group, ...] = says("many, medium or few, for each")
     lists: dict[str, str] = says("SHA-256 of the sorted ids of each list of images")
+    labels: dict[str, str] = says(
+        "the same of the ids with their labels; none in files of older versions", default_factory=dict
+    )
 
     @classmethod
     def read_fields(cls, value: dict[str, Any], where: str) -> dict[str, Any]:

@@ -238,6 +238,7 @@ def test_python_evaluates_by_names_and_settings_on_any_number_of_devices(evaluat
         (None, {"knn_kk": 5}, "no field evaluate.knn_kk: the nearest is evaluate.knn_k"),
         (None, {"knn_k": "many"}, "evaluate.knn_k is .many., str: it must be int"),
         (None, {"knn_k": 0}, "evaluate.knn_k is 0"),
+        (["knn"], {"knn_k": 5000}, "evaluate.knn_k is 5000: there are"),
     ):
         with pytest.raises(UserError, match=sentence):
             evaluate.evaluate(copy, protocols=protocol, settings=setting, data_dir=str(data_dir))

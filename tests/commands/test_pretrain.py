@@ -426,7 +426,6 @@ BAD = {
     "seed": (["--config.seed=5000000000"], "seed is 5000000000"),
     "not finite": (["--config.optimizer.momentum=nan"], "optimizer.momentum is nan: it must be finite"),
     "infinite": (["--config.optimizer.learning_rate=inf"], "optimizer.learning_rate is inf: it must be finite"),
-    "neighbours": (["--config.evaluate.knn_k=5000"], "evaluate.knn_k is 5000"),
     "no l2": (["--config.evaluate.logistic_l2=()"], "evaluate.logistic_l2 is ()"),
     "words for numbers": (["--config.views.std=(nan,)"], "it must be numbers"),
     "protocol": (["--config.evaluate.protocols=('knm',)"], "unknown evaluate.protocols 'knm': known are linear_full"),

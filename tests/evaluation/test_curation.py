@@ -109,6 +109,17 @@ def test_a_diverse_subset_is_farthest_first():
     assert not len(curation.diverse(features, 3, np.zeros(7, bool)))
 
 
+def test_a_class_whose_images_are_all_copies_of_one_is_not_judged():
+    """No classifier has seen another image of it."""
+    rng = np.random.default_rng(0)
+    labels, copies = np.repeat([0, 1, 2], [20, 20, 6]), np.full(46, -1)
+    copies[40:] = 0
+    features = rng.normal(size=(46, 3)) + 5 * np.eye(3)[labels]
+    found = curation.label_issues(features, labels, 3, copies)
+    assert not found.suspect.any() and (found.suggested == labels).all()
+    assert (found.probability[40:] == 1).all() and (found.probability[:40] < 1).all()
+
+
 @pytest.mark.parametrize(("groups", "judged"), [(1, False), (2, True), (4, True)])
 def test_labels_are_judged_by_as_many_folds_as_there_are_pictures(groups, judged):
     rng = np.random.default_rng(0)
