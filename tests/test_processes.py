@@ -1,6 +1,7 @@
 """Two processes on one machine, one device each: they train what one process with two devices trains, and they stop and
 fail together. What else may happen to them is in experiments/process_faults.py."""
 
+import errno
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import numpy as np
@@ -22,7 +24,7 @@ from sdclr_jax import parallel, processes, recipes, stops, trees
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
-from sdclr_jax.joining import cluster
+from sdclr_jax.joining import cluster, line
 from sdclr_jax.processes import failing, meeting, watching
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -349,6 +351,30 @@ def test_a_process_alone_stops_at_a_convenient_step_or_after_a_while(number, cap
         assert stop.at(2, True)
         assert stop.at(2, False, patience=0)
     assert "stopping" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", [BrokenPipeError(), OSError(errno.EIO, "a terminal is closed"), RuntimeError()])
+def test_a_stop_is_heeded_where_nobody_reads_what_is_said_of_it(broken, monkeypatch):
+    """As at Ctrl-C under `2>&1 | tee log`, which ends `tee` too; or where the stream is just written."""
+
+    def write(text):
+        raise broken
+
+    ends, sent = [], []
+    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(write=write, flush=lambda: None))
+    with processes.Stop() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.at(1, True)
+    monkeypatch.setattr(stops.distributed.global_state, "preemption_sync_manager", object())
+    with stops.heeded(), monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda process, number: sent.append(number))
+        signal.getsignal(signal.SIGUSR1)(signal.SIGUSR1, None)
+    monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(failing, "leave", ends.append)
+    stops._end_at_once("stopped", 130)
+    line.end_at_once("process 0 is gone", 1)
+    failing.end("process 1: it is full", 2)
+    assert (sent, ends) == ([signal.SIGTERM], [130, 1, 2])
 
 
 def test_what_is_ignored_stays_so_and_ctrl_c_twice_ends_at_once():

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -295,6 +296,28 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
     assert f"stopped at step {stopped} of 15: run it again to resume" in first.stderr
     run(config("sdclr"), directory, data_dir)
     assert lines(directory) == lines(finished[0])
+
+
+def test_a_stop_is_saved_where_nobody_reads_what_is_said(data_dir, tmp_path, monkeypatch):
+    """As at Ctrl-C under `2>&1 | tee log`, which ends `tee` too; also from Python, with a bar."""
+    from_step = Resident.from_step
+
+    def stopped(self, step):
+        for number, batch in enumerate(from_step(self, step)):
+            if number == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(Resident, "from_step", stopped)
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stderr", errors)
+    with pytest.raises(Stopped, match="^stopped at step 8 of 15"):
+        train(config(), tmp_path / "run", data_dir, devices=jax.devices()[:1], progress=True)
+    with contextlib.suppress(BrokenPipeError):
+        errors.close()
+    assert folder.saved_step(tmp_path / "run") == 8
 
 
 @pytest.mark.parametrize(("fields", "steps"), [((), 5), (("--config.prune.every=3",), 3)])
