@@ -67,7 +67,8 @@ def train(
     errors = Output(sys.stderr)  # the state is also saved where nobody reads it any more
     density = jax.jit(pruning.density, out_shardings=parts.shardings.replicated)
 
-    with Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints, Stop() as stop:
+    # Checkpoints end first, so that another signal does not break off the last one, which is still being written.
+    with Stop() as stop, Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints:
         state = checkpoints.restore(like=parts.like)
         if state is None and config.model.start and not parts.start:
             raise UserError(

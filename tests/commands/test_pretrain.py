@@ -320,6 +320,29 @@ def test_a_stop_is_saved_where_nobody_reads_what_is_said(data_dir, tmp_path, mon
     assert folder.saved_step(tmp_path / "run") == 8
 
 
+def test_a_second_signal_does_not_break_off_the_last_save(tmp_path, monkeypatch):
+    written = []
+
+    class Saving(contextlib.AbstractContextManager):
+        def __init__(self, *given):
+            pass
+
+        def restore(self, like):
+            os.kill(os.getpid(), signal.SIGINT)
+            raise Stopped("stopped at step 8")
+
+        def __exit__(self, *error):
+            os.kill(os.getpid(), signal.SIGTERM)
+            written.append(8)
+
+    monkeypatch.setattr(loop, "Checkpoints", Saving)
+    counts = types.SimpleNamespace(steps_per_epoch=5)
+    parts = loop.Parts(config(), None, counts, None, None, {}, (), parallel.shardings())
+    with stops.heeded(), pytest.raises(Stopped, match="^stopped at step 8$"):
+        loop.train(parts, tmp_path, lambda: None, progress=False, profiled_steps=0)
+    assert written == [8]
+
+
 @pytest.mark.parametrize(("fields", "steps"), [((), 5), (("--config.prune.every=3",), 3)])
 def test_the_mask_is_made_afresh_every_epoch_or_every_so_many_steps(fields, steps):
     """What the loop does then is tested in tests/test_train.py."""
