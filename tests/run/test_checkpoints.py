@@ -167,6 +167,25 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path, state, monkeypatch, during,
     close()
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_checkpoints_that_fail_in_the_background_are_not_said_to_be_there(tmp_path, state, monkeypatch, several):
+    """Else the run would be refused from then on, as one that has lost its checkpoints."""
+
+    def full(self, step):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    saved = []
+    with pytest.raises(UserError, match="No space left on device"), Checkpoints(tmp_path / "c") as checkpoints:
+        save, manager = ocp.CheckpointManager.save, ocp.CheckpointManager
+        monkeypatch.setattr(manager, "save", lambda self, step, **how: saved.append(step) or save(self, step, **how))
+        monkeypatch.setattr(manager, "_finalize_checkpoint", full)
+        monkeypatch.setattr(checkpoints_module.processes, "is_shared", lambda: several)
+        checkpoints.save(1, at(1, state))
+        checkpoints.save(2, at(2, state))
+    assert saved == ([1] if several else [1, 2])  # the others wait for a part of the first one
+    assert not (tmp_path / "saved.json").exists()
+
+
 def test_the_encoder_alone_is_restored_without_the_shape_of_anything(tmp_path, state):
     step = tiny.functions()[1](state, tiny.images())[0]  # weights, norms and statistics that all differ from the start
     with Checkpoints(tmp_path / "c") as checkpoints:

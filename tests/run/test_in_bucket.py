@@ -68,6 +68,20 @@ def test_an_upload_that_breaks_leaves_the_checkpoint_before_whole(cloud, states,
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_checkpoint_that_was_not_written_costs_itself_only(cloud, states, caplog):
+    """Its upload fails in the background, so that is heard of when the next one is due."""
+    cloud.fault = lambda method, path, name: 403 if method == "POST" and "/1/" in name else None
+    with checkpoints() as saved:
+        saved.save(1, states[1])
+        saved.save(2, states[2])
+        assert json.loads(cloud.objects["run 1/saved.json"].content)["step"] == 2
+    assert steps(cloud) == {"2": True}
+    assert "checkpoint 1 was not finished, and 2 is saved now: a checkpoint cannot be written to gs://" in caplog.text
+    with checkpoints() as saved:
+        same(saved.restore(like=states[3]), states[2])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_moved_and_saved_again(cloud, states, caplog):
     with checkpoints() as saved:
         saved.save(1, states[1])
