@@ -53,7 +53,7 @@ def train(
     Args:
         parts: what the run is made of.
         directory: the run's folder, which this process holds.
-        still_held: raises UserError where another process holds it by now; called before a checkpoint.
+        still_held: raises UserError where another process holds it by now; called before anything is written.
         progress: whether to draw a progress bar.
         profiled_steps: steps that are traced.
 
@@ -67,8 +67,10 @@ def train(
     errors = Output(sys.stderr)  # the state is also saved where nobody reads it any more
     density = jax.jit(pruning.density, out_shardings=parts.shardings.replicated)
 
-    # Checkpoints end first, so that another signal does not break off the last one, which is still being written.
-    with Stop() as stop, Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints:
+    with (
+        Stop() as stop,  # ends after the last checkpoint is written, so that another signal does not break that off
+        Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch, still_held=still_held) as checkpoints,
+    ):
         state = checkpoints.restore(like=parts.like)
         if state is None and config.model.start and not parts.start:
             raise UserError(
@@ -80,7 +82,7 @@ def train(
         notes = checkpoints.notes(start) if start else {}
         with (
             _opened(batches, start) as (stream, whole),
-            contextlib.closing(metrics.opened(directory, start, notes)) as log,
+            contextlib.closing(metrics.opened(directory, start, notes, still_held)) as log,
             _sent(directory, config) as send,
             _bar(total, start, progress, errors) as bar,
             processes.telling(),
@@ -104,7 +106,6 @@ def train(
                 return convenient(step) or (profile is not None and step in profile.bounds)
 
             def save(more: dict[str, Any]) -> None:
-                still_held()
                 log.publish()
                 checkpoints.save(number, state, log.notes() | more)
 

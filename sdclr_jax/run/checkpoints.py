@@ -55,14 +55,23 @@ class Checkpoints(contextlib.AbstractContextManager):
         directory: where they stand, a folder a step.
         keep_every: a step divisible by it is kept for good; of the others the last two. 0 keeps only those two.
         read_only: change nothing on disk, as beside a run that is still training.
+        still_held: raises UserError where another process holds the run's folder by now; called before it is written.
     """
 
-    def __init__(self, directory: pathlib.Path, keep_every: int = 0, *, read_only: bool = False):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        keep_every: int = 0,
+        *,
+        read_only: bool = False,
+        still_held: Callable[[], None] = lambda: None,
+    ):
         policies = [checkpoint_managers.LatestN(2)]
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._directory, self._read_only = directory.absolute(), read_only
         self._begun: int | None = None  # the step that is being written
+        self._still_held = still_held
         folder.steps_in(self._directory)  # refuses what is no folder, or may not be read
         self._options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
@@ -125,10 +134,11 @@ class Checkpoints(contextlib.AbstractContextManager):
             notes: what `notes(step)` gives afterwards, anything that JSON writes.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written.
+            UserError: the disk is full, or the folder cannot be written, or another process holds it.
         """
         if step in self._manager.all_steps():
             return
+        self._still_held()
         begun, failed = self._begun, False
         try:
             self._wait()
@@ -259,6 +269,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     def _note(self, saved: int | None) -> None:
         """Write down in the run's folder which step was saved last, once its checkpoint is whole on the disk."""
         if saved is not None and processes.is_main() and self._directory.is_dir():
+            self._still_held()
             records.write(self._directory.parent / names.SAVED, Saved(step=saved))
 
     def _state(self, step: int, like: Any) -> Any:

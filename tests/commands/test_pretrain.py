@@ -324,7 +324,7 @@ def test_a_second_signal_does_not_break_off_the_last_save(tmp_path, monkeypatch)
     written = []
 
     class Saving(contextlib.AbstractContextManager):
-        def __init__(self, *given):
+        def __init__(self, *given, **how):
             pass
 
         def restore(self, like):

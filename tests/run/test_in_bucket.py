@@ -1,5 +1,6 @@
 """Checkpoints and metrics of a run in a bucket, where nothing is renamed and an upload may break."""
 
+import contextlib
 import json
 
 import flax.struct
@@ -135,6 +136,34 @@ def test_lines_that_cannot_be_published_are_told_of(cloud, caplog):
         log.publish()
     log.close()
     assert "the last lines of metrics are lost: gs://bucket/run/metrics.jsonl cannot be written" in caplog.text
+
+
+def test_what_has_lost_its_lock_writes_nothing_more(cloud, states, caplog):
+    """Another process has followed it, and goes on from the last checkpoint."""
+    holders = ["this process"]
+
+    def still_held():
+        if not holders:
+            raise UserError("gs://bucket/run 1/.lock is no longer held by this process")
+
+    def written():
+        return {name: cloud.objects[f"run 1/{name}"].content for name in ("saved.json", "metrics.jsonl")}
+
+    log = metrics.Metrics(files.expanded("gs://bucket/run 1"), 0, still_held=still_held)
+    with pytest.raises(UserError, match="is no longer held"), checkpoints(still_held=still_held) as saved:  # noqa: SIM117
+        with contextlib.closing(log):
+            log.write({"step": 1, "epoch": 1.0, "loss": 1.0, "seconds": 1.0})
+            log.publish()
+            saved.save(1, states[1])
+            cloud.put("run 1/saved.json", b"of the other")
+            before = written()
+            log.write({"step": 2, "epoch": 2.0, "loss": 2.0, "seconds": 2.0})
+            holders.clear()
+            log.publish()
+    assert written() == before
+    assert "the last lines of metrics are lost: gs://bucket/run 1/.lock is no longer held" in caplog.text
+    with pytest.raises(UserError, match="is no longer held"):
+        saved.save(2, states[2])
 
 
 def test_processes_see_one_folder_in_a_bucket(cloud, monkeypatch):
