@@ -69,7 +69,8 @@ class Stop(contextlib.AbstractContextManager):
         global taken
         taken = step
         if self._together:
-            self._looked += 1  # JAX waits for the number that follows the last one, and steps may come by several
+            # JAX waits for the number that follows the last one, and steps may come by several. Nobody else may ask it.
+            self._looked += 1
             return multihost_utils.reached_preemption_sync_point(self._looked)
         return self.asked and (convenient or time.monotonic() - self._since > patience)
 

@@ -48,6 +48,14 @@ _ENCODER = {
 }
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves it to `stops.Stop` to ask JAX for the step at which all processes stop: JAX takes the
+    largest number that it was asked with, and `Stop` does not count steps."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints below a folder; leaving the context waits until everything is on disk, or raises UserError.
 
@@ -91,7 +99,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _open(self) -> None:
         with _quiet(), self._writing():
-            self._manager = ocp.CheckpointManager(self._directory, options=self._options)
+            self._manager = _Manager(self._directory, options=self._options)
 
     @property
     def steps(self) -> list[int]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from sdclr_jax import branches, parallel, records, trees
 from sdclr_jax.errors import UserError
@@ -422,6 +423,15 @@ def test_read_only_changes_nothing(tmp_path, state):
     with Checkpoints(tmp_path / "none", read_only=True) as checkpoints:
         assert checkpoints.restore(like=state) is None
     assert not (tmp_path / "none").exists()
+
+
+def test_orbax_does_not_ask_when_to_stop(tmp_path, state, monkeypatch):
+    """It would ask with the number of the step, and JAX would let all processes stop after as many looks."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, at(1, state))
+    assert not asked
 
 
 def test_a_process_whose_part_has_failed_does_not_wait_for_the_others(monkeypatch):
