@@ -1,6 +1,7 @@
 """Two processes on one machine, one device each: they train what one process with two devices trains, and they stop and
 fail together. What else may happen to them is in experiments/process_faults.py."""
 
+import contextlib
 import errno
 import json
 import os
@@ -21,6 +22,7 @@ import pyarrow.csv
 import pytest
 
 from sdclr_jax import parallel, processes, recipes, stops, trees
+from sdclr_jax.api import agreement
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
@@ -340,6 +342,20 @@ def test_variables_that_name_no_process_are_refused(environment, said, monkeypat
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"^--distributed: {said}"):
         processes.join()
+
+
+def test_checkpoints_are_not_compared_before_they_are_read(tmp_path, monkeypatch):
+    """Beside a run that trains, or on a disk that shows folders late, they differ for a while; reading waits for it."""
+    agreed, images = [], types.SimpleNamespace(images=None)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "agree", agreed.append)
+    monkeypatch.setattr(processes, "first", lambda what: contextlib.nullcontext(False))
+    monkeypatch.setattr(agreement, "on_images", lambda parts: None)
+    monkeypatch.setattr(agreement, "as_images", lambda images: types.SimpleNamespace(whole_shape=None))
+    monkeypatch.setattr(folder, "check_shared", lambda directory: None)
+    data = types.SimpleNamespace(part=lambda subset: images, train=images, test=images)
+    agreement.on_data(types.SimpleNamespace(data=types.SimpleNamespace(subset="train")), tmp_path, data)
+    assert not agreed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
