@@ -346,7 +346,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 damaged = self._directory.parent / names.DAMAGED / f"{step}.{time.time_ns()}"
                 damaged.parent.mkdir(exist_ok=True)
                 # A bucket moves file by file: without this one, what is left counts as unfinished at once.
-                (self._directory / str(step) / "commit_success.txt").unlink(missing_ok=True)
+                (self._directory / str(step) / names.COMMITTED).unlink(missing_ok=True)
                 (self._directory / str(step)).rename(damaged)
         processes.exchange("damaged checkpoints moved")
         self._manager.reload()

@@ -56,6 +56,7 @@ def test_an_upload_that_breaks_leaves_the_checkpoint_before_whole(cloud, states,
         with checkpoints() as saved:
             saved.save(2, states[2])
     assert steps(cloud) == {"1": True, "2": False}
+    assert folder.steps_in(files.expanded("gs://bucket/run 1/checkpoints")) == [1]
     with checkpoints(read_only=True) as saved:
         assert saved.steps == [1]
     cloud.fault = lambda method, path, name: None
