@@ -133,12 +133,18 @@ def out_of_memory(error: BaseException) -> str:
     >>> out_of_memory(RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes."))
     'RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.'
     """
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in causes(error):
         if isinstance(seen, MemoryError) or any(sign in str(seen) for sign in _NO_MEMORY):
             return first_line(seen) if str(seen) else "the system gives no more"
-        seen = seen.__cause__ or seen.__context__
     return ""
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that led to it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def first_line(error: BaseException, length: int = 200) -> str:

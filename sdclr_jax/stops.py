@@ -4,7 +4,6 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,7 @@ from jax._src import distributed  # whether JAX looks after SIGTERM has no publi
 from jax.experimental import multihost_utils
 
 from sdclr_jax.errors import Stopped
+from sdclr_jax.output import tell
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 taken = 0  # the last step of this process
@@ -54,7 +54,7 @@ class Stop(contextlib.AbstractContextManager):
                 raise KeyboardInterrupt
             return
         self.asked, self._since = True, time.monotonic()
-        print("\nstopping; Ctrl-C again to stop without saving", file=sys.stderr)
+        tell("\nstopping; Ctrl-C again to stop without saving")
         if self._together:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -69,7 +69,8 @@ class Stop(contextlib.AbstractContextManager):
         global taken
         taken = step
         if self._together:
-            self._looked += 1  # JAX waits for the number that follows the last one, and steps may come by several
+            # JAX waits for the number that follows the last one, and steps may come by several. Nobody else may ask it.
+            self._looked += 1
             return multihost_utils.reached_preemption_sync_point(self._looked)
         return self.asked and (convenient or time.monotonic() - self._since > patience)
 
@@ -93,7 +94,7 @@ def heeded() -> Iterator[None]:
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(number)
-        print("\nstopping after the first step; Ctrl-C again to stop at once", file=sys.stderr)
+        tell("\nstopping after the first step; Ctrl-C again to stop at once")
         os.kill(os.getpid(), signal.SIGTERM)  # which JAX has taken
 
     try:
@@ -186,5 +187,5 @@ def _stop_before_the_first_step(received: int, patience: float) -> None:
 
 
 def _end_at_once(sentence: str, status: int) -> None:
-    print(f"\nsdclr: {sentence}", file=sys.stderr, flush=True)
+    tell(f"\nsdclr: {sentence}")
     os._exit(status)

@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "compiler": 0,
     "numerics": 0,
+    "output": 0,
     "trees": 0,
     "parallel": 0.25,
     "joining": 0.4,

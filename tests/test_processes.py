@@ -1,6 +1,8 @@
 """Two processes on one machine, one device each: they train what one process with two devices trains, and they stop and
 fail together. What else may happen to them is in experiments/process_faults.py."""
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import jax
 import numpy as np
@@ -19,10 +22,11 @@ import pyarrow.csv
 import pytest
 
 from sdclr_jax import parallel, processes, recipes, stops, trees
+from sdclr_jax.api import agreement
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
-from sdclr_jax.joining import cluster
+from sdclr_jax.joining import cluster, line
 from sdclr_jax.processes import failing, meeting, watching
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
@@ -340,6 +344,20 @@ def test_variables_that_name_no_process_are_refused(environment, said, monkeypat
         processes.join()
 
 
+def test_checkpoints_are_not_compared_before_they_are_read(tmp_path, monkeypatch):
+    """Beside a run that trains, or on a disk that shows folders late, they differ for a while; reading waits for it."""
+    agreed, images = [], types.SimpleNamespace(images=None)
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "agree", agreed.append)
+    monkeypatch.setattr(processes, "first", lambda what: contextlib.nullcontext(False))
+    monkeypatch.setattr(agreement, "on_images", lambda parts: None)
+    monkeypatch.setattr(agreement, "as_images", lambda images: types.SimpleNamespace(whole_shape=None))
+    monkeypatch.setattr(folder, "check_shared", lambda directory: None)
+    data = types.SimpleNamespace(part=lambda subset: images, train=images, test=images)
+    agreement.on_data(types.SimpleNamespace(data=types.SimpleNamespace(subset="train")), tmp_path, data)
+    assert not agreed
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_process_alone_stops_at_a_convenient_step_or_after_a_while(number, capsys):
     with processes.Stop() as stop:
@@ -349,6 +367,30 @@ def test_a_process_alone_stops_at_a_convenient_step_or_after_a_while(number, cap
         assert stop.at(2, True)
         assert stop.at(2, False, patience=0)
     assert "stopping" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", [BrokenPipeError(), OSError(errno.EIO, "a terminal is closed"), RuntimeError()])
+def test_a_stop_is_heeded_where_nobody_reads_what_is_said_of_it(broken, monkeypatch):
+    """As at Ctrl-C under `2>&1 | tee log`, which ends `tee` too; or where the stream is just written."""
+
+    def write(text):
+        raise broken
+
+    ends, sent = [], []
+    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(write=write, flush=lambda: None))
+    with processes.Stop() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.at(1, True)
+    monkeypatch.setattr(stops.distributed.global_state, "preemption_sync_manager", object())
+    with stops.heeded(), monkeypatch.context() as patch:
+        patch.setattr(os, "kill", lambda process, number: sent.append(number))
+        signal.getsignal(signal.SIGUSR1)(signal.SIGUSR1, None)
+    monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(failing, "leave", ends.append)
+    stops._end_at_once("stopped", 130)
+    line.end_at_once("process 0 is gone", 1)
+    failing.end("process 1: it is full", 2)
+    assert (sent, ends) == ([signal.SIGTERM], [130, 1, 2])
 
 
 def test_what_is_ignored_stays_so_and_ctrl_c_twice_ends_at_once():

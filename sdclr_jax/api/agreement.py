@@ -13,9 +13,7 @@ from sdclr_jax import processes, recipes
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import as_images
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.records import names
 from sdclr_jax.run import folder, versions
-from sdclr_jax.run.checkpoints import Checkpoints
 
 
 def on_run(config: ConfigDict, settings: Mapping[str, Any] | None = None) -> None:
@@ -43,8 +41,6 @@ def on_data(config: ConfigDict, directory: pathlib.Path, data: recipes.Data) -> 
     """
     if processes.count() > 1:
         on_images({"training": data.part(config.data.subset), "all": data.train, "test": data.test})
-        with Checkpoints(directory / names.CHECKPOINTS, read_only=True) as checkpoints:
-            processes.agree({"checkpoints": checkpoints.steps})
         folder.check_shared(directory)
     folder.check_seen(directory, as_images(data.train.images).whole_shape)
     with processes.first("the place of the images") as alone:

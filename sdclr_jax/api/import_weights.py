@@ -110,8 +110,8 @@ def import_run(config: ConfigDict, directory: pathlib.Path) -> None:
     jitted = jax.jit(init, compiler_options=quick_compile(shardings))
     state = jitted(np.uint32(config.seed), np.zeros(view, np.float32), taken.branches)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(folder.lock(directory))
+        held = stack.enter_context(folder.lock(directory))
         record = recipes.encoder_record(config, shape, encoded=known is None)
         folder.claim(directory, config, None, record, recipes.identity)
-        stack.enter_context(Checkpoints(directory / names.CHECKPOINTS)).save(0, state)
+        stack.enter_context(Checkpoints(directory / names.CHECKPOINTS, still_held=held)).save(0, state)
     print(f"{config.model.start}: {taken}", file=sys.stderr)

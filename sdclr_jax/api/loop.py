@@ -16,6 +16,7 @@ from sdclr_jax.data.batches import Resident, Sent, Streamed
 from sdclr_jax.errors import Diverged, Stopped, UserError
 from sdclr_jax.evaluation import collapse
 from sdclr_jax.evaluation.online import OnlineProbe
+from sdclr_jax.output import Output
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
 from sdclr_jax.records import names
@@ -52,7 +53,7 @@ def train(
     Args:
         parts: what the run is made of.
         directory: the run's folder, which this process holds.
-        still_held: raises UserError where another process holds it by now; called before a checkpoint.
+        still_held: raises UserError where another process holds it by now; called before anything is written.
         progress: whether to draw a progress bar.
         profiled_steps: steps that are traced.
 
@@ -63,9 +64,13 @@ def train(
     config, method, batches = parts.config, parts.method, parts.batches
     epoch = batches.steps_per_epoch  # all that follows counts in steps
     total, checkpoint_every = config.epochs * epoch, config.checkpoint_every * epoch
+    errors = Output(sys.stderr)  # the state is also saved where nobody reads it any more
     density = jax.jit(pruning.density, out_shardings=parts.shardings.replicated)
 
-    with Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch) as checkpoints, Stop() as stop:
+    with (
+        Stop() as stop,  # ends after the last checkpoint is written, so that another signal does not break that off
+        Checkpoints(directory / names.CHECKPOINTS, config.keep_every * epoch, still_held=still_held) as checkpoints,
+    ):
         state = checkpoints.restore(like=parts.like)
         if state is None and config.model.start and not parts.start:
             raise UserError(
@@ -77,9 +82,9 @@ def train(
         notes = checkpoints.notes(start) if start else {}
         with (
             _opened(batches, start) as (stream, whole),
-            contextlib.closing(metrics.opened(directory, start, notes)) as log,
+            contextlib.closing(metrics.opened(directory, start, notes, still_held)) as log,
             _sent(directory, config) as send,
-            _bar(total, start, progress) as bar,
+            _bar(total, start, progress, errors) as bar,
             processes.telling(),
             _noted(log, epoch),
         ):
@@ -91,7 +96,7 @@ def train(
                 profile = Profile(traces, profiled_steps, start + warm_up, total, method.jitted_step.lower)
             measurements = _measurements(parts, clock)
             intervals = [config.log_every, checkpoint_every, *(m.every for m in measurements if m.every)]
-            reporter = _Reporter(parts, log, send, bar)
+            reporter = _Reporter(parts, log, send, bar, errors)
 
             def convenient(step: int) -> bool:
                 """Whether a line of the log is due: all else that is due falls on one."""
@@ -101,7 +106,6 @@ def train(
                 return convenient(step) or (profile is not None and step in profile.bounds)
 
             def save(more: dict[str, Any]) -> None:
-                still_held()
                 log.publish()
                 checkpoints.save(number, state, log.notes() | more)
 
@@ -111,7 +115,7 @@ def train(
                 whole = step.images if len(step.images) == config.batch_size else whole
                 window.add(step.scalars)
                 if profile and (costs := profile.after(step, waited=clock.waited, batch_size=config.batch_size)):
-                    bar.write(costs.sentence(traces), file=sys.stderr)
+                    bar.write(costs.sentence(traces), file=errors)
                 stopping = stop.at(number, convenient(number))
                 if not (convenient(number) or stopping):
                     continue
@@ -274,8 +278,10 @@ def _stopped(number: int, total: int) -> str:
 class _Reporter:
     """Tells of lines of metrics in the run's folder, to Weights & Biases, and beside the bar."""
 
-    def __init__(self, parts: Parts, log: metrics.Metrics, send: Callable[[metrics.Line], None], bar: tqdm):
-        self._log, self._send, self._bar = log, send, bar
+    def __init__(
+        self, parts: Parts, log: metrics.Metrics, send: Callable[[metrics.Line], None], bar: tqdm, errors: Output
+    ):
+        self._log, self._send, self._bar, self._errors = log, send, bar, errors
         self._epoch = parts.batches.steps_per_epoch
         self._warnings_in = partial(
             collapse.warnings,
@@ -293,7 +299,7 @@ class _Reporter:
         self._send(line)
         for cause, message in self._warnings_in(line):
             if self._log.warn(line, cause, message):
-                self._bar.write(f"warning at step {number}: {message}", file=sys.stderr)
+                self._bar.write(f"warning at step {number}: {message}", file=self._errors)
         self._shown |= {"loss": f"{line['loss']:.3f}", "images_per_s": f"{line['images_per_second']:.0f}"}
         self._shown |= {f"knn_{g}": _percent(line[f"knn/{g}"]) for g in ("all", "few") if f"knn/{g}" in line}
         self._bar.set_postfix(self._shown)
@@ -302,7 +308,7 @@ class _Reporter:
     def lost(self, sentences: list[str], step: int) -> None:
         """Of lines that were written, and are gone."""
         for sentence in sentences:
-            self._bar.write(f"warning at step {step}: {sentence}", file=sys.stderr)
+            self._bar.write(f"warning at step {step}: {sentence}", file=self._errors)
             self._log.warn({"step": step, "epoch": step / self._epoch}, f"lost lines at step {step}", sentence)
 
 
@@ -320,8 +326,10 @@ def _sent(directory: files.Path, config: ConfigDict) -> Iterator[Callable[[metri
         yield run.write
 
 
-def _bar(total: int, start: int, progress: bool) -> tqdm:
+def _bar(total: int, start: int, progress: bool, errors: Output) -> tqdm:
     # A terminal is drawn again often; a file would fill up.
-    interval = 0.5 if sys.stderr.isatty() else 30
+    interval = 0.5 if errors.isatty() else 30
     quiet = not (progress and processes.is_main())
-    return tqdm(total=total, initial=start, unit="step", mininterval=interval, disable=quiet, dynamic_ncols=True)
+    return tqdm(
+        total=total, initial=start, unit="step", mininterval=interval, disable=quiet, dynamic_ncols=True, file=errors
+    )

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from sdclr_jax.buckets.paths import BucketPath
 from sdclr_jax.errors import UserError
@@ -54,11 +53,20 @@ def fetch(folder: BucketPath, last: str = "") -> bool:
             with contextlib.suppress(OSError):  # another process, which copies too, has removed its own
                 if time.time() - left.stat().st_mtime > _LEFT_BEHIND:
                     shutil.rmtree(left, ignore_errors=True)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(lambda name: _take(folder / name, target / name, below[name].get("md5Hash")), stale))
-        for name in known.keys() - below.keys():
-            (target / name).unlink(missing_ok=True)
-        _know(target, below)
+        here = dict(known)
+
+        def take(name: str) -> None:
+            _take(folder / name, target / name, below[name].get("md5Hash"))
+            here[name] = below[name]["generation"]
+
+        try:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(take, stale))
+            for name in known.keys() - below.keys():
+                (target / name).unlink(missing_ok=True)
+                del here[name]
+        finally:  # where it breaks off, the next one goes on from there
+            _know(target, here)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be copied to {target} ({error.strerror or error}): see to that, and run the same command "
@@ -82,7 +90,7 @@ def send(folder: BucketPath, last: str) -> None:
         names = {path.relative_to(source).as_posix() for path in source.rglob("[!.]*") if path.is_file()}
         for name in sorted(names - folder.below().keys(), key=lambda name: _base(name) == last):
             (folder / name).put(source / name)
-        _know(source, folder.below())
+        _know(source, {name: about["generation"] for name, about in folder.below().items()})
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error.strerror or error}): see to that, and run the same command again"
@@ -116,10 +124,9 @@ def _take(source: BucketPath, target: pathlib.Path, md5: str | None) -> None:
         os.replace(part, target)
 
 
-def _know(target: pathlib.Path, below: dict[str, dict[str, Any]]) -> None:
+def _know(target: pathlib.Path, generations: dict[str, str]) -> None:
     """Note which generation of each file the copy has."""
-    content = json.dumps({name: about["generation"] for name, about in below.items()})
     with tempfile.TemporaryDirectory(prefix=_PART, dir=target) as scratch:
         part = pathlib.Path(scratch) / "part"
-        part.write_text(content)
+        part.write_text(json.dumps(generations))
         os.replace(part, target / _KNOWN)

@@ -37,7 +37,7 @@ class Lock(contextlib.AbstractContextManager):
     """
 
     def __init__(self, path: BucketPath):
-        self._path, self._ended, self._lost = path, threading.Event(), ""
+        self._path, self._ended, self._lost = path, threading.Event(), ""  # why it is no longer held
         self._me = {"owner": secrets.token_hex(8), "host": socket.gethostname(), "process": os.getpid()} | _process()
 
     def __enter__(self) -> "Lock":
@@ -58,24 +58,22 @@ class Lock(contextlib.AbstractContextManager):
 
         Raises:
             UserError: it was silent for too long, and another process has followed it; or the bucket does not answer,
-                so that another one may have.
+                so that another one may have. From then on always, at once.
         """
         until = time.monotonic() + PATIENCE
         if _clock() - self._beaten > 2 * BEAT:  # this machine may have slept
             self._beat()
         while not self._lost and _clock() - self._beaten > DEAD - BEAT:
             if time.monotonic() > until:
-                raise UserError(
-                    f"{self._path} has not answered for {_clock() - self._beaten:.0f} s, so another process may train "
-                    "there now: see to the network, and run the same command again"
+                self._lost = (
+                    f"has not answered for {_clock() - self._beaten:.0f} s, so another process may train there now: "
+                    "see to the network, and run the same command again"
                 )
+                break
             time.sleep(LOOK)
             self._beat()
         if self._lost:
-            raise UserError(
-                f"{self._path} is no longer held by this process, which gave no sign of life for {DEAD:.0f} s, so "
-                "another one may train there now: see that it does, or run the same command again"
-            )
+            raise UserError(f"{self._path} {self._lost}")
 
     def _taken(self) -> str:
         """The generation of the object that this process has written."""
@@ -116,7 +114,10 @@ class Lock(contextlib.AbstractContextManager):
             self._path.mark(secrets.token_hex(4), self._generation)
             self._beaten = _clock()
         except (FileExistsError, FileNotFoundError):
-            self._lost = "followed"
+            self._lost = (
+                f"is no longer held by this process, which gave no sign of life for {DEAD:.0f} s, so another one may "
+                "train there now: see that it does, or run the same command again"
+            )
         except OSError:
             pass  # the network may come back
 

@@ -8,45 +8,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, TextIO
+
+from sdclr_jax.output import Output
 
 # Seconds that a process may take after its last word. Threads of libraries may wait minutes for a disk that is gone. Of
 # several processes, one may have to wait for the others.
 PATIENCE, PATIENCE_OF_SEVERAL = 5, 30
 _PACKAGE = pathlib.Path(__file__).parents[1]
-
-
-class Output:
-    """A stream as Python has it, that a disk without room does not stop: what is written from then on is lost.
-
-    A reader that has gone is an error as ever (BrokenPipeError): it has seen enough.
-
-    Attributes:
-        error: what was the matter, None where nothing was.
-    """
-
-    def __init__(self, stream: TextIO):
-        self._stream, self.error = stream, None
-
-    def write(self, text: str) -> int:
-        self._tried(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._tried(self._stream.flush)
-
-    def _tried(self, write: Callable[[], Any]) -> None:
-        try:
-            write()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            self.error = self.error or error
-            with contextlib.suppress(OSError):  # what waits to be written goes nowhere
-                _to_nowhere(self._stream.fileno())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def run(main: Callable[[], int]) -> int:
@@ -57,11 +25,12 @@ def run(main: Callable[[], int]) -> int:
     _open_streams()
     threading.excepthook = of_thread
     sys.unraisablehook = unraised
-    sys.stdout, sys.stderr = output, errors = Output(sys.stdout), Output(sys.stderr)
+    sys.stdout, sys.stderr = output, errors = Output(sys.stdout, needs_reader=True), Output(sys.stderr)
     status = 1
     try:
         status = main()
-        output.flush()
+        with contextlib.suppress(BrokenPipeError):  # what it has not read is lost
+            output.flush()
         if output.error:
             print(f"sdclr: what was printed could not be written ({output.error.strerror})", file=errors)
             status = status or 1

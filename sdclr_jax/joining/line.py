@@ -8,12 +8,12 @@ sentence. Only what processes say to each other goes this way, not what they com
 import contextlib
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
 from sdclr_jax.errors import Lost
+from sdclr_jax.output import tell
 
 _START = 30  # seconds for process 0 to take the line at the start
 _POLL = 1.0  # seconds between two looks at how long process 0 has been silent
@@ -130,7 +130,7 @@ class Line:
 
 def end_at_once(sentence: str, status: int) -> None:
     """End this process from any of its threads, where JAX would abort it with a stack trace."""
-    print(f"sdclr: {sentence}", file=sys.stderr, flush=True)
+    tell(f"sdclr: {sentence}")
     os._exit(status)
 
 

@@ -13,7 +13,6 @@ import os
 import platform
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from typing import Any
 
 from sdclr_jax.errors import Lost, UserError, first_ones
 from sdclr_jax.joining.cluster import Place
+from sdclr_jax.output import tell
 
 _SAY = 10  # seconds of waiting, until it is said
 _TELL = 1.0  # seconds between two answers to those that wait
@@ -105,7 +105,7 @@ def _answer(place: Place, limit: int) -> None:
 def _say_that_it_waits(place: Place, limit: int, waited: float, for_whom: str) -> bool:
     if waited < _SAY:
         return False
-    print(f"{place}, at {place.address}, waits for {for_whom}; {limit} s at most", file=sys.stderr, flush=True)
+    tell(f"{place}, at {place.address}, waits for {for_whom}; {limit} s at most")
     return True
 
 

@@ -12,6 +12,7 @@ import jax
 
 from sdclr_jax import joining
 from sdclr_jax.errors import Lost, Stopped, UserError, first_line, out_of_memory
+from sdclr_jax.output import tell
 from sdclr_jax.processes import store
 from sdclr_jax.processes.store import POLL, ROOT, count, is_main
 
@@ -109,14 +110,15 @@ def error_of(said: Mapping[int, str]) -> UserError | Lost:
 
 def end(sentence: str, status: int) -> None:
     """End this process from another thread than the main one, which may wait in a computation for ever."""
-    print(f"sdclr: {sentence}", file=sys.stderr, flush=True)
+    tell(f"sdclr: {sentence}")
     leave(status)
 
 
 def leave(status: int) -> None:
     """End a failed process with this status, once the others have heard of it; JAX would wait for them, and abort."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # its reader may be gone, or it is closed
+            stream.flush()
     joining.release()
     late = threading.Timer(3 * LEAVE, os._exit, [status])  # the store may not answer
     late.daemon = True

@@ -11,6 +11,7 @@ WARNINGS = "warnings.jsonl"  # one JSON object a line for each cause of a warnin
 TENSORBOARD = "tensorboard"  # the metrics as event files
 PROFILE = "profile"  # a trace of some steps, of `sdclr pretrain --profile`
 CHECKPOINTS = "checkpoints"  # a folder a step
+COMMITTED = "commit_success.txt"  # in each of these in a bucket, written last
 DAMAGED = "damaged_checkpoints"  # those that could not be read, moved out of the way
 RESULTS = "results.json"  # what `sdclr evaluate` found
 EMBEDDING = "embedding.json"  # a map of the test images' features, from the same command

@@ -48,6 +48,14 @@ _ENCODER = {
 }
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, which leaves it to `stops.Stop` to ask JAX for the step at which all processes stop: JAX takes the
+    largest number that it was asked with, and `Stop` does not count steps."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints below a folder; leaving the context waits until everything is on disk, or raises UserError.
 
@@ -55,30 +63,43 @@ class Checkpoints(contextlib.AbstractContextManager):
         directory: where they stand, a folder a step.
         keep_every: a step divisible by it is kept for good; of the others the last two. 0 keeps only those two.
         read_only: change nothing on disk, as beside a run that is still training.
+        still_held: raises UserError where another process holds the run's folder by now; called before it is written.
     """
 
-    def __init__(self, directory: pathlib.Path, keep_every: int = 0, *, read_only: bool = False):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        keep_every: int = 0,
+        *,
+        read_only: bool = False,
+        still_held: Callable[[], None] = lambda: None,
+    ):
         policies = [checkpoint_managers.LatestN(2)]
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._directory, self._read_only = directory.absolute(), read_only
         self._begun: int | None = None  # the step that is being written
+        self._still_held = still_held
         folder.steps_in(self._directory)  # refuses what is no folder, or may not be read
-        with _quiet(), self._writing():
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                enable_async_checkpointing=True,
-                async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier()),
-                create=not read_only,
-                read_only=read_only,
-            )
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier()),
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._open()
 
     def __exit__(self, *error: Any) -> None:
+        begun, self._begun = self._begun, None
         with self._writing():
             self._manager.close()
         with contextlib.suppress(*[UserError] if error and error[0] else []):  # the first error is the one to tell
-            self._note_saved()
+            self._note(begun)
+
+    def _open(self) -> None:
+        with _quiet(), self._writing():
+            self._manager = _Manager(self._directory, options=self._options)
 
     @property
     def steps(self) -> list[int]:
@@ -112,19 +133,31 @@ class Checkpoints(contextlib.AbstractContextManager):
     def save(self, step: int, state: Any, notes: dict[str, Any] | None = None) -> None:
         """Save in the background, unless this step is there; the state may be donated as soon as this returns.
 
+        Where the one before turns out not to have been written, that is a warning, and this one is waited for; of
+        several processes, all end, as the others wait for a part of it.
+
         Args:
             step: that of the state.
             state: what is saved.
             notes: what `notes(step)` gives afterwards, anything that JSON writes.
 
         Raises:
-            UserError: the disk is full, or the folder cannot be written; perhaps one before could not be.
+            UserError: the disk is full, or the folder cannot be written, or another process holds it.
         """
         if step in self._manager.all_steps():
             return
-        with self._writing():
-            self._manager.wait_until_finished()
-        self._note_saved()
+        self._still_held()
+        begun, failed = self._begun, False
+        try:
+            self._wait()
+        except UserError as error:
+            if processes.is_shared():
+                raise
+            failed = True
+            LOG.warning("checkpoint %s was not finished, and %d is saved now: %s", begun, step, error)
+            with contextlib.suppress(OSError, ValueError):  # it may raise more of what went wrong
+                self._manager.close()
+            self._open()
         items = {"encoder": encoder(state), "state": _others(state)}
         hashes = {name: trees.digest(item) for name, item in items.items()}  # in all processes, which have a share each
         meta = {"format": FORMAT, "step": step, "sha256": hashes, "notes": notes or {}}
@@ -132,6 +165,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta)))
         self._begun = step
+        if failed:
+            self._wait()
 
     def notes(self, step: int) -> dict[str, Any]:
         """The notes that a checkpoint was saved with."""
@@ -172,8 +207,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _newest(self, step: int | None, read: Callable[[int], T]) -> tuple[int, T] | None:
         """Step and what `read(step)` gives of the newest checkpoint where it succeeds, in all processes."""
-        with self._writing():
-            self._manager.wait_until_finished()
+        self._wait()
         there = self.steps_of_all()
         steps = [s for s in there if step in (None, s)]
         if step is not None and not steps:
@@ -233,11 +267,18 @@ class Checkpoints(contextlib.AbstractContextManager):
             damage.verify_step(step, meta["step"])
         return meta
 
-    def _note_saved(self) -> None:
+    def _wait(self) -> None:
+        """Until the checkpoint that is being written is whole; one that fails is not noted as saved."""
+        begun, self._begun = self._begun, None
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._note(begun)
+
+    def _note(self, saved: int | None) -> None:
         """Write down in the run's folder which step was saved last, once its checkpoint is whole on the disk."""
-        if self._begun is not None and processes.is_main() and self._directory.is_dir():
-            records.write(self._directory.parent / names.SAVED, Saved(step=self._begun))
-        self._begun = None
+        if saved is not None and processes.is_main() and self._directory.is_dir():
+            self._still_held()
+            records.write(self._directory.parent / names.SAVED, Saved(step=saved))
 
     def _state(self, step: int, like: Any) -> Any:
         meta = self._meta(step)
@@ -305,7 +346,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 damaged = self._directory.parent / names.DAMAGED / f"{step}.{time.time_ns()}"
                 damaged.parent.mkdir(exist_ok=True)
                 # A bucket moves file by file: without this one, what is left counts as unfinished at once.
-                (self._directory / str(step) / "commit_success.txt").unlink(missing_ok=True)
+                (self._directory / str(step) / names.COMMITTED).unlink(missing_ok=True)
                 (self._directory / str(step)).rename(damaged)
         processes.exchange("damaged checkpoints moved")
         self._manager.reload()

@@ -1,15 +1,19 @@
 """Whether what cannot be read of a checkpoint is damaged, or only cannot be read now; and the same in all processes."""
 
 import contextlib
+import errno
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 from sdclr_jax import processes, trees
-from sdclr_jax.errors import UserError, first_line, out_of_memory
+from sdclr_jax.errors import UserError, causes, first_line, out_of_memory
 from sdclr_jax.trees import Tree
 
 OTHER_CONTENT = "its content is not what was written"
+# What TensorStore says, as a ValueError, of a bucket or a disk that does not answer.
+_AWAY = ("UNAVAILABLE", "DEADLINE_EXCEEDED", os.strerror(errno.ESTALE), os.strerror(errno.EIO))
 
 
 @contextlib.contextmanager
@@ -46,13 +50,26 @@ def verify_step(step: int, found: Any) -> None:
 
 
 def hindrance(checkpoint: pathlib.Path, error: BaseException) -> str:
-    """Why the system does not let a checkpoint be read, which says nothing of its content; '' where it does."""
+    """Why the system does not let a checkpoint be read, which says nothing of its content; '' where it does.
 
-    def unwilling(error: OSError) -> bool:
-        return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError)
+    Args:
+        checkpoint: its folder.
+        error: what reading it has raised; that may be over by now.
+    """
+
+    def unwilling(found: BaseException) -> bool:
+        about_content = FileNotFoundError | NotADirectoryError | IsADirectoryError | FileExistsError
+        return isinstance(found, OSError) and not isinstance(found, about_content)
+
+    def said_of(found: BaseException) -> str:
+        whole = isinstance(found, OSError) and found.filename and found.strerror
+        return f"{found.filename}: {found.strerror}" if whole else first_line(found)
 
     if said := out_of_memory(error):
         return f"there is not enough memory: {said}"
+    for found in causes(error):
+        if unwilling(found) or any(sign in str(found) for sign in _AWAY):
+            return said_of(found)
     try:
         for path in [checkpoint, *checkpoint.rglob("*")]:
             if path.is_dir():
@@ -60,5 +77,5 @@ def hindrance(checkpoint: pathlib.Path, error: BaseException) -> str:
             else:
                 path.open("rb").close()
     except OSError as found:
-        return f"{found.filename}: {found.strerror}" if unwilling(found) else ""
+        return said_of(found) if unwilling(found) else ""
     return ""

@@ -156,13 +156,18 @@ def check_shared(workdir: pathlib.Path) -> None:
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
-    """The steps that have a folder below a folder of checkpoints, ascending; none where it is missing.
+    """The steps that have a folder below a folder of checkpoints, ascending; none where it is missing. In a bucket,
+    where a folder takes its name before all of it is there, only those that are whole.
 
     Raises:
         UserError: it cannot be read, or is a file.
     """
+
+    def is_there(path: pathlib.Path) -> bool:
+        return (path / names.COMMITTED).exists() if files.in_bucket(path) else path.is_dir()
+
     try:
-        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and path.is_dir())
+        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal() and is_there(path))
     except FileNotFoundError:
         return []
     except OSError as error:

@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import shutil
+from collections.abc import Callable
 
 from sdclr_jax import files
 
@@ -13,12 +14,16 @@ class Growing:
     On a disk they grow where they are. For a bucket, whose objects do not grow, they do so on the disk of this machine,
     and `publish` puts those that have changed into the bucket.
 
+    Args:
+        folder: on a disk or in a bucket.
+        still_held: raises UserError where another process holds the folder by now.
+
     Attributes:
         at: the folder to write to.
     """
 
-    def __init__(self, folder: files.Path):
-        self._folder = folder
+    def __init__(self, folder: files.Path, still_held: Callable[[], None]):
+        self._folder, self._still_held = folder, still_held
         self._published: dict[pathlib.Path, tuple[int, int]] = {}  # size and time of change
         self._scratch = contextlib.ExitStack()
         self.at = self._scratch.enter_context(files.on_this_machine()) if files.in_bucket(folder) else folder
@@ -27,10 +32,11 @@ class Growing:
         """Put what has been written into the bucket.
 
         Raises:
-            UserError: the bucket cannot be written.
+            UserError: the bucket cannot be written, or another process holds the folder.
         """
         if not files.in_bucket(self._folder):
             return
+        self._still_held()
         for path in sorted(path for path in self.at.rglob("*") if path.is_file()):
             size, changed = path.stat().st_size, path.stat().st_mtime_ns
             if self._published.get(path) != (size, changed):

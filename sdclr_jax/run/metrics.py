@@ -5,7 +5,7 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -28,15 +28,22 @@ class Metrics:
         workdir: the run's folder.
         step: that of the checkpoint which the run goes on from.
         notes: what `notes` gave when that checkpoint was saved.
+        still_held: raises UserError where another process holds the folder by now; nothing is published then.
 
     Attributes:
         seconds: spent on training before this process.
         lost: sentences on lines that were written, and are gone.
     """
 
-    def __init__(self, workdir: pathlib.Path, step: int, notes: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        step: int,
+        notes: Mapping[str, Any] | None = None,
+        still_held: Callable[[], None] = lambda: None,
+    ):
         notes = notes or {}
-        self._grown, self.lost = Growing(workdir), []
+        self._grown, self.lost = Growing(workdir, still_held), []
         self._folder = self._grown.at
         kept = _cut(self._folder / names.METRICS, read(workdir / names.METRICS), step)
         warned = _cut(self._folder / names.WARNINGS, records.read_warnings(workdir / names.WARNINGS), step)
@@ -119,7 +126,7 @@ class Metrics:
         """See that all lines are where a later process finds them: before a checkpoint that they belong to.
 
         Raises:
-            UserError: the run is in a bucket that cannot be written.
+            UserError: the run is in a bucket that cannot be written, or that another process holds by now.
         """
         self._grown.publish()
 
@@ -157,9 +164,9 @@ class _Unwritten(Metrics):
         pass
 
 
-def opened(workdir: pathlib.Path, step: int, notes: Mapping[str, Any] | None = None) -> Metrics:
+def opened(workdir: pathlib.Path, step: int, notes: Mapping[str, Any], still_held: Callable[[], None]) -> Metrics:
     """The metrics of a run, continued after `step`; of several processes only the main one writes."""
-    return Metrics(workdir, step, notes) if processes.is_main() else _Unwritten()
+    return Metrics(workdir, step, notes, still_held) if processes.is_main() else _Unwritten()
 
 
 class _Written(NamedTuple):

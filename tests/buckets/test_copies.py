@@ -51,6 +51,27 @@ def test_a_copy_follows_the_bucket_and_reads_nothing_twice(cloud):
     assert found == {"1.0.0/a": b"changed", "1.0.0/c d": b"1.0.0/c d", "1.0.0/last.json": b"{}"}
 
 
+def test_a_copy_that_breaks_off_is_gone_on_with(cloud, monkeypatch):
+    folder, read, take = files.expanded("gs://bucket/data/set"), [], copies._take
+    for name in "abc":
+        cloud.put(f"data/set/{name}", name.encode())
+    monkeypatch.setattr(copies, "_AT_ONCE", 1)
+
+    def taken(source, *given):
+        read.append(source.name)
+        if read == ["a", "b"]:
+            raise OSError("the bucket does not answer")
+        take(source, *given)
+
+    monkeypatch.setattr(copies, "_take", taken)
+    with pytest.raises(UserError, match="cannot be copied to .* the same command again"):
+        copies.fetch(folder)
+    read.clear()
+    copies.fetch(folder)
+    assert "b" in read and "a" not in read
+    assert {name: (copies.place(folder) / name).read_text() for name in "abc"} == {name: name for name in "abc"}
+
+
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../outside"])
 def test_a_name_that_leads_out_of_the_copy_is_refused(cloud, name, tmp_path):
     cloud.put(f"data/set/{name}", b"x")

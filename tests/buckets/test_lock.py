@@ -142,6 +142,12 @@ def test_what_cannot_ask_for_long_does_not_write(cloud, monkeypatch):
         with pytest.raises(UserError, match=r"run/.lock has not answered for 36\d\d s, so another process may train"):
             held.check()
         monkeypatch.setattr(lock, "PATIENCE", 60.0)
+        with pytest.raises(UserError, match="has not answered for"):  # at once, as it has given up
+            held.check()
+    cloud.fault = lambda *request: None
+    with Lock(path()) as held:
+        cloud.fault = lambda method, address, name: 403 if method == "PATCH" else None
+        held._beaten -= 3600
         back = lambda seconds: setattr(cloud, "fault", lambda *request: None)  # noqa: E731
         monkeypatch.setattr(lock.time, "sleep", back)
         held.check()

@@ -30,7 +30,7 @@ def main():
 def ended(body, *before_it, **options):
     """Status, output and errors of a program, after words before it, that a thread would keep alive for a minute."""
     code = START + textwrap.indent(body, "    ") + "\nsys.exit(ending.run(main))\n"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""}
     before = time.monotonic()
     done = subprocess.run([*before_it, sys.executable, "-c", code], env=environment, timeout=50, **options)
     assert time.monotonic() - before < 30
@@ -78,6 +78,23 @@ return 0
         assert done.returncode == 1
         assert (tmp_path / "file").exists()
         assert ended("print('an error', file=sys.stderr)\nreturn 2", stderr=full).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("print('an error', file=sys.stderr, flush=True)\nreturn 75", 75),
+        ("print('printed')\nreturn 75", 75),  # and not flushed
+    ],
+)
+def test_readers_that_have_gone_change_no_status(body, status):
+    """As at Ctrl-C under `2>&1 | tee log`, which ends `tee` too."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert ended(body, stdout=writer, stderr=writer).returncode == status
+    finally:
+        os.close(writer)
 
 
 def test_the_console_script_is_run_that_way(monkeypatch):

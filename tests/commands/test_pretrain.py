@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -295,6 +296,51 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
     assert f"stopped at step {stopped} of 15: run it again to resume" in first.stderr
     run(config("sdclr"), directory, data_dir)
     assert lines(directory) == lines(finished[0])
+
+
+def test_a_stop_is_saved_where_nobody_reads_what_is_said(data_dir, tmp_path, monkeypatch):
+    """As at Ctrl-C under `2>&1 | tee log`, which ends `tee` too; also from Python, with a bar."""
+    from_step = Resident.from_step
+
+    def stopped(self, step):
+        for number, batch in enumerate(from_step(self, step)):
+            if number == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(Resident, "from_step", stopped)
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = os.fdopen(writer, "w")
+    monkeypatch.setattr(sys, "stderr", errors)
+    with pytest.raises(Stopped, match="^stopped at step 8 of 15"):
+        train(config(), tmp_path / "run", data_dir, devices=jax.devices()[:1], progress=True)
+    with contextlib.suppress(BrokenPipeError):
+        errors.close()
+    assert folder.saved_step(tmp_path / "run") == 8
+
+
+def test_a_second_signal_does_not_break_off_the_last_save(tmp_path, monkeypatch):
+    written = []
+
+    class Saving(contextlib.AbstractContextManager):
+        def __init__(self, *given, **how):
+            pass
+
+        def restore(self, like):
+            os.kill(os.getpid(), signal.SIGINT)
+            raise Stopped("stopped at step 8")
+
+        def __exit__(self, *error):
+            os.kill(os.getpid(), signal.SIGTERM)
+            written.append(8)
+
+    monkeypatch.setattr(loop, "Checkpoints", Saving)
+    counts = types.SimpleNamespace(steps_per_epoch=5)
+    parts = loop.Parts(config(), None, counts, None, None, {}, (), parallel.shardings())
+    with stops.heeded(), pytest.raises(Stopped, match="^stopped at step 8$"):
+        loop.train(parts, tmp_path, lambda: None, progress=False, profiled_steps=0)
+    assert written == [8]
 
 
 @pytest.mark.parametrize(("fields", "steps"), [((), 5), (("--config.prune.every=3",), 3)])

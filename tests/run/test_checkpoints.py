@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from jax.experimental import multihost_utils
 
 from sdclr_jax import branches, parallel, records, trees
 from sdclr_jax.errors import UserError
@@ -165,6 +166,25 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path, state, monkeypatch, during,
             monkeypatch.setattr(checkpoints._manager, during, full)
             checkpoints.save(1, at(1, state))
     close()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_checkpoints_that_fail_in_the_background_are_not_said_to_be_there(tmp_path, state, monkeypatch, several):
+    """Else the run would be refused from then on, as one that has lost its checkpoints."""
+
+    def full(self, step):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    saved = []
+    with pytest.raises(UserError, match="No space left on device"), Checkpoints(tmp_path / "c") as checkpoints:
+        save, manager = ocp.CheckpointManager.save, ocp.CheckpointManager
+        monkeypatch.setattr(manager, "save", lambda self, step, **how: saved.append(step) or save(self, step, **how))
+        monkeypatch.setattr(manager, "_finalize_checkpoint", full)
+        monkeypatch.setattr(checkpoints_module.processes, "is_shared", lambda: several)
+        checkpoints.save(1, at(1, state))
+        checkpoints.save(2, at(2, state))
+    assert saved == ([1] if several else [1, 2])  # the others wait for a part of the first one
+    assert not (tmp_path / "saved.json").exists()
 
 
 def test_the_encoder_alone_is_restored_without_the_shape_of_anything(tmp_path, state):
@@ -341,18 +361,34 @@ def test_what_may_not_be_read_is_not_damaged(state):
         directory.chmod(0o777)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")])
-def test_too_little_memory_is_no_damage(tmp_path, state, monkeypatch, error):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes"), "there is not enough memory"),
+        (OSError(errno.EIO, os.strerror(errno.EIO), "/disk/a"), r"\(/disk/a: Input/output error\): it may well"),
+        (TimeoutError("the bucket does not answer"), r"\(the bucket does not answer\)"),
+        (ValueError("UNAVAILABLE: Connection reset"), r"\(UNAVAILABLE: Connection reset\)"),
+    ],
+)
+def test_what_cannot_be_read_for_a_moment_is_no_damage(tmp_path, state, monkeypatch, error, said):
+    """By the time that anybody looks again, it can be."""
     with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, at(1, state))
         checkpoints.save(2, at(2, state))
+    digest, errors = trees.digest, [error]
 
-    def none_left(tree):
-        raise error
+    def for_a_moment(tree):
+        if errors:
+            raise Exception("orbax has not read it") from errors.pop()
+        return digest(tree)
 
-    monkeypatch.setattr(trees, "digest", none_left)
-    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(UserError, match="there is not enough memory"):
-        checkpoints.restore(like=state)
-    assert not (tmp_path / "damaged_checkpoints").exists()
+    monkeypatch.setattr(trees, "digest", for_a_moment)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(UserError, match=said):
+            checkpoints.restore(like=state)
+        assert not (tmp_path / "damaged_checkpoints").exists()
+        assert int(checkpoints.restore(like=state).step) == 2
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path):
@@ -387,6 +423,15 @@ def test_read_only_changes_nothing(tmp_path, state):
     with Checkpoints(tmp_path / "none", read_only=True) as checkpoints:
         assert checkpoints.restore(like=state) is None
     assert not (tmp_path / "none").exists()
+
+
+def test_orbax_does_not_ask_when_to_stop(tmp_path, state, monkeypatch):
+    """It would ask with the number of the step, and JAX would let all processes stop after as many looks."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(1, at(1, state))
+    assert not asked
 
 
 def test_a_process_whose_part_has_failed_does_not_wait_for_the_others(monkeypatch):

@@ -1,5 +1,6 @@
 """Checkpoints and metrics of a run in a bucket, where nothing is renamed and an upload may break."""
 
+import contextlib
 import json
 
 import flax.struct
@@ -55,6 +56,7 @@ def test_an_upload_that_breaks_leaves_the_checkpoint_before_whole(cloud, states,
         with checkpoints() as saved:
             saved.save(2, states[2])
     assert steps(cloud) == {"1": True, "2": False}
+    assert folder.steps_in(files.expanded("gs://bucket/run 1/checkpoints")) == [1]
     with checkpoints(read_only=True) as saved:
         assert saved.steps == [1]
     cloud.fault = lambda method, path, name: None
@@ -63,6 +65,20 @@ def test_an_upload_that_breaks_leaves_the_checkpoint_before_whole(cloud, states,
         same(saved.restore(like=states[3]), states[1])
         saved.save(2, states[2])
     assert steps(cloud) == {"1": True, "2": True}
+    with checkpoints() as saved:
+        same(saved.restore(like=states[3]), states[2])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_checkpoint_that_was_not_written_costs_itself_only(cloud, states, caplog):
+    """Its upload fails in the background, so that is heard of when the next one is due."""
+    cloud.fault = lambda method, path, name: 403 if method == "POST" and "/1/" in name else None
+    with checkpoints() as saved:
+        saved.save(1, states[1])
+        saved.save(2, states[2])
+        assert json.loads(cloud.objects["run 1/saved.json"].content)["step"] == 2
+    assert steps(cloud) == {"2": True}
+    assert "checkpoint 1 was not finished, and 2 is saved now: a checkpoint cannot be written to gs://" in caplog.text
     with checkpoints() as saved:
         same(saved.restore(like=states[3]), states[2])
 
@@ -121,6 +137,34 @@ def test_lines_that_cannot_be_published_are_told_of(cloud, caplog):
         log.publish()
     log.close()
     assert "the last lines of metrics are lost: gs://bucket/run/metrics.jsonl cannot be written" in caplog.text
+
+
+def test_what_has_lost_its_lock_writes_nothing_more(cloud, states, caplog):
+    """Another process has followed it, and goes on from the last checkpoint."""
+    holders = ["this process"]
+
+    def still_held():
+        if not holders:
+            raise UserError("gs://bucket/run 1/.lock is no longer held by this process")
+
+    def written():
+        return {name: cloud.objects[f"run 1/{name}"].content for name in ("saved.json", "metrics.jsonl")}
+
+    log = metrics.Metrics(files.expanded("gs://bucket/run 1"), 0, still_held=still_held)
+    with pytest.raises(UserError, match="is no longer held"), checkpoints(still_held=still_held) as saved:  # noqa: SIM117
+        with contextlib.closing(log):
+            log.write({"step": 1, "epoch": 1.0, "loss": 1.0, "seconds": 1.0})
+            log.publish()
+            saved.save(1, states[1])
+            cloud.put("run 1/saved.json", b"of the other")
+            before = written()
+            log.write({"step": 2, "epoch": 2.0, "loss": 2.0, "seconds": 2.0})
+            holders.clear()
+            log.publish()
+    assert written() == before
+    assert "the last lines of metrics are lost: gs://bucket/run 1/.lock is no longer held" in caplog.text
+    with pytest.raises(UserError, match="is no longer held"):
+        saved.save(2, states[2])
 
 
 def test_processes_see_one_folder_in_a_bucket(cloud, monkeypatch):
