@@ -6,7 +6,7 @@ sdclr exemplars runs/sdclr
 sdclr evaluate runs/sdclr  # of photos with labels
 
 Defaults for some thousands to some hundred thousand photos and one accelerator; for fewer, lower batch_size, and for
-fewer than 200 with labels also evaluate.knn_k.
+fewer than 20 with labels also evaluate.knn_k.
 
 Cost: not measured; docs/images.md has an estimate.
 """

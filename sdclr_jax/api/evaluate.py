@@ -190,9 +190,9 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
     others = {name: score for name, score in before.protocols.items() if name not in found.protocols}
     # A folder of images is the same data wherever it lies: the hashes of the lists say so. Older versions wrote none of
     # the labels.
-    labels = {} if before.data.labels else {"labels": {}}
-    data = (dataclasses.replace(each.data, name="", provenance=None, **labels) for each in (before, found))
-    same = before.run == found.run and before.encoder_checksum == found.encoder_checksum and next(data) == next(data)
+    labels = found.data.labels if before.data.labels else {}
+    here = dataclasses.replace(found.data, name=before.data.name, provenance=before.data.provenance, labels=labels)
+    same = before.run == found.run and before.encoder_checksum == found.encoder_checksum and before.data == here
     same &= before.seen in (None, found.seen)
     if others and not same:
         why = "of another encoder, other data, or images that were cropped or resized otherwise"

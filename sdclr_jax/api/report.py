@@ -24,7 +24,7 @@ def report(
     """Compare evaluated runs, and write the page with its tables beside it as .csv, .md and .tex.
 
     Args:
-        dirs: runs, folders of runs, or folders of such folders.
+        dirs: runs, or folders of runs.
         output: the page, `NAME.html`.
         note: a note to the reader, shown on the page.
 

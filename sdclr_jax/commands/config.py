@@ -29,6 +29,7 @@ def main(argv: list[str]) -> None:
     overrides = [option for option in options if option != "--json"]
     config = flags.overridden(config, overrides)
     recipes.check(config)
+    recipes.check_new(config)
     recipes.warn_of_unread(config, flags.fields(overrides))
     now = recipes.fields(config)
     # Another encoder brings fields of its own, and its own defaults of others.

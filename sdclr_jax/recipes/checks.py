@@ -12,7 +12,7 @@ from sdclr_jax.data import sources
 from sdclr_jax.data.subsets import lists
 from sdclr_jax.errors import UserError, first_ones, renamed, shortened
 from sdclr_jax.objectives import OBJECTIVES
-from sdclr_jax.recipes.configs import DECLARED, METHODS, PER_VIEW, base, declared, fields
+from sdclr_jax.recipes.configs import DECLARED, METHODS, PER_VIEW, base, declared, fields, no_field
 from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.recipes.images import view_count
 from sdclr_jax.recipes.types import check_types
@@ -139,8 +139,13 @@ def check_new(config: ConfigDict) -> None:
     """Refuse what no run is to begin with, though one that is there may go on with it.
 
     Raises:
-        UserError: pairs that are not those of the method, by whose name all tables call the run.
+        UserError: a field that there is not, as a misspelt one in a config file; or pairs that are not those of the
+            method, by whose name all tables call the run.
     """
+    known, of_kinds = declared(config), tuple(f"{group}." for group in base.KINDS)  # which refuse others themselves
+    for name in sorted(fields(config).keys() - known.keys()):
+        if not name.startswith(of_kinds):
+            raise no_field(name, known)
     _, damaged = METHODS.get(config.get("method", ""), ("", None))
     if damaged is not None and damaged != names_branch(config, "masked"):
         raise UserError(

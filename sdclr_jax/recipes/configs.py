@@ -9,7 +9,7 @@ import os
 import pathlib
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -97,7 +97,7 @@ def load_with_sources(location: str | os.PathLike) -> tuple[ConfigDict, dict[str
     except Exception as error:  # a user's file may raise anything
         raise UserError(f"--config={location}: {first_line(error, 500)}") from error
     return config, {
-        field: "encoder" if field not in given else sources[field] if laid.get(field) == value else path.name
+        field: "encoder" if field not in given else sources[field] if laid.get(field, ...) == value else path.name
         for field, value in fields(config).items()
     }
 
@@ -131,8 +131,7 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
         if name == "method":
             raise UserError('method only names the method: choose another as "NAME:METHOD"')
         if name not in known:
-            near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)[0]
-            raise UserError(f"there is no field {shortened(name)}: the nearest is {near}")
+            raise no_field(name, known)
         if value is None and isinstance(known[name], str):
             raise UserError(f"{name} is None, which is no text: give '' for none")
         try:
@@ -142,6 +141,12 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
         except (TypeError, ValueError, OverflowError, RecursionError):
             kind, shown = type(known[name]).__name__, shortened(repr(value) if isinstance(value, str) else value)
             raise UserError(f"{name} is {shown}, {type(value).__name__}: it must be {kind}") from None
+
+
+def no_field(name: str, known: Iterable[str]) -> UserError:
+    """What is said of a field that is not among those that there are."""
+    near = difflib.get_close_matches(name[:100], known, n=1, cutoff=0)[0]
+    return UserError(f"there is no field {shortened(name)}: the nearest is {near}")
 
 
 def mapping(argument: str, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sdclr_jax.trees import Tree
 # how the backward pass goes.
 COMMON = {"start": "", "start_sha256": "", "remat": False}
 
+DTYPES = ("float32", "bfloat16")  # that networks compute in
 IMPORTED = "imported"  # the method of a run of weights that another program trained
 
 
@@ -78,7 +79,10 @@ def encoder(model: Mapping[str, Any]) -> Encoder:
         kind = type(known[field])
         if not (type(value) is kind or known[field] is None or (kind is float and type(value) is int)):
             raise UserError(f"model.{field} is {shortened(repr(value))}: it must be of the type of {known[field]!r}")
-    fields["dtype"] = jnp.dtype(fields.get("dtype", known["dtype"]))
+    dtype = fields.get("dtype", known["dtype"])
+    if dtype not in DTYPES:  # float16 takes a scaled loss
+        raise UserError(f"unknown model.dtype {shortened(repr(dtype))}: known are {', '.join(DTYPES)}")
+    fields["dtype"] = jnp.dtype(dtype)
     if model.get("remat"):
         if "remat" not in inspect.signature(ENCODERS[name]).parameters:
             raise UserError(

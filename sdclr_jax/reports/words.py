@@ -77,7 +77,7 @@ def notes(runs: list[Run]) -> list[str]:
             found.append(f"{run.name} gave a warning at epoch {warning['epoch']:.4g}: {warning['message']}.")
     for run in runs:
         epoch, last = run.results.run.epoch, run.config.get("epochs")
-        if isinstance(last, int | float) and epoch < last:
+        if isinstance(last, int | float) and 0 < epoch < last:  # at 0 are imported weights, which nothing trains
             found.append(f"{run.name} was evaluated at epoch {epoch:g} of {last:g}.")
     for part in parts:
         found += _unequal_evaluations(part)

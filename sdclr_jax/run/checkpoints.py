@@ -87,6 +87,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier()),
             create=not read_only,
             read_only=read_only,
+            cleanup_tmp_directories=not read_only,  # of a save that broke off
         )
         self._open()
 
@@ -146,11 +147,11 @@ class Checkpoints(contextlib.AbstractContextManager):
         """
         if step in self._manager.all_steps():
             return
-        self._still_held()
         begun, failed = self._begun, False
         try:
             self._wait()
         except UserError as error:
+            self._still_held()  # what was lost meanwhile is the reason
             if processes.is_shared():
                 raise
             failed = True
@@ -162,6 +163,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         hashes = {name: trees.digest(item) for name, item in items.items()}  # in all processes, which have a share each
         meta = {"format": FORMAT, "step": step, "sha256": hashes, "notes": notes or {}}
         saved = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        self._still_held()  # to wait may have taken minutes
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(meta)))
         self._begun = step

@@ -24,10 +24,17 @@ def run():
     return sdclr_jax.Run(pathlib.Path("/nowhere/run"), CONFIG, 1, record, {})
 
 
+def misspelt():
+    config = sdclr_jax.config("digits_lt:sdclr")
+    config.prune.raet = 0.7
+    return config
+
+
 SLIPS = {
     "config by name": (lambda run: sdclr_jax.pretrain("digits_lt:sdclr", "x"), "the config is 'digits_lt:sdclr': give"),
     "config as a dict": (lambda run: sdclr_jax.pretrain(CONFIG.to_dict(), "x"), "the config is {'batch_size': "),
     "order": (lambda run: sdclr_jax.pretrain("x", CONFIG), "batch_size: "),
+    "a misspelt field": (lambda run: sdclr_jax.pretrain(misspelt(), "x"), "there is no field prune.raet: the neare"),
     "no folder": (lambda run: sdclr_jax.load(None), "None is no path: give text or a pathlib.Path"),
     "one protocol": (lambda run: sdclr_jax.evaluate(run, protocols="knn"), "protocols is 'knn': give a list of names,"),
     "no runs": (lambda run: sdclr_jax.report([]), "dirs is empty: give the folder of at least one run"),

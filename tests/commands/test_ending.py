@@ -1,5 +1,6 @@
 """A command ends with its status, soon after its last word, wherever its output goes."""
 
+import io
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ import pytest
 from sdclr_jax import files
 from sdclr_jax.commands import ending, main
 from sdclr_jax.errors import UserError
+from sdclr_jax.output import Output
 
 START = """
 import sys, threading, time
@@ -95,6 +97,18 @@ def test_readers_that_have_gone_change_no_status(body, status):
         assert ended(body, stdout=writer, stderr=writer).returncode == status
     finally:
         os.close(writer)
+
+
+def test_a_stream_that_is_missing_closed_or_of_ones_own_stops_no_work():
+    closed = io.StringIO()
+    closed.close()
+    own = types.SimpleNamespace(write=lambda text: said.append(text), flush=lambda: None)
+    said = []
+    for stream in (None, closed, own):
+        output = Output(stream)
+        assert output.write("text") == 4 and not output.isatty() and output.error is None
+        output.flush()
+    assert said == ["text"]
 
 
 def test_the_console_script_is_run_that_way(monkeypatch):

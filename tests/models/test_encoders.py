@@ -310,6 +310,7 @@ def test_a_config_file_names_what_it_changes():
         ({"name": "resnet18", "width": 0}, "model.width is 0: it must be at least 1"),
         ({"name": "resnet18", "stem": "large"}, "unknown model.stem 'large': known are cifar, imagenet"),
         ({"name": "outside", "remat": True}, "model.remat is true, and outside has no field for it: give"),
+        ({"name": "vit_tiny", "dtype": "bf16"}, "unknown model.dtype 'bf16': known are float32, bfloat16"),
         ({"name": "vgg"}, "unknown model.name 'vgg': known are resnet8, resnet10, "),
     ],
 )  # fmt: skip

@@ -354,6 +354,8 @@ def test_notes_name_confounds_unfinished_runs_and_environments(make_run):
         "Not only the method, projector.layers differs (simclr 2, sdclr 3): compare groups where it is equal." in notes
     )
     assert "runs/a was evaluated at epoch 2 of 8." in notes
+    imported = make_run("imported", edit=lambda results: results["run"].update(step=0, epoch=0.0))
+    assert words.notes(runs.read([imported])) == []
     assert "The runs do not share one environment; see the details for: commit." in notes
 
 

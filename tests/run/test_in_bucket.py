@@ -70,9 +70,10 @@ def test_an_upload_that_breaks_leaves_the_checkpoint_before_whole(cloud, states,
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_checkpoint_that_was_not_written_costs_itself_only(cloud, states, caplog):
-    """Its upload fails in the background, so that is heard of when the next one is due."""
-    cloud.fault = lambda method, path, name: 403 if method == "POST" and "/1/" in name else None
+@pytest.mark.parametrize("broken", ["/1/", "/1/state/"])
+def test_a_checkpoint_that_was_not_written_costs_itself_only(cloud, states, caplog, broken):
+    """Its upload fails in the background, so that is heard of when the next one is due; what it has left is removed."""
+    cloud.fault = lambda method, path, name: 403 if method == "POST" and broken in name else None
     with checkpoints() as saved:
         saved.save(1, states[1])
         saved.save(2, states[2])
@@ -165,6 +166,20 @@ def test_what_has_lost_its_lock_writes_nothing_more(cloud, states, caplog):
     assert "the last lines of metrics are lost: gs://bucket/run 1/.lock is no longer held" in caplog.text
     with pytest.raises(UserError, match="is no longer held"):
         saved.save(2, states[2])
+
+
+def test_a_lock_that_is_lost_while_a_checkpoint_is_waited_for_is_no_checkpoint_that_failed(cloud, states, caplog):
+    asked = []
+
+    def still_held():
+        asked.append(None)
+        if len(asked) > 1:
+            raise UserError("gs://bucket/run 1/.lock is no longer held by this process")
+
+    with pytest.raises(UserError, match="is no longer held"), checkpoints(still_held=still_held) as saved:
+        saved.save(1, states[1])
+        saved.save(2, states[2])
+    assert "2" not in steps(cloud) and "was not finished" not in caplog.text
 
 
 def test_processes_see_one_folder_in_a_bucket(cloud, monkeypatch):
