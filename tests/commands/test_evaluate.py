@@ -300,6 +300,21 @@ def test_scores_of_another_checkpoint_are_kept_aside(evaluated, tmp_path, capsys
     assert f"the scores of step {before.run.step} are kept as {aside.name}" in capsys.readouterr().err
 
 
+def test_scores_by_other_labels_are_not_kept(evaluated, tmp_path, capsys):
+    directory, _, _ = evaluated
+    path = pathlib.Path(shutil.copy(directory / "results.json", tmp_path))
+    before = records.read(records.Results, path)
+    assert set(before.data.labels) == set(before.data.lists) and set(before.data.labels.values()).isdisjoint(
+        before.data.lists.values()
+    )
+    one = {"knn": before.protocols["knn"]}
+    corrected = replace(before.data, labels=before.data.labels | {"test": "of other labels"})
+    assert evaluate._with_others(replace(before, data=corrected, protocols=one), path).protocols == one
+    assert "logistic went, being of another encoder, other data" in capsys.readouterr().err
+    records.write(path, replace(before, data=replace(before.data, labels={})))  # as older versions wrote it
+    assert evaluate._with_others(replace(before, protocols=one), path).protocols == before.protocols
+
+
 def test_data_that_changed_since_are_told_of(evaluated, data_dir, tmp_path, monkeypatch, capsys):
     """By an evaluation, which says too what results it does away with, by the report, and by a run that would go on."""
     directory, results, _ = evaluated
