@@ -143,6 +143,7 @@ def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> t
     recipes.override(config, {name: overrides[name] for name in ("data.gray_range", "views.size") if name in overrides})
     try:
         known = records.read(EncoderRecord, out / RUN / names.ENCODER)
+        side = recipes.read(out / RUN).views.size if known.crop else known.view.height
     except FileNotFoundError:
         size = config.views.size if "views.size" in overrides and 1 <= config.views.size <= MOST_PIXELS else None
         return size, config.data.gray_range
@@ -152,7 +153,7 @@ def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> t
             f"{out / RUN} was trained with data.gray_range {before}, and not {now}: give that range, or another folder "
             "to write to"
         )
-    return known.view.height, before
+    return side, before
 
 
 def _sizes(seen: Collection, small: copies.Copies) -> pyarrow.Table:
@@ -239,6 +240,8 @@ def _chosen(
     def recipe(epochs: int) -> ConfigDict:
         config = recipes.photos(folder, manifest, count, epochs=epochs, shardings=shardings, **settings)
         recipes.override(config, overrides)
+        # Where copies are too many for memory they are seen as files, of which the evaluation would see the middle.
+        config.evaluate.resize = config.evaluate.crop = config.views.size
         recipes.check(config)
         recipes.check_batch_size(config, count, shardings)
         return config
