@@ -182,6 +182,12 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(untrained, tmp_path, c
         ("photos", "--shown=9999"): "--shown is 9999",
         ("photos", "--method=simcrl"): "simcrl",
         ("photos", "--config.model.widht=3"): "widht",
+        ("photos", "--config.data.name=folder:/other"): "data.name would have it train on other images than it lists: "
+        "give FOLDER instead",
+        ("photos", "--config.data.root=other"): "data.root would have it train on other images",
+        ("photos", "--config.data.manifest=table.csv"): "lists: give --manifest instead",
+        ("photos", "--config.evaluate.crop=64"): "lists: give views.size instead",
+        ("photos", "--config.views.size=1025"): "views.size is 1025, the side of the copies: it must be at most 1024",
         ("photos", "--manifest=nowhere.csv"): "nowhere.csv cannot be read",
     }.items():
         assert main.main(["photos", *argv, "--noprogress"]) == 2, argv
