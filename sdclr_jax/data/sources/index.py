@@ -12,10 +12,12 @@ import os
 import pathlib
 import stat
 import sys
+import threading
+import time
 import types
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -51,7 +53,8 @@ _BESIDE = frozenset(
     + (".toml", ".ini", ".html", ".aae", ".py", ".sh", ".npy", ".npz", ".parquet", "thumbs.db", "ehthumbs.db", "icon\r")
 )
 _TOLD = 4096  # entries in a text for other processes
-_BATCH = 256  # files a task: enough that handing them out costs nothing
+_BATCH = 256  # files a task at most: enough that handing them out costs nothing
+_SAVE_EVERY = 180  # seconds, after which what has been found is written
 _FORMAT = 3  # of index.json; an older one is made again
 _LARGEST = 2**33  # bytes of index.json: of ten million images
 
@@ -154,7 +157,8 @@ def refresh(
     where Pillow is another one, or its limits are. `gray_range` is that of
     `decoding.decode`; where it is another one, gray images are looked at again.
 
-    A process that is stopped keeps what it has found; one that finds the disk full leaves the index that was there.
+    A process that is stopped keeps what it has found, and one that is killed all but the last minutes of it; one that
+    finds the disk full leaves the index that was there.
 
     Raises:
         ArgumentError: `root` is no folder.
@@ -168,20 +172,41 @@ def refresh(
 
     several = _several_processes()
 
+    def save() -> None:
+        # What could not be read, as opposed to decoded, may be readable the next time.
+        found = {path: entries[path] for path in there if path in entries}
+        kept = {path: entry for path, entry in found.items() if not entry.reason.startswith(_UNREAD)}
+        if kept != known:
+            about = {"format": _FORMAT, "root": str(root), "gray_range": gray_range, "decoder": decoding.about()}
+            text = json.dumps(about | {"files": kept}, separators=(",", ":"), allow_nan=False)
+            files.write(folder / "index.json", text.encode())
+
     def look(paths: list[str]) -> None:
+        threads, saved, stop = min(32, os.cpu_count() or 1), time.monotonic(), threading.Event()
+        size = min(_BATCH, math.ceil(len(paths) / (4 * threads)) or 1)
+
+        def look_at(batch: list[str]) -> int:
+            for path, found in _look(root, batch, gray_range):
+                entries[path] = Entry(*there[path], **found)
+                if stop.is_set():
+                    break
+            return len(batch)
+
         with (
             bar(f"looking at {root.name}", len(paths), progress and bool(paths), unit="image") as shown,
-            ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
+            ThreadPoolExecutor(threads) as pool,
         ):
-            batches = [paths[i : i + _BATCH] for i in range(0, len(paths), _BATCH)]
+            batches = [paths[i : i + size] for i in range(0, len(paths), size)]
             try:
-                for done in [pool.submit(_look, root, batch, gray_range) for batch in batches]:
-                    for path, found in done.result().items():
-                        entries[path] = Entry(*there[path], **found)
-                        shown.update()
+                for done in [pool.submit(look_at, batch) for batch in batches]:
+                    shown.update(done.result())
                     if several:
                         several.progressed()
+                    if time.monotonic() - saved >= _SAVE_EVERY:
+                        save()
+                        saved = time.monotonic()
             finally:
+                stop.set()
                 pool.shutdown(cancel_futures=True)
 
     try:
@@ -189,12 +214,7 @@ def refresh(
             _look_together(several, there, entries, look)
         look([path for path in there if path not in entries])
     finally:
-        # What could not be read, as opposed to decoded, may be readable the next time.
-        kept = {path: entry for path, entry in entries.items() if not entry.reason.startswith(_UNREAD)}
-        if kept != known:
-            about = {"format": _FORMAT, "root": str(root), "gray_range": gray_range, "decoder": decoding.about()}
-            text = json.dumps(about | {"files": kept}, separators=(",", ":"), allow_nan=False)
-            files.write(folder / "index.json", text.encode())
+        save()
     skipped |= {path: entry.reason for path, entry in entries.items() if entry.reason}
     skipped = dict(sorted(skipped.items()))
     usable = {path: entries[path] for path in sorted(entries) if not entries[path].reason}
@@ -234,9 +254,10 @@ def _look_together(
                 entries[path] = _entry(entry)._replace(bytes=there[path][0], mtime_ns=there[path][1])
 
 
-def _look(root: pathlib.Path, paths: list[str], gray_range: tuple[float, ...]) -> dict[str, dict[str, Any]]:
-    """path -> the fields of its entry that are not known without opening it."""
-    return {path: _look_at(root / path, gray_range) for path in paths}
+def _look(root: pathlib.Path, paths: list[str], gray_range: tuple[float, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each path, and the fields of its entry that are not known without opening it."""
+    for path in paths:
+        yield path, _look_at(root / path, gray_range)
 
 
 def _look_at(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Any]:

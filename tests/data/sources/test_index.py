@@ -6,7 +6,9 @@ import json
 import math
 import os
 import pathlib
+import signal
 import sys
+import threading
 import types
 import zlib
 
@@ -289,22 +291,55 @@ def test_a_full_disk_leaves_the_index_that_was_there(root, tmp_path, monkeypatch
     assert len(index.refresh(root, tmp_path / "known").usable) == len(first.usable) + 1
 
 
-def test_a_process_that_is_stopped_keeps_what_it_has_found(root, tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(index, "_BATCH", 1)
+def test_a_process_that_is_stopped_keeps_what_it_has_found_and_ends_soon(tmp_path, monkeypatch, opened):
+    """It is told to while it looks at the second file of a task of three."""
+    put(tmp_path / "photos", [f"{i:02}.png" for i in range(12)])
     monkeypatch.setattr(index.os, "cpu_count", lambda: 1)
-    look = index._look
+    begun, closing, look_at = threading.Barrier(2), threading.Event(), index._look_at
 
-    def look_or_stop(root, paths, gray_range):
-        if paths == ["a/2.JPG"]:
-            raise KeyboardInterrupt
-        return look(root, paths, gray_range)
+    class Pool(index.ThreadPoolExecutor):
+        def submit(self, look, batch):
+            task = super().submit(look, batch)
+            if batch[0] == "03.png":  # the thread has started
+                begun.wait(60)
+            return task
+
+        def shutdown(self, *args, **more):
+            closing.set()
+            super().shutdown(*args, **more)
+
+    def look_and_stop(path, gray_range):
+        if path.name == "01.png":
+            begun.wait(60)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            assert closing.wait(60)
+        return look_at(path, gray_range)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_look", look_or_stop)
+        patch.setattr(index, "ThreadPoolExecutor", Pool)
+        patch.setattr(index, "_look_at", look_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            index.refresh(root, tmp_path / "known")
-    assert json.loads((tmp_path / "known" / "index.json").read_text())["files"].keys() == {"b.png", "a/1.png"}
-    assert len(index.refresh(root, tmp_path / "known").usable) == 3 and len(opened) == 3
+            index.refresh(tmp_path / "photos", tmp_path / "known")
+    kept = json.loads((tmp_path / "known" / "index.json").read_text())["files"]
+    assert list(kept) == ["00.png", "01.png"]
+    assert len(index.refresh(tmp_path / "photos", tmp_path / "known").usable) == 12 and len(opened) == 12
+
+
+def test_a_process_that_is_killed_keeps_what_it_has_written(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "_SAVE_EVERY", 0)
+    written, write = [], index.files.write
+    monkeypatch.setattr(index.files, "write", lambda path, content: written.append(path.name) or write(path, content))
+    assert len(index.refresh(root, tmp_path / "known").usable) == 3
+    assert written.count("index.json") == 1 + 3  # tasks
+
+
+def test_all_cores_look_at_a_small_folder(tmp_path, monkeypatch):
+    put(tmp_path / "photos", [f"{i:02}.png" for i in range(12)])
+    monkeypatch.setattr(index.os, "cpu_count", lambda: 2)
+    tasks, look = [], index._look
+    monkeypatch.setattr(index, "_look", lambda root, paths, *more: tasks.append(paths) or look(root, paths, *more))
+    assert len(index.refresh(tmp_path / "photos", tmp_path / "known").usable) == 12
+    assert sorted(map(len, tasks)) == [2] * 6
 
 
 def test_no_folder(tmp_path):
