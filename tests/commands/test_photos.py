@@ -105,6 +105,8 @@ def test_a_folder_with_copies_across_splits_and_labels(untrained, tmp_path, caps
         assert features["ids"].tolist() == vectors["id"] == [row["id"] for row in images]
         np.testing.assert_array_equal(features["features"], np.array(vectors["features"], np.float32))
     assert [(row["height"], row["width"]) for row in images if row["id"].endswith("again.png")] == [(90, 90)]
+    copies = {row["id"]: row["copies"] for row in images if row["copies"] is not None}
+    assert copies == {row["id"]: int(row["group"]) for row in rows}
     page = (tmp_path / "found" / "index.html").read_text()
     assert "two labels" in page and "in train and test" in page and "The first 3 of 5 images" in page
 
