@@ -225,7 +225,7 @@ def decoded(encoded: images.Encoded, height: int, width: int) -> np.ndarray:
                 raise ValueError(f"another size than {width} x {height}")
             array[row] = pixels
         except (OSError, ValueError) as error:
-            raise UserError(f"{encoded.name(row)} has changed while it was read ({error}); run again.") from error
+            raise encoded.unread(row, error) from error
 
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(put, range(len(encoded))):

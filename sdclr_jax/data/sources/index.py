@@ -153,8 +153,9 @@ def refresh(
 ) -> Index:
     """The index of the images below `root`, kept in `folder` and brought up to date.
 
-    A file is looked at again where its size or its time of change is another one, and one that could not be decoded
-    where Pillow is another one, or its limits are. `gray_range` is that of
+    A file is looked at again where its size or its time of change is another one; one that could not be decoded where
+    Pillow is another one, or its limits are; and one that could where it has more pixels than are decoded now, or where
+    Pillow no longer knows a kind of file or no longer takes those that are cut short. `gray_range` is that of
     `decoding.decode`; where it is another one, gray images are looked at again.
 
     A process that is stopped keeps what it has found, and one that is killed all but the last minutes of it; one that
@@ -287,14 +288,21 @@ def _read(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Entry]
             return {}
         found = {name: _entry(values) for name, values in kept["files"].items()}
         same_range = tuple(kept["gray_range"]) == tuple(gray_range)
-        same_decoder = kept.get("decoder") == decoding.about()
+        decoder, now = kept.get("decoder"), decoding.about()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}
-    return {
-        name: entry
-        for name, entry in found.items()
-        if (same_range or entry.gray is None) and (same_decoder or not entry.reason)
-    }
+    all_kinds, (most, _) = _kinds(decoder) <= _kinds(now), decoding.limits()
+
+    def holds(entry: Entry) -> bool:
+        decodable = all_kinds and not 0 < 2 * most < entry.width * entry.height  # as Pillow has it
+        return (same_range or entry.gray is None) and (decoder == now or (decodable and not entry.reason))
+
+    return {name: entry for name, entry in found.items() if holds(entry)}
+
+
+def _kinds(decoder: object) -> set[str]:
+    """The kinds of file that a text of `decoding.about` names, and "1)" where files that are cut short are taken."""
+    return {part for part in str(decoder).split(", ")[1:] if part != "0)" and not part.startswith("(")}
 
 
 def _entry(values: list) -> Entry:

@@ -238,6 +238,24 @@ def test_what_could_not_be_decoded_is_tried_again_where_the_decoder_is_another(r
     assert len(opened) == len(found.skipped)  # and no other
 
 
+def test_what_could_be_decoded_is_tried_again_where_the_limits_are_narrower(root, tmp_path, monkeypatch, opened):
+    """Those that Pillow had in a notebook, say. A newer Pillow decodes what an older one did."""
+    put(root, ["large.png"], width=30, height=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", None)
+        assert len(index.refresh(root, tmp_path / "known").usable) == 4
+    opened.clear()
+    monkeypatch.setattr(decoding.PIL, "__version__", "99.0")
+    assert len(index.refresh(root, tmp_path / "known").usable) == 4 and not opened
+    monkeypatch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", 299)  # twice as many are decoded
+    (skipped,) = index.refresh(root, tmp_path / "known").skipped
+    assert skipped == "large.png" and len(opened) == 1
+    monkeypatch.setattr(decoding.features, "get_supported", lambda: ["webp"])
+    assert len(index.refresh(root, tmp_path / "known").usable) == 3 and len(opened) == 1 + 4
+    monkeypatch.setattr(decoding.features, "get_supported", lambda: ["webp", "avif"])
+    assert len(index.refresh(root, tmp_path / "known").usable) == 3 and len(opened) == 1 + 4 + 1  # the one skipped
+
+
 def test_a_reading_error_is_not_kept(root, tmp_path, monkeypatch):
     def fail(path, most):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
