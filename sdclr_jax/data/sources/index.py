@@ -80,7 +80,7 @@ class Index(NamedTuple):
     skipped: dict[str, str]  # path -> reason
     skipped_list: pathlib.Path  # of the same, as CSV
     of_systems: tuple[str, ...] = ()  # folders that are no person's, and were passed over
-    others: Mapping[str, int] = types.MappingProxyType({})  # endings that no image has -> files passed over
+    others: Mapping[str, int] = types.MappingProxyType({})  # endings that are not read -> files passed over
 
 
 def is_of_system(name: str) -> bool:
@@ -101,7 +101,7 @@ class Scanned(NamedTuple):
     files: dict[str, tuple[int, int]]  # may be images: path -> bytes and time
     skipped: dict[str, str]  # are none, or cannot be reached: path -> reason
     of_systems: tuple[str, ...]  # folders
-    others: Counter[str]  # endings that no image has -> files
+    others: Counter[str]  # endings that are not read -> files
 
 
 def scan(root: pathlib.Path) -> Scanned:

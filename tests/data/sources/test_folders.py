@@ -383,7 +383,7 @@ def test_folders_of_systems_are_no_classes(tmp_path, data_dir):
         (tmp_path / "p" / f"{i}.{ending}").write_bytes(b"")
     shown = ".psd (3), .1 (1), .2 (1), .3 (1), .mov (1) and 1 more"
     said = notes(tmp_path / "p", data_dir)
-    assert f"Passed over: 8 files of endings that no image has: {shown}." in said
+    assert f"Passed over: 8 files of endings that are not read: {shown}." in said
 
 
 def test_a_class_of_skipped_files_alone_is_said(tmp_path, data_dir):

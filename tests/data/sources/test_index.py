@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -190,6 +191,13 @@ def test_what_is_no_image_by_its_name_is_passed_over(root, tmp_path):
     assert len(found.usable) == 3 and not found.skipped
     assert found.of_systems == ("@eaDir", "__MACOSX", "a/@eaDir")
     assert found.others == {".psd": 2, ".jpg_large": 1}
+
+
+def test_the_page_lists_the_endings_that_are_read():
+    page = (pathlib.Path(__file__).parents[3] / "docs" / "images.md").read_text()
+    listed = page.split("## Which files are read")[1].split(", in any case")[0]
+    skipped = {"heic", "heif", "heics", "hif", "jxl", *index._RAW}  # by name
+    assert sorted(re.findall(r"`\.(\w+)`", listed)) == sorted(set(index._ENDINGS) - skipped)
 
 
 @pytest.mark.parametrize(
