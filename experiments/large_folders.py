@@ -101,9 +101,9 @@ def of_folder(out: pathlib.Path, count: int, classes: int) -> dict[str, float]:
     folder = out / str(count)
     look = index._look
 
-    def looked_at(root: pathlib.Path, paths: list[str]) -> dict:
-        some = look(root, [paths[0], paths[-1]])  # of two sizes, so that images stay files
-        return {path: some[paths[-(i % 2)]] for i, path in enumerate(paths)}
+    def looked_at(root: pathlib.Path, paths: list[str], gray_range: tuple[float, ...]) -> Iterator[tuple[str, dict]]:
+        some = dict(look(root, [paths[0], paths[-1]], gray_range))  # of two sizes, so that images stay files
+        return ((path, some[paths[-(i % 2)]]) for i, path in enumerate(paths))
 
     index._look = looked_at
     (index_json,) = [*folder.glob("data/folders/*/index.json")] or [None]

@@ -51,7 +51,8 @@ def find(
     """
     count, labels = len(seen.ids), seen.labels
     pairs = duplicates.find(features, small.thumbnails)
-    group = duplicates.groups(pairs, count)
+    copies = duplicates.groups(pairs, count)
+    group = _numbered(copies, seen)
     kept = _kept(group, small)
     columns = _about(seen) | {"height": small.sizes[:, 0], "width": small.sizes[:, 1], "bytes": small.bytes}
     columns |= {"copies": pyarrow.array(group, mask=group < 0), "keep": kept}
@@ -70,7 +71,7 @@ def find(
     why = np.where(alone >= group_alone, "like no other", "a small group apart")
     tables["outliers"] = _ranked(seen, apart, foreign, {"apart": apart, "why": why})
     if labels is not None:
-        issues = curation.label_issues(np.concatenate([features, looks], axis=1), labels, len(seen.class_names), group)
+        issues = curation.label_issues(np.concatenate([features, looks], axis=1), labels, len(seen.class_names), copies)
         suggested = np.array(seen.class_names)[issues.suggested]
         columns |= {"label_probability": issues.probability, "suggested": suggested, "label_issue": issues.suspect}
         scores = {"suggested": suggested, "label_probability": issues.probability}
@@ -209,39 +210,50 @@ def _kept(group: np.ndarray, small: Copies) -> np.ndarray:
     return kept
 
 
+def _numbered(group: np.ndarray, seen: Collection) -> np.ndarray:
+    """The groups of copies, int [N], numbered from 1: first those whose images have different labels, then those that
+    lie in different splits. -1 stays for an image that has no copies."""
+    splits, classes = _in_several(group, seen)
+    numbers, first = np.unique(group, return_index=True)
+    place = np.full(len(numbers), -1)
+    order = np.lexsort((numbers, ~splits[first], ~classes[first]))
+    order = order[numbers[order] >= 0]
+    place[order] = np.arange(1, len(order) + 1)
+    return place[np.searchsorted(numbers, group)]
+
+
+def _in_several(group: np.ndarray, seen: Collection) -> tuple[np.ndarray, np.ndarray]:
+    """bool [N], twice: whether an image's group of copies lies in more than one split, and in more than one class."""
+
+    def several(values: np.ndarray | None) -> np.ndarray:
+        if values is None:
+            return np.zeros(len(group), bool)
+        pairs = np.unique(np.stack([group, np.unique(values, return_inverse=True)[1]], axis=1), axis=0)
+        numbers, counts = np.unique(pairs[:, 0], return_counts=True)
+        return (group >= 0) & np.isin(group, numbers[counts > 1])
+
+    return several(seen.splits), several(seen.labels)
+
+
 def _duplicates(seen: Collection, pairs: duplicates.Pairs, group: np.ndarray, kept: np.ndarray) -> pyarrow.Table:
-    """A row an image of each group of copies: first the groups whose images have different labels, then those that lie
-    in different splits."""
+    """A row an image of each group of copies, by its number, and in it the one that is kept first."""
     nearest, mirrored = np.zeros(len(group)), np.zeros(len(group), bool)
     for (a, b), likeness, turned in zip(pairs.rows.tolist(), pairs.likeness.tolist(), pairs.mirrored, strict=True):
         for row in (a, b):
             if likeness > nearest[row]:
                 nearest[row], mirrored[row] = likeness, turned
+    splits, classes = _in_several(group, seen)
     rows = np.flatnonzero(group >= 0)
-    number = group[rows]
-
-    def several(values: np.ndarray) -> np.ndarray:
-        """Of each of the rows: whether its group has more than one of the values [N]."""
-        _, value = np.unique(values, return_inverse=True)
-        pairs = np.unique(np.stack([number, value[rows]], axis=1), axis=0)
-        return (np.bincount(pairs[:, 0], minlength=number.max(initial=0) + 1) > 1)[number]
-
-    splits = several(seen.splits)
-    classes = several(seen.labels) if seen.labels is not None else np.zeros(len(rows), bool)
-    order = np.lexsort((~kept[rows], number, ~splits, ~classes))
-    rows, number = rows[order], number[order]
-    _, first = np.unique(number, return_index=True)
-    renumbered = np.empty(len(first), np.int64)
-    renumbered[np.argsort(first)] = np.arange(1, len(first) + 1)
+    rows = rows[np.lexsort((~kept[rows], group[rows]))]
     return _rows(
         seen,
         rows,
         {
-            "group": renumbered[np.searchsorted(np.unique(number), number)],
+            "group": group[rows],
             "likeness": nearest[rows],
             "mirrored": mirrored[rows],
             "keep": kept[rows],
-            "in_several_splits": splits[order],
-            "in_several_classes": classes[order],
+            "in_several_splits": splits[rows],
+            "in_several_classes": classes[rows],
         },
     )

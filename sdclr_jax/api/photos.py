@@ -28,6 +28,9 @@ from sdclr_jax.run import folder as run_folder
 RATE = 0.9  # share of the weights cut, by which images that are not learned yet are found
 MOST_PIXELS = 1024  # of the side of a copy
 _TIMED = 3  # steps that a step's time is the mean of
+# Fields that would train or evaluate on other images than those that are listed -> what to give instead.
+_NOT_FIELDS = {"data.name": "FOLDER", "data.root": "FOLDER", "data.manifest": "--manifest"}
+_NOT_FIELDS |= dict.fromkeys(("evaluate.resize", "evaluate.crop"), "views.size")
 
 
 @numerics.fixed()
@@ -137,14 +140,21 @@ def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> t
     where neither says the side.
 
     Raises:
-        UserError: there is no such method; a value is of another type; or the run was trained in another range.
+        UserError: there is no such method; a value is of another type, or views.size is too large; a field is given
+            that is not to be chosen here; or the run was trained in another range.
     """
     config = recipes.load(f"folder:{method}")
+    for name in overrides:
+        if instead := _NOT_FIELDS.get(name):
+            raise UserError(f"{name} would have it train on other images than it lists: give {instead} instead")
     recipes.override(config, {name: overrides[name] for name in ("data.gray_range", "views.size") if name in overrides})
+    if config.views.size > MOST_PIXELS:
+        raise UserError(f"views.size is {config.views.size}, the side of the copies: it must be at most {MOST_PIXELS}")
     try:
         known = records.read(EncoderRecord, out / RUN / names.ENCODER)
+        side = recipes.read(out / RUN).views.size if known.crop else known.view.height
     except FileNotFoundError:
-        size = config.views.size if "views.size" in overrides and 1 <= config.views.size <= MOST_PIXELS else None
+        size = config.views.size if config.views.size >= 1 and "views.size" in overrides else None
         return size, config.data.gray_range
     before, now = known.gray_range or (0.0, 0.0), config.data.gray_range
     if "data.gray_range" in overrides and before != now:
@@ -152,7 +162,7 @@ def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> t
             f"{out / RUN} was trained with data.gray_range {before}, and not {now}: give that range, or another folder "
             "to write to"
         )
-    return known.view.height, before
+    return side, before
 
 
 def _sizes(seen: Collection, small: copies.Copies) -> pyarrow.Table:
@@ -239,6 +249,8 @@ def _chosen(
     def recipe(epochs: int) -> ConfigDict:
         config = recipes.photos(folder, manifest, count, epochs=epochs, shardings=shardings, **settings)
         recipes.override(config, overrides)
+        # Where copies are too many for memory they are seen as files, of which the evaluation would see the middle.
+        config.evaluate.resize = config.evaluate.crop = config.views.size
         recipes.check(config)
         recipes.check_batch_size(config, count, shardings)
         return config

@@ -56,7 +56,7 @@ def make(encoded: images.Encoded, square: int, thumbnail: int, progress: bool = 
             sizes[row] = decoded.height, decoded.width
             whole = decoded.image.resize((thumbnail, thumbnail), Image.Resampling.BICUBIC)
         except (OSError, decoding.BadImage) as error:
-            raise UserError(f"{encoded.name(row)} has changed while it was read ({error}): run again") from error
+            raise encoded.unread(row, error) from error
         squares[row], thumbnails[row], weights[row] = cropped, np.asarray(whole), len(data)
 
     with bar("small copies", count, progress, unit="image") as shown, ThreadPoolExecutor() as pool:

@@ -288,7 +288,7 @@ def _scaled(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tu
         black, white = gray_range
     elif image.mode.startswith("I;16") and (not image.format or image.format in (*_FULL_RANGE, "TIFF")):
         black, white = 0, 4095 if tags and bits == 12 else 65535
-    elif image.format in _FULL_RANGE:
+    elif image.mode != "F" and image.format in _FULL_RANGE:
         black, white = 0, 65535
     else:
         kind = "floating-point numbers" if image.mode == "F" else "whole numbers"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sdclr_jax import files
 from sdclr_jax.data import decoding
+from sdclr_jax.errors import UserError, first_line
 
 LARGEST = 2**30  # bytes of an image file
 
@@ -90,6 +91,14 @@ class Encoded(Images):
     @abc.abstractmethod
     def name(self, row: int) -> str:
         """What a person would look for: a path, or an id."""
+
+    def unread(self, row: int, error: Exception) -> UserError:
+        """What is said of an image that could be decoded when it was looked at, and now cannot, which `error` says."""
+        reason = getattr(error, "strerror", None) or first_line(error)
+        return UserError(
+            f"{self.name(row)} could be decoded before, and cannot be read now ({reason}): run again if it has just "
+            "changed, else mend it or move it away"
+        )
 
     def shape(self, size: int) -> tuple[int, int, int]:
         return (size, size, 3)

@@ -132,16 +132,17 @@ class _Worker:
         environment = {
             **_KEEP_MEMORY,
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "OPENBLAS_NUM_THREADS": "1",  # NumPy would start a thread a core, for nothing
         }
         # A signal to all, from a terminal or from Slurm, is for this process to answer; a worker ends with its pipe. It
         # inherits that signals are held back from it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        given = map(str, (theirs.fileno(), memory, known, *decoding.limits()))
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", program, *map(str, (theirs.fileno(), memory, known, *decoding.limits()))],
+                    [sys.executable, "-P", "-c", program, *given],  # -P: modules are those of this process
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), memory, known),
                     env=environment,

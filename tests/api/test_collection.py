@@ -55,6 +55,19 @@ def test_what_cannot_be_told_is_looked_at_without_labels_unless_a_manifest_says_
         look(tmp_path / "data", data_dir=tmp_path / "data")
 
 
+def test_splits_are_used_where_classes_cannot_be(put, tmp_path):
+    """So a copy of an image that is trained on is found among those for testing."""
+    root = put("test/cat/1.png", "train/cat/2.png", "train/cat/3.png")
+    (root / "test" / "cat" / "4.png").write_bytes((root / "train" / "cat" / "3.png").read_bytes())
+    seen = look(root, data_dir=tmp_path / "data")
+    assert seen.labels is None and seen.splits.tolist() == ["test", "test", "train", "train"]
+    counts, no_labels, note = described(seen)
+    assert counts == "4 images: 2 train, 2 test" and "has the class directory 'cat' only" in no_labels
+    assert note.startswith("Note: Copies of images that are trained on: 1 test image, such as test/cat/4.png of train/")
+    (root / "1.png").write_bytes(picture(9))
+    assert set(look(root, data_dir=tmp_path / "data").splits) == {"train"}  # it cannot be told which ones are meant
+
+
 def test_skipped_files_have_their_reasons(put, tmp_path, capsys):
     root = put("1.png", "2.png")
     for i in range(3):

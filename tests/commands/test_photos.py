@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from sdclr_jax import parallel, recipes, records
 from sdclr_jax.api import photos, photos_folder
 from sdclr_jax.commands import main
+from sdclr_jax.data.images import as_images
+from sdclr_jax.data.sources import folders
 from sdclr_jax.errors import UserError
 from sdclr_jax.records import EncoderRecord, View
 from tests.photos import encoded, jpeg, photo
@@ -71,7 +73,8 @@ def test_a_folder_with_copies_across_splits_and_labels(untrained, tmp_path, caps
     assert "sdclr, resnet8 of width 16 on 32 x 32 pixels, 2 epochs, 8 images a step." in said
     assert f"open {tmp_path / 'found' / 'index.html'}" in said
     (config,) = untrained
-    assert config.data.name == f"folder:{tmp_path / 'found' / 'small'}" and config.evaluate.crop == 224
+    assert config.data.name == f"folder:{tmp_path / 'found' / 'small'}"
+    assert config.views.size == config.evaluate.crop == config.evaluate.resize == 32
     assert config.optimizer.learning_rate == pytest.approx(0.5 * 128 / 512 * 8 / 128)
     assert [row["path"] for row in read(tmp_path / "found" / "images_of_run.csv")] == sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.name != "broken.jpg"
@@ -102,6 +105,8 @@ def test_a_folder_with_copies_across_splits_and_labels(untrained, tmp_path, caps
         assert features["ids"].tolist() == vectors["id"] == [row["id"] for row in images]
         np.testing.assert_array_equal(features["features"], np.array(vectors["features"], np.float32))
     assert [(row["height"], row["width"]) for row in images if row["id"].endswith("again.png")] == [(90, 90)]
+    copies = {row["id"]: row["copies"] for row in images if row["copies"] is not None}
+    assert copies == {row["id"]: int(row["group"]) for row in rows}
     page = (tmp_path / "found" / "index.html").read_text()
     assert "two labels" in page and "in train and test" in page and "The first 3 of 5 images" in page
 
@@ -179,6 +184,12 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(untrained, tmp_path, c
         ("photos", "--shown=9999"): "--shown is 9999",
         ("photos", "--method=simcrl"): "simcrl",
         ("photos", "--config.model.widht=3"): "widht",
+        ("photos", "--config.data.name=folder:/other"): "data.name would have it train on other images than it lists: "
+        "give FOLDER instead",
+        ("photos", "--config.data.root=other"): "data.root would have it train on other images",
+        ("photos", "--config.data.manifest=table.csv"): "lists: give --manifest instead",
+        ("photos", "--config.evaluate.crop=64"): "lists: give views.size instead",
+        ("photos", "--config.views.size=1025"): "views.size is 1025, the side of the copies: it must be at most 1024",
         ("photos", "--manifest=nowhere.csv"): "nowhere.csv cannot be read",
     }.items():
         assert main.main(["photos", *argv, "--noprogress"]) == 2, argv
@@ -236,10 +247,11 @@ def trained(configs, out):
 
 
 def encoder(side, **more):
-    """What a run says of images."""
+    """What a run says of images that are seen whole."""
+    more = {"resize": None, "crop": None} | more
     return EncoderRecord(
-        model={"name": "resnet8"}, view=View(height=side, width=side, channels=3), mean=(0.5,), std=(0.2,), resize=side,
-        crop=side, features=8, **more,
+        model={"name": "resnet8"}, view=View(height=side, width=side, channels=3), mean=(0.5,), std=(0.2,), features=8,
+        **more,
     )  # fmt: skip
 
 
@@ -387,6 +399,26 @@ def test_the_side_of_the_copies_is_that_of_the_run(untrained, tmp_path, monkeypa
     assert "The earlier run is used, with its 2 epochs, however many minutes are given: to train another" in (
         capsys.readouterr().out
     )
+    records.write(tmp_path / "large" / "run" / "encoder.json", encoder(224, resize=256, crop=224))
+    assert run(folder, "--out=large") == 0  # whatever the evaluation makes of copies of the size of the views
+    assert sides.pop() == 64
+
+
+def test_copies_too_many_for_memory_are_seen_whole(untrained, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folders, "RESIDENT_BYTES", 0)
+    folder = flat(tmp_path / "pics", range(25))
+    assert run(folder, "--out=found") == 0
+    trained(untrained, tmp_path / "found")
+    (config,) = untrained
+    images = recipes.data(config, None).train.images
+    assert not as_images(images).is_decoded
+    record = recipes.encoder_record(config, recipes.image_shape(config, images), encoded=True)
+    assert record.view.height == record.crop == record.resize == config.views.size == 32
+    records.write(tmp_path / "found" / "run" / "encoder.json", record)
+    before = (tmp_path / "found" / "images.csv").read_bytes()
+    capsys.readouterr()
+    assert run(folder, "--out=found") == 0
+    assert "others than" not in capsys.readouterr().out and (tmp_path / "found" / "images.csv").read_bytes() == before
 
 
 def test_gray_images_are_trained_on_and_pictured_in_the_range_that_is_given(untrained, tmp_path, monkeypatch, capsys):

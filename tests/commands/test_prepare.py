@@ -287,7 +287,7 @@ def test_photos_without_labels_in_the_config(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_what_is_stopped_keeps_what_it_has_looked_at(tmp_path, number):
-    """A real process, told to stop while it is at the last of its three batches of images."""
+    """A real process, told to stop while it is at the last of its tasks."""
     put(tmp_path / "photos", [f"{i:04}.png" for i in range(600)])
     program = (
         "import os, signal, sys, time; from sdclr_jax.commands import main; from sdclr_jax.data.sources import index\n"

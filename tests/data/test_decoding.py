@@ -136,6 +136,14 @@ def test_gray_of_no_known_range_is_refused_and_can_be_given_one(dtype, lowest, h
     assert crop.max() > crop.min()
 
 
+def test_floating_point_gray_of_a_portable_map_has_no_known_range():
+    """Its kind of file also stores whole numbers, of which the range is known."""
+    data = b"Pf\n5 1\n-1.0\n" + np.linspace(0, 1, 5, dtype="<f4").tobytes()
+    with pytest.raises(BadImage, match=r"^pixels are floating-point numbers from 0 to 1, .*: set data\.gray_range"):
+        decode(data)
+    assert np.asarray(decode(data, (0.0, 1.0)).image)[0, :, 0].tolist() == [0, 63, 127, 191, 255]
+
+
 def test_gray_that_is_not_a_number_is_black():
     data = gray(np.array([[np.nan, np.inf, -np.inf, 0.5]], np.float32))
     assert np.asarray(decode(data, (0.0, 1.0)).image)[0, :, 0].tolist() == [0, 255, 0, 127]

@@ -90,6 +90,14 @@ def test_any_number_of_workers_makes_the_same(files, expected, workers, ahead):
         assert unreadable == []
 
 
+def test_no_module_is_taken_from_the_folder_in_which_a_worker_starts(files, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    (tmp_path / "queue.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    ((made, _),) = crops_of(files, 1, 0, TASKS[:1])
+    np.testing.assert_array_equal(made, expected[0][0])
+
+
 def test_a_crop_depends_on_the_step_and_the_place_but_not_on_the_rest_of_the_task(files, expected):
     part = Task(2, TASKS[2].rows[3:], TASKS[2].places[3:])
     ((made, _),) = crops_of(files, 0, 0, [part])

@@ -7,6 +7,7 @@ archive, from 0, whatever the order of the records on disk.
 An archive is read as a stream and never unpacked to disk. Importing this module imports tensorflow_datasets.
 """
 
+import contextlib
 import hashlib
 import http.client
 import os
@@ -216,16 +217,34 @@ def fetch(name: str, folder: pathlib.Path, progress: bool = False) -> pathlib.Pa
 
 
 def _download(url: str, path: pathlib.Path, progress: bool) -> str:
-    """Write what `url` sends to `path`; returns its SHA-256."""
+    """Write what `url` sends to `path`; returns its SHA-256. Raises ConnectionError where the network breaks off, and
+    another OSError where the disk is full."""
     sha256 = hashlib.sha256()
-    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, path.open("wb") as file:
+    with _of_network():
+        response = urllib.request.urlopen(url, timeout=_TIMEOUT)
+    with response, path.open("wb") as file:
         size = int(response.headers.get("Content-Length") or 0) or None
         with bar("downloading", size, progress, unit="B", unit_scale=True) as shown:
-            while block := response.read(1 << 20):
+            while True:
+                with _of_network():
+                    block = response.read(1 << 20)
+                if not block:
+                    break
                 file.write(block)
                 sha256.update(block)
                 shown.update(len(block))
     return sha256.hexdigest()
+
+
+@contextlib.contextmanager
+def _of_network() -> Iterator[None]:
+    """Inside, an OSError is the network's: also one of TLS, and that there is no way to the host."""
+    try:
+        yield
+    except urllib.error.URLError:
+        raise
+    except OSError as error:
+        raise ConnectionError(error.strerror or error) from error
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -114,9 +114,14 @@ class Folder:
         return layouts.from_directories(usable, self._root, self._class_order)
 
     def untold(self) -> layouts.Table:
-        """All usable images, whatever the folder says of classes and splits. Raises UserError where there is none."""
+        """All usable images in the splits of their directories, without classes; in `train`, where it cannot be told
+        which directories are splits. Raises UserError where there is no image."""
         paths = self._usable
-        return layouts.Table(paths, ["train"] * len(paths), np.full(len(paths), -1, np.int32), ())
+        try:
+            splits = layouts.splits_from_directories(paths, self._root).of_paths
+        except UserError:
+            splits = ["train"] * len(paths)
+        return layouts.Table(paths, splits, np.full(len(paths), -1, np.int32), ())
 
     def encoded(self, paths: np.ndarray) -> images.Files:
         """The images of these paths, str [N], of the index; none is read."""
@@ -225,7 +230,7 @@ def decoded(encoded: images.Encoded, height: int, width: int) -> np.ndarray:
                 raise ValueError(f"another size than {width} x {height}")
             array[row] = pixels
         except (OSError, ValueError) as error:
-            raise UserError(f"{encoded.name(row)} has changed while it was read ({error}); run again.") from error
+            raise encoded.unread(row, error) from error
 
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(put, range(len(encoded))):

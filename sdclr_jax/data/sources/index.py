@@ -12,10 +12,12 @@ import os
 import pathlib
 import stat
 import sys
+import threading
+import time
 import types
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -51,7 +53,8 @@ _BESIDE = frozenset(
     + (".toml", ".ini", ".html", ".aae", ".py", ".sh", ".npy", ".npz", ".parquet", "thumbs.db", "ehthumbs.db", "icon\r")
 )
 _TOLD = 4096  # entries in a text for other processes
-_BATCH = 256  # files a task: enough that handing them out costs nothing
+_BATCH = 256  # files a task at most: enough that handing them out costs nothing
+_SAVE_EVERY = 180  # seconds, after which what has been found is written
 _FORMAT = 3  # of index.json; an older one is made again
 _LARGEST = 2**33  # bytes of index.json: of ten million images
 
@@ -77,7 +80,7 @@ class Index(NamedTuple):
     skipped: dict[str, str]  # path -> reason
     skipped_list: pathlib.Path  # of the same, as CSV
     of_systems: tuple[str, ...] = ()  # folders that are no person's, and were passed over
-    others: Mapping[str, int] = types.MappingProxyType({})  # endings that no image has -> files passed over
+    others: Mapping[str, int] = types.MappingProxyType({})  # endings that are not read -> files passed over
 
 
 def is_of_system(name: str) -> bool:
@@ -98,7 +101,7 @@ class Scanned(NamedTuple):
     files: dict[str, tuple[int, int]]  # may be images: path -> bytes and time
     skipped: dict[str, str]  # are none, or cannot be reached: path -> reason
     of_systems: tuple[str, ...]  # folders
-    others: Counter[str]  # endings that no image has -> files
+    others: Counter[str]  # endings that are not read -> files
 
 
 def scan(root: pathlib.Path) -> Scanned:
@@ -150,11 +153,13 @@ def refresh(
 ) -> Index:
     """The index of the images below `root`, kept in `folder` and brought up to date.
 
-    A file is looked at again where its size or its time of change is another one, and one that could not be decoded
-    where Pillow is another one, or its limits are. `gray_range` is that of
+    A file is looked at again where its size or its time of change is another one; one that could not be decoded where
+    Pillow is another one, or its limits are; and one that could where it has more pixels than are decoded now, or where
+    Pillow no longer knows a kind of file or no longer takes those that are cut short. `gray_range` is that of
     `decoding.decode`; where it is another one, gray images are looked at again.
 
-    A process that is stopped keeps what it has found; one that finds the disk full leaves the index that was there.
+    A process that is stopped keeps what it has found, and one that is killed all but the last minutes of it; one that
+    finds the disk full leaves the index that was there.
 
     Raises:
         ArgumentError: `root` is no folder.
@@ -168,20 +173,41 @@ def refresh(
 
     several = _several_processes()
 
+    def save() -> None:
+        # What could not be read, as opposed to decoded, may be readable the next time.
+        found = {path: entries[path] for path in there if path in entries}
+        kept = {path: entry for path, entry in found.items() if not entry.reason.startswith(_UNREAD)}
+        if kept != known:
+            about = {"format": _FORMAT, "root": str(root), "gray_range": gray_range, "decoder": decoding.about()}
+            text = json.dumps(about | {"files": kept}, separators=(",", ":"), allow_nan=False)
+            files.write(folder / "index.json", text.encode())
+
     def look(paths: list[str]) -> None:
+        threads, saved, stop = min(32, os.cpu_count() or 1), time.monotonic(), threading.Event()
+        size = min(_BATCH, math.ceil(len(paths) / (4 * threads)) or 1)
+
+        def look_at(batch: list[str]) -> int:
+            for path, found in _look(root, batch, gray_range):
+                entries[path] = Entry(*there[path], **found)
+                if stop.is_set():
+                    break
+            return len(batch)
+
         with (
             bar(f"looking at {root.name}", len(paths), progress and bool(paths), unit="image") as shown,
-            ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool,
+            ThreadPoolExecutor(threads) as pool,
         ):
-            batches = [paths[i : i + _BATCH] for i in range(0, len(paths), _BATCH)]
+            batches = [paths[i : i + size] for i in range(0, len(paths), size)]
             try:
-                for done in [pool.submit(_look, root, batch, gray_range) for batch in batches]:
-                    for path, found in done.result().items():
-                        entries[path] = Entry(*there[path], **found)
-                        shown.update()
+                for done in [pool.submit(look_at, batch) for batch in batches]:
+                    shown.update(done.result())
                     if several:
                         several.progressed()
+                    if time.monotonic() - saved >= _SAVE_EVERY:
+                        save()
+                        saved = time.monotonic()
             finally:
+                stop.set()
                 pool.shutdown(cancel_futures=True)
 
     try:
@@ -189,12 +215,7 @@ def refresh(
             _look_together(several, there, entries, look)
         look([path for path in there if path not in entries])
     finally:
-        # What could not be read, as opposed to decoded, may be readable the next time.
-        kept = {path: entry for path, entry in entries.items() if not entry.reason.startswith(_UNREAD)}
-        if kept != known:
-            about = {"format": _FORMAT, "root": str(root), "gray_range": gray_range, "decoder": decoding.about()}
-            text = json.dumps(about | {"files": kept}, separators=(",", ":"), allow_nan=False)
-            files.write(folder / "index.json", text.encode())
+        save()
     skipped |= {path: entry.reason for path, entry in entries.items() if entry.reason}
     skipped = dict(sorted(skipped.items()))
     usable = {path: entries[path] for path in sorted(entries) if not entries[path].reason}
@@ -234,9 +255,10 @@ def _look_together(
                 entries[path] = _entry(entry)._replace(bytes=there[path][0], mtime_ns=there[path][1])
 
 
-def _look(root: pathlib.Path, paths: list[str], gray_range: tuple[float, ...]) -> dict[str, dict[str, Any]]:
-    """path -> the fields of its entry that are not known without opening it."""
-    return {path: _look_at(root / path, gray_range) for path in paths}
+def _look(root: pathlib.Path, paths: list[str], gray_range: tuple[float, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each path, and the fields of its entry that are not known without opening it."""
+    for path in paths:
+        yield path, _look_at(root / path, gray_range)
 
 
 def _look_at(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Any]:
@@ -266,14 +288,21 @@ def _read(path: pathlib.Path, gray_range: tuple[float, ...]) -> dict[str, Entry]
             return {}
         found = {name: _entry(values) for name, values in kept["files"].items()}
         same_range = tuple(kept["gray_range"]) == tuple(gray_range)
-        same_decoder = kept.get("decoder") == decoding.about()
+        decoder, now = kept.get("decoder"), decoding.about()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return {}
-    return {
-        name: entry
-        for name, entry in found.items()
-        if (same_range or entry.gray is None) and (same_decoder or not entry.reason)
-    }
+    all_kinds, (most, _) = _kinds(decoder) <= _kinds(now), decoding.limits()
+
+    def holds(entry: Entry) -> bool:
+        decodable = all_kinds and not 0 < 2 * most < entry.width * entry.height  # as Pillow has it
+        return (same_range or entry.gray is None) and (decoder == now or (decodable and not entry.reason))
+
+    return {name: entry for name, entry in found.items() if holds(entry)}
+
+
+def _kinds(decoder: object) -> set[str]:
+    """The kinds of file that a text of `decoding.about` names, and "1)" where files that are cut short are taken."""
+    return {part for part in str(decoder).split(", ")[1:] if part != "0)" and not part.startswith("(")}
 
 
 def _entry(values: list) -> Entry:

@@ -69,12 +69,19 @@ def split_of(name: str) -> str | None:
     return _SPLIT_OF.get(words) or _SPLIT_OF.get(match[1] if match else "")
 
 
-def from_directories(paths: list[str], root: pathlib.Path, class_order: str = "natural") -> Table:
-    """The table that the directories tell.
+class Splits(NamedTuple):
+    """What the directories at the top say of splits."""
+
+    of_paths: list[str]  # train, val or test
+    are_told: bool  # whether these directories are splits; if not, all images are in `train`
+    notes: tuple[str, ...] = ()  # as in Table
+
+
+def splits_from_directories(paths: list[str], root: pathlib.Path) -> Splits:
+    """The split of each image, whatever is said of its class.
 
     Raises:
-        UserError: images both beside and in directories, one class only, or directories of which it cannot be said
-            whether they are classes or splits.
+        UserError: it cannot be said whether directories are splits; or none of them is `train`, or two are one split.
     """
     tops = {path.split("/")[0] for path in paths if "/" in path}
     split_by_top = {top: split for top in sorted(tops) if (split := split_of(top))}
@@ -98,7 +105,17 @@ def from_directories(paths: list[str], root: pathlib.Path, class_order: str = "n
             raise UserError(f"{root} has both {twice[0]} and {twice[1]}, which stand for one split: put them together")
         if "train" not in of_split:
             raise UserError(f"{root} has {' and '.join(split_by_top)} and no train: put images to train on into train")
-    splits = [split_by_top[path.split("/")[0]] if in_splits else "train" for path in paths]
+    return Splits([split_by_top[path.split("/")[0]] if in_splits else "train" for path in paths], in_splits, notes)
+
+
+def from_directories(paths: list[str], root: pathlib.Path, class_order: str = "natural") -> Table:
+    """The table that the directories tell.
+
+    Raises:
+        UserError: as `splits_from_directories`; or images both beside and in directories, one class only, or
+            directories that hold the same ones.
+    """
+    splits, in_splits, notes = splits_from_directories(paths, root)
     places = [path.split("/")[in_splits:] for path in paths]
     flat = [len(place) == 1 for place in places]
     if all(flat):

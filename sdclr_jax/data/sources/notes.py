@@ -33,7 +33,7 @@ def others(files: Mapping[str, int]) -> list[str]:
     most = sorted(files, key=lambda ending: (-files[ending], ending))
     listed = first_ones([f"{shortened(ending, 20)} ({files[ending]:,})" for ending in most], 5)
     count = sum(files.values())
-    return [f"Passed over: {count:,} {'file' if count == 1 else 'files'} of endings that no image has: {listed}."]
+    return [f"Passed over: {count:,} {'file' if count == 1 else 'files'} of endings that are not read: {listed}."]
 
 
 def _columns(table: Table) -> list[str]:

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import hashlib
 import http.client
@@ -7,6 +8,7 @@ import os
 import pathlib
 import resource
 import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -381,6 +383,8 @@ class Breaks(io.BytesIO):
         (urllib.error.URLError("Name or service not known"), "Name or service not known"),
         (TimeoutError("timed out"), "timed out"),
         (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "No route to host"),
+        (ssl.SSLEOFError(8, "EOF occurred in violation of protocol"), "EOF occurred in violation of protocol"),
     ],
 )
 @pytest.mark.parametrize("when", ["at once", "later"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from sdclr_jax.data import crops, images, sources
+from sdclr_jax.data import copies, crops, images, sources
 from sdclr_jax.data.sources import folders
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.records.config import of_today
@@ -136,15 +136,19 @@ def test_images_of_one_size_are_decoded_at_once(tmp_path, data_dir, monkeypatch)
     assert isinstance(load(tmp_path / "p", data_dir).images, images.Files)
 
 
-def test_an_image_that_changes_while_it_is_read(tmp_path):
+def test_an_image_that_can_no_longer_be_read(tmp_path, monkeypatch):
     put(tmp_path, ["a.png", "b.png"], width=7, height=4)
     files = images.Files(tmp_path, np.array(["a.png", "b.png"]))
     for content, message in ((picture(0, 1, 1), "another size than 7 x 4"), (b"x", "not an image")):
         (tmp_path / "b.png").write_bytes(content)
-        with pytest.raises(
-            UserError, match=rf"{tmp_path}/b\.png has changed while it was read \({message}.*\); run again"
-        ):
+        said = rf"^{tmp_path}/b\.png could be decoded before, .* now \({message}.*\): run again if .*, else mend it or"
+        with pytest.raises(UserError, match=said):
             folders.decoded(files, 4, 7)
+    with pytest.raises(UserError, match=said):
+        copies.make(files, 4, 4)
+    monkeypatch.setattr(images.Files, "read", lambda *_: (tmp_path / "b.png" / "none").read_bytes())
+    with pytest.raises(UserError, match=r"/a\.png could .*, and cannot be read now \(Not a directory\): "):
+        copies.make(files, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +383,7 @@ def test_folders_of_systems_are_no_classes(tmp_path, data_dir):
         (tmp_path / "p" / f"{i}.{ending}").write_bytes(b"")
     shown = ".psd (3), .1 (1), .2 (1), .3 (1), .mov (1) and 1 more"
     said = notes(tmp_path / "p", data_dir)
-    assert f"Passed over: 8 files of endings that no image has: {shown}." in said
+    assert f"Passed over: 8 files of endings that are not read: {shown}." in said
 
 
 def test_a_class_of_skipped_files_alone_is_said(tmp_path, data_dir):

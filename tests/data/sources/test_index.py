@@ -6,7 +6,10 @@ import json
 import math
 import os
 import pathlib
+import re
+import signal
 import sys
+import threading
 import types
 import zlib
 
@@ -190,6 +193,13 @@ def test_what_is_no_image_by_its_name_is_passed_over(root, tmp_path):
     assert found.others == {".psd": 2, ".jpg_large": 1}
 
 
+def test_the_page_lists_the_endings_that_are_read():
+    page = (pathlib.Path(__file__).parents[3] / "docs" / "images.md").read_text()
+    listed = page.split("## Which files are read")[1].split(", in any case")[0]
+    skipped = {"heic", "heif", "heics", "hif", "jxl", *index._RAW}  # by name
+    assert sorted(re.findall(r"`\.(\w+)`", listed)) == sorted(set(index._ENDINGS) - skipped)
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "options"),
     [
@@ -234,6 +244,24 @@ def test_what_could_not_be_decoded_is_tried_again_where_the_decoder_is_another(r
     monkeypatch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", 12345)
     assert index.refresh(root, tmp_path / "kept").usable.keys() == found.usable.keys()
     assert len(opened) == len(found.skipped)  # and no other
+
+
+def test_what_could_be_decoded_is_tried_again_where_the_limits_are_narrower(root, tmp_path, monkeypatch, opened):
+    """Those that Pillow had in a notebook, say. A newer Pillow decodes what an older one did."""
+    put(root, ["large.png"], width=30, height=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", None)
+        assert len(index.refresh(root, tmp_path / "known").usable) == 4
+    opened.clear()
+    monkeypatch.setattr(decoding.PIL, "__version__", "99.0")
+    assert len(index.refresh(root, tmp_path / "known").usable) == 4 and not opened
+    monkeypatch.setattr(decoding.Image, "MAX_IMAGE_PIXELS", 299)  # twice as many are decoded
+    (skipped,) = index.refresh(root, tmp_path / "known").skipped
+    assert skipped == "large.png" and len(opened) == 1
+    monkeypatch.setattr(decoding.features, "get_supported", lambda: ["webp"])
+    assert len(index.refresh(root, tmp_path / "known").usable) == 3 and len(opened) == 1 + 4
+    monkeypatch.setattr(decoding.features, "get_supported", lambda: ["webp", "avif"])
+    assert len(index.refresh(root, tmp_path / "known").usable) == 3 and len(opened) == 1 + 4 + 1  # the one skipped
 
 
 def test_a_reading_error_is_not_kept(root, tmp_path, monkeypatch):
@@ -289,22 +317,55 @@ def test_a_full_disk_leaves_the_index_that_was_there(root, tmp_path, monkeypatch
     assert len(index.refresh(root, tmp_path / "known").usable) == len(first.usable) + 1
 
 
-def test_a_process_that_is_stopped_keeps_what_it_has_found(root, tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(index, "_BATCH", 1)
+def test_a_process_that_is_stopped_keeps_what_it_has_found_and_ends_soon(tmp_path, monkeypatch, opened):
+    """It is told to while it looks at the second file of a task of three."""
+    put(tmp_path / "photos", [f"{i:02}.png" for i in range(12)])
     monkeypatch.setattr(index.os, "cpu_count", lambda: 1)
-    look = index._look
+    begun, closing, look_at = threading.Barrier(2), threading.Event(), index._look_at
 
-    def look_or_stop(root, paths, gray_range):
-        if paths == ["a/2.JPG"]:
-            raise KeyboardInterrupt
-        return look(root, paths, gray_range)
+    class Pool(index.ThreadPoolExecutor):
+        def submit(self, look, batch):
+            task = super().submit(look, batch)
+            if batch[0] == "03.png":  # the thread has started
+                begun.wait(60)
+            return task
+
+        def shutdown(self, *args, **more):
+            closing.set()
+            super().shutdown(*args, **more)
+
+    def look_and_stop(path, gray_range):
+        if path.name == "01.png":
+            begun.wait(60)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            assert closing.wait(60)
+        return look_at(path, gray_range)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index, "_look", look_or_stop)
+        patch.setattr(index, "ThreadPoolExecutor", Pool)
+        patch.setattr(index, "_look_at", look_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            index.refresh(root, tmp_path / "known")
-    assert json.loads((tmp_path / "known" / "index.json").read_text())["files"].keys() == {"b.png", "a/1.png"}
-    assert len(index.refresh(root, tmp_path / "known").usable) == 3 and len(opened) == 3
+            index.refresh(tmp_path / "photos", tmp_path / "known")
+    kept = json.loads((tmp_path / "known" / "index.json").read_text())["files"]
+    assert list(kept) == ["00.png", "01.png"]
+    assert len(index.refresh(tmp_path / "photos", tmp_path / "known").usable) == 12 and len(opened) == 12
+
+
+def test_a_process_that_is_killed_keeps_what_it_has_written(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "_SAVE_EVERY", 0)
+    written, write = [], index.files.write
+    monkeypatch.setattr(index.files, "write", lambda path, content: written.append(path.name) or write(path, content))
+    assert len(index.refresh(root, tmp_path / "known").usable) == 3
+    assert written.count("index.json") == 1 + 3  # tasks
+
+
+def test_all_cores_look_at_a_small_folder(tmp_path, monkeypatch):
+    put(tmp_path / "photos", [f"{i:02}.png" for i in range(12)])
+    monkeypatch.setattr(index.os, "cpu_count", lambda: 2)
+    tasks, look = [], index._look
+    monkeypatch.setattr(index, "_look", lambda root, paths, *more: tasks.append(paths) or look(root, paths, *more))
+    assert len(index.refresh(tmp_path / "photos", tmp_path / "known").usable) == 12
+    assert sorted(map(len, tasks)) == [2] * 6
 
 
 def test_no_folder(tmp_path):

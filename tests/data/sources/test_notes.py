@@ -64,5 +64,5 @@ def test_copies_of_images_that_are_trained_on_are_counted_by_split(tmp_path):
 
 def test_a_folder_of_other_files_names_their_endings(tmp_path):
     put(tmp_path / "p", ["1.dcm", "2.dcm", "3.nii"])
-    with pytest.raises(UserError, match=r"image \(none at all\); .* no image has: \.dcm \(2\), \.nii \(1\)\.$"):
+    with pytest.raises(UserError, match=r"image \(none at all\); .* not read: \.dcm \(2\), \.nii \(1\)\.$"):
         notes(tmp_path / "p", tmp_path / "data")
