@@ -81,14 +81,15 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._begun: int | None = None  # the step that is being written
         self._still_held = still_held
         folder.steps_in(self._directory)  # refuses what is no folder, or may not be read
-        self._options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier()),
-            create=not read_only,
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,  # of a save that broke off
-        )
+        with _quiet():
+            self._options = ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                enable_async_checkpointing=True,
+                async_options=ocp.AsyncOptions(barrier_sync_fn=_barrier()),
+                create=not read_only,
+                read_only=read_only,
+                cleanup_tmp_directories=not read_only,  # of a save that broke off
+            )
         self._open()
 
     def __exit__(self, *error: Any) -> None:
