@@ -152,11 +152,13 @@ def report(
         + (f" Collapsed as they were scored, and by the rule kept: {', '.join(flat)}." if flat else "")
     ]
     if of.used:
-        facts = {
-            name: Counter(known(str(row[name])) for row in of.used)
-            for name, known in (("commit", _short), ("data", ledger.named), ("jax", str), ("hardware", str))
-        }
-        said = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in facts.items())
+        facts = {"commit": {str(row["commit"])[:12] for row in of.used}}
+        # All that are used have the pixels of the first, whatever archive they were packed into.
+        facts["data"] = {ledger.named(str(of.used[0]["data"]))}
+        for name in ("jax", "hardware"):
+            counts = Counter(str(row[name]) for row in of.used)
+            facts[name] = {f"{x} ({count} runs)" if len(counts) > 1 else x for x, count in counts.items()}
+        said = "; ".join(f"{name} {' and '.join(sorted(values))}" for name, values in facts.items())
         hours = sum(row["cpu_seconds"] for row in of.used) / 3600
         lines.append(f"The runs: {said}; at least {hours:.1f} CPU hours (a resumed run counts from there).")
     if found and interim:
@@ -199,10 +201,6 @@ def report(
 
 def _named(keys: list[tuple[int, str]]) -> str:
     return ", ".join(f"block {block} {arm}" for block, arm in keys)
-
-
-def _short(commit: str) -> str:
-    return commit[:12]
 
 
 def _noise(scale: str, design: list[Run], used: list[dict[str, Any]]) -> str:
