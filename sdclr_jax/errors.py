@@ -34,7 +34,7 @@ def printable(text: object) -> str:
 
 
 def first_ones(names: Sequence[object], most: int, between: str = ", ") -> str:
-    """At most so many names for a sentence, and how many there are besides.
+    """At most so many names for a sentence, and how many more there are.
 
     >>> first_ones(["a", "b"], 2), first_ones(["a", "b", "c"], 2), first_ones([1, 2, 3], 1, "; ")
     ('a, b', 'a, b and 1 more', '1 and 2 more')
@@ -140,7 +140,11 @@ def out_of_memory(error: BaseException) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that led to it."""
+    """An error, and those that led to it.
+
+    >>> [type(found).__name__ for found in causes(UserError("unreadable"))]
+    ['UserError']
+    """
     seen: BaseException | None = error
     while seen is not None:
         yield seen

@@ -237,14 +237,14 @@ def test_what_is_measured_and_how_comes_from_the_config(monkeypatch):
     recipes.probe_views(c, pixels)
     assert given["ProbeViews"] == own | {"padding": 3, "flip": 0.125, "crops": None, "seed": 9}
 
-    def probe(c, against):
-        asked = {"rates": (0.5, 0.75), "pairs": 2, "against": against, "shardings": shardings}
+    def probe(c, against, rates=(0.5, 0.75)):
+        asked = {"rates": rates, "pairs": 2, "against": against, "shardings": shardings}
         recipes.pruning_probe(c, pixels.__getitem__, len(pixels), **asked)
         found = given["PruningProbe"]
         return [found[name] for name in ("rates", "pairs", "against", "size", "batch_size", "seed", "temperature")]
 
     assert probe(c, "recalibrated") == [(0.5, 0.75), 2, "recalibrated", 40, 16, 9, 0.7]
-    assert probe(c, "sparse") == [(0.25,), 2, "sparse", 40, 16, 9, 0.7]  # the rate of training, at which it is
+    assert probe(c, "sparse", None) == [(0.25,), 2, "sparse", 40, 16, 9, 0.7]  # the rate of training, at which it is
     c.batch_size = 512  # more than there are images
     assert probe(c, "recalibrated")[4] == 40
     assert probe(recipes.load("cifar10_lt:byol"), "recalibrated")[-1] is None  # which has no softmax

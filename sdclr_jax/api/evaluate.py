@@ -199,6 +199,8 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
         print(f"{path}  note: {', '.join(others)} went, being {why}", file=sys.stderr)
     if others and same and before.seen is None:  # of an older version, which did not say it
         found = dataclasses.replace(found, seen=None)
+    if others and same and not before.data.labels:
+        found = dataclasses.replace(found, data=dataclasses.replace(found.data, labels={}))
     every = found.protocols | (others if same else {})
     in_order = {name: every[name] for name in PROTOCOLS if name in every}
     return dataclasses.replace(found, protocols=in_order | every)  # those that this process does not know come last

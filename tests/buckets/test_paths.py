@@ -173,7 +173,7 @@ def test_an_upload_in_parts_that_breaks_leaves_what_was_there(cloud, tmp_path, i
 
 def test_lines_grow_here_and_are_published_where_they_have_changed(cloud):
     folder = files.expanded("gs://bucket/run")
-    grown = Growing(folder)
+    grown = Growing(folder, lambda: None)
     (grown.at / "tensorboard").mkdir()
     (grown.at / "tensorboard" / "events").write_bytes(b"1")
     for line in ("one\n", "two\n"):
@@ -192,7 +192,7 @@ def test_lines_grow_here_and_are_published_where_they_have_changed(cloud):
 
 
 def test_on_a_disk_lines_grow_where_they_are(tmp_path):
-    grown = Growing(tmp_path)
+    grown = Growing(tmp_path, lambda: None)
     assert grown.at == tmp_path
     grown.publish()
     grown.close()

@@ -290,13 +290,13 @@ def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, m
 
 
 def test_scores_of_another_checkpoint_are_kept_aside(evaluated, tmp_path, capsys):
-    directory, results, _ = evaluated
+    directory, _, _ = evaluated
     path = pathlib.Path(shutil.copy(directory / "results.json", tmp_path))
     before = records.read(records.Results, path)
     found = replace(before, run=replace(before.run, step=before.run.step - 1))
     assert evaluate._with_others(found, path) == found
     aside = tmp_path / f"results.step{before.run.step}.json"
-    assert records.read(records.Results, aside) == before and json.loads(aside.read_text()) == results
+    assert records.read(records.Results, aside) == before
     assert f"the scores of step {before.run.step} are kept as {aside.name}" in capsys.readouterr().err
 
 

@@ -38,10 +38,12 @@ FILES = {
 
 
 def content(kind):
-    """As this version writes it: the old files lack `data.seed`."""
+    """As this version writes it: the old files lack `data.seed`, and results `data.labels`."""
     found = ENCODER.to_json() if kind is EncoderRecord else json.loads(FILES[kind].read_text())
     found |= {TrainedOn: {"provenance": None}, Results: {"seen": None}}.get(kind, {})  # which the old files lack
-    return found | {"data": found["data"] | {"seed": found["data"]["split"]}} if "data" in found else found
+    if "data" in found:
+        found["data"] |= {"seed": found["data"]["split"]} | ({"labels": {}} if kind is Results else {})
+    return found
 
 
 @pytest.mark.parametrize("kind", [Results, Summary, Embedding, TrainedOn, EncoderRecord])

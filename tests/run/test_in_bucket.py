@@ -1,6 +1,7 @@
 """Checkpoints and metrics of a run in a bucket, where nothing is renamed and an upload may break."""
 
 import contextlib
+import gc
 import json
 
 import flax.struct
@@ -16,6 +17,16 @@ from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.run.test_checkpoints import same
 from tests.run.test_folder import CONFIG, claim
+
+# Where many arrays cannot be written or read, orbax closes its event loop before the last of them has said so.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What orbax leaves is told of here, and not in the test that follows."""
+    yield
+    gc.collect()
 
 
 @flax.struct.dataclass
@@ -45,8 +56,6 @@ def steps(cloud):
     return {name.partition("/")[0]: f"{name.partition('/')[0]}/commit_success.txt" in names for name in names}
 
 
-# Where many arrays cannot be written or read, orbax closes its event loop before the last of them has said so.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("broken", ["/encoder/", "2/commit_success.txt"])
 def test_an_upload_that_breaks_leaves_the_checkpoint_before_whole(cloud, states, broken):
     with checkpoints() as saved:
@@ -69,7 +78,6 @@ def test_an_upload_that_breaks_leaves_the_checkpoint_before_whole(cloud, states,
         same(saved.restore(like=states[3]), states[2])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("broken", ["/1/", "/1/state/"])
 def test_a_checkpoint_that_was_not_written_costs_itself_only(cloud, states, caplog, broken):
     """Its upload fails in the background, so that is heard of when the next one is due; what it has left is removed."""
@@ -84,7 +92,6 @@ def test_a_checkpoint_that_was_not_written_costs_itself_only(cloud, states, capl
         same(saved.restore(like=states[3]), states[2])
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_checkpoint_is_moved_and_saved_again(cloud, states, caplog):
     with checkpoints() as saved:
         saved.save(1, states[1])
