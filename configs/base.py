@@ -80,7 +80,7 @@ COMMON = {  # of every encoder
 _RESNET = {
     "stem": Field("cifar", "sdclr_jax.models:STEMS"),  # 'cifar': one 3x3 convolution; 'imagenet': 7x7 and max-pooling
     "width": Field(64, "[1, 2048]"),  # channels of the first stage; ResNet-152x4 has 256
-    "dtype": Field("float32", ("float32", "bfloat16")),  # of the computation; weights and loss stay float32
+    "dtype": Field("float32", "sdclr_jax.recipes.encoders:DTYPES"),  # of the computation; weights and loss stay float32
 }
 # Encoder -> its settings. Other encoders of sdclr_jax/models have the fields and defaults of their own module, which
 # refuses what it does not accept: --config.model.name=vit_tiny brings them.

@@ -46,13 +46,14 @@ def group(runs: list[Run]) -> list[Group]:
 @lru_cache(maxsize=2)  # a report asks for the groups of the same runs a dozen times
 def _group(runs: tuple[Run, ...]) -> tuple[Group, ...]:
     members: dict[tuple, list[Run]] = {}
-    variants: dict[tuple, list[str]] = {}
+    variants: dict[tuple, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.has_sparse_branch):
-        # One split of one data set has one set of example lists. Where it has two, they are two data sets.
+        # One split of one data set has one set of example lists and labels. Where it has two, they are two data sets.
         seen = variants.setdefault((_data(run), run.split), [])
-        if run.lists not in seen:
-            seen.append(run.lists)
-        data = (*_data(run), seen.index(run.lists))
+        variant = next((number for number, other in enumerate(seen) if _same_examples(run, other)), len(seen))
+        if variant == len(seen) or not seen[variant].results.data.labels:
+            seen[variant : variant + 1] = [run]  # the first of them that says which labels it had, for those to come
+        data = (*_data(run), variant)
         members.setdefault((data, json.dumps(settings(run), sort_keys=True)), []).append(run)
     labels = _labels(list(members.values()))
     names = [_data_name(repeats[0]) for repeats in members.values()]
@@ -124,6 +125,12 @@ def _data(run: Run) -> tuple:
     return name, data.subset, data.group_rule, tuple(sorted(data.train_counts, reverse=True))
 
 
+def _same_examples(run: Run, other: Run) -> bool:
+    """Whether two runs are of the same images with the same labels, as far as both say which labels they had."""
+    labels, others = run.results.data.labels, other.results.data.labels
+    return run.lists == other.lists and (labels == others or not (labels and others))
+
+
 def _labels(members: list[list[Run]]) -> list[str]:
     """The method of each group, with the settings in which it differs from others of that method on that data set."""
     every = [(_data(repeats[0])[:2], settings(repeats[0])) for repeats in members]
@@ -139,7 +146,7 @@ def _labels(members: list[list[Run]]) -> list[str]:
         of_method, count = values[data, one["method"]], counts[data, one["method"]]
         varying = [name for name in one if max(of_method[name].values()) < count]
         label = " ".join([shown(one["method"]), *(plain(f"{name}={shown(one[name])}") for name in varying)])
-        # Equal configurations are two groups only where their example lists differ.
+        # Equal configurations are two groups only where their example lists or labels differ.
         seen[data, label] += 1
         labels.append(label + (f" (lists {seen[data, label]})" if seen[data, label] > 1 else ""))
     return labels

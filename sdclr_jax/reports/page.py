@@ -91,6 +91,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
             ("Settings of the evaluation", _facts([(run, _protocol_settings(run)) for run in runs])),
             ("Versions", _facts([(run, run.versions) for run in runs])),
             ("SHA-256 of the example lists", _facts([(run, run.results.data.lists) for run in runs])),
+            ("SHA-256 of the lists with their labels", _facts([(run, run.results.data.labels) for run in runs])),
         ],
     )
 

@@ -40,7 +40,7 @@ def notes(runs: list[Run]) -> list[str]:
     if len(parts) > 1:
         lists = ", ".join(f"{_some([member.label for member in part])} on {part[0].data_name}" for part in parts)
         found.append(
-            f"The runs are of different data, or of different subsets of it, and stand side by side only: "
+            f"The runs are of different data, or of other subsets or labels of it, and stand side by side only: "
             f"nothing is averaged or compared across {lists}."
         )
     for part in parts:

@@ -167,6 +167,17 @@ def test_other_example_lists_are_other_data(make_run):
     assert "different data" in words.notes(found)[0]
 
 
+def test_other_labels_of_the_same_images_are_other_data(make_run):
+    def labelled(name):
+        return lambda results: results["data"].update(labels={"test": name})
+
+    others = [make_run(name, seed=seed, edit=labelled(name[0])) for seed, name in enumerate(("x", "y", "x2"))]
+    found = runs.read([make_run("old", seed=3), *others])  # an older version did not say
+    assert [(found.label, len(found.runs)) for found in group(found)] == [("simclr", 3), ("simclr (lists 2)", 1)]
+    assert tables.differences(found) == []
+    assert "labels" in words.notes(found)[0]
+
+
 def test_other_data_stand_side_by_side_with_a_note(make_run):
     def balanced(results):
         results["data"].update(subset="balanced", train_counts=[40, 40, 40, 40])

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import pathlib
 
 import flax.struct
 import jax
@@ -88,6 +89,16 @@ def test_a_checkpoint_that_was_not_written_costs_itself_only(cloud, states, capl
         assert json.loads(cloud.objects["run 1/saved.json"].content)["step"] == 2
     assert steps(cloud) == {"2": True}
     assert "checkpoint 1 was not finished, and 2 is saved now: a checkpoint cannot be written to gs://" in caplog.text
+    with checkpoints() as saved:
+        same(saved.restore(like=states[3]), states[2])
+
+
+def test_a_run_that_was_copied_from_a_disk_goes_on_in_the_bucket(cloud, states, tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as saved:
+        saved.save(2, states[2])
+    run = files.expanded("gs://bucket/run 1")
+    for path in filter(pathlib.Path.is_file, tmp_path.rglob("*")):
+        (run / path.relative_to(tmp_path).as_posix()).write_bytes(path.read_bytes())
     with checkpoints() as saved:
         same(saved.restore(like=states[3]), states[2])
 
