@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import pathlib
 
 import flax.struct
 import jax
@@ -93,13 +92,23 @@ def test_a_checkpoint_that_was_not_written_costs_itself_only(cloud, states, capl
         same(saved.restore(like=states[3]), states[2])
 
 
-def test_a_run_that_was_copied_from_a_disk_goes_on_in_the_bucket(cloud, states, tmp_path):
-    with Checkpoints(tmp_path / "checkpoints") as saved:
-        saved.save(2, states[2])
-    run = files.expanded("gs://bucket/run 1")
-    for path in filter(pathlib.Path.is_file, tmp_path.rglob("*")):
-        (run / path.relative_to(tmp_path).as_posix()).write_bytes(path.read_bytes())
+def test_a_run_that_is_copied_from_a_disk_and_back_goes_on_there(cloud, states, tmp_path):
+    def copied(source, names, to):
+        for name in names:
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            (to / name).write_bytes((source / name).read_bytes())
+
+    disk, bucket, back = tmp_path / "disk", files.expanded("gs://bucket/run 1"), tmp_path / "back"
+    with Checkpoints(disk / "checkpoints") as saved:
+        saved.save(1, states[1])
+    on_disk = [path.relative_to(disk).as_posix() for path in disk.rglob("*") if path.is_file()]
+    copied(disk, on_disk, bucket)
     with checkpoints() as saved:
+        same(saved.restore(like=states[3]), states[1])
+        saved.save(2, states[2])
+    copied(bucket, [name.removeprefix("run 1/") for name in cloud.objects], back)
+    with Checkpoints(back / "checkpoints") as saved:
+        assert saved.steps == [1, 2]
         same(saved.restore(like=states[3]), states[2])
 
 
