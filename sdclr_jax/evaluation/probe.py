@@ -138,13 +138,16 @@ def sgd(
 
 
 def top(k: int, scores: Float[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> float:
-    """The share of rows of `scores` in which fewer than `k` classes have a higher score than the row's own.
+    """The share of rows of `scores` in which fewer than `k` classes have a higher score than the row's own. A NaN counts
+    as higher, so that scores that mean nothing are not right.
 
     >>> top(2, np.array([[0.1, 0.7, 0.2], [0.1, 0.7, 0.2]]), np.array([2, 0]))
     0.5
+    >>> top(1, np.full((1, 2), np.nan), np.array([0]))
+    0.0
     """
     own = np.take_along_axis(scores, np.asarray(labels)[:, None], axis=1)
-    return float(np.mean(np.sum(scores > own, axis=1) < k))
+    return float(np.mean(np.sum(~(scores <= own), axis=1) < k))
 
 
 def logistic(
