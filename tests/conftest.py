@@ -25,9 +25,12 @@ os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 
 compiler.set_flags()  # as the commands do; it has nothing to add above
 
-# Started in the background by a shell, this ignores Ctrl-C, and so would the processes to which tests send it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Started in the background by a shell, or by nohup, this ignores Ctrl-C, or the end of the terminal; and so would the
+# processes to which tests send it.
+for name, handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
+    number = getattr(signal, name, None)  # Windows has no SIGHUP
+    if number and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 import jax
 import pytest

@@ -29,11 +29,12 @@ BRANCH_NUMBER = {"dense": 0, "sparse": 1}
 IMAGENET_MEAN, IMAGENET_STD = (
     np.array(x, np.float32).astype(np.float64) for x in (augment.IMAGENET_MEAN, augment.IMAGENET_STD)
 )
-# In float32, rounding through 20 layers and two branches.
 # Convolutions of XLA that are not optimized are slow.
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 OPTIMIZED |= {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ.get("XLA_FLAGS", "") else {}
-TOLERANCE = {"float64": {"loss": 1e-10, "tensor": 1e-10}, "float32": {"loss": 1e-4, "tensor": 2e-3}}
+# In float32, rounding through 20 layers and two branches: a value near 0 falls on the other side of a ReLU on some
+# processors. Without fused multiply-adds, a gradient is off by 3e-3 of its norm.
+TOLERANCE = {"float64": {"loss": 1e-10, "tensor": 1e-10}, "float32": {"loss": 1e-4, "tensor": 1e-2}}
 
 
 def torch_name(name: str, branch: str) -> str:
