@@ -142,6 +142,24 @@ def least_squares(columns, y, of):
     return estimate, estimate - half, estimate + half, 2 * stats.t.sf(abs(estimate / error), freedom)
 
 
+def test_the_page_says_by_how_much_another_processor_may_have_moved_a_difference():
+    rows = factors.read(factors.RESULTS / "photos.jsonl")
+    y, processor = reports.points(rows, analysis.PRIMARY), {(row["block"], row["arm"]): row["hardware"] for row in rows}
+    most = 0.0
+    for belongs, make in (
+        (analysis.in_factor_model, analysis.factor_model),
+        (analysis.in_arm_model, analysis.arm_model),
+    ):
+        own = [run for run in runs("photos") if belongs(run)]
+        points, plain = np.array([y[run.key] for run in own]), make(own)
+        term = np.array([[float(processor[run.key] == processor[6, "simclr"])] for run in own])
+        effects = {name: np.append(contrast, 0.0) for name, contrast in plain.effects.items()}
+        before = analysis.fit(plain, points)
+        after = analysis.fit(analysis.Model(np.hstack([plain.matrix, term]), effects), points)
+        most = max(most, *(abs(after[name][0] - before[name][0]) for name in before))
+    assert f"no difference changes by more than {most:.2f} points" in factors.PAGE.read_text()
+
+
 @pytest.mark.parametrize("scale", [scale for scale in SCALES if (factors.RESULTS / f"{scale}_checks.csv").exists()])
 def test_the_committed_checks_are_those_of_the_committed_records(scale):
     """Every number of them, by another program than the one that wrote them."""
