@@ -138,8 +138,8 @@ def sgd(
 
 
 def top(k: int, scores: Float[np.ndarray, "N C"], labels: Integer[np.ndarray, " N"]) -> float:
-    """The share of rows of `scores` in which fewer than `k` classes have a higher score than the row's own. A NaN counts
-    as higher, so that scores that mean nothing are not right.
+    """The share of rows of `scores` in which fewer than `k` classes have a higher score than the row's own. A NaN
+    counts as higher, so that scores that mean nothing are not right.
 
     >>> top(2, np.array([[0.1, 0.7, 0.2], [0.1, 0.7, 0.2]]), np.array([2, 0]))
     0.5
