@@ -111,6 +111,16 @@ def test_the_flags_of_the_yaml_recipes_are_flags():
     pods = [variable["value"] for variable in container["env"] if variable["name"] == "JAX_NUM_PROCESSES"]
     assert pods == [str(job["spec"]["completions"])] == [str(job["spec"]["parallelism"])]
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    assert task["resources"]["job_recovery"] == {"recover_on_exit_codes": [75]}
     (command,) = [line for line in task["run"].splitlines() if line.startswith("sdclr pretrain ")]
     for arguments in (container["command"][2:] + container["args"], command.split()[2:]):
         assert flags.pretrain(arguments, "").distributed
+
+
+def test_commands_of_the_recipes_work_in_a_clone_and_install_no_package_of_a_stranger():
+    """Nobody has put the package into an index."""
+    page = (LAUNCH / "README.md").read_text()
+    for recipe in (path for path in LAUNCH.iterdir() if path.suffix != ".md"):
+        commands = [code for code in re.findall("`([^`]+)`", page) if recipe.name in code.removeprefix(recipe.name)]
+        assert commands and all(f"experiments/launch/{recipe.name}" in command for command in commands)
+        assert not re.search(r"install [^@\n]*sdclr_jax(?!\S* @)", recipe.read_text())
