@@ -249,7 +249,7 @@ FIELDS = {
         "flip": Field(0.5, "[0, 1]"),  # probability for the probe's training images
         # The next four are read where images have sizes of their own, in place of padding: the authors' ImageNet
         # protocol (github.com/VITA-Group/SDCLR, train_imagenet.py: RandomResizedCrop(224) and flip; Resize(256),
-        # CenterCrop(224)).
+        # CenterCrop(224)). `folder` and `celeba` follow views.size instead (photos.py).
         "crop_scale": Field((0.08, 1.0), "(0, 1]"),  # share of the image's area in the probe's random crops
         "resize": Field(256, f"[1, {SIDE}]"),  # pixels of the shorter side of what is evaluated
         "crop": Field(224, f"[1, {SIDE}]"),  # side of its middle that is seen, and of the probe's random crops

@@ -46,4 +46,4 @@ RECIPE = methods.merged(
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    return methods.config(method, DATA_SET, RECIPE)
+    return photos.seen_as_trained(methods.config(method, DATA_SET, RECIPE))
