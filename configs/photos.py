@@ -4,8 +4,6 @@ The views are those of Jiang et al., ICML 2021, for ImageNet-100-LT, as their co
 https://github.com/VITA-Group/SDCLR), where a method does not have its own.
 """
 
-from ml_collections import ConfigDict
-
 FIELDS = {
     "model": {"stem": "imagenet"},
     "prune": {"rate": 0.3},  # as published for ImageNet-100-LT, where 32 x 32 images have 0.9
@@ -15,11 +13,3 @@ FIELDS = {
 }
 # The projector is as wide as the features, as in the authors' code.
 RESNET50 = {"model": {"name": "resnet50"}, "projector": {"hidden": 2048}}
-
-
-def seen_as_trained(config: ConfigDict) -> ConfigDict:
-    """Let what is evaluated follow the size of the views, where it is not given: the middle of an image that is larger
-    by as much as in ImageNet's protocol, 256 to 224."""
-    config.evaluate.crop = config.views.get_oneway_ref("size")
-    config.evaluate.resize = (config.evaluate.get_oneway_ref("crop") * 256 + 112) // 224  # rounded
-    return config
