@@ -249,7 +249,7 @@ FIELDS = {
         "flip": Field(0.5, "[0, 1]"),  # probability for the probe's training images
         # The next four are read where images have sizes of their own, in place of padding: the authors' ImageNet
         # protocol (github.com/VITA-Group/SDCLR, train_imagenet.py: RandomResizedCrop(224) and flip; Resize(256),
-        # CenterCrop(224)).
+        # CenterCrop(224)). `folder` and `celeba` follow views.size instead (below).
         "crop_scale": Field((0.08, 1.0), "(0, 1]"),  # share of the image's area in the probe's random crops
         "resize": Field(256, f"[1, {SIDE}]"),  # pixels of the shorter side of what is evaluated
         "crop": Field(224, f"[1, {SIDE}]"),  # side of its middle that is seen, and of the probe's random crops
@@ -293,6 +293,14 @@ def lay(config: ConfigDict, fields: dict[str, Any]) -> None:
         if name in KINDS and "name" in value:
             config[name] = ConfigDict({"name": value["name"]} | _defaults(KINDS[name].get(value["name"], {})))
         config.update({name: value})
+
+
+def seen_as_trained(config: ConfigDict) -> ConfigDict:
+    """Let what is evaluated follow the size of the views, where it is not given: the middle of an image that is larger
+    by as much as in ImageNet's protocol, 256 to 224."""
+    config.evaluate.crop = config.views.get_oneway_ref("size")
+    config.evaluate.resize = (config.evaluate.get_oneway_ref("crop") * 256 + 112) // 224  # rounded
+    return config
 
 
 def _defaults(fields: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ Cost: not measured (ResNet-18, 100 epochs of 162,770 images). The recipe is ours
 
 from ml_collections import ConfigDict
 
-from configs import methods, photos
+from configs import base, methods, photos
 
 DATA_SET = methods.merged(
     photos.FIELDS,
@@ -35,4 +35,4 @@ RECIPE = methods.SMALL
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    return methods.config(method, DATA_SET, RECIPE)
+    return base.seen_as_trained(methods.config(method, DATA_SET, RECIPE))

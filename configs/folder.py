@@ -13,7 +13,7 @@ Cost: not measured; docs/images.md has an estimate.
 
 from ml_collections import ConfigDict
 
-from configs import methods, photos
+from configs import base, methods, photos
 
 _SHARE = 128 / 512  # our batch over the one that the recipes' rates are for: these are taken in proportion
 
@@ -46,4 +46,4 @@ RECIPE = methods.merged(
 
 
 def get_config(method: str = "sdclr") -> ConfigDict:
-    return methods.config(method, DATA_SET, RECIPE)
+    return base.seen_as_trained(methods.config(method, DATA_SET, RECIPE))

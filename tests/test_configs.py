@@ -4,6 +4,7 @@ python -m tests.test_configs    # writes tests/golden/{configs,methods}.txt agai
 """
 
 import functools
+import json
 import math
 import pathlib
 import pkgutil
@@ -290,6 +291,23 @@ def test_config_sets_fields():
     assert api_config("digits_lt:simclr").prune.rate == 0.9
     photos = api_config("folder:byol", {"views.blur_probability": [1.0, 0.1]})
     assert photos.views.blur_probability == (1.0, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "crop", "resize"),
+    [
+        ("folder", {}, 128, 146),
+        ("celeba", {"views.size": 64}, 64, 73),
+        ("folder", {"views.size": 64, "evaluate.resize": 80}, 64, 80),
+        ("folder", {"evaluate.crop": 224, "views.size": 64}, 224, 256),
+        ("imagenet_lt", {"views.size": 128}, 224, 256),  # as published
+    ],
+)
+def test_a_recipe_of_our_own_evaluates_at_the_size_it_trains_at(name, given, crop, resize):
+    made = api_config(f"{name}:sdclr", given)
+    assert (made.evaluate.crop, made.evaluate.resize) == (crop, resize)
+    assert made.views.size == given.get("views.size", 128)
+    assert json.loads(made.to_json())["evaluate"]["resize"] == resize
 
 
 def test_a_field_that_a_method_does_not_read_is_said(caplog):

@@ -95,8 +95,6 @@ TINY_PHOTOS = {
     "batch_size": 8,
     "model.stem": "cifar",
     "views.size": 16,
-    "evaluate.resize": 20,
-    "evaluate.crop": 16,
     "evaluate.knn_k": 3,
     "data.workers": 0,
 }

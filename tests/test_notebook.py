@@ -88,23 +88,26 @@ def test_an_accelerator_that_jax_does_not_see_is_not_said_to_be_missing(capsys, 
 def test_photos_are_unpacked_and_what_was_made_is_kept(tmp_path, monkeypatch, capsys):
     """A browser uploads files, and no folder; and Colab deletes its disk."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"a photo")
-    archive = shutil.make_archive(str(tmp_path / "my_photos"), "zip", tmp_path / "photos")
     looked_at = []
 
     def photos(folder, out, **settings):
-        looked_at.append(folder)
-        pathlib.Path(out).mkdir(parents=True)
+        looked_at.append(sorted(path.relative_to(folder).as_posix() for path in pathlib.Path(folder).rglob("*.jpg")))
+        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
         (pathlib.Path(out) / "index.html").write_text("lists")
         return types.SimpleNamespace(tables={}, page="index.html")
 
     monkeypatch.setattr(sdclr_jax, "photos", photos, raising=False)
     *_, looks, keeps = code()
-    names = {"shutil": shutil, "sys": sys, "sdclr_jax": sdclr_jax}
-    exec(looks.replace('PHOTOS = ""', f'PHOTOS = "{archive}"'), names)
-    assert looked_at == [str(tmp_path / "my_photos")]
-    assert (tmp_path / "my_photos" / "a.jpg").read_bytes() == b"a photo"
+    names = {"os": os, "shutil": shutil, "sys": sys, "sdclr_jax": sdclr_jax}
+    of_macos = ["__MACOSX/my photos/._a.jpg", ".DS_Store"]
+    for number, held in enumerate((["a.jpg"], ["cats/a.jpg", "dogs/a.jpg"])):
+        for top in ("", "my photos/"):
+            archive = tmp_path / f"{number}{bool(top)}.zip"
+            with zipfile.ZipFile(archive, "w") as file:
+                for name in [*(top + name for name in held), *of_macos]:
+                    file.writestr(name, b"a photo")
+            exec(looks.replace('PHOTOS = ""', f'PHOTOS = "{archive}"'), names)
+            assert [name for name in looked_at.pop() if not name.startswith("__MACOSX")] == held
     exec(keeps, names)
     assert not (tmp_path / "colab_runs.zip").exists()
     assert capsys.readouterr().out.endswith("".join(CELLS[-1]["outputs"][0]["text"]))

@@ -128,7 +128,7 @@ def test_a_task_of_an_array_runs_its_run_alone_and_none_that_another_is_at(small
 def test_a_task_that_stopped_and_saved_is_queued_again(played, status, queued_again):  # noqa: F811
     environment = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "7"}
     commands = {"srun": f"exit {status}", "scontrol": ""}
-    ended, calls = played("slurm_array.sh", "cifar10_lt", "--out=/shared", commands=commands, **environment)
+    ended, calls, _ = played("slurm_array.sh", "cifar10_lt", "--out=/shared", commands=commands, **environment)
     assert ended == status
     assert calls[0] == "srun python experiments/tables.py cifar10_lt --out=/shared --run --index=3"
     assert calls[1:] == (["scontrol requeue 7_3"] if queued_again else [])

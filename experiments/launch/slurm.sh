@@ -5,6 +5,7 @@
 #         --config=imagenet100_lt:sdclr --workdir=/shared/runs/sdclr --config.optimizer.learning_rate=1.0
 #
 # --workdir must be on a disk that all nodes see. What stands on sbatch's own command line wins over the lines below.
+# Started in an environment that has the package, which all nodes see, too.
 #SBATCH --job-name=sdclr
 #SBATCH --ntasks-per-node=1
 #SBATCH --signal=USR1@120

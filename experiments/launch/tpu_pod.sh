@@ -6,9 +6,14 @@
 #
 # --workdir must be a bucket, or a disk that all hosts mount: each host has a disk of its own. The prepared data may lie
 # on every host (--data_dir) or on a shared disk. It needs the `gcloud` command and a quota for TYPE.
+#
+# The slice stays when the run has ended, and costs money until you delete it. The last line says how:
+#
+#     gcloud compute tpus queued-resources delete TPU --zone=ZONE --force
 set -euo pipefail
 : "${TPU:?name of the slice}" "${ZONE:?}" "${TYPE:?such as v4-32}" "${SOURCE:?what pip installs}"
 VERSION=${VERSION:-tpu-ubuntu2204-base}
+trap 'echo "You pay for a slice until it is deleted: gcloud compute tpus queued-resources delete $TPU --zone=$ZONE --force" >&2' EXIT
 
 everywhere() { gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"; }
 
@@ -59,7 +64,10 @@ make_ready() {
             ;;
         *) wait_for_it ;;
     esac
-    everywhere "python3 -m venv ~/sdclr && ~/sdclr/bin/pip install -q 'sdclr_jax[tpu,gcs] @ $SOURCE'"
+    # Ubuntu 22.04 has Python 3.10, without venv: uv brings a Python of its own.
+    everywhere "export PIP_BREAK_SYSTEM_PACKAGES=1 && python3 -m pip install -q --user uv && cd ~/.local/bin &&
+        ./uv venv -q --allow-existing --python 3.12 ~/sdclr &&
+        ./uv pip install -q --python ~/sdclr 'sdclr_jax[tpu,gcs] @ $SOURCE' && ~/sdclr/bin/sdclr --version"
 }
 
 make_ready

@@ -21,7 +21,6 @@ from sdclr_jax.run.checkpoints import Checkpoints
 KINDS = ("torchvision", "timm", "authors", "onnx", "hub-folder")
 
 
-@numerics.fixed()
 def export(
     run: Any,
     to: str,
@@ -55,6 +54,14 @@ def export(
     >>> sorted(path.name for path in written.iterdir())
     ['README.md', 'model.safetensors']
     """
+    return written(run, to, out, step=step, classes=classes, data_license=data_license)[0]
+
+
+@numerics.fixed()
+def written(
+    run: Any, to: str, out: str | os.PathLike | None, *, step: int | None, classes: int, data_license: str
+) -> tuple[pathlib.Path, Usage]:
+    """As `export`; and how the folder is loaded."""
     if to not in KINDS:
         raise UserError(f"to is {to!r}: known are {', '.join(KINDS)}")
     if not isinstance(classes, int) or classes < 0:
@@ -69,7 +76,7 @@ def export(
         writers = {"onnx": _onnx, "authors": _authors, "hub-folder": _hub}
         usage = writers.get(to, _library)(opened, directory, to, classes)
     files.write(directory / "README.md", _card(opened, usage, data_license, of_run).encode())
-    return directory
+    return directory, usage
 
 
 def _library(run: Run, directory: pathlib.Path, to: str, classes: int) -> Usage:

@@ -109,6 +109,9 @@ def train(
                 log.publish()
                 checkpoints.save(number, state, log.notes() | more)
 
+            if not bar.disable:
+                devices = parts.shardings.batch.mesh.devices
+                bar.write(f"Training on {devices.size} x {devices.flat[0].device_kind}", file=errors)
             reporter.lost(log.lost, start)
             for step in method.train(state, clock.timed(stream), until=total, due=due):
                 number, state = step.number, step.state

@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
     recipes.warn_of_unread(config, flags.fields(overrides))
     now = recipes.fields(config)
     # Another encoder brings fields of its own, and its own defaults of others.
-    sources |= {name: "encoder" for name, value in now.items() if name not in before or value != before[name]}
+    of_model = {name: value for name, value in now.items() if name.startswith("model.")}
+    sources |= {name: "encoder" for name, value in of_model.items() if name not in before or value != before[name]}
     sources |= dict.fromkeys(flags.fields(overrides), "command line")
     fields = {name: {"value": value, "source": sources[name]} for name, value in now.items()}
     if "--json" in options:

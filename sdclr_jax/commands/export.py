@@ -27,5 +27,5 @@ def main(argv: list[str]) -> None:
     add("--data_license", default="", metavar="TEXT", help="licence of the images, for the card; default unknown")
     options = parser.parse_args(argv)
     settings = {"step": options.step, "classes": options.classes, "data_license": options.data_license}
-    directory = export.export(options.dir, options.to, options.out, **settings)
-    print(f"Wrote {directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}")
+    directory, usage = export.written(options.dir, options.to, options.out, **settings)
+    print(f"Wrote {directory}: {', '.join(sorted(path.name for path in directory.iterdir()))}. {usage.fits()}")

@@ -45,15 +45,26 @@ class Usage(NamedTuple):
             )
         made = self._made()
         if not made:
-            return (
-                f"`model.safetensors` has the names of {self._library}, which has no such "
-                f"{self.encoder.model['name']}: a module of your own with these names loads it."
-            )
+            return self.fits()
         lines = ["```python", *made[0]]
         lines += [*self._stem(), *made[1], "```"]
         if self.classes:
             lines += ["", f"The classifier of {self.classes} classes is zeros: it was never trained."]
         return "\n".join(lines)
+
+    def fits(self) -> str:
+        """What loads the file, in one sentence."""
+        if self.to == "onnx":
+            return "`model.onnx` is for ONNX runtimes: its README.md says how it is fed."
+        if self.to == "authors":
+            return "`model.safetensors` has the names of https://github.com/VITA-Group/SDCLR: its README.md says more."
+        if not (architecture := self._architecture()):
+            return (
+                f"`model.safetensors` has the names of {self._library}, which has no such "
+                f"{self.encoder.model['name']}: a module of your own with these names loads it."
+            )
+        stem = " with another first layer" if self._stem() else ""
+        return f"`model.safetensors` fits {self._library}'s `{architecture}`{stem}: its README.md says how to load it."
 
     @property
     def _library(self) -> str:

@@ -26,7 +26,8 @@ from sdclr_jax.trees import Tree
 
 PARTS = ("probe_train", "few_shot", "validation", "long_tail")  # subsets whose labels protocols see
 _NO_VALIDATION = (
-    ", as no class has five to train on, of which a fifth would be kept: add images, or put some into `val`"
+    ", as no class has five to train on, of which a fifth would be kept: add images, or put some into `val` and some "
+    "into `test`"
 )
 
 _SGD = {"learning_rate": "sgd_learning_rate", "batch_size": "sgd_batch_size", "augment": "augment"}

@@ -14,7 +14,7 @@ from sdclr_jax.data import sources
 from sdclr_jax.errors import UserError
 from sdclr_jax.files import on_disk
 from sdclr_jax.interop import Architecture, Taken
-from sdclr_jax.recipes.configs import fields, override
+from sdclr_jax.recipes.configs import base, fields, override
 from sdclr_jax.recipes.encoders import encoder
 from sdclr_jax.records import names
 from sdclr_jax.run import folder
@@ -105,7 +105,8 @@ def architecture_of(path: str | os.PathLike) -> Architecture:
 
 
 def choose_architecture(config: ConfigDict, found: Architecture) -> None:
-    """Make a config that of a file of weights: its encoder, and views of the size that it is for.
+    """Make a config that of a file of weights: its encoder, and views of the size that it is for, which the evaluation
+    sees, too.
 
     Raises:
         UserError: no encoder of this version is like it.
@@ -116,4 +117,5 @@ def choose_architecture(config: ConfigDict, found: Architecture) -> None:
     if config.data.name in sources.SHAPES or "size" not in config.views:
         return
     size = found.view or (32 if found.model.get("stem") == "cifar" else 224)
-    override(config, {"views.size": size, "evaluate.crop": size, "evaluate.resize": round(size * 256 / 224)})
+    override(config, {"views.size": size})
+    base.seen_as_trained(config)

@@ -50,6 +50,8 @@ def test_each_layer_overrides_those_before_it(tmp_path, capsys):
     assert fields["optimizer.momentum"] == (0.8, "command line")
     assert fields["optimizer.decay_vectors"] == (False, "command line")
     assert fields["objective.scale"] == (2.0, "method")
+    follows = printed(capsys, "folder:sdclr", "--config.views.size=64")
+    assert follows["views.size"] == (64, "command line") and follows["evaluate.crop"] == (64, "folder.py")
 
 
 def test_the_last_value_counts(capsys):

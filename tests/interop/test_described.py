@@ -24,6 +24,8 @@ def test_a_vit_of_any_width_is_known_with_as_many_heads_as_such_have(width, dept
     assert config.model.heads == (heads or ENCODERS[name]().heads) and config.evaluate.crop == 224
     assert "heads" not in found.model  # the file does not say it, and a config may say another number
     recipes.encoder(config.model)
+    recipes.override(config, {"views.size": 112})  # of which the evaluation sees as much
+    assert (config.evaluate.crop, config.evaluate.resize) == (112, 128)
 
 
 def convnext(*more, depths=(3, 3, 27, 3)):

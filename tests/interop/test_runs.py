@@ -42,7 +42,7 @@ def tensors(path):
 
 
 @pytest.mark.parametrize("to", ["torchvision", "timm"])
-def test_an_encoder_goes_out_and_is_taken_again_to_the_bit(sdclr, tmp_path, to):
+def test_an_encoder_goes_out_and_is_taken_again_to_the_bit(sdclr, tmp_path, to, capsys):
     run = load(sdclr)
     path = run.export(to, tmp_path / "out", classes=3) / "model.safetensors"
     held, expected = tensors(path), trees.named(run.variables)
@@ -53,7 +53,12 @@ def test_an_encoder_goes_out_and_is_taken_again_to_the_bit(sdclr, tmp_path, to):
     for name, x in expected.items():
         np.testing.assert_array_equal(taken.branches["dense"][name.replace("/", "/encoder/", 1)], x, err_msg=name)
     assert taken.aside == ("fc.bias", "fc.weight")
-    without = export(sdclr, to, tmp_path / "without", classes=0) / "model.safetensors"
+    assert main.main(["export", str(sdclr), f"--to={to}", f"--out={tmp_path / 'without'}", "--classes=0"]) == 0
+    assert capsys.readouterr().out == (
+        f"Wrote {tmp_path}/without: README.md, model.safetensors. `model.safetensors` has the names of {to}, which has "
+        "no such resnet8: a module of your own with these names loads it.\n"
+    )
+    without = tmp_path / "without" / "model.safetensors"
     assert tensors(without).keys() == held.keys() - {"fc.weight", "fc.bias"}
 
 
@@ -276,10 +281,13 @@ def record(name, channels=3, side=32, **fields):
     ],
 )
 def test_the_card_says_how_it_is_loaded(to, encoder, lines):
-    text = Usage(encoder, to, classes=0 if to == "hub-folder" else 10).text()
+    usage = Usage(encoder, to, classes=0 if to == "hub-folder" else 10)
+    text = usage.text()
     assert [line for line in lines if line not in text] == []
     named = "no such" not in text and to != "onnx"
     assert ("The classifier of 10 classes is zeros" in text) == (named and to != "hub-folder")
+    assert ("README.md says" in usage.fits()) == (named or to == "onnx") and usage.fits().count(". ") == 0
+    assert ("` with another first layer: " in usage.fits()) == (encoder.model.get("stem") == "cifar")
     assert bool(Usage(encoder, to, 0).of_timm()) == (named and encoder.model.get("stem") != "cifar")
 
 

@@ -3,6 +3,7 @@
 import codecs
 import os
 import time
+import types
 import unicodedata
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdclr_jax import recipes
 from sdclr_jax.data.sources import layouts, manifests
 from sdclr_jax.data.sources.layouts import from_directories, split_of, with_test
 from sdclr_jax.data.sources.manifests import from_manifest
@@ -56,6 +58,16 @@ def test_split_folders_are_no_classes(tmp_path, train, test):
     table = with_test(from_directories(paths, tmp_path), 0)
     assert table.class_names == ("a", "b") and not table.drawn and not table.notes
     assert [split == "test" for split in table.splits] == [path.startswith(test) for path in paths]
+
+
+def test_val_without_test_is_the_test_set(tmp_path):
+    """So who lacks images for validation is told to put some into both."""
+    for splits, expected in (("train val", {"train", "test"}), ("train val test", {"train", "val", "test"})):
+        paths = sorted(f"{split}/{c}/{i}.png" for split in splits.split() for c in "ab" for i in "12")
+        assert set(with_test(from_directories(paths, tmp_path), 0).splits) == expected
+    with pytest.raises(UserError, match="^digits has no images for validation.*into `val` and some into `test`$"):
+        nothing = types.SimpleNamespace(subsets=types.SimpleNamespace(validation=()))
+        recipes.protocols(recipes.load("digits_lt:sdclr"), nothing)
 
 
 @pytest.mark.parametrize(
