@@ -15,6 +15,7 @@ from flax import struct
 
 from sdclr_jax import branches, pruning
 from sdclr_jax.branches import Branch
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives import Objective
 from sdclr_jax.objectives.vectors import unit
@@ -92,6 +93,8 @@ class Method:
         steps_per_dispatch: int = 1,
         sharding: Tree = None,
     ):
+        if both := [name for name, branch in branches.items() if branch.masked and branch.averaged]:
+            raise ArgumentError("branches", f"has {both[0]!r}, masked and averaged: it must be one of the two")
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
         self.prune, self.refresh_every = prune, refresh_every

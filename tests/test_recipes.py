@@ -214,12 +214,19 @@ def test_batches_are_told_what_becomes_of_the_last_one(monkeypatch, kind, held, 
     assert seen == [((3, 7), "kept"), ((3, 7), "dropped")]
 
 
-def test_a_sparse_branch_that_does_not_learn_is_no_first_side():
+def test_a_branch_that_does_not_learn_is_no_first_side(monkeypatch):
     c = recipes.load("digits_lt:sd_byol")
     c.prune.gradient = False
     with pytest.raises(
         UserError, match=r"first side must learn, and with prune\.gradient False the sparse branch does"
     ):
+        recipes.check(c)
+    monkeypatch.setitem(branches.BRANCHES, "still", branches.Branch("dense", stopped=True))  # a row of one's own
+    assert [branch.stopped for branch in branches.choose({"dense", "still"}, "shared").values()] == [False, True]
+    c.pairs = ((("dense", 0), ("still", 1)),)
+    recipes.check(c)
+    c.pairs = ((("still", 1), ("dense", 0)),)
+    with pytest.raises(UserError, match="first side must learn, and the still branch does not"):
         recipes.check(c)
 
 

@@ -1,6 +1,7 @@
 """The step: what the branches share, what is private, where gradients go, and that devices do not matter."""
 
 import copy
+import inspect
 import itertools
 
 import jax
@@ -10,7 +11,9 @@ import optax
 import pytest
 
 from sdclr_jax import branches, parallel, pruning, trees
-from sdclr_jax.train import State
+from sdclr_jax.branches import Branch
+from sdclr_jax.errors import ArgumentError
+from sdclr_jax.train import Method, State
 from tests import tiny
 
 
@@ -343,6 +346,19 @@ def test_bfloat16_is_for_products_and_all_else_is_float32():
     for name in ("rsqrt", "exp", "log", "reduce_max", "sqrt", "div"):
         assert types[name] == {"float32"}, name
     assert types["dot_general"] == {"bfloat16", "float32"}  # the head's; the logits' and those of norms
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"branches": {"both": Branch("dense", masked=True, averaged=True)}}, "branches has .both., masked and"),
+    ],
+)
+def test_parts_that_make_no_method_are_refused(part, said):
+    taken = inspect.signature(Method).parameters
+    parts = {name: value for name, value in vars(tiny.method()).items() if name in taken}
+    with pytest.raises(ArgumentError, match=f"^{said}"):
+        Method(**(parts | part))
 
 
 def test_the_step_takes_the_memory_of_its_state():
