@@ -95,6 +95,9 @@ class Method:
     ):
         if both := [name for name, branch in branches.items() if branch.masked and branch.averaged]:
             raise ArgumentError("branches", f"has {both[0]!r}, masked and averaged: it must be one of the two")
+        for name, steps in (("refresh_every", refresh_every), ("steps_per_dispatch", steps_per_dispatch)):
+            if steps < 1:
+                raise ArgumentError(name, f"is {steps}: it must be at least 1")
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
         self.prune, self.refresh_every = prune, refresh_every
@@ -148,6 +151,9 @@ class Method:
             until: number of the last step.
             due: number of a step -> whether the caller needs the state after it; read where several steps may be one
                 dispatch, which ends there then.
+
+        Raises:
+            ArgumentError: the batches end before the last step, after those that they are enough for.
         """
         number, batches = int(state.step), iter(batches)
         while images := tuple(itertools.islice(batches, self._together(number, until, due))):
@@ -160,6 +166,8 @@ class Method:
                     state, scalars = self._jitted_steps(state, together)
                 number += len(together)
                 yield Step(number, state, together[-1], scalars)
+        if number < until:
+            raise ArgumentError("batches", f"ended after step {number}, and until is {until}: give one for each step")
 
     def _together(self, number: int, until: int, due: Callable[[int], bool]) -> int:
         """How many of the steps after this one are the next dispatch: all that may be, or one, so that two programs are

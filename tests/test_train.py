@@ -308,6 +308,10 @@ def test_steps_are_one_dispatch_where_nothing_is_due_between_them():
     assert numbers == [3, 4, 5, 6, 9, 10]
     np.testing.assert_array_equal(smaller - whole != 0, np.arange(10) >= 4)
     assert list(method.train(last, batches, until=12)) == []
+    few = method.train(start, batches[:4], until=10)
+    assert [next(few).number, next(few).number] == [3, 4]
+    with pytest.raises(ArgumentError, match="^batches ended after step 4, and until is 10: give one for each step"):
+        next(few)
 
 
 def test_steps_of_one_dispatch_are_those_of_several():
@@ -352,6 +356,8 @@ def test_bfloat16_is_for_products_and_all_else_is_float32():
     ("part", "said"),
     [
         ({"branches": {"both": Branch("dense", masked=True, averaged=True)}}, "branches has .both., masked and"),
+        ({"refresh_every": 0}, "refresh_every is 0: it must be at least 1"),
+        ({"steps_per_dispatch": 0}, "steps_per_dispatch is 0: it must be at least 1"),
     ],
 )
 def test_parts_that_make_no_method_are_refused(part, said):
