@@ -122,6 +122,8 @@ class Method:
         key = jax.random.key(seed)
         with branches.norms_have_names():
             outputs, variables = self.network.init_with_output(jax.random.fold_in(key, 0), view, train=True)
+        if other := sorted(variables.keys() - {"params", "batch_stats"}):
+            raise ArgumentError("variables", f"are in {other[0]!r}, too: only those in params and batch_stats are kept")
         learnt = {branch.norms for branch in self.branches.values() if not branch.averaged} | {"dense"}
         own_stats = variables.get("batch_stats", {})  # without batch norm there are none
         params, stats = branches.split(variables["params"], learnt), dict.fromkeys(learnt, own_stats)
@@ -242,7 +244,8 @@ class Method:
         over the views of all sizes.
         """
         outputs, stats = {}, state.stats
-        for name, branch in self.branches.items():
+        for number, (name, branch) in enumerate(self.branches.items()):
+            key = jax.random.fold_in(_key(state, 5), number)
             network = self.network.clone(predictor=None, prototypes=None) if branch.averaged else self.network
             seen = sorted({view for pair in self.pairs for side, view in pair if side == name})
             for shape in dict.fromkeys(views[v].shape for v in seen):
@@ -250,7 +253,8 @@ class Method:
                 # Rows of one image stay together, so that a batch split over devices is not moved between them.
                 batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
                 variables = self._gathered(branches.variables(branch, params, stats, state.mask, state.target))
-                out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
+                rngs = {"dropout": jax.random.fold_in(key, alike[0])}
+                out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"], rngs=rngs)
                 out = jax.lax.stop_gradient(out) if branch.stopped else out
                 stats = {**stats, branch.norms: new.get("batch_stats", {})}
                 outputs |= {(name, view): out.of_view(i, len(alike)) for i, view in enumerate(alike)}
@@ -268,7 +272,7 @@ def _alike(batches: tuple[Any, ...]) -> bool:
 
 
 def _key(state: State, purpose: int) -> jax.Array:
-    """The key of this step for: 1 views, 2 pruning, 3 the objective. (0 and 4 are for the start.)"""
+    """The key of this step for: 1 views, 2 pruning, 3 the objective, 5 dropout. (0 and 4 are for the start.)"""
     return jax.random.fold_in(jax.random.fold_in(state.key, purpose), state.step)
 
 

@@ -3,10 +3,12 @@
 import json
 import pathlib
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 
 from configs import base
 from sdclr_jax import branches, optim, parallel, recipes, records
@@ -278,6 +280,17 @@ def test_a_step_on_crops_of_two_sizes_is_traced():
     c.views.mean = (0.1, 0.2)
     with pytest.raises(UserError, match=r"views\.mean"):
         try_step()
+
+
+def test_what_flax_has_to_say_of_a_step_is_a_sentence():
+    c, images = recipes.load("digits_lt:simclr"), np.zeros((369, 8, 8, 1), np.uint8)
+
+    def fails(*given):
+        raise InvalidRngError("patches needs PRNG for 'noise'")
+
+    method = SimpleNamespace(jitted_step=SimpleNamespace(eval_shape=fails))
+    with pytest.raises(UserError, match="do not fit images of shape .* or each other: patches needs PRNG for 'noise'"):
+        recipes.try_step(c, method, None, images, parallel.shardings(jax.devices()[:1]).batch)
 
 
 def test_the_range_of_gray_images_goes_with_the_encoder():
