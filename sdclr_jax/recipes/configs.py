@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import threading
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -22,21 +23,23 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 # Within the package where it is installed (setup.py), beside it in a clone.
 FOLDER = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 _PARTS = {"__init__", "base", "methods", "photos"}  # what the configs are made of
+_IMPORTING = threading.RLock()  # a config may load another one
 NAMES = tuple(sorted({path.stem for path in FOLDER.glob("*.py")} - _PARTS))
 
 
 @contextlib.contextmanager
 def importable(beside: pathlib.Path = FOLDER) -> Iterator[None]:
     """Inside, `configs` is that of this package, whatever else on the path or in memory has this name; after the files
-    of the folder `beside`, where that is called configs too."""
-    before = _without_configs()
-    package = sys.modules["configs"] = types.ModuleType("configs")
-    package.__path__ = list(dict.fromkeys(str(folder) for folder in (beside, FOLDER) if folder.name == "configs"))
-    try:
-        yield
-    finally:
-        _without_configs()
-        sys.modules.update(before)
+    of the folder `beside`, where that is called configs too. One thread at a time is inside."""
+    with _IMPORTING:
+        before = _without_configs()
+        package = sys.modules["configs"] = types.ModuleType("configs")
+        package.__path__ = list(dict.fromkeys(str(folder) for folder in (beside, FOLDER) if folder.name == "configs"))
+        try:
+            yield
+        finally:
+            _without_configs()
+            sys.modules.update(before)
 
 
 def _without_configs() -> dict[str, types.ModuleType]:

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -85,6 +86,13 @@ def test_a_config_file_may_lie_at_home(tmp_path, monkeypatch):
     named = pathlib.Path(recipes.configs.FOLDER, "digits_lt.py").read_text()
     (tmp_path / "mine.py").write_text(named)
     assert sdclr_jax.config("~/mine.py:simclr", seed=3).seed == 3
+
+
+def test_configs_are_made_in_several_threads():
+    methods = ["sdclr", "simclr", "byol", "sd_vicreg"] * 5
+    with ThreadPoolExecutor(4) as threads:
+        made = threads.map(lambda method: sdclr_jax.config(f"digits_lt:{method}").method, methods)
+        assert list(made) == methods
 
 
 def test_errors_are_at_the_door():
