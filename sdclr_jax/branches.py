@@ -43,7 +43,7 @@ def choose(names: set[str], norms: str, *, gradient: bool = True) -> dict[str, B
     chosen = {name: branch for name, branch in BRANCHES.items() if name in names}
     if norms == "shared":
         chosen = {name: b if b.averaged else b._replace(norms="dense") for name, b in chosen.items()}
-    return {name: b._replace(stopped=b.masked and not gradient) for name, b in chosen.items()}
+    return {name: b._replace(stopped=b.stopped or (b.masked and not gradient)) for name, b in chosen.items()}
 
 
 def is_norm(name: str, leaf: object) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 LONGEST = 2000  # characters of a message
 
@@ -93,6 +94,10 @@ class ArgumentError(ValueError):
     def __init__(self, argument: str, problem: str):
         super().__init__(shortened(f"{argument} {problem}", LONGEST))
         self.argument, self.problem = argument, problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, as of a pool, and for a copy."""
+        return type(self), (self.argument, self.problem), self.__dict__
 
 
 @contextlib.contextmanager

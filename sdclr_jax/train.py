@@ -15,6 +15,7 @@ from flax import struct
 
 from sdclr_jax import branches, pruning
 from sdclr_jax.branches import Branch
+from sdclr_jax.errors import ArgumentError
 from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives import Objective
 from sdclr_jax.objectives.vectors import unit
@@ -92,6 +93,11 @@ class Method:
         steps_per_dispatch: int = 1,
         sharding: Tree = None,
     ):
+        if both := [name for name, branch in branches.items() if branch.masked and branch.averaged]:
+            raise ArgumentError("branches", f"has {both[0]!r}, masked and averaged: it must be one of the two")
+        for name, steps in (("refresh_every", refresh_every), ("steps_per_dispatch", steps_per_dispatch)):
+            if steps < 1:
+                raise ArgumentError(name, f"is {steps}: it must be at least 1")
         self.network, self.branches, self.pairs, self.make_views = network, branches, pairs, make_views
         self.objective, self.optimizer = objective, optimizer
         self.prune, self.refresh_every = prune, refresh_every
@@ -116,6 +122,8 @@ class Method:
         key = jax.random.key(seed)
         with branches.norms_have_names():
             outputs, variables = self.network.init_with_output(jax.random.fold_in(key, 0), view, train=True)
+        if other := sorted(variables.keys() - {"params", "batch_stats"}):
+            raise ArgumentError("variables", f"are in {other[0]!r}, too: only those in params and batch_stats are kept")
         learnt = {branch.norms for branch in self.branches.values() if not branch.averaged} | {"dense"}
         own_stats = variables.get("batch_stats", {})  # without batch norm there are none
         params, stats = branches.split(variables["params"], learnt), dict.fromkeys(learnt, own_stats)
@@ -145,6 +153,9 @@ class Method:
             until: number of the last step.
             due: number of a step -> whether the caller needs the state after it; read where several steps may be one
                 dispatch, which ends there then.
+
+        Raises:
+            ArgumentError: the batches end before the last step, after those that they are enough for.
         """
         number, batches = int(state.step), iter(batches)
         while images := tuple(itertools.islice(batches, self._together(number, until, due))):
@@ -157,6 +168,8 @@ class Method:
                     state, scalars = self._jitted_steps(state, together)
                 number += len(together)
                 yield Step(number, state, together[-1], scalars)
+        if number < until:
+            raise ArgumentError("batches", f"ended after step {number}, and until is {until}: give one for each step")
 
     def _together(self, number: int, until: int, due: Callable[[int], bool]) -> int:
         """How many of the steps after this one are the next dispatch: all that may be, or one, so that two programs are
@@ -231,7 +244,8 @@ class Method:
         over the views of all sizes.
         """
         outputs, stats = {}, state.stats
-        for name, branch in self.branches.items():
+        for number, (name, branch) in enumerate(self.branches.items()):
+            key = jax.random.fold_in(_key(state, 5), number)
             network = self.network.clone(predictor=None, prototypes=None) if branch.averaged else self.network
             seen = sorted({view for pair in self.pairs for side, view in pair if side == name})
             for shape in dict.fromkeys(views[v].shape for v in seen):
@@ -239,7 +253,8 @@ class Method:
                 # Rows of one image stay together, so that a batch split over devices is not moved between them.
                 batch = jnp.stack([views[v] for v in alike], axis=1).reshape(-1, *shape[1:])
                 variables = self._gathered(branches.variables(branch, params, stats, state.mask, state.target))
-                out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"])
+                rngs = {"dropout": jax.random.fold_in(key, alike[0])}
+                out, new = network.apply(variables, batch, train=True, mutable=["batch_stats"], rngs=rngs)
                 out = jax.lax.stop_gradient(out) if branch.stopped else out
                 stats = {**stats, branch.norms: new.get("batch_stats", {})}
                 outputs |= {(name, view): out.of_view(i, len(alike)) for i, view in enumerate(alike)}
@@ -257,7 +272,7 @@ def _alike(batches: tuple[Any, ...]) -> bool:
 
 
 def _key(state: State, purpose: int) -> jax.Array:
-    """The key of this step for: 1 views, 2 pruning, 3 the objective. (0 and 4 are for the start.)"""
+    """The key of this step for: 1 views, 2 pruning, 3 the objective, 5 dropout. (0 and 4 are for the start.)"""
     return jax.random.fold_in(jax.random.fold_in(state.key, purpose), state.step)
 
 

@@ -3,10 +3,12 @@
 import json
 import pathlib
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from flax.errors import InvalidRngError
 
 from configs import base
 from sdclr_jax import branches, optim, parallel, recipes, records
@@ -214,12 +216,19 @@ def test_batches_are_told_what_becomes_of_the_last_one(monkeypatch, kind, held, 
     assert seen == [((3, 7), "kept"), ((3, 7), "dropped")]
 
 
-def test_a_sparse_branch_that_does_not_learn_is_no_first_side():
+def test_a_branch_that_does_not_learn_is_no_first_side(monkeypatch):
     c = recipes.load("digits_lt:sd_byol")
     c.prune.gradient = False
     with pytest.raises(
         UserError, match=r"first side must learn, and with prune\.gradient False the sparse branch does"
     ):
+        recipes.check(c)
+    monkeypatch.setitem(branches.BRANCHES, "still", branches.Branch("dense", stopped=True))  # a row of one's own
+    assert [branch.stopped for branch in branches.choose({"dense", "still"}, "shared").values()] == [False, True]
+    c.pairs = ((("dense", 0), ("still", 1)),)
+    recipes.check(c)
+    c.pairs = ((("still", 1), ("dense", 0)),)
+    with pytest.raises(UserError, match="first side must learn, and the still branch does not"):
         recipes.check(c)
 
 
@@ -271,6 +280,17 @@ def test_a_step_on_crops_of_two_sizes_is_traced():
     c.views.mean = (0.1, 0.2)
     with pytest.raises(UserError, match=r"views\.mean"):
         try_step()
+
+
+def test_what_flax_has_to_say_of_a_step_is_a_sentence():
+    c, images = recipes.load("digits_lt:simclr"), np.zeros((369, 8, 8, 1), np.uint8)
+
+    def fails(*given):
+        raise InvalidRngError("patches needs PRNG for 'noise'")
+
+    method = SimpleNamespace(jitted_step=SimpleNamespace(eval_shape=fails))
+    with pytest.raises(UserError, match="do not fit images of shape .* or each other: patches needs PRNG for 'noise'"):
+        recipes.try_step(c, method, None, images, parallel.shardings(jax.devices()[:1]).batch)
 
 
 def test_the_range_of_gray_images_goes_with_the_encoder():

@@ -1,8 +1,10 @@
 """The step: what the branches share, what is private, where gradients go, and that devices do not matter."""
 
 import copy
+import inspect
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,10 @@ import optax
 import pytest
 
 from sdclr_jax import branches, parallel, pruning, trees
-from sdclr_jax.train import State
+from sdclr_jax.branches import Branch
+from sdclr_jax.errors import ArgumentError
+from sdclr_jax.models import Encoder, Head, Network
+from sdclr_jax.train import Method, State
 from tests import tiny
 
 
@@ -305,6 +310,10 @@ def test_steps_are_one_dispatch_where_nothing_is_due_between_them():
     assert numbers == [3, 4, 5, 6, 9, 10]
     np.testing.assert_array_equal(smaller - whole != 0, np.arange(10) >= 4)
     assert list(method.train(last, batches, until=12)) == []
+    few = method.train(start, batches[:4], until=10)
+    assert [next(few).number, next(few).number] == [3, 4]
+    with pytest.raises(ArgumentError, match="^batches ended after step 4, and until is 10: give one for each step"):
+        next(few)
 
 
 def test_steps_of_one_dispatch_are_those_of_several():
@@ -343,6 +352,52 @@ def test_bfloat16_is_for_products_and_all_else_is_float32():
     for name in ("rsqrt", "exp", "log", "reduce_max", "sqrt", "div"):
         assert types[name] == {"float32"}, name
     assert types["dot_general"] == {"bfloat16", "float32"}  # the head's; the logits' and those of norms
+
+
+class Dropping(Encoder):
+    """One layer, half of whose features are dropped; or that counts what it sees."""
+
+    counts: bool = False
+
+    @nn.compact
+    def __call__(self, views, train):
+        if self.counts:
+            self.variable("seen", "views", lambda: jnp.int32(0))
+        x = nn.Dense(32, name="layer")(views.reshape(len(views), -1))
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def test_dropout_is_a_function_of_seed_step_and_branch():
+    method, view = copy.copy(tiny.method()), views()[0]
+    method.network = Network(Dropping(), Head(1, 4, 4))
+    state = jax.jit(method.init)(np.uint32(0), view[:1])
+    forward = jax.jit(lambda state: method.forward(state.params, state, (view, view))[0])
+    one, again, later = forward(state), forward(state), forward(state.replace(step=jnp.int32(1)))
+    np.testing.assert_array_equal(one["dense", 0].features, again["dense", 0].features)
+    for other in (one["sparse", 1], later["dense", 0]):
+        assert 0.4 < np.mean((one["dense", 0].features == 0) != (other.features == 0)) < 0.6
+
+
+def test_variables_that_the_state_does_not_keep_are_refused():
+    method = copy.copy(tiny.method())
+    method.network = Network(Dropping(counts=True), Head(1, 4, 4))
+    with pytest.raises(ArgumentError, match="^variables are in 'seen', too: only those in params and batch_stats are"):
+        jax.eval_shape(method.init, np.uint32(0), views()[0][:1])
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"branches": {"both": Branch("dense", masked=True, averaged=True)}}, "branches has .both., masked and"),
+        ({"refresh_every": 0}, "refresh_every is 0: it must be at least 1"),
+        ({"steps_per_dispatch": 0}, "steps_per_dispatch is 0: it must be at least 1"),
+    ],
+)
+def test_parts_that_make_no_method_are_refused(part, said):
+    taken = inspect.signature(Method).parameters
+    parts = {name: value for name, value in vars(tiny.method()).items() if name in taken}
+    with pytest.raises(ArgumentError, match=f"^{said}"):
+        Method(**(parts | part))
 
 
 def test_the_step_takes_the_memory_of_its_state():

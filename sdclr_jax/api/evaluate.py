@@ -178,30 +178,75 @@ def _with_others(found: Results, path: pathlib.Path) -> Results:
     except Unreadable:
         raise
     except UserError as error:  # kept aside: it may hold scores of hours
-        aside = path.with_name(f"{path.stem}.damaged.{time.time_ns()}{path.suffix}")
+        aside = _at_this_time(path, "damaged")
         path.rename(aside)
         print(f"{error}; it is kept as {aside.name}", file=sys.stderr)
         return found
     if before.run.step != found.run.step:  # nothing of it can stand beside these, and it may hold scores of hours, too
-        aside = path.with_name(f"{path.stem}.step{before.run.step}{path.suffix}")
-        records.write(aside, before)
-        print(f"{path}  note: the scores of step {before.run.step} are kept as {aside.name}", file=sys.stderr)
-        return found
-    others = {name: score for name, score in before.protocols.items() if name not in found.protocols}
+        _keep_aside(before, path)
+        earlier = _read_aside(path, found.run.step)
+        return _joined(found, earlier) if earlier and _are_alike(found, earlier) else found
+    if _are_alike(found, before):
+        return _joined(found, before)
+    if others := [name for name in before.protocols if name not in found.protocols]:
+        why = "of another encoder, other data, or images that were cropped or resized otherwise"
+        print(f"{path}  note: {', '.join(others)} went, being {why}", file=sys.stderr)
+    return found
+
+
+def _keep_aside(scores: Results, path: pathlib.Path) -> None:
+    """Keep scores beside the file of another step's, together with those of their own step that are there."""
+    aside, earlier = _aside(path, scores.run.step), _read_aside(path, scores.run.step)
+    if earlier and _are_alike(scores, earlier):
+        scores = _joined(scores, earlier)
+    elif aside.exists():
+        other = _at_this_time(aside, "other")
+        aside.rename(other)
+        print(
+            f"{aside}  note: it is of another encoder or other data, or damaged: it is kept as {other.name}",
+            file=sys.stderr,
+        )
+    records.write(aside, scores)
+    print(f"{path}  note: the scores of step {scores.run.step} are kept as {aside.name}", file=sys.stderr)
+
+
+def _aside(path: pathlib.Path, step: int) -> pathlib.Path:
+    return path.with_name(f"{path.stem}.step{step}{path.suffix}")
+
+
+def _at_this_time(path: pathlib.Path, kind: str) -> pathlib.Path:
+    """A name that no file has yet."""
+    return path.with_name(f"{path.stem}.{kind}.{time.time_ns()}{path.suffix}")
+
+
+def _read_aside(path: pathlib.Path, step: int) -> Results | None:
+    """What was kept aside of a step; None where there is nothing, or it is damaged."""
+    try:
+        return records.read(Results, _aside(path, step))
+    except Unreadable:
+        raise
+    except (FileNotFoundError, UserError):
+        return None
+
+
+def _are_alike(found: Results, before: Results) -> bool:
+    """Whether scores can stand in one file: they are of one encoder, and of the same images, seen alike."""
     # A folder of images is the same data wherever it lies: the hashes of the lists say so. Older versions wrote none of
-    # the labels.
+    # the labels, nor what is seen.
     labels = found.data.labels if before.data.labels else {}
     here = dataclasses.replace(found.data, name=before.data.name, provenance=before.data.provenance, labels=labels)
     same = before.run == found.run and before.encoder_checksum == found.encoder_checksum and before.data == here
-    same &= before.seen in (None, found.seen)
-    if others and not same:
-        why = "of another encoder, other data, or images that were cropped or resized otherwise"
-        print(f"{path}  note: {', '.join(others)} went, being {why}", file=sys.stderr)
-    if others and same and before.seen is None:  # of an older version, which did not say it
+    return same and before.seen in (None, found.seen)
+
+
+def _joined(found: Results, before: Results) -> Results:
+    """What is found, with what was there of other protocols; what an older version did not say, both do not."""
+    others = {name: score for name, score in before.protocols.items() if name not in found.protocols}
+    if others and before.seen is None:
         found = dataclasses.replace(found, seen=None)
-    if others and same and not before.data.labels:
+    if others and not before.data.labels:
         found = dataclasses.replace(found, data=dataclasses.replace(found.data, labels={}))
-    every = found.protocols | (others if same else {})
+    every = found.protocols | others
     in_order = {name: every[name] for name in PROTOCOLS if name in every}
     return dataclasses.replace(found, protocols=in_order | every)  # those that this process does not know come last
 

@@ -5,6 +5,7 @@ import itertools
 import numbers
 import os
 import pathlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from sdclr_jax.api import agreement, exemplar_files
 from sdclr_jax.data import batches
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.subsets import longtail
-from sdclr_jax.errors import ArgumentError, shortened
+from sdclr_jax.errors import ArgumentError, UserError, shortened
 from sdclr_jax.evaluation import exemplars as scoring
 from sdclr_jax.evaluation import frozen, pruning_probe
 from sdclr_jax.evaluation.neighbours import neighbours as nearest_others
@@ -148,6 +149,8 @@ def exemplars_of_run(
     """
     with processes.together(stop=True):
         agreement.on_run(config, asked._asdict())
+        if until is not None and processes.is_main():
+            _warn_of_later(directory, until)
         shardings = parallel.shardings()
         data = recipes.data(config, data_dir)
         examples = data.part(config.data.subset)
@@ -177,6 +180,18 @@ def exemplars_of_run(
                     directory, summary, examples, found.last.scores, near, asked.shown, asked.neighbours
                 )
     return Ranking(examples.ids, found.last.scores[-1, 0]), summary
+
+
+def _warn_of_later(directory: pathlib.Path, until: int) -> None:
+    """Say, before it is replaced, that what is there is of later checkpoints, too."""
+    path = directory / names.SUMMARY
+    with contextlib.suppress(FileNotFoundError, UserError):
+        if (step := records.read(Summary, path, folder=directory).last.step) > until:
+            print(
+                f"{path}  warning: it is of checkpoints up to step {step}, and will be of those up to step {until}: "
+                "copy the folder first to keep it, or give the run's folder to measure all checkpoints",
+                file=sys.stderr,
+            )
 
 
 class _Found(NamedTuple):

@@ -1,6 +1,7 @@
 """Write the encoder of a run for other programs."""
 
 import json
+import numbers
 import os
 import pathlib
 from typing import Any
@@ -64,7 +65,7 @@ def written(
     """As `export`; and how the folder is loaded."""
     if to not in KINDS:
         raise UserError(f"to is {to!r}: known are {', '.join(KINDS)}")
-    if not isinstance(classes, int) or classes < 0:
+    if not isinstance(classes, numbers.Integral) or classes < 0:
         raise UserError(f"classes is {classes!r}: it must be a whole number of at least 0")
     opened = load(getattr(run, "path", run), step=getattr(run, "step", None) if step is None else step)
     directory = opened.path / names.EXPORT / to if out is None else files.expanded(out)
@@ -74,7 +75,7 @@ def written(
     of_run = _of_run(opened)  # first, so that nothing is written where the run is damaged
     with renamed({"to": "to"}):
         writers = {"onnx": _onnx, "authors": _authors, "hub-folder": _hub}
-        usage = writers.get(to, _library)(opened, directory, to, classes)
+        usage = writers.get(to, _library)(opened, directory, to, int(classes))
     files.write(directory / "README.md", _card(opened, usage, data_license, of_run).encode())
     return directory, usage
 

@@ -173,8 +173,7 @@ class Run:
 
     def _checked(self, images: Images) -> np.ndarray | Pictures:
         view = self.encoder.view
-        if isinstance(images, jax.Array):
-            images = np.asarray(images)
+        images = _on_host(images)
         if isinstance(images, np.ndarray) and images.dtype.kind not in "OUS":
             _check_array(images, "images", ("N",), view.channels)
             if self.encoder.crop:
@@ -187,7 +186,7 @@ class Run:
             return images
         if isinstance(images, str | os.PathLike | Image.Image) or not isinstance(images, Iterable):
             raise UserError(f"images is a {type(images).__name__}: give a list, of one image too")
-        images = list(images)
+        images = list(map(_on_host, images))
         for i, image in enumerate(images):
             if isinstance(image, np.ndarray):
                 _check_array(image, f"images[{i}]", (), view.channels)
@@ -196,6 +195,11 @@ class Run:
                     f"images[{i}] is a {type(image).__name__}: give paths, PIL images or uint8 arrays [H, W, C]"
                 )
         return Pictures(images, grayscale=view.channels == 1, gray_range=self.encoder.gray_range)
+
+
+def _on_host(image: Any) -> Any:
+    """An array of JAX as one of NumPy; anything else as it is."""
+    return np.asarray(image) if isinstance(image, jax.Array) else image
 
 
 def _check_array(array: np.ndarray, name: str, before: tuple[str, ...], channels: int) -> None:

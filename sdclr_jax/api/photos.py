@@ -93,14 +93,16 @@ def photos(
     run_folder.check_path(out)
     run_folder.check_writable(out)
     photos_folder.check_ours(out)
-    given = records.flat(overrides or {})
+    given = records.flat(recipes.mapping("overrides", overrides))
     side, gray_range = _settings(out, method, given)
+    on_cpu = jax.devices()[0].platform == "cpu"
+    settings = {"method": method, "start": start, "on_cpu": on_cpu}
+    _check_fields(out, settings, given)
     seen = look(root, manifest=str(manifest), gray_range=gray_range, data_dir=data_dir)
     places = {os.path.dirname(name) for name in seen.ids.tolist()}
     photos_folder.check_apart(out, [root / place for place in places])  # where links lead
     for line in described(seen):
         say(line)
-    on_cpu = jax.devices()[0].platform == "cpu"
     small = copies.make(seen.files, side or recipes.photos_side(on_cpu, start), duplicates.SIDE, progress)
     other = _other_than_known(out, seen, small)
     different = len(duplicates.distinct(small.thumbnails)[0])
@@ -111,7 +113,6 @@ def photos(
             f"(at least {lists.LEAST} are needed for more)."
         )
     else:
-        settings = {"method": method, "start": start, "on_cpu": on_cpu}
         run = _train(out, seen, small, settings, minutes, given, data_dir, progress, say)
         features = run.encode(small.squares, progress=progress)
         forgotten = _forgotten(run, seen.ids, data_dir, progress, say)
@@ -163,6 +164,20 @@ def _settings(out: pathlib.Path, method: str, overrides: Mapping[str, Any]) -> t
             "to write to"
         )
     return side, before
+
+
+def _check_fields(out: pathlib.Path, settings: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Refuse fields that there are not, and values of another type, before the images are looked at, which takes long.
+
+    Raises:
+        UserError: names the field.
+    """
+    if (out / RUN / names.CONFIG).exists():
+        config = recipes.read(out / RUN)
+    else:
+        shardings, epochs = parallel.shardings(), recipes.MOST_EPOCHS
+        config = recipes.photos(out / SMALL, out / MANIFEST, 10**6, epochs=epochs, shardings=shardings, **settings)
+    recipes.override(config, overrides)
 
 
 def _sizes(seen: Collection, small: copies.Copies) -> pyarrow.Table:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -84,7 +84,11 @@ class UnknownRange(BadImage):
             f"pixels are {kind} from {lowest:g} to {highest:g}, and what is black and white among them is not known: "
             f"set data.gray_range to train on them, or scale them to eight bits"
         )
-        self.lowest, self.highest = lowest, highest
+        self.kind, self.lowest, self.highest = kind, lowest, highest
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, and for a copy."""
+        return type(self), (self.kind, self.lowest, self.highest), self.__dict__
 
 
 class Decoded(NamedTuple):

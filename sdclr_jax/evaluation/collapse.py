@@ -1,7 +1,7 @@
 """Signs of collapse in a batch of embeddings, without labels, and what they say (`warnings`).
 
-Embeddings are [N, D], measured as they are, in float32. What can be seen in N images is bounded by N: a rank by
-min(N, D), the prototypes in use by N.
+Embeddings are [N, D], measured as they are, in float32; others are refused with an ArgumentError. What can be seen in N
+images is bounded by N: a rank by min(N, D), the prototypes in use by N.
 """
 
 from collections.abc import Collection, Mapping
@@ -60,6 +60,7 @@ def spread(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     >>> round(float(spread(np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32))), 3)  # 1 / sqrt(2)
     0.707
     """
+    check_alike(z=z)
     return jnp.mean(jnp.std(unit(z), axis=0))
 
 
@@ -72,6 +73,7 @@ def effective_rank(z: Float[ArrayLike, "N D"]) -> Float[Array, ""]:
     >>> [round(float(effective_rank(z)), 3) for z in (np.eye(4, dtype=np.float32), np.ones((4, 4), np.float32))]
     [4.0, 1.0]
     """
+    check_alike(z=z)
     # Not from the eigenvalues of z^T z, cheap as those are: their rounding would stand for hundreds of directions.
     s = jnp.linalg.svd(z.astype(jnp.float32), compute_uv=False)
     p = s / jnp.maximum(jnp.sum(s), jnp.finfo(jnp.float32).tiny) + 1e-7
@@ -86,6 +88,7 @@ def alignment(z_a: Float[ArrayLike, "N D"], z_b: Float[ArrayLike, "N D"]) -> Flo
     >>> round(float(alignment(np.array([[2.0, 0.0]], np.float32), np.array([[0.0, 3.0]], np.float32))), 3)
     2.0
     """
+    check_alike(z_a=z_a, z_b=z_b)
     return jnp.mean(jnp.sum((unit(z_a) - unit(z_b)) ** 2, axis=1))
 
 
@@ -132,6 +135,7 @@ def prototype_usage(scores: Float[ArrayLike, "N K"]) -> Float[Array, ""]:
     >>> round(float(prototype_usage(scores)), 3)
     0.333
     """
+    check_alike(scores=scores)
     n, k = scores.shape
     share = jnp.mean(jax.nn.one_hot(jnp.argmax(scores, axis=1), k), axis=0)
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share))) / min(n, k)

@@ -7,7 +7,7 @@ of their own, as in SwAV (github.com/facebookresearch/swav, eval_semisup.py); Si
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -72,9 +72,14 @@ def fit(
     labels, batch_size = np.asarray(labels, np.int32), min(batch_size, len(labels))
     total = epochs * (len(labels) // batch_size)
 
-    def loss(weights: Tree, stats: Tree, views: jax.Array, labels: jax.Array) -> tuple[jax.Array, Tree]:
+    def inputs_of(step: int, rows: np.ndarray) -> tuple[Any, jax.Array]:
+        return np.int32(step), views_of(step, rows)
+
+    def loss(weights: Tree, stats: Tree, inputs: tuple[Any, jax.Array], labels: jax.Array) -> tuple[jax.Array, Tree]:
+        step, views = inputs
         given = {"params": weights["encoder"], **stats}
-        features, stats = encoder.apply(given, views, True, mutable=["batch_stats"])
+        rngs = {"dropout": jax.random.fold_in(jax.random.key(seed), step)}
+        features, stats = encoder.apply(given, views, True, mutable=["batch_stats"], rngs=rngs)
         return Classes.cross_entropy(probe.linear(features.astype(jnp.float32), *weights["head"]), labels), stats
 
     def rates(step: int) -> dict[str, float]:
@@ -87,7 +92,7 @@ def fit(
         {"encoder": variables["params"], "head": (jnp.zeros((dimensions, num_classes)), jnp.zeros(num_classes))},
         {kind: tree for kind, tree in variables.items() if kind != "params"},
         loss,
-        views_of,
+        inputs_of,
         labels,
         optimizer=optax.trace(MOMENTUM, nesterov=True),
         rates=rates,

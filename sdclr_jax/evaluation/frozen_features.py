@@ -1,10 +1,14 @@
 """Labelled images with the features that a frozen encoder gives them: what protocols score."""
 
 import contextlib
+import hashlib
+import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -55,6 +59,8 @@ class FrozenFeatures:
     that are `shared`.
 
     Features of images as they are come from `folder`, or are extracted once and kept there for the next evaluation.
+    Those of an encoder that is not of this package are found by the code of its file, too, and are not kept where that
+    cannot be read, as in a notebook.
 
     Args:
         encoder: the encoder.
@@ -82,6 +88,9 @@ class FrozenFeatures:
     ):
         self.encoder, self.variables, self.views, self.seed = encoder, variables, views, seed
         self._folder, self._key = folder, {"encoder": trees.digest(variables), "model": dict(model or {})}
+        if own := _own_modules(encoder.encoder):
+            self._key["code"] = processes.of_first("the encoder's code", lambda: _digest_of_code(own))
+            self._folder = folder if self._key["code"] else None
 
         # The variables are an argument and not a constant, so that all runs of one shape share what is compiled.
         def encode_view(variables: Tree, key: jax.Array, images: jax.Array) -> jax.Array:
@@ -137,3 +146,18 @@ class FrozenFeatures:
             yield lambda step, rows: self._encode_view(
                 self.variables, jax.random.fold_in(key, step), images_of(step, rows)
             )
+
+
+def _own_modules(encoder: nn.Module) -> list[str]:
+    """The names of the modules of an encoder's classes, as far as they are not of this package."""
+    names = {kind.__module__ for kind in type(encoder).__mro__ if issubclass(kind, nn.Module)}
+    return sorted(name for name in names if name.partition(".")[0] not in ("sdclr_jax", "flax"))
+
+
+def _digest_of_code(names: list[str]) -> str:
+    """A hash of the code of these modules; '' where that of one cannot be read."""
+    try:
+        code = [inspect.getsource(sys.modules[name]) for name in names]
+    except (KeyError, OSError, TypeError):
+        return ""
+    return hashlib.sha256(repr(code).encode()).hexdigest()

@@ -56,7 +56,8 @@ def batch_statistics(network: nn.Module, variables: Tree, views: Sequence[jax.Ar
     # network once.
     def updated(old: float) -> Tree:
         start = jax.tree.map(lambda x: jnp.full_like(x, old), variables["batch_stats"])
-        return network.apply({**variables, "batch_stats": start}, both, train=True, mutable=["batch_stats"])[1]
+        given, rngs = {**variables, "batch_stats": start}, {"dropout": jax.random.key(0)}
+        return network.apply(given, both, train=True, mutable=["batch_stats"], rngs=rngs)[1]
 
     return jax.tree.map(lambda zero, one: zero / (1 - (one - zero)), updated(0), updated(1))["batch_stats"]
 

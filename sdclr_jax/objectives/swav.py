@@ -90,6 +90,7 @@ def cross_entropy(
     scores: Float[ArrayLike, "N K"], codes: Float[ArrayLike, "N K"], temperature: float
 ) -> Float[Array, ""]:
     """Of softmax(scores / T) with the codes, both [N, K], mean over the batch (Eq. 2)."""
+    check_alike(scores=scores, codes=codes)
     check_above_0(temperature=temperature)
     log_probabilities = jax.nn.log_softmax(at_least_float32(scores) / temperature, axis=1)
     return -jnp.mean(jnp.sum(codes * log_probabilities, axis=1))

@@ -60,7 +60,12 @@ def unit(x: Float[ArrayLike, "N D"]) -> Float[Array, "N D"]:
 
 
 def cosines(x: Float[ArrayLike, "N D"], y: Float[ArrayLike, "N D"]) -> Float[Array, " N"]:
-    """Cosine of row i of `x` with row i of `y`, both [N, D]: [N]."""
+    """Cosine of row i of `x` with row i of `y`, both [N, D]: [N].
+
+    Raises:
+        ArgumentError: the shapes are not [N, D] and alike.
+    """
+    check_alike(x=x, y=y)
     return jnp.sum(unit(x) * unit(y), axis=1)
 
 

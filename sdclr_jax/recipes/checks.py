@@ -217,11 +217,14 @@ def objective_fields(config: ConfigDict, steps_per_epoch: int) -> dict[str, obje
 
 
 def _check_pairs(pairs: tuple, gradient: bool) -> None:
+    def is_two(x):
+        return isinstance(x, tuple) and len(x) == 2
+
     def is_side(side):
-        return len(side) == 2 and side[0] in branches.BRANCHES and isinstance(side[1], int) and side[1] >= 0
+        return is_two(side) and side[0] in branches.BRANCHES and isinstance(side[1], int) and side[1] >= 0
 
     try:
-        well_formed = bool(pairs) and all(len(pair) == 2 and all(map(is_side, pair)) for pair in pairs)
+        well_formed = bool(pairs) and all(is_two(pair) and all(map(is_side, pair)) for pair in pairs)
     except TypeError:
         well_formed = False
     if not well_formed:
@@ -233,10 +236,11 @@ def _check_pairs(pairs: tuple, gradient: bool) -> None:
     if seen != set(range(len(seen))):
         raise UserError(f"pairs is {pairs}: its views are {sorted(seen)}, but they must be 0, 1 and so on without gaps")
     for a, b in pairs:
-        if branches.BRANCHES[a[0]].averaged or a == b:
-            why = "its first side must learn, and the target does not" if a != b else "its sides are the same"
+        first = branches.BRANCHES[a[0]]
+        if first.averaged or first.stopped or a == b:
+            why = f"its first side must learn, and the {a[0]} branch does not" if a != b else "its sides are the same"
             raise UserError(f"pairs has {(a, b)}: {why}")
-        if branches.BRANCHES[a[0]].masked and not gradient:
+        if first.masked and not gradient:
             raise UserError(
                 f"pairs has {(a, b)}: its first side must learn, and with prune.gradient False the sparse branch does "
                 "not: set that to True, or give other pairs"

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import pathlib
 import sys
+import threading
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -22,21 +23,23 @@ _PACKAGE = pathlib.Path(__file__).parents[1]
 # Within the package where it is installed (setup.py), beside it in a clone.
 FOLDER = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 _PARTS = {"__init__", "base", "methods", "photos"}  # what the configs are made of
+_IMPORTING = threading.RLock()  # a config may load another one
 NAMES = tuple(sorted({path.stem for path in FOLDER.glob("*.py")} - _PARTS))
 
 
 @contextlib.contextmanager
 def importable(beside: pathlib.Path = FOLDER) -> Iterator[None]:
     """Inside, `configs` is that of this package, whatever else on the path or in memory has this name; after the files
-    of the folder `beside`, where that is called configs too."""
-    before = _without_configs()
-    package = sys.modules["configs"] = types.ModuleType("configs")
-    package.__path__ = list(dict.fromkeys(str(folder) for folder in (beside, FOLDER) if folder.name == "configs"))
-    try:
-        yield
-    finally:
-        _without_configs()
-        sys.modules.update(before)
+    of the folder `beside`, where that is called configs too. One thread at a time is inside."""
+    with _IMPORTING:
+        before = _without_configs()
+        package = sys.modules["configs"] = types.ModuleType("configs")
+        package.__path__ = list(dict.fromkeys(str(folder) for folder in (beside, FOLDER) if folder.name == "configs"))
+        try:
+            yield
+        finally:
+            _without_configs()
+            sys.modules.update(before)
 
 
 def _without_configs() -> dict[str, types.ModuleType]:
@@ -125,7 +128,8 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
     if not hasattr(values, "items"):
         raise UserError(f"the fields are {shortened(repr(values))}: give a mapping, such as {{'prune.rate': 0.7}}")
     flat = records.flat(values)
-    choose_encoder(config, flat.get("model.name", config.model.name))  # first, since another one has other fields
+    encoder = flat.get("model.name", config.model.name)
+    choose_encoder(config, encoder if isinstance(encoder, str) else "")  # first, since another one has other fields
     known = fields(config)
     for name, value in flat.items():
         if name == "method":
@@ -135,9 +139,10 @@ def override(config: ConfigDict, values: Mapping[str, Any]) -> None:
         if value is None and isinstance(known[name], str):
             raise UserError(f"{name} is None, which is no text: give '' for none")
         try:
-            if value is None or isinstance(value, bool) != isinstance(known[name], bool):
+            plain = _plain(value)
+            if plain is None or isinstance(plain, bool) != isinstance(known[name], bool):
                 raise TypeError
-            config.update_from_flattened_dict({name: _tuples(value)})
+            config.update_from_flattened_dict({name: plain})
         except (TypeError, ValueError, OverflowError, RecursionError):
             kind, shown = type(known[name]).__name__, shortened(repr(value) if isinstance(value, str) else value)
             raise UserError(f"{name} is {shown}, {type(value).__name__}: it must be {kind}") from None
@@ -163,8 +168,10 @@ def mapping(argument: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(given or {})
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _plain(value: Any) -> Any:
+    """A value as a config has it: numbers of NumPy and JAX as Python's, and several values as tuples."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value
 
 
 def _path(name: str) -> pathlib.Path:

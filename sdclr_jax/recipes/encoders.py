@@ -98,9 +98,13 @@ def encoder(model: Mapping[str, Any]) -> Encoder:
 
 def names_of_fields(model: Mapping[str, Any]) -> dict[str, str]:
     """What a config calls the arguments of its encoder, for `errors.renamed`."""
-    fields = encoder_fields(model["name"])
-    of_class = {"prunable": f"{model['name']}.prunable", "features": f"the features that {model['name']} makes"}
-    return {field: f"model.{field}" for field in fields} | of_class
+    name = model["name"]
+    of_class = {
+        "prunable": f"{name}.prunable",
+        "features": f"the features that {name} makes",
+        "variables": f"the variables of {name}",
+    }
+    return {field: f"model.{field}" for field in encoder_fields(name)} | of_class
 
 
 def model_of_encoder(config: ConfigDict) -> dict[str, Any]:

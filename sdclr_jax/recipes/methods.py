@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
 from sdclr_jax import branches, optim, parallel, pruning
@@ -179,7 +180,7 @@ def try_step(
             method.jitted_step.eval_shape(state, _batch(config, images, config.batch_size, sharding))
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, FlaxError) as error:
         raise UserError(
             f"views.name {config.views.name!r}, the model and the objective do not fit images of shape "
             f"{shape} or each other: {first_line(error, 500)}"

@@ -148,7 +148,9 @@ def test_of_larger_pictures_the_middle_is_seen_at_the_size_of_the_run(run):
     seen = picture.convert("L").resize((8, 8), Image.Resampling.BICUBIC, (6, 0, 18, 12))
     expected = run.encode(np.asarray(seen)[None, :, :, None])
     same(run.encode([picture]), expected)
-    same(run.encode([np.asarray(picture.convert("L"))[:, :, None]]), expected)
+    array = np.asarray(picture.convert("L"))[:, :, None]
+    for given in (array, jax.device_put(array)):
+        same(run.encode([given]), expected)
 
 
 def test_a_run_on_small_colour_images_takes_them_and_larger_ones(tmp_path):

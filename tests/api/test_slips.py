@@ -2,8 +2,10 @@
 
 import pathlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -27,6 +29,12 @@ def run():
 def misspelt():
     config = sdclr_jax.config("digits_lt:sdclr")
     config.prune.raet = 0.7
+    return config
+
+
+def pairs_in_lists():
+    config = sdclr_jax.config("digits_lt:sdclr")
+    config.pairs = [[["dense", 0], ["sparse", 1]]]
     return config
 
 
@@ -60,6 +68,12 @@ SLIPS = {
     "workers as text": (lambda run: run.encode(ONE, workers="2"), "workers is '2'"),
     "no devices": (lambda run: run.encode(ONE, devices=[]), "devices is []: give a list of one or more of jax.device"),
     "no devices to train on": (lambda run: sdclr_jax.pretrain(CONFIG, "x", devices=[]), "devices is []: give a list"),
+    "pairs in lists": (lambda run: sdclr_jax.pretrain(pairs_in_lists(), "x"), "pairs is ([['dense', 0], ['sparse', 1"),
+    "two encoders": (lambda run: sdclr_jax.config("digits_lt:sdclr", {"model.name": ["vit_tiny"]}), "model.name is ['"),
+    "fields of photos": (lambda run: sdclr_jax.photos("/nowhere", overrides="epochs=2"), "overrides is 'epochs=2': gi"),
+    "epochs of photos": (lambda run: sdclr_jax.photos("/nowhere", overrides={"epochs": "2"}), "epochs is '2', str: it"),
+    "misspelt in photos": (lambda run: sdclr_jax.photos("/nowhere", overrides={"epoch": 2}), "there is no field epoch"),
+    "classes of NumPy": (lambda run: sdclr_jax.export(run, "timm", classes=np.int64(0)), "/nowhere/run holds no run"),
     "one device": (lambda run: run.encode(ONE, devices=jax.devices()[0]), "devices is "),
 }  # fmt: skip
 ONE = np.zeros((1, 8, 8, 1), np.uint8)
@@ -80,11 +94,27 @@ def test_groups_of_fields_may_be_config_dicts():
     assert records.flat({"prune": given, "seed": 0}) == {"prune.rate": 0.5, "seed": 0}
 
 
+def test_numbers_of_numpy_and_jax_are_numbers():
+    numbers = {"seed": np.int64(3), "prune.rate": np.float32(0.5), "optimizer.decay_vectors": np.bool_(False)}
+    several = {"evaluate.logistic_l2": (np.float64(1.0), jnp.float32(2.0)), "evaluate.full_drops": np.array([3, 4])}
+    pairs = {"pairs": ([["dense", np.int32(0)], ["sparse", 1]],)}
+    found = recipes.fields(sdclr_jax.config("digits_lt:sdclr", numbers | several | pairs))
+    expected = (3, 0.5, False, (1.0, 2.0), (3, 4), ((("dense", 0), ("sparse", 1)),))
+    assert repr(tuple(found[name] for name in numbers | several | pairs)) == repr(expected)
+
+
 def test_a_config_file_may_lie_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     named = pathlib.Path(recipes.configs.FOLDER, "digits_lt.py").read_text()
     (tmp_path / "mine.py").write_text(named)
     assert sdclr_jax.config("~/mine.py:simclr", seed=3).seed == 3
+
+
+def test_configs_are_made_in_several_threads():
+    methods = ["sdclr", "simclr", "byol", "sd_vicreg"] * 5
+    with ThreadPoolExecutor(4) as threads:
+        made = threads.map(lambda method: sdclr_jax.config(f"digits_lt:{method}").method, methods)
+        assert list(made) == methods
 
 
 def test_errors_are_at_the_door():

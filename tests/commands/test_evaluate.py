@@ -290,14 +290,36 @@ def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, m
 
 
 def test_scores_of_another_checkpoint_are_kept_aside(evaluated, tmp_path, capsys):
+    """Two passes over two checkpoints, each with protocols of its own: nothing is lost."""
     directory, _, _ = evaluated
     path = pathlib.Path(shutil.copy(directory / "results.json", tmp_path))
     before = records.read(records.Results, path)
-    found = replace(before, run=replace(before.run, step=before.run.step - 1))
-    assert evaluate._with_others(found, path) == found
-    aside = tmp_path / f"results.step{before.run.step}.json"
-    assert records.read(records.Results, aside) == before
-    assert f"the scores of step {before.run.step} are kept as {aside.name}" in capsys.readouterr().err
+    path.unlink()
+
+    def scored(step, *names, **changed):
+        some = {name: before.protocols[name] for name in names}
+        found = replace(before, run=replace(before.run, step=step), protocols=some, **changed)
+        records.write(path, evaluate._with_others(found, path))
+        return records.read(records.Results, path)
+
+    for names in (["linear_full", "logistic"], ["knn"]):
+        for step in (50, 100):
+            scored(step, *names)
+    assert "the scores of step 50 are kept as results.step50.json" in capsys.readouterr().err
+    aside, every = tmp_path / "results.step50.json", {"linear_full", "logistic", "knn"}
+    assert records.read(records.Results, path).protocols.keys() == every
+    assert records.read(records.Results, aside).protocols.keys() == every
+    assert scored(50, "linear_few_shot").protocols.keys() == {*every, "linear_few_shot"}
+    scored(100, "knn")
+    # Of another encoder, and damaged: neither is joined, and neither is lost.
+    assert scored(50, "knn", encoder_checksum=1).protocols.keys() == {"knn"}
+    scored(100, "knn")
+    (other,) = tmp_path.glob("results.step50.other.*.json")
+    assert records.read(records.Results, other).protocols.keys() == {*every, "linear_few_shot"}
+    aside.write_text("{")
+    scored(50, "knn")
+    scored(100, "knn")
+    assert {found.read_text() for found in tmp_path.glob("results.step50.other.*.json")} == {other.read_text(), "{"}
 
 
 def test_scores_by_other_labels_are_not_kept(evaluated, tmp_path, capsys):

@@ -233,6 +233,21 @@ def test_a_checkpoint_that_the_run_drops_meanwhile_is_left_out(measured, tmp_pat
     assert [checkpoint["step"] for checkpoint in summary["checkpoints"]] == [steps[0], *steps[2:]]
 
 
+def test_what_is_there_of_later_checkpoints_is_named_before_it_is_replaced(measured, monkeypatch, capsys):
+    folder, _ = measured
+    last = read(folder / "zero")[0]["checkpoints"][-1]["step"]
+
+    def no_data(config, data_dir):
+        raise UserError("no data")
+
+    monkeypatch.setattr(recipes, "data", no_data)
+    for step, said in ((last, ""), (last - 1, f"of checkpoints up to step {last}, and will be of")):
+        with pytest.raises(UserError, match="no data"):
+            exemplars.exemplars(types.SimpleNamespace(path=folder / "zero", step=step))
+        told = capsys.readouterr().err
+        assert said in told and bool(said) == bool(told)
+
+
 def test_images_without_labels(measured, tmp_path, monkeypatch):
     folder, _ = measured
     real = recipes.data

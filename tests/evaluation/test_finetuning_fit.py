@@ -22,9 +22,12 @@ VALIDATION = rng.normal(size=(400, SIDE)).astype(np.float32)  # enough for the p
 class Encoder(nn.Module):
     """A layer and a batch norm on "images" that are vectors: one matrix product, so that a test takes no time."""
 
+    dropout: float = 0.0
+
     @nn.compact
     def __call__(self, views, train):
         x = nn.Dense(6, use_bias=False, name="layer")(views)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, name="norm")(x))
 
 
@@ -46,10 +49,10 @@ def views_of(step, rows):
     return jnp.asarray(IMAGES)[rows] * (1 + 0.1 * jnp.sin(jnp.float32(step)))
 
 
-def fit(validation=IMAGES, validation_labels=LABELS, **changed):
+def fit(validation=IMAGES, validation_labels=LABELS, encoder=ENCODER, **changed):
     settings = {"epochs": 3, "learning_rate": 0.3, "head_learning_rate": 0.5, "batch_size": 8, "seed": SEED} | changed
     return finetuning.fit(
-        ENCODER, variables(), views_of, LABELS, lambda v: np.asarray(encode(v, validation)), validation_labels,
+        encoder, variables(), views_of, LABELS, lambda v: np.asarray(encode(v, validation)), validation_labels,
         num_classes=C, **settings,
     )  # fmt: skip
 
@@ -121,13 +124,14 @@ def test_more_images_than_there_are_make_one_batch():
 
 
 def test_it_learns_what_a_head_alone_cannot_and_is_a_function_of_its_seed():
-    before = jax.device_get(variables())
-    found = fit(epochs=30)
+    """Of what dropout leaves out, too."""
+    before, dropping = jax.device_get(variables()), Encoder(dropout=0.1)
+    found = fit(epochs=30, encoder=dropping)
     features = np.asarray(encode(found.variables, IMAGES))
     assert np.mean(probe.predict(features, found.kernel, found.bias) == LABELS) == 1
     assert found.validation_accuracy == 1
     jax.tree.map(np.testing.assert_array_equal, before, variables())
-    again, other = fit(epochs=30), fit(epochs=30, seed=SEED + 1)
+    again, other = (fit(epochs=30, encoder=dropping, seed=seed) for seed in (SEED, SEED + 1))
     jax.tree.map(np.testing.assert_array_equal, found, again)
     assert abs(found.kernel - other.kernel).max() > 1e-3
     assert abs(found.variables["params"]["layer"]["kernel"] - before["params"]["layer"]["kernel"]).max() > 0.1

@@ -1,5 +1,9 @@
 """Features of a run's images: resident or decoded as they are needed, on any number of devices."""
 
+import importlib
+import sys
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -8,8 +12,12 @@ from PIL import Image
 
 from sdclr_jax import parallel, recipes
 from sdclr_jax.data.crops import CentreCrop
+from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Files
+from sdclr_jax.evaluation import frozen_features
 from sdclr_jax.evaluation.frozen import FrozenEncoder, dense, encoder_variables
+from sdclr_jax.evaluation.frozen_features import FrozenFeatures
+from sdclr_jax.models.resnet import BasicBlock, ResNet
 from tests.commands.test_pretrain import config
 
 
@@ -77,3 +85,31 @@ def test_an_encoder_without_batch_statistics_a_view_of_files_and_a_bar(tmp_path,
     assert "features: 100%" in capsys.readouterr().err
     assert encoder.features(variables, images[np.arange(0)]).shape == (0, 3)
     np.testing.assert_allclose(encoder.features(variables, encoder.decoded(images)), found, rtol=1e-6)
+
+
+def test_features_of_an_own_encoder_are_kept_as_long_as_its_code_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    images = np.zeros((2, 8, 8, 1), np.uint8)
+    examples = Examples(images, np.arange(2, dtype=np.int32), np.array(["a", "b"]), class_names=("x", "y"))
+
+    def kept(encoder):
+        """How many files of features are there after an evaluation."""
+        made = SimpleNamespace(encoder=encoder, shardings=None, seen=lambda images: {}, here=lambda: made)
+        made.features = lambda variables, images: np.zeros((2, 1), np.float32)
+        parts = {"validation": np.arange(2)}
+        FrozenFeatures(made, {}, examples, examples, parts, views=None, folder=tmp_path / "features")
+        return len(list((tmp_path / "features").glob("*.npy")))
+
+    assert kept(ResNet((1,), BasicBlock)) == 1
+    counts = []
+    for body in ("return views", "return views", "return 2 * views"):
+        (tmp_path / "mine.py").write_text(
+            "from sdclr_jax.models import Encoder\n\n\nclass Mine(Encoder):\n"
+            f"    def __call__(self, views, train):\n        {body}\n"
+        )
+        monkeypatch.delitem(sys.modules, "mine", raising=False)
+        mine = importlib.import_module("mine").Mine
+        counts.append(kept(mine()))
+    assert counts == [2, 2, 3]
+    monkeypatch.delitem(sys.modules, "mine")  # as in a notebook, of which there is no source
+    assert kept(mine()) == 3 and frozen_features._digest_of_code(["mine"]) == ""

@@ -1,5 +1,8 @@
 """What pruning changes, against the network applied by hand; a network in which it is known; batches and devices."""
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -211,6 +214,22 @@ def test_images_that_pruning_changes_come_first():
     assert set(np.argsort(-found.scores[0, 0])[:5]) == set(np.flatnonzero(falls))
     np.testing.assert_allclose(found.scores[0, 0][~falls], 0, atol=1e-6)
     assert (found.scores[0, 0][falls] > 1e-3).all()
+
+
+def test_statistics_of_a_network_with_dropout_are_of_what_it_leaves():
+    class Dropping(nn.Module):
+        @nn.compact
+        def __call__(self, views, train):
+            x = nn.Dropout(0.5, deterministic=not train)(views.reshape(len(views), -1))
+            return nn.BatchNorm(use_running_average=not train, name="norm")(x)
+
+    zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
+    norm = {"params": {"scale": ones, "bias": zeros}, "batch_stats": {"mean": zeros, "var": ones}}
+    variables = {kind: {"norm": arrays} for kind, arrays in norm.items()}
+    statistics = jax.jit(partial(pruning_probe.batch_statistics, Dropping()))
+    found = statistics(variables, [jnp.ones((500, 2, 2, 1))])["norm"]
+    np.testing.assert_allclose(found["mean"], 1, atol=0.2)  # half of them are 2, the others 0
+    np.testing.assert_allclose(found["var"], 1, atol=0.05)
 
 
 def test_a_run_that_diverged_is_refused(state):

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import partial
 
 import jax
 import jaxtyping
@@ -11,6 +12,8 @@ import pytest
 from sdclr_jax import objectives
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import collapse
+from sdclr_jax.objectives.swav import cross_entropy
+from sdclr_jax.objectives.vectors import cosines
 from tests.objectives.oracles import COMPILED, inputs
 
 byol, simsiam, barlow_twins, vicreg = (
@@ -130,6 +133,12 @@ def test_other_arguments_that_do_not_fit_are_named():
         objectives.whiten(A[:, 0])
     with pytest.raises(ArgumentError, match=r"scores is \[8\]: it must be \[N, D\]"):
         objectives.sinkhorn(A[:, 0])
+    for of_one in (collapse.spread, collapse.effective_rank, collapse.uniformity, collapse.prototype_usage):
+        with pytest.raises(ArgumentError, match=r"is \[1, 8, 3\]: it must be \[N, D\]"):
+            of_one(A[None])
+    for of_two in (collapse.alignment, collapse.alignment_ratio, cosines, partial(cross_entropy, temperature=1.0)):
+        with pytest.raises(ArgumentError, match=r"is \[8, 3\] and \w+ is \[1, 3\]: they must both be \[N, D\]"):
+            of_two(A, B[:1])
 
 
 @pytest.mark.parametrize(
