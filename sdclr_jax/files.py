@@ -145,7 +145,7 @@ def opened(path: str | os.PathLike, most: int) -> BinaryIO:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "not a file of data", os.fspath(path))
         if status.st_size > most:
-            raise OSError(errno.EFBIG, f"larger than {most:,} bytes", os.fspath(path))
+            raise _larger(most)
     except BaseException:
         file.close()
         raise
@@ -155,7 +155,19 @@ def opened(path: str | os.PathLike, most: int) -> BinaryIO:
 def read(path: str | os.PathLike, most: int) -> bytes:
     """All of a file that `opened` opens, and so raises what that does."""
     with opened(path, most) as file:
-        return file.read(most)
+        # Python makes room for as many bytes as it is asked for, and this machine may not have room for `most`.
+        room = os.fstat(file.fileno()).st_size + 1
+        data = file.read(room)
+        while len(data) == room <= most:  # the file has grown, or its file system does not tell its size
+            data += file.read(room)
+            room *= 2
+    if len(data) > most:
+        raise _larger(most)
+    return data
+
+
+def _larger(most: int) -> OSError:
+    return OSError(errno.EFBIG, f"larger than {most:,} bytes")
 
 
 def content(path: Path, most: int = 2**30) -> bytes:
@@ -180,7 +192,7 @@ def _object(path: "BucketPath", most: int) -> bytes:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     if path.stat().st_size > most:
-        raise OSError(errno.EFBIG, f"larger than {most:,} bytes")
+        raise _larger(most)
     return path.read_bytes()
 
 

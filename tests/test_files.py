@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import io
 import os
 import pathlib
+import stat
 import subprocess
 import sys
 import time
@@ -110,6 +112,35 @@ def test_what_is_no_file_is_not_read(tmp_path):
             files.content(path)
     with pytest.raises(Unreadable, match=r"cannot be read \(Is a directory\)"):
         files.content(tmp_path)
+
+
+def test_room_is_made_for_the_file_and_not_for_the_most_that_it_may_have(tmp_path, monkeypatch):
+    """The file may also grow while it is read, or be of a file system that does not tell its size."""
+    asked = []
+
+    class Recorded(io.BytesIO):
+        def __init__(self, number, mode):
+            os.close(number)
+            super().__init__(b"12345678")
+
+        def fileno(self):
+            return self
+
+        def read(self, count):
+            asked.append(count)
+            return super().read(count)
+
+    path = tmp_path / "a"
+    path.touch()
+    about = list(path.stat())
+    monkeypatch.setattr(os, "fdopen", Recorded)
+    for told, room in ((8, [9]), (3, [4, 4, 8]), (0, [1, 1, 2, 4, 8])):
+        asked.clear()
+        about[stat.ST_SIZE] = told
+        monkeypatch.setattr(os, "fstat", lambda file: os.stat_result(about))
+        assert files.read(path, 2**40) == files.read(path, 8) == b"12345678" and asked == room + room
+        with pytest.raises(OSError, match="larger than 7 bytes"):
+            files.read(path, 7)
 
 
 def test_a_home_folder_that_is_not_known_is_told_of(monkeypatch):
