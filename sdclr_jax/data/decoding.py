@@ -39,6 +39,10 @@ _WHITE_IS_ZERO = 0
 # Kinds of file that store 16 bits of gray from 0 to 65535, or whose reader scales them so.
 _FULL_RANGE = ("PNG", "PPM", "JPEG2000")
 
+# What Pillow itself reads of the endings in docs/images.md; a plugin that one process has registered may be missing in
+# another. Those without a plain beginning, which many files could be, come last.
+_KINDS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "JPEG2000", "AVIF", "ICO", "PCX", "DIB", "TGA")
+
 RAW = "a camera's raw file, which is not decoded here: develop it, and save it as JPEG or TIFF"
 # What is no image to Pillow, by its first bytes: where, what, and what to call it.
 _OTHER_KINDS = (
@@ -122,14 +126,14 @@ def decode(data: bytes, gray_range: tuple[float, ...] = (), scale: Callable[[int
     """
     with _only_bad_images(data):
         try:
-            return _decoded(Image.open(io.BytesIO(data)), gray_range, scale)
+            return _decoded(_opened(data), gray_range, scale)
         except (BadImage, MemoryError, Image.DecompressionBombError):
             raise
         except Exception as error:  # as in `_only_bad_images`
             if (bare := metadata.without(data)) is None:
                 raise
             try:
-                found = _decoded(Image.open(io.BytesIO(bare)), gray_range, scale)
+                found = _decoded(_opened(bare), gray_range, scale)
             except (BadImage, MemoryError):
                 raise
             except Exception:  # so it was not the metadata
@@ -151,18 +155,18 @@ def identify(data: bytes) -> None:
     """Raise BadImage where a file is no image at all; the pixels of one that is may still be damaged."""
     with _only_bad_images(data):
         try:
-            Image.open(io.BytesIO(data))
+            _opened(data)
         except Image.UnidentifiedImageError:
             if (bare := metadata.without(data)) is None:
                 raise
-            Image.open(io.BytesIO(bare))
+            _opened(bare)
 
 
 def has_more(data: bytes) -> bool:
     """Whether a file has pages or frames behind its first one, which alone is decoded. Smaller copies do not count: the
     second picture of a camera's JPEG, and pages that a TIFF calls so."""
     try:
-        with without_warnings(), Image.open(io.BytesIO(data)) as image:
+        with without_warnings(), _opened(data) as image:
             if image.format != "TIFF":
                 return image.format != "MPO" and bool(getattr(image, "is_animated", False))
             for page in range(1, image.n_frames):
@@ -198,6 +202,10 @@ def shown(image: Image.Image, gray_range: tuple[float, ...] = ()) -> Image.Image
         return _decoded(image, gray_range, None).image
 
 
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_KINDS)
+
+
 @contextlib.contextmanager
 def _only_bad_images(data: bytes) -> Iterator[None]:
     """Nothing else comes out of what is done inside, but for what is no fault of the file."""
@@ -213,7 +221,7 @@ def _only_bad_images(data: bytes) -> Iterator[None]:
 
 
 def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[[int, int], int] | None) -> Decoded:
-    if image.format == "EPS":  # a program, which Pillow would have another program run
+    if image.format == "EPS":  # which a caller has opened: a program, which Pillow would have another program run
         raise BadImage("not an image of a known format")
     tags = getattr(image, "tag_v2", {})
     if _DNG in tags or (tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags):  # what lies first is a small preview

@@ -257,6 +257,18 @@ def test_kinds_that_are_not_decoded_are_named(data, reason):
         decode(data)
 
 
+def test_a_plugin_of_this_process_changes_nothing(monkeypatch):
+    """Workers, and the process that reads the same folder tomorrow, do not have it."""
+    monkeypatch.setattr(Image, "ID", [*Image.ID])
+    monkeypatch.setattr(Image, "OPEN", {**Image.OPEN})
+    made_up, before = b"made up" + bytes(20), decoding.about()
+    Image.register_open("MADE UP", lambda file, name: Image.new("RGB", (2, 2)), lambda start: start.startswith(b"made"))
+    assert Image.open(io.BytesIO(made_up)).size == (2, 2) and decoding.about() == before
+    for read in (decode, decoding.identify):
+        with pytest.raises(BadImage, match="^not an image of a known format$"):
+            read(made_up)
+
+
 def test_a_picture_that_is_too_large_says_how_large_it_may_be(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
     with pytest.raises(
