@@ -67,7 +67,7 @@ class Gray(NamedTuple):
     highest: float
     black: float  # the values that are shown black and white
     white: float
-    fixed: bool = False  # whether these cannot be set: in colour, and with transparency, the upper 8 of 16 bits count
+    fixed: bool = False  # whether these cannot be set: in colour, and with alpha, the upper 8 of 16 bits count
 
     @property
     def share(self) -> float:
@@ -86,7 +86,7 @@ class UnknownRange(BadImage):
     def __init__(self, kind: str, lowest: float, highest: float):
         super().__init__(
             f"pixels are {kind} from {lowest:g} to {highest:g}, and what is black and white among them is not known: "
-            f"set data.gray_range to train on them, or scale them to eight bits"
+            f"set data.gray_range to train on them, or scale them to eight bits without a sign"
         )
         self.kind, self.lowest, self.highest = kind, lowest, highest
 
@@ -112,12 +112,13 @@ def decode(data: bytes, gray_range: tuple[float, ...] = (), scale: Callable[[int
     of an animation, CMYK and gray converted. Metadata that are damaged are left out.
 
     Gray of 12 and 16 bits without a sign is scaled from its whole range. Other types of numbers (with a sign, of 32
-    bits, floating-point) have no known range, and need `gray_range`. Colour of 16 bits, and gray of 16 bits with
-    transparency, are scaled from their whole range, whatever `gray_range` is.
+    bits, floating-point) have no known range, and need `gray_range`. Colour of 16 bits, and gray of 16 bits with an
+    alpha channel, are scaled from their whole range, whatever `gray_range` is.
 
     Args:
         data: the file.
-        gray_range: values that are black and white in gray images of more than eight bits; () is their type's range.
+        gray_range: values that are black and white in gray images of more than eight bits, or with a sign; () is their
+            type's range.
         scale: (height, width) -> 1, 2, 4 or 8, by which a JPEG may be decoded smaller.
 
     Raises:
@@ -227,7 +228,7 @@ def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[
     if _DNG in tags or (tags.get(_SUBFILE_TYPE) == 1 and _SUB_IFDS in tags):  # what lies first is a small preview
         raise BadImage(RAW)
     orientation, damage, factor = 1, "", 1
-    deep = _is_deep(image, tags)
+    deep, transparent = _is_deep(image, tags), _transparent(image)  # which Pillow knows before it reads the pixels
     if scale and image.format in ("JPEG", "MPO"):
         # Only a JPEG tells its size, orientation and all, before it is decoded, and only it can be decoded smaller.
         # Of other kinds the size, and even the orientation, may be another one once the pixels are there: TIFF's are.
@@ -245,6 +246,9 @@ def _decoded(image: Image.Image, gray_range: tuple[float, ...], scale: Callable[
     # The last pixel stored of a row or column may reach beyond the image; turned about, it is the first one.
     backwards = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     before = tuple(-side % factor if back else 0 for side, back in zip((height, width), backwards, strict=True))
+    if transparent is not None:
+        image = image.copy()
+        image.info["transparency"] = transparent
     pixels, gray = _rgb(image, tags, gray_range)
     if deep and not gray:
         bands = np.array([band != "A" for band in image.getbands()])
@@ -274,12 +278,26 @@ def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 def _is_deep(image: Image.Image, tags: dict) -> bool:
     """Whether the file of an image, whose pixels are not read yet, has 16 bits a channel."""
-    reader = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""  # RGB;16B, say
-    return ";16" in reader or _first(tags.get(_BITS, 8)) == 16
+    return ";16" in _stored(image) or _first(tags.get(_BITS, 8)) == 16
+
+
+def _transparent(image: Image.Image) -> int | tuple[int, ...] | None:
+    """The gray or colour that a PNG, whose pixels are not read yet, calls transparent, as the numbers of its pixels in
+    eight bits. None where it has none, or the file says it in these numbers, as Pillow takes it to do."""
+    told, stored = image.info.get("transparency"), _stored(image)
+    if isinstance(told, tuple) and stored.startswith("RGB;16"):
+        return tuple(value >> 8 for value in told)
+    highest = {"L;2": 3, "L;4": 15}.get(stored)
+    return (told & highest) * 255 // highest if isinstance(told, int) and highest else None
+
+
+def _stored(image: Image.Image) -> str:
+    """How a PNG, whose pixels are not read yet, stores them: RGB;16B, say."""
+    return str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
 
 
 def _rgb(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tuple[Image.Image, Gray | None]:
-    if image.mode.startswith("I") or image.mode == "F":
+    if image.mode.startswith("I") or image.mode == "F" or (image.mode == "L" and _has_sign(tags)):
         pixels, gray = _scaled(image, tags, gray_range)
         return Image.fromarray(pixels).convert("RGB"), gray
     if image.has_transparency_data:
@@ -289,12 +307,16 @@ def _rgb(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tuple
 
 
 def _scaled(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tuple[np.ndarray, Gray]:
-    """Gray of more than eight bits as uint8 [H, W]."""
-    values = np.asarray(image)
-    signed, bits = _first(tags.get(_SAMPLE_FORMAT, 1)) == 2, _first(tags.get(_BITS, 16))
-    if tags and image.mode == "I" and not signed:
+    """Gray of more than eight bits, or with a sign, as uint8 [H, W]."""
+    values, bits = np.asarray(image), _first(tags.get(_BITS, 16))
+    if tags and image.mode == "I" and not _has_sign(tags):
         values = values.view(np.uint32)  # Pillow reads them as numbers with a sign
+    elif image.mode == "L":
+        values = values.view(np.int8)  # and these without
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    transparent = image.info.get("transparency")  # one of the values of a PNG
+    if transparent is not None:
+        finite = finite[finite != transparent]
     lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if gray_range:
         black, white = gray_range
@@ -312,8 +334,15 @@ def _scaled(image: Image.Image, tags: dict, gray_range: tuple[float, ...]) -> tu
         for row in range(0, len(values), _ROWS):
             part = np.nan_to_num(values[row : row + _ROWS].astype(np.float64), nan=black, posinf=white, neginf=black)
             pixels[row : row + _ROWS] = ((part.clip(black, white) - black) * 255 / (white - black)).astype(np.uint8)
-    # Of eight bits and fewer, Pillow turns this about.
-    return 255 - pixels if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else pixels, Gray(lowest, highest, black, white)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # of eight bits and fewer, Pillow turns this about
+        pixels = 255 - pixels
+    if transparent is not None:
+        pixels[values == transparent] = 255
+    return pixels, Gray(lowest, highest, black, white)
+
+
+def _has_sign(tags: dict) -> bool:
+    return _first(tags.get(_SAMPLE_FORMAT, 1)) == 2
 
 
 def _first(value: int | tuple[int, ...]) -> int:

@@ -86,7 +86,7 @@ def test_gray_images_are_seen_in_the_range_that_is_given(put, tmp_path):
     root = put("1.png")
     Image.fromarray(np.full((6, 8), 1000.0, np.float32)).save(root / "x.tif")
     assert described(look(root, data_dir=tmp_path / "data"))[3].endswith(
-        "set data.gray_range to train on them, or scale them to eight bits"
+        "set data.gray_range to train on them, or scale them to eight bits without a sign"
     )
     seen = look(root, gray_range=(0.0, 4000.0), data_dir=tmp_path / "data")
     assert seen.ids.tolist() == ["1.png", "x.tif"] and not seen.skipped.files

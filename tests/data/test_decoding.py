@@ -112,6 +112,7 @@ def test_gray_that_uses_little_of_its_range_is_known():
 @pytest.mark.parametrize(
     ("dtype", "lowest", "highest", "kind"),
     [
+        (np.int8, -100, 100, "whole numbers"),
         (np.int16, -1024, 3071, "whole numbers"),
         (np.int32, -70000, 70000, "whole numbers"),
         (np.uint32, 5, 4_000_000_000, "whole numbers"),

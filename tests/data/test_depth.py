@@ -15,16 +15,18 @@ from sdclr_jax.data.images import Files
 from tests.photos import encoded, jpeg, photo
 
 
-def png(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel, uint16 [H, W, C]: gray, gray with alpha, colour, or colour with alpha."""
+def png(values: np.ndarray, bits: int = 16, transparent: tuple[int, ...] = ()) -> bytes:
+    """A PNG of numbers without a sign [H, W, C]: gray, gray with alpha, colour, or colour with alpha."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     height, width, channels = values.shape
-    head = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    head = struct.pack(">IIBBBBB", width, height, bits, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    each = np.unpackbits(values.astype(">u2").view(np.uint8)).reshape(height, -1, 16)[:, :, -bits:]
+    rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in each)
+    key = chunk(b"tRNS", np.array(transparent, ">u2").tobytes()) if transparent else b""
+    parts = chunk(b"IHDR", head), key, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
@@ -53,6 +55,19 @@ def test_of_colour_of_16_bits_the_range_is_known(make, channels):
         found = decode(make(values), gray_range)
         assert found.gray == Gray(0x0300, 0x0FFF, 0, 65535, fixed=True) and found.gray.share < 1 / 16
         assert np.asarray(found.image)[0, :, 0].tolist() == [3, 15, 15]
+
+
+def test_the_transparent_gray_or_colour_of_a_png_is_white_whatever_its_bits():
+    """Of 16 bits of colour the upper 8 are compared, as Pillow keeps no others."""
+    gray = png(np.array([[[0], [257], [65535]]]), transparent=(0,))
+    assert decode(gray).gray == Gray(257, 65535, 0, 65535)
+    found = [(gray, [255, 1, 255])]
+    for bits, step in ((4, 17), (2, 85)):
+        found.append((png(np.array([[[0], [1], [2]]]), bits, (1,)), [0, 255, 2 * step]))
+    colours = np.array([[[0x0203, 1, 2], [0x0304, 1, 2], [0x0401, 0x0100, 0x0200]]])
+    found.append((png(colours, transparent=(0x0203, 1, 2)), [255, 3, 4]))
+    for data, red in found:
+        assert np.asarray(decode(data).image)[0, :, 0].tolist() == red
 
 
 def test_of_eight_bits_no_range_is_known():

@@ -70,8 +70,8 @@ def _gray(entries: dict[str, Entry], gray_range: tuple[float, ...]) -> list[str]
             continue
         lowest, highest = min(gray.lowest for gray in few.values()), max(gray.highest for gray in few.values())
         path, gray = next(iter(few.items()))
-        name = "image of 16 bits in colour or with transparency" if fixed else "gray image"
-        names = "images of 16 bits in colour or with transparency" if fixed else ""
+        name = "image of 16 bits in colour or with an alpha channel" if fixed else "gray image"
+        names = "images of 16 bits in colour or with an alpha channel" if fixed else ""
         remedy = ": scale them to eight bits" if fixed else f", and data.gray_range is {gray_range or 'not set'}"
         said.append(
             f"Almost uniform, as at most a sixteenth of the range from black to white, {gray.black:g} to "

@@ -24,8 +24,8 @@ def test_colour_of_16_bits_that_uses_little_of_its_range_is_counted(tmp_path):
     for gray_range in ((), (0.0, 4095.0)):
         assert notes(tmp_path / "p", tmp_path / "data", gray_range=gray_range) == [
             "Almost uniform, as at most a sixteenth of the range from black to white, 0 to 65535, is used: 1 image of "
-            "16 bits in colour or with transparency, such as 1.png; their values are 0 to 4095: scale them to eight "
-            "bits."
+            "16 bits in colour or with an alpha channel, such as 1.png; their values are 0 to 4095: scale them to "
+            "eight bits."
         ]
 
 
