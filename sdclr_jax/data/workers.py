@@ -28,8 +28,9 @@ import numpy as np
 from sdclr_jax.data import crops, decoding
 from sdclr_jax.data.crops import Crops, Unreadable
 from sdclr_jax.data.images import Encoded
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import UserError, first_line
 
+_REMEDY = "put it into a module of its own, which a new Python can import, or set data.workers=0"
 # glibc would give an image's memory back to the system and ask for it again for the next, a tenth of a worker's time.
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
 
@@ -51,6 +52,9 @@ class Croppers(contextlib.AbstractContextManager):
         largest: images in a task, at most.
         workers: processes.
         ahead: tasks worked on while the caller is busy with the one before.
+
+    Raises:
+        UserError: the images are of a class that processes cannot import.
     """
 
     def __init__(self, images: Encoded, crops: Sequence[Crops], *, largest: int, workers: int, ahead: int = 0):
@@ -63,7 +67,18 @@ class Croppers(contextlib.AbstractContextManager):
             return
         # What there is to know of the images, a million paths, say, lies once in the memory of all.
         arrays: list[pickle.PickleBuffer] = []
-        described = pickle.dumps(images, protocol=5, buffer_callback=arrays.append)
+        name = type(images).__qualname__
+        if type(images).__module__ == "__main__":
+            raise UserError(
+                f"the class {name} is defined in the script or notebook that runs, and processes that decode images do "
+                f"not import that: {_REMEDY}"
+            )
+        try:
+            described = pickle.dumps(images, protocol=5, buffer_callback=arrays.append)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:  # as of a class inside of a function
+            raise UserError(
+                f"the class {name} cannot be sent to processes that decode images ({first_line(error)}): {_REMEDY}"
+            ) from error
         sizes = [array.raw().nbytes for array in arrays]
         with _anonymous_file(sum(map(math.prod, shapes))) as file, _anonymous_file(sum(sizes)) as known:
             self._memory = _shared(file, shapes)
@@ -168,11 +183,11 @@ class _Worker:
 
     def _gone(self) -> UserError:
         status = self._process.wait()
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        return UserError(
-            f"a process that decodes images {how}: "
-            "if memory ran out, take fewer workers, less prefetch or a smaller batch"
-        )
+        memory = "if memory ran out, take fewer workers, less prefetch or a smaller batch"
+        if status < 0:
+            killed_by = signal.Signals(-status).name
+            return UserError(f"a process that decodes images was killed by {killed_by}: {memory}")
+        return UserError(f"a process that decodes images ended with status {status}: see what it has printed; {memory}")
 
     def stop(self) -> None:
         self._process.kill()
@@ -189,7 +204,12 @@ def work(pipe: int, memory: int, known: int, *limits: int) -> None:
     decoding.set_limits(*limits)
     try:
         described, sizes, crops, shapes = pipe.recv()
-        images = pickle.loads(described, buffers=_shared(known, [(size,) for size in sizes], mmap.ACCESS_READ))
+        images, unknown = None, None
+        try:
+            images = pickle.loads(described, buffers=_shared(known, [(size,) for size in sizes], mmap.ACCESS_READ))
+        except Exception as error:  # of a module of the user's
+            said = f"{type(error).__name__}: {first_line(error)}"
+            unknown = UserError(f"a process that decodes images cannot import their class ({said}): {_REMEDY}")
         slots, tasks = _shared(memory, shapes), queue.SimpleQueue()
         # Tasks are taken out of the pipe at any time: this process and the other one, each with a full pipe before it,
         # would wait for each other. An answer is long where many images cannot be read.
@@ -197,6 +217,8 @@ def work(pipe: int, memory: int, known: int, *limits: int) -> None:
         while (received := tasks.get()) is not None:
             slot, task, share = received
             try:
+                if unknown:
+                    raise unknown
                 answer = _fill(slots, slot, images, crops, task, share), None
             except UserError as error:
                 answer = [], error

@@ -5,12 +5,14 @@ import mmap
 import os
 import pathlib
 import pickle
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from collections import deque
 from multiprocessing import Pipe
 
@@ -182,6 +184,24 @@ def test_a_set_that_is_gone_is_an_error(files, workers):
 def test_a_mistake_in_the_code_is_shown_whole(files):
     with pytest.raises(RuntimeError, match=r"(?s)Traceback.*the code is wrong"):
         crops_of(Damaged(files, a_mistake), 2, 1)
+
+
+def test_images_of_a_class_that_a_worker_cannot_import_are_refused(files, monkeypatch):
+    class Inside(Damaged):
+        pass
+
+    elsewhere = types.ModuleType("of_this_process")
+    elsewhere.Gone = type("Gone", (Damaged,), {"__module__": "of_this_process"})
+    monkeypatch.setitem(sys.modules, "of_this_process", elsewhere)
+    remedy = ": put it into a module of its own, which a new Python can import, or set data.workers=0$"
+    with pytest.raises(UserError, match=rf"^the class \S+Inside cannot be sent to processes .*\(.*local.*\){remedy}"):
+        crops_of(Inside(files, missing), 1, 0)
+    gone = "cannot import their class (ModuleNotFoundError: No module named 'of_this_process')"
+    with pytest.raises(UserError, match=f"^a process that decodes images {re.escape(gone)}{remedy}"):
+        crops_of(elsewhere.Gone(files, missing), 1, 0)
+    monkeypatch.setattr(Damaged, "__module__", "__main__")
+    with pytest.raises(UserError, match=f"^the class Damaged is defined in the script or notebook .*{remedy}"):
+        crops_of(Damaged(files, missing), 1, 0)
 
 
 def processes() -> set[int]:
