@@ -16,7 +16,9 @@ from sdclr_jax.errors import Stopped
 from sdclr_jax.output import tell
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+PATIENCE = 20.0  # seconds that a stop waits for a good step, or for any
 taken = 0  # the last step of this process
+_looking: "Stop | None" = None  # that of the run that this process trains
 _NOT_BEGUN = "stopped before the first step: run it again to start, or to resume"
 
 
@@ -24,6 +26,17 @@ def _free(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
     """Those that this process may take, and give back. What is ignored stays so: `nohup` does that. So does what a
     program around Python handles, as Python cannot give it back."""
     return [s for s in signals if signal.getsignal(s) not in (signal.SIG_IGN, None)]
+
+
+class Overdue(Stopped):
+    """A stop was asked for, and no step has come since: the state is that after the last one."""
+
+
+def look() -> None:
+    """For what waits between two steps, maybe for good: raises Overdue where a stop was asked for too long ago. Several
+    processes would have to save together, so they wait on."""
+    if _looking and _looking.overdue():
+        raise Overdue("stopped while no batch came: run it again to resume")
 
 
 class Stop(contextlib.AbstractContextManager):
@@ -40,6 +53,8 @@ class Stop(contextlib.AbstractContextManager):
         self._together = jax.process_count() > 1 and distributed.global_state.preemption_sync_manager is not None
 
     def __enter__(self):
+        global _looking
+        _looking = self
         try:
             # Of several, JAX itself takes SIGTERM, and finds a step that all of them have still to come to.
             signals = [s for s in SIGNALS if s != signal.SIGTERM or not self._together]
@@ -58,13 +73,17 @@ class Stop(contextlib.AbstractContextManager):
         if self._together:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def at(self, step: int, convenient: bool, patience: float = 20.0) -> bool:
+    def overdue(self) -> bool:
+        """Whether a stop was asked for so long ago that no good step is waited for; never of several processes."""
+        return self.asked and not self._together and time.monotonic() - self._since > PATIENCE
+
+    def at(self, step: int, convenient: bool) -> bool:
         """Whether to stop after this step. All processes are asked after the same steps, and say yes at the same.
 
         Args:
             step: its number.
             convenient: whether this is a good step to stop at; one process alone waits for such a one, and at most
-                `patience` seconds.
+                PATIENCE seconds.
         """
         global taken
         taken = step
@@ -72,9 +91,11 @@ class Stop(contextlib.AbstractContextManager):
             # JAX waits for the number that follows the last one, and steps may come by several. Nobody else may ask it.
             self._looked += 1
             return multihost_utils.reached_preemption_sync_point(self._looked)
-        return self.asked and (convenient or time.monotonic() - self._since > patience)
+        return self.asked and (convenient or self.overdue())
 
     def __exit__(self, *error):
+        global _looking
+        _looking = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -367,13 +367,18 @@ def test_checkpoints_are_not_compared_before_they_are_read(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_a_process_alone_stops_at_a_convenient_step_or_after_a_while(number, capsys):
+def test_a_process_alone_stops_at_a_convenient_step_or_after_a_while(number, capsys, monkeypatch):
     with processes.Stop() as stop:
         assert not stop.at(1, True)
         os.kill(os.getpid(), number)
         assert not stop.at(2, False)
         assert stop.at(2, True)
-        assert stop.at(2, False, patience=0)
+        stops.look()
+        monkeypatch.setattr(stops, "PATIENCE", -1)
+        assert stop.at(2, False)
+        with pytest.raises(stops.Overdue, match="^stopped while no batch came"):
+            stops.look()
+    stops.look()
     assert "stopping" in capsys.readouterr().err
 
 

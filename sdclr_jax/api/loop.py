@@ -25,6 +25,7 @@ from sdclr_jax.run import metrics, wandb
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.run.clock import Clock
 from sdclr_jax.run.profile import WARM_UP, Profile
+from sdclr_jax.stops import Overdue
 from sdclr_jax.train import Method, State, Step
 from sdclr_jax.trees import Tree
 
@@ -113,7 +114,8 @@ def train(
                 devices = parts.shardings.batch.mesh.devices
                 bar.write(f"Training on {devices.size} x {devices.flat[0].device_kind}", file=errors)
             reporter.lost(log.lost, start)
-            for step in method.train(state, clock.timed(stream), until=total, due=due):
+            number = start
+            for step in _until_overdue(method.train(state, clock.timed(stream), until=total, due=due)):
                 number, state = step.number, step.state
                 whole = step.images if len(step.images) == config.batch_size else whole
                 window.add(step.scalars)
@@ -140,7 +142,19 @@ def train(
                     save({})
                 if stopping and not last:
                     raise Stopped(_stopped(number, total))
+            if number < total:
+                if number > start:
+                    window.count(batches.counts())
+                    save({} if convenient(number) else {_BEGUN: window.notes(number, clock.read(number)["seconds"])})
+                raise Stopped(_stopped(number, total))
     return state
+
+
+def _until_overdue(steps: Iterator[Step]) -> Iterator[Step]:
+    """The steps until a stop that was asked for waits for too long. While a batch is waited for, the state after the
+    last step is whole: the step that is to come reuses its memory."""
+    with contextlib.suppress(Overdue):
+        yield from steps
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ import contextlib
 import itertools
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait
 from typing import TypeVar
 
 import jax
@@ -19,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from sdclr_jax import parallel
-from sdclr_jax.data import order
+from sdclr_jax import parallel, stops
+from sdclr_jax.data import order, threads
 from sdclr_jax.data.crops import Crops, Unreadable
 from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.data.order import rows
@@ -31,6 +32,8 @@ from sdclr_jax.parallel import Shardings
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_LOOK = 1.0  # seconds between two looks at whether a stop was asked for, while a batch is waited for
+_LONG = 60  # seconds after which it is said that none comes
 LEAST_WORKERS = 32  # processes that a machine of few cores is allowed too: each takes 35 MB and more
 
 
@@ -209,14 +212,11 @@ class Streamed(_Ordered):
         largest = max(map(len, self._places.values()))
         with (
             Croppers(self._images, self._crops, largest=largest, **workers) as croppers,
-            contextlib.closing(_ahead(self._made(croppers, step), self._prefetch)) as made,
+            contextlib.closing(_ahead(self._made(croppers, step), self._prefetch, croppers.stop)) as made,
         ):
-            try:
-                for batch, count, unreadable in made:
-                    self._count(unreadable)
-                    yield parallel.cut(batch, count)
-            finally:
-                croppers.stop()  # the thread may be waiting for them, and is waited for in its turn
+            for batch, count, unreadable in made:
+                self._count(unreadable)
+                yield parallel.cut(batch, count)
 
     def counts(self) -> dict[str, float]:
         """For a line of metrics: images of this process's share that were replaced since the last call; those of a line
@@ -310,17 +310,25 @@ def _refuse(unreadable: list[Unreadable]) -> None:
         raise UserError(f"{name} cannot be read ({reason}): put it back, or the scores would be of other images")
 
 
-def _ahead(items: Iterator[T], count: int) -> Iterator[T]:
-    """The items of an endless iterator, made in a thread, up to `count` of them before they are asked for."""
-    with ThreadPoolExecutor(1, "batches") as thread:
+def _ahead(items: Iterator[T], count: int, end: Callable[[], None] = lambda: None) -> Generator[T, None, None]:
+    """The items of an endless iterator, made in a thread, up to `count` of them before they are asked for. `end` is
+    called when no more are: it makes an error of what the thread waits for."""
+    said = False
+    with threads.pool(1, "batches") as thread:
         coming = deque(thread.submit(next, items) for _ in range(count))
         try:
             while True:
+                since = time.monotonic()
+                while wait([coming[0]], _LOOK).not_done:
+                    stops.look()
+                    if not said and time.monotonic() - since > _LONG:
+                        said = True
+                        LOG.warning("no batch of images has come for %d seconds: see whether their disk answers", _LONG)
                 item = coming.popleft().result()
                 coming.append(thread.submit(next, items))
                 yield item
         finally:
-            thread.shutdown(cancel_futures=True)
+            end()
 
 
 def check(size: int, batch_size: int, shardings: Shardings, last_batch: str) -> None:

@@ -2,13 +2,12 @@
 
 import io
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from sdclr_jax.data import crops, decoding, images
+from sdclr_jax.data import crops, decoding, images, threads
 from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
 
@@ -59,12 +58,9 @@ def make(encoded: images.Encoded, square: int, thumbnail: int, progress: bool = 
             raise encoded.unread(row, error) from error
         squares[row], thumbnails[row], weights[row] = cropped, np.asarray(whole), len(data)
 
-    with bar("small copies", count, progress, unit="image") as shown, ThreadPoolExecutor() as pool:
-        try:
-            for _ in pool.map(look, range(count)):
-                shown.update()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with bar("small copies", count, progress, unit="image") as shown, threads.pool() as pool:
+        for _ in pool.map(look, range(count)):
+            shown.update()
     return Copies(squares, thumbnails, sizes, weights)
 
 

@@ -8,13 +8,12 @@ import abc
 import hashlib
 import os
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image
 
 from sdclr_jax import files
-from sdclr_jax.data import decoding
+from sdclr_jax.data import decoding, threads
 from sdclr_jax.errors import UserError, first_line
 
 LARGEST = 2**30  # bytes of an image file
@@ -131,8 +130,8 @@ class Files(Encoded):
     def digest(self) -> str:
         """Where the folder lies is no part of it."""
         total = hashlib.sha256()
-        with ThreadPoolExecutor() as threads:  # a disk in the network answers many questions at once
-            for path, stamp in zip(self.paths, threads.map(stamp_of, map(self.name, range(len(self)))), strict=True):
+        with threads.pool() as pool:  # a disk in the network answers many questions at once
+            for path, stamp in zip(self.paths, pool.map(stamp_of, map(self.name, range(len(self)))), strict=True):
                 total.update(f"{path}\n{stamp}\n".encode(errors="surrogateescape"))
         return total.hexdigest()
 

@@ -301,13 +301,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
 
 
 def test_a_stop_is_saved_where_nobody_reads_what_is_said(data_dir, tmp_path, monkeypatch):
-    """As at Ctrl-C under `2>&1 | tee log`, which ends `tee` too; also from Python, with a bar."""
+    """As at Ctrl-C under `2>&1 | tee log`, which ends `tee` too; also from Python, with a bar, and where no batch comes
+    after a step at which no run would stop."""
     from_step = Resident.from_step
 
     def stopped(self, step):
-        for number, batch in enumerate(from_step(self, step)):
-            if number == 7:
+        for number, batch in enumerate(from_step(self, step), 1):
+            if number == 9:
                 os.kill(os.getpid(), signal.SIGINT)
+            if number == 10:
+                monkeypatch.setattr(stops, "PATIENCE", -1)
+                stops.look()
             yield batch
 
     monkeypatch.setattr(Resident, "from_step", stopped)
@@ -315,11 +319,11 @@ def test_a_stop_is_saved_where_nobody_reads_what_is_said(data_dir, tmp_path, mon
     os.close(reader)
     errors = os.fdopen(writer, "w")
     monkeypatch.setattr(sys, "stderr", errors)
-    with pytest.raises(Stopped, match="^stopped at step 8 of 15"):
+    with pytest.raises(Stopped, match="^stopped at step 9 of 15"):
         train(config(), tmp_path / "run", data_dir, devices=jax.devices()[:1], progress=True)
     with contextlib.suppress(BrokenPipeError):
         errors.close()
-    assert folder.saved_step(tmp_path / "run") == 8
+    assert folder.saved_step(tmp_path / "run") == 9
 
 
 def test_a_second_signal_does_not_break_off_the_last_save(tmp_path, monkeypatch):

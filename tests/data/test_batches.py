@@ -14,9 +14,9 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import parallel
+from sdclr_jax import parallel, stops
 from sdclr_jax.api import loop
-from sdclr_jax.data import workers
+from sdclr_jax.data import batches, threads, workers
 from sdclr_jax.data.batches import Resident, Sent, Streamed, in_order, on_demand, processes
 from sdclr_jax.data.crops import CentreCrop, RandomCrops, cut
 from sdclr_jax.data.images import Files
@@ -257,6 +257,38 @@ def test_pipes_are_closed_when_no_thread_is_at_them(files, monkeypatch, action):
         while not at_pipes:
             time.sleep(0.001)
     assert found == [[], []]
+
+
+def test_a_worker_that_a_disk_lets_wait_is_told_of_and_does_not_hinder_a_stop(files, monkeypatch, caplog):
+    """The worker stands still, as at a network disk that is gone. The third look finds a second Ctrl-C."""
+    started, looks = [], []
+    popen = workers.subprocess.Popen
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    with contextlib.closing(streamed(files, workers=1).from_step(0)) as stream:
+        next(stream)
+        os.kill(started[0].pid, signal.SIGSTOP)
+        monkeypatch.setattr(batches, "_LOOK", 0.05)
+        monkeypatch.setattr(batches, "_LONG", -1)
+        monkeypatch.setattr(stops, "look", lambda: looks.append(1) or looks == [1, 1, 1] and signal.raise_signal(2))
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(10):
+                next(stream)
+    assert started[0].poll() == -signal.SIGKILL
+    assert not [t for t in threading.enumerate() if t.name.startswith("batches")]
+    assert [r.getMessage() for r in caplog.records] == [
+        "no batch of images has come for -1 seconds: see whether their disk answers"
+    ]
+
+
+def test_a_thread_that_a_disk_lets_wait_is_left_to_wait(monkeypatch):
+    hangs = threading.Event()
+    monkeypatch.setattr(threads, "_LEFT", 0)
+    with contextlib.closing(batches._ahead(iter(lambda: hangs.wait(60), None), 2)) as made:
+        hangs.set()
+        assert next(made)
+        hangs.clear()
+    assert not hangs.is_set()
+    hangs.set()
 
 
 def test_a_killed_worker_ends_the_run_with_a_sentence(files, monkeypatch):

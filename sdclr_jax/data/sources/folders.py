@@ -9,14 +9,13 @@ import pathlib
 import re
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sdclr_jax import files
-from sdclr_jax.data import images
+from sdclr_jax.data import images, threads
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts, manifests, notes
 from sdclr_jax.errors import ArgumentError, UserError, printable
@@ -232,7 +231,7 @@ def decoded(encoded: images.Encoded, height: int, width: int) -> np.ndarray:
         except (OSError, ValueError) as error:
             raise encoded.unread(row, error) from error
 
-    with ThreadPoolExecutor() as pool:
+    with threads.pool() as pool:
         for _ in pool.map(put, range(len(encoded))):
             pass
     return array

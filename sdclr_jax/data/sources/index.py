@@ -18,11 +18,10 @@ import types
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from sdclr_jax import files
-from sdclr_jax.data import decoding
+from sdclr_jax.data import decoding, threads
 from sdclr_jax.data.decoding import Gray
 from sdclr_jax.data.images import LARGEST
 from sdclr_jax.data.sources.progress import bar
@@ -183,8 +182,8 @@ def refresh(
             files.write(folder / "index.json", text.encode())
 
     def look(paths: list[str]) -> None:
-        threads, saved, stop = min(32, os.cpu_count() or 1), time.monotonic(), threading.Event()
-        size = min(_BATCH, math.ceil(len(paths) / (4 * threads)) or 1)
+        count, saved, stop = min(32, os.cpu_count() or 1), time.monotonic(), threading.Event()
+        size = min(_BATCH, math.ceil(len(paths) / (4 * count)) or 1)
 
         def look_at(batch: list[str]) -> int:
             for path, found in _look(root, batch, gray_range):
@@ -195,7 +194,7 @@ def refresh(
 
         with (
             bar(f"looking at {root.name}", len(paths), progress and bool(paths), unit="image") as shown,
-            ThreadPoolExecutor(threads) as pool,
+            threads.pool(count) as pool,
         ):
             batches = [paths[i : i + size] for i in range(0, len(paths), size)]
             try:
@@ -208,7 +207,6 @@ def refresh(
                         saved = time.monotonic()
             finally:
                 stop.set()
-                pool.shutdown(cancel_futures=True)
 
     try:
         if several:

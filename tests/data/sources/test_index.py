@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdclr_jax.data import decoding
+from sdclr_jax.data import decoding, threads
 from sdclr_jax.data.sources import index
 from sdclr_jax.errors import ArgumentError, UserError
 from tests.pictures import picture, put
@@ -323,7 +323,7 @@ def test_a_process_that_is_stopped_keeps_what_it_has_found_and_ends_soon(tmp_pat
     monkeypatch.setattr(index.os, "cpu_count", lambda: 1)
     begun, closing, look_at = threading.Barrier(2), threading.Event(), index._look_at
 
-    class Pool(index.ThreadPoolExecutor):
+    class Pool(threads.ThreadPoolExecutor):
         def submit(self, look, batch):
             task = super().submit(look, batch)
             if batch[0] == "03.png":  # the thread has started
@@ -342,7 +342,7 @@ def test_a_process_that_is_stopped_keeps_what_it_has_found_and_ends_soon(tmp_pat
         return look_at(path, gray_range)
 
     with monkeypatch.context() as patch:
-        patch.setattr(index, "ThreadPoolExecutor", Pool)
+        patch.setattr(threads, "ThreadPoolExecutor", Pool)
         patch.setattr(index, "_look_at", look_and_stop)
         with pytest.raises(KeyboardInterrupt):
             index.refresh(tmp_path / "photos", tmp_path / "known")
