@@ -209,6 +209,8 @@ def with_test(table: Table, seed: int) -> Table:
     splits, names = set(table.splits), table.class_names
     if "test" not in splits and "val" in splits:
         table = table._replace(splits=["test" if split == "val" else split for split in table.splits])
+        drawn = ", and validation images are drawn from train" if names else ""
+        table = table._replace(notes=(*table.notes, f"There is no test: the images of val are the test images{drawn}."))
     elif splits == {"train"} and names:
         groups = defaultdict(list)
         for i, path in enumerate(table.paths):
