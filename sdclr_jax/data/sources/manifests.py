@@ -112,23 +112,33 @@ def from_manifest(
 
 
 def _rows(path: pathlib.Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and the number and fields of each line that is not empty."""
+    """The names of the columns, and the number and fields of each line that has any. Columns without a name and without
+    content, as spreadsheets write them, are left out."""
     try:
         data = files.read(path, LARGEST)
         utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets write text
         text = data.decode("utf-16" if utf16 else "utf-8-sig")
-        head = re.split(r"\r\n?|\n", text.lstrip("\r\n"), maxsplit=1)[0]
+        written = (line[0] for line in re.finditer(r"[^\r\n]+", text))
+        head = next((line for line in written if line.strip(_BLANK + _DELIMITERS)), "")
         says = re.fullmatch(f"sep=([{_DELIMITERS}])", head, re.IGNORECASE)  # Excel's first line
         # Else the one that gives a column of paths, or else a comma.
         headings = {d: _columns(next(csv.reader([head], delimiter=d), [])) for d in _DELIMITERS}
         delimiter = next((d for d, columns in headings.items() if "path" in _uses(columns).values()), ",")
         delimiter = says[1] if says else delimiter
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
-        lines = [(reader.line_num, row) for row in reader if row][1 if says else 0 :]
+        lines = [(reader.line_num, row) for row in reader if any(_columns(row))][1 if says else 0 :]
     except (OSError, UnicodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the manifest {path} cannot be read as CSV ({reason}); give a UTF-8 CSV file.") from error
-    return _columns(lines[0][1]) if lines else [], lines[1:]
+    columns, lines = _columns(lines[0][1]) if lines else [], lines[1:]
+    used = {
+        place for row in (columns, *(row for _, row in lines)) for place, field in enumerate(row) if field.strip(_BLANK)
+    }
+
+    def kept(row: list[str]) -> list[str]:
+        return [field for place, field in enumerate(row) if place in used]
+
+    return kept(columns), [(number, kept(row)) for number, row in lines]
 
 
 def _columns(fields: list[str]) -> list[str]:

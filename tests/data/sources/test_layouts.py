@@ -175,6 +175,8 @@ def test_columns_that_are_not_used_are_named(told):
         ("path,label\na/1.png,0\na/2.png,0.0\nb/3.png,1\n", "has the class '0' and '0.0', which are most likely one"),
         ("path,red\na/1.png,\x1c1\n", r"line 2, has '\\x1c1' for red: without a column label, all others must be 0"),
         ("path,red\na/1.png,\u0661\n", "line 2, has '\u0661' for red"),
+        ("path,label,\na/1.png,x,?\n", r"line 1, has the columns \['path', 'label', ''\]: each must have its own name"),
+        ("path,label,\na/1.png,x\na/2.png,y,,?\n", "line 3, does not have 2 fields"),
         ("path\nC:\\Users\\a\\1.png\n", "which leads out of the folder"),
         ("path\n..\\a\\1.png\n", "which leads out of the folder"),
         ("path\n" + "a/" * 5000 + "1.png\n", "which is no image in the folder"),
@@ -214,7 +216,9 @@ def test_paths_are_found_however_they_are_written(told):
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_what_spreadsheets_write_is_read(told, encoding):
-    table = told("path\tlabel\r\na/1.png\tü\r\na/2.png\ty\r\n\r\n", encoding=encoding)
+    """Rows and columns of empty cells, too, and lines without them."""
+    rows = "\t\t\t\r\n\tpath\tlabel\t\r\n\ta/1.png\tü\t\r\n \t\t\t\t\r\n\ta/2.png\ty\r\n\r\n"
+    table = told(rows, encoding=encoding)
     assert table.class_names == ("y", "ü") and table.paths == ["a/1.png", "a/2.png"]
     with pytest.raises(UserError, match="cannot be read as CSV"):
         told(codecs.BOM_UTF16_LE + b"p")
