@@ -17,6 +17,7 @@ FLOORS = {
     "output": 0,
     "trees": 0,
     "parallel": 0.25,
+    "progress": 0.25,
     "joining": 0.4,
     "stops": 0.4,
     "processes": 0.5,

@@ -19,6 +19,7 @@ from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.output import Output
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.processes import Stop
+from sdclr_jax.progress import bar
 from sdclr_jax.records import names
 from sdclr_jax.records.metrics import DIVERGED
 from sdclr_jax.run import metrics, wandb
@@ -85,7 +86,7 @@ def train(
             _opened(batches, start) as (stream, whole),
             contextlib.closing(metrics.opened(directory, start, notes, still_held)) as log,
             _sent(directory, config) as send,
-            _bar(total, start, progress, errors) as bar,
+            bar(None, total, progress and processes.is_main(), errors, initial=start, unit="step") as shown,
             processes.telling(),
             _noted(log, epoch),
         ):
@@ -97,7 +98,7 @@ def train(
                 profile = Profile(traces, profiled_steps, start + warm_up, total, method.jitted_step.lower)
             measurements = _measurements(parts, clock)
             intervals = [config.log_every, checkpoint_every, *(m.every for m in measurements if m.every)]
-            reporter = _Reporter(parts, log, send, bar, errors)
+            reporter = _Reporter(parts, log, send, shown, errors)
 
             def convenient(step: int) -> bool:
                 """Whether a line of the log is due: all else that is due falls on one."""
@@ -110,9 +111,9 @@ def train(
                 log.publish()
                 checkpoints.save(number, state, log.notes() | more)
 
-            if not bar.disable:
+            if not shown.disable:
                 devices = parts.shardings.batch.mesh.devices
-                bar.write(f"Training on {devices.size} x {devices.flat[0].device_kind}", file=errors)
+                shown.write(f"Training on {devices.size} x {devices.flat[0].device_kind}", file=errors)
             reporter.lost(log.lost, start)
             number = start
             for step in _until_overdue(method.train(state, clock.timed(stream), until=total, due=due)):
@@ -120,7 +121,7 @@ def train(
                 whole = step.images if len(step.images) == config.batch_size else whole
                 window.add(step.scalars)
                 if profile and (costs := profile.after(step, waited=clock.waited, batch_size=config.batch_size)):
-                    bar.write(costs.sentence(traces), file=errors)
+                    shown.write(costs.sentence(traces), file=errors)
                 stopping = stop.at(number, convenient(number))
                 if not (convenient(number) or stopping):
                     continue
@@ -341,12 +342,3 @@ def _sent(directory: files.Path, config: ConfigDict) -> Iterator[Callable[[metri
         return
     with contextlib.closing(wandb.WandB(config.wandb, directory, recipes.fields(config))) as run:
         yield run.write
-
-
-def _bar(total: int, start: int, progress: bool, errors: Output) -> tqdm:
-    # A terminal is drawn again often; a file would fill up.
-    interval = 0.5 if errors.isatty() else 30
-    quiet = not (progress and processes.is_main())
-    return tqdm(
-        total=total, initial=start, unit="step", mininterval=interval, disable=quiet, dynamic_ncols=True, file=errors
-    )

@@ -15,10 +15,10 @@ from sdclr_jax import branches, parallel, processes
 from sdclr_jax.data import augment, batches
 from sdclr_jax.data.crops import CentreCrop
 from sdclr_jax.data.images import Encoded, as_images
-from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import features
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.progress import bar
 from sdclr_jax.trees import Tree
 
 KEPT_BYTES = 2**30  # a set: 7,133 images of 224 x 224

@@ -13,12 +13,12 @@ from sdclr_jax import parallel, processes, pruning, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.branches import variables as branch_variables
 from sdclr_jax.data import order
-from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives.nt_xent import nt_xent_per_image
 from sdclr_jax.objectives.vectors import cosines
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.progress import bar
 from sdclr_jax.trees import Tree
 
 # What the whole network is held against:

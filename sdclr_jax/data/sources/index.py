@@ -24,8 +24,8 @@ from sdclr_jax import files
 from sdclr_jax.data import decoding, threads
 from sdclr_jax.data.decoding import Gray
 from sdclr_jax.data.images import LARGEST
-from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError
+from sdclr_jax.progress import bar
 from sdclr_jax.records import sheets
 
 # What cameras, phones and the web write. Those that are not decoded are named as skipped and not passed over.
