@@ -130,7 +130,7 @@ from sdclr_jax import parallel
 from sdclr_jax.data.batches import Streamed
 from sdclr_jax.data.crops import RandomCrops
 from sdclr_jax.data.images import Files
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Lost
 from sdclr_jax.run import checkpoints
 from sdclr_jax.run.checkpoints import Checkpoints
 
@@ -176,7 +176,7 @@ with processes.together():
     print("READ", restored(folder / "checkpoints" if main else own / "checkpoints"))
     try:
         restored(folder / "checkpoints" if main else own / "late")
-    except UserError as error:
+    except Lost as error:
         print("SEEN", error)
 """
 

@@ -28,7 +28,7 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from sdclr_jax import processes, records, trees
-from sdclr_jax.errors import UserError, first_line
+from sdclr_jax.errors import Lost, UserError, first_line
 from sdclr_jax.records import Saved, names
 from sdclr_jax.run import damage, folder
 from sdclr_jax.trees import Tree
@@ -115,7 +115,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         after a minute only.
 
         Raises:
-            UserError: they still see different ones after `ALIKE` seconds.
+            Lost: they still see different ones after `ALIKE` seconds.
         """
         until = time.monotonic() + ALIKE
         while True:
@@ -125,7 +125,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 return steps
             if time.monotonic() > until:
                 said = "; ".join(f"process {number} sees {text}" for number, text in enumerate(seen))
-                raise UserError(
+                raise Lost(
                     f"the processes see other checkpoints in {self._directory}: {said}. Give a --workdir that all see, "
                     "or start all again when the disk shows the same to each"
                 )
