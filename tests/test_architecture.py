@@ -15,6 +15,7 @@ FLOORS = {
     "compiler": 0,
     "numerics": 0,
     "output": 0,
+    "progress": 0,
     "trees": 0,
     "parallel": 0.25,
     "joining": 0.4,

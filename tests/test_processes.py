@@ -25,7 +25,7 @@ from sdclr_jax import parallel, processes, recipes, stops, trees
 from sdclr_jax.api import agreement
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Lost, UserError
 from sdclr_jax.joining import cluster, line
 from sdclr_jax.processes import failing, meeting, watching
 from sdclr_jax.run import folder, metrics
@@ -552,6 +552,33 @@ def test_one_that_says_no_more_is_named_but_not_where_it_left_after_a_failure(mo
     ended.set()
     watch.join()
     assert [text.partition(" for ")[0] for text in said] == ([] if failed else ["process 1 has not been heard of"])
+
+
+def test_one_that_comes_late_is_waited_for_as_long_as_it_comes_further(monkeypatch):
+    """As where it reads a data set for the first time, which process 0 has read before."""
+
+    class Late(Store):
+        def key_value_dir_get(self, folder):
+            beat, _, step = self.kept["sdclr_jax/alive/1"].partition(" ")
+            step = min(int(step), last - 1) + 1
+            self.kept["sdclr_jax/alive/1"] = f"{int(beat) + 1} {step}"
+            if step == 20:
+                self.kept["sdclr_jax/lists/1/1"] = "b"
+            return super().key_value_dir_get(folder)
+
+    monkeypatch.setattr(meeting, "count", lambda: 2)
+    monkeypatch.setattr(meeting, "MEET", 0)
+    monkeypatch.setattr(meeting, "is_main", lambda: False)
+    for last, text in ((20, ["a", "b"]), (5, "process 1 has not come to 'lists' in 0 s")):
+        store = Late()
+        store.kept["sdclr_jax/alive/1"] = "0 0"
+        monkeypatch.setattr(processes.store, "client", lambda store=store: store)
+        monkeypatch.setattr(meeting, "_met", {})
+        if last == 20:
+            assert processes.exchange("lists", "a") == text
+        else:
+            with pytest.raises(Lost, match=text):
+                processes.exchange("lists", "a")
 
 
 def test_memory_that_is_short_is_not_a_process_that_is_gone():

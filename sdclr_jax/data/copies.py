@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from sdclr_jax.data import crops, decoding, images
-from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
+from sdclr_jax.progress import bar
 
 _ROUNDING = 2.0  # gray levels between two copies of one picture, mean
 _MARK = ".sdclr_jax_copies"  # a file of a folder of copies, which says that `write` may replace what is there

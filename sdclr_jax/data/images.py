@@ -16,6 +16,7 @@ from PIL import Image
 from sdclr_jax import files
 from sdclr_jax.data import decoding
 from sdclr_jax.errors import UserError, first_line
+from sdclr_jax.progress import progressed
 
 LARGEST = 2**30  # bytes of an image file
 
@@ -133,6 +134,7 @@ class Files(Encoded):
         total = hashlib.sha256()
         with ThreadPoolExecutor() as threads:  # a disk in the network answers many questions at once
             for path, stamp in zip(self.paths, threads.map(stamp_of, map(self.name, range(len(self)))), strict=True):
+                progressed()
                 total.update(f"{path}\n{stamp}\n".encode(errors="surrogateescape"))
         return total.hexdigest()
 

@@ -49,11 +49,12 @@ def exchange(place: str, text: str = "", *, patient: bool = False) -> list[str]:
 
     Raises:
         UserError: another process has failed.
-        Lost: one has not come in `MEET` seconds.
+        Lost: one has not come, and has done nothing for `MEET` seconds.
     """
     global _waits
     if count() == 1:
         return [text]
+    before: dict[int, str] | None = None  # how far each of the others had come
     _met[place] = _met.get(place, 0) + 1
     folder, until, pause = f"{ROOT}/{place}/{_met[place]}", time.monotonic() + MEET, 0.002
     store.client().key_value_set(f"{folder}/{jax.process_index()}", text)
@@ -67,9 +68,14 @@ def exchange(place: str, text: str = "", *, patient: bool = False) -> list[str]:
                 if is_main() and _met[place] > 1:  # all have read what was brought before
                     store.client().key_value_delete(f"{ROOT}/{place}/{_met[place] - 1}/")
                 return [brought[i] for i in range(count())]
+            if before is None:
+                before = store.steps()
             if time.monotonic() > until and not patient:
-                missing = ", ".join(str(i) for i in range(count()) if i not in brought)
-                raise Lost(f"process {missing} has not come to '{place}' in {MEET} s: see what it says")
+                missing, now = [i for i in range(count()) if i not in brought], store.steps()
+                if all(now.get(i) == before.get(i) for i in missing):
+                    named = ", ".join(map(str, missing))
+                    raise Lost(f"process {named} has not come to '{place}' in {MEET} s: see what it says")
+                before, until = now, time.monotonic() + MEET  # it may have more to read than this one
             time.sleep(store.pause(pause))
             pause = min(2 * pause, 0.05)
     finally:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax import joining, parallel, stops
+from sdclr_jax import joining, parallel, progress, stops
 from sdclr_jax.errors import Lost, Stopped, first_line
 from sdclr_jax.processes import failing, meeting, store
 from sdclr_jax.processes.store import MEET, POLL, ROOT, count, is_main
@@ -18,14 +18,6 @@ from sdclr_jax.stops import Interrupts
 
 SILENCE = 30  # seconds until one that is not heard of counts as dead
 _connected = False  # whether this process has computed with the others
-_done = 0  # pieces of work other than steps
-
-
-def progressed() -> None:
-    """Note that this process has done a piece of work other than a step; where none does any for `MEET` seconds, they
-    stand still, and end."""
-    global _done
-    _done += 1
 
 
 @contextlib.contextmanager
@@ -78,7 +70,8 @@ def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
     beat, heard, moved = 0, {}, {}  # process -> its last beat or step, and when it came
     while not ended.wait(store.pause(POLL)):
         beat += 1
-        step = f"{stops.taken}.{beat if meeting.waits() else _done}"  # who waits on purpose does not stand still
+        # One that waits on purpose does not stand still.
+        step = f"{stops.taken}.{beat if meeting.waits() else progress.done}"
         try:
             with joining.asking(SILENCE):
                 store.client().key_value_set(

@@ -23,8 +23,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from sdclr_jax import files
-from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import UserError
+from sdclr_jax.progress import bar
 
 _IMAGE_SHAPE = (32, 32, 3)
 _IMAGE_BYTES = 3 * 32 * 32  # the red plane, the green one, the blue one

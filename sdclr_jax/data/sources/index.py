@@ -25,8 +25,8 @@ from sdclr_jax import files
 from sdclr_jax.data import decoding
 from sdclr_jax.data.decoding import Gray
 from sdclr_jax.data.images import LARGEST
-from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.errors import ArgumentError
+from sdclr_jax.progress import bar, progressed
 from sdclr_jax.records import sheets
 
 # What cameras, phones and the web write. Those that are not decoded are named as skipped and not passed over.
@@ -113,6 +113,7 @@ def scan(root: pathlib.Path) -> Scanned:
     found, skipped, of_systems, others, entered = {}, {}, [], Counter(), {}
     later, linked = deque([("", root)]), deque()
     while later or linked:
+        progressed()
         prefix, folder = (later or linked).popleft()
         try:
             status = folder.stat()
@@ -201,8 +202,6 @@ def refresh(
             try:
                 for done in [pool.submit(look_at, batch) for batch in batches]:
                     shown.update(done.result())
-                    if several:
-                        several.progressed()
                     if time.monotonic() - saved >= _SAVE_EVERY:
                         save()
                         saved = time.monotonic()

@@ -16,9 +16,9 @@ from sdclr_jax import files
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.images import Encoded, stamp_of
 from sdclr_jax.data.sources import prepared
-from sdclr_jax.data.sources.progress import bar
 from sdclr_jax.data.targets import are_attributes
 from sdclr_jax.errors import UserError, first_line
+from sdclr_jax.progress import bar
 
 _IDS = ("file_name", "filename", "id")  # of imagenet2012, places365_small, i_naturalist2018
 _BATCH = 256  # records read at once
