@@ -23,6 +23,8 @@ import pytest
 
 from sdclr_jax import parallel, processes, recipes, stops, trees
 from sdclr_jax.api import agreement
+from sdclr_jax.api.evaluate import evaluate
+from sdclr_jax.api.exemplars import exemplars
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.errors import Lost, UserError
@@ -350,6 +352,21 @@ def test_variables_that_name_no_process_are_refused(environment, said, monkeypat
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"^--distributed: {said}"):
         processes.join()
+
+
+def test_the_step_that_a_run_is_open_at_is_compared(tmp_path, monkeypatch):
+    """From Python, where each process has opened the run at a moment of its own, they would measure two encoders."""
+    compared = []
+
+    def on_run(config, settings):
+        compared.append(settings["step of the run"])
+        raise UserError("enough")
+
+    monkeypatch.setattr(agreement, "on_run", on_run)
+    for measured in (evaluate, exemplars):
+        with pytest.raises(UserError, match="^enough$"):
+            measured(types.SimpleNamespace(path=OLD_RUN, step=7))
+    assert compared == [7, 7]
 
 
 def test_checkpoints_are_not_compared_before_they_are_read(tmp_path, monkeypatch):
