@@ -27,6 +27,7 @@ from sdclr_jax.api.evaluate import evaluate
 from sdclr_jax.api.exemplars import exemplars
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
+from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import Lost, UserError
 from sdclr_jax.joining import cluster, line
 from sdclr_jax.processes import failing, meeting, watching
@@ -371,16 +372,31 @@ def test_the_step_that_a_run_is_open_at_is_compared(tmp_path, monkeypatch):
 
 def test_checkpoints_are_not_compared_before_they_are_read(tmp_path, monkeypatch):
     """Beside a run that trains, or on a disk that shows folders late, they differ for a while; reading waits for it."""
-    agreed, images = [], types.SimpleNamespace(images=None)
+    agreed, lists, images = [], [], types.SimpleNamespace(images=None)
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "agree", agreed.append)
     monkeypatch.setattr(processes, "first", lambda what: contextlib.nullcontext(False))
     monkeypatch.setattr(agreement, "on_images", lambda parts: None)
+    monkeypatch.setattr(agreement, "on_lists", lists.append)
     monkeypatch.setattr(agreement, "as_images", lambda images: types.SimpleNamespace(whole_shape=None))
     monkeypatch.setattr(folder, "check_shared", lambda directory: None)
-    data = types.SimpleNamespace(part=lambda subset: images, train=images, test=images)
+    data = types.SimpleNamespace(part=lambda subset: images, train=images, test=images, subsets="of all")
     agreement.on_data(types.SimpleNamespace(data=types.SimpleNamespace(subset="train")), tmp_path, data)
-    assert not agreed
+    assert not agreed and lists == ["of all"]
+
+
+def test_the_lists_of_images_for_probes_are_compared(monkeypatch):
+    """Else each process would compute features of images of its own, for scores of all."""
+    agreed = []
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "agree", agreed.append)
+    sizes = {"n_max": 20, "imbalance": 10.0, "validation_per_class": 5, "few_shot_per_class": 2}
+    here = longtail.draw(np.arange(90) % 3, num_classes=3, seed=0, **sizes)
+    for subsets in (here, here._replace(validation=here.validation[1:])):
+        agreement.on_lists(subsets)
+    one, other = agreed
+    assert {name for name in one if one[name] != other[name]} == {"list 'validation'"} and len(one) == len(here)
+    assert re.fullmatch(r"\d+ entries, CRC-32 [0-9a-f]{8}", one["list 'few_shot'"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
