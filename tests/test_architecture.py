@@ -16,6 +16,7 @@ FLOORS = {
     "numerics": 0,
     "output": 0,
     "progress": 0,
+    "signals": 0,
     "trees": 0,
     "parallel": 0.25,
     "joining": 0.4,

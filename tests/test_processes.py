@@ -2,6 +2,7 @@
 fail together. What else may happen to them is in experiments/process_faults.py."""
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -459,6 +460,21 @@ def test_what_a_program_around_python_handles_stays_so(taking, monkeypatch):
         assert mine(signal.SIGUSR1) == before
         assert mine(signal.SIGHUP) != signal.SIG_DFL
     assert mine(signal.SIGHUP) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("taking", [processes.Stop, stops.heeded, stops.Interrupts, main._signals_as_ctrl_c])
+def test_what_another_library_has_taken_since_python_began_is_its_own_again(taking):
+    """As SIGTERM, which JAX takes where processes join: Python knows nothing of it."""
+    libc, number = ctypes.CDLL(None), int(signal.SIGUSR1)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    handler = ctypes.cast(libc.abs, ctypes.c_void_p).value  # any function: it is not called
+    before = libc.signal(number, handler)
+    try:
+        with taking():
+            pass
+    finally:
+        after = libc.signal(number, before)
+    assert after == handler
 
 
 def test_a_stop_signal_interrupts_what_saves_nothing_and_other_threads_know_of_it():
