@@ -571,6 +571,16 @@ def test_half_a_cluster_is_a_sentence(monkeypatch, capsys, raised, said):
     assert heard.endswith("one process alone needs no --distributed\n")
 
 
+def test_processes_that_have_not_joined_are_told_how(monkeypatch):
+    """Those of a TPU slice know of each other all the same."""
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with (
+        pytest.raises(UserError, match="^there are 4 processes, and they have not joined: give --distributed"),
+        processes.together(stop=True),
+    ):
+        raise AssertionError
+
+
 class Store:
     """As JAX's, in this process."""
 

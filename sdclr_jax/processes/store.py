@@ -6,6 +6,7 @@ import jax
 from jax._src import distributed  # its store has no public door
 
 from sdclr_jax import parallel
+from sdclr_jax.errors import UserError
 
 ROOT = "sdclr_jax"  # of all names in the store
 # Seconds until all have come to the same place or step, which may take a long compilation; and between two looks.
@@ -44,8 +45,17 @@ def steps() -> dict[int, str]:
 
 
 def client() -> Any:
-    """JAX's client of it."""
-    return distributed.global_state.client
+    """JAX's client of it, in one of several processes.
+
+    Raises:
+        UserError: they have not joined, as those of a TPU slice, which know of each other all the same.
+    """
+    if (found := distributed.global_state.client) is None:
+        raise UserError(
+            f"there are {jax.process_count()} processes, and they have not joined: give --distributed (in Python, call "
+            "jax.distributed.initialize() first)"
+        )
+    return found
 
 
 def pause(seconds: float) -> float:

@@ -28,11 +28,12 @@ def together(*, stop: bool = False) -> Iterator[None]:
         stop: whether Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of several ends all at once; else they are for `Stop`.
 
     Raises:
-        UserError: another process has failed, or is gone.
+        UserError: another process has failed, or is gone; or they have not joined.
     """
     if count() == 1:
         yield
         return
+    store.client()
     ended = threading.Event()
     with Interrupts() if stop else contextlib.nullcontext() as interrupts:
         threading.Thread(target=_watch, args=(ended, interrupts), daemon=True).start()
