@@ -219,11 +219,11 @@ def test_a_process_that_ends_itself_lets_process_0_end_first(line, capsys):
     assert not statuses and not capsys.readouterr().err
 
 
-def test_where_the_processes_are_is_asked_of_the_cluster(monkeypatch):
+def test_where_the_processes_are_is_asked_of_the_cluster(monkeypatch, capsys):
     found = {}
     detect = lambda *given: found["is"]  # noqa: E731
     monkeypatch.setattr(cluster.ClusterEnv, "auto_detect_unset_distributed_params", detect)
-    for name in cluster.NAMES:
+    for name in (*cluster.NAMES, *cluster._STARTED):
         monkeypatch.delenv(name, raising=False)
     found["is"] = "host:8476", 4, 2, [0]
     place = cluster.find(1)
@@ -233,6 +233,19 @@ def test_where_the_processes_are_is_asked_of_the_cluster(monkeypatch):
         found["is"] = alone
         assert cluster.find(1) is None
         joining.join()  # and nothing happens
+    assert capsys.readouterr().err == 2 * "--distributed: no cluster is found, so this process works alone\n"
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE", "SLURM_NTASKS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "2")
+            assert cluster.find(1) is None  # one that is found
+            found["is"] = None, None, None, None
+            with pytest.raises(
+                UserError, match=rf"cannot be joined \({name} is 2, and JAX finds no cluster\): see that"
+            ):
+                cluster.find(1)
+            patch.setenv(name, "1")
+            assert cluster.find(1) is None
+            found["is"] = alone
     for wrong in ("host", "host:", ":80", "host:port", "host:65536"):
         found["is"] = wrong, 2, 0, None
         with pytest.raises(UserError, match=r"^--distributed: the address of process 0 is .*: it must be host:port$"):
