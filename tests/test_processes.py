@@ -591,21 +591,58 @@ class Store:
         self.kept[key] = value
 
     def key_value_dir_get(self, folder):
-        return [(key, value) for key, value in self.kept.items() if key.startswith(folder)]
+        return [(key, value) for key, value in list(self.kept.items()) if key.startswith(folder)]
+
+    def key_value_delete(self, folder):
+        self.kept = {key: value for key, value in self.kept.items() if not key.startswith(folder)}
+
+
+def test_what_a_process_has_caught_is_not_heard_in_the_next_call(monkeypatch):
+    """From Python: a run that is refused, and then one that is not; process 1 comes to it much later."""
+
+    class WithOther(Store):
+        def key_value_set(self, key, value, allow_overwrite=False):
+            super().key_value_set(key, value)
+            if "/alive/" not in key:
+                super().key_value_set(f"{key[:-1]}1", value)  # process 1 does the same
+
+    store, waiting, do_not_wait = WithOther(), [], failing._do_not_wait
+    monkeypatch.setattr(failing, "_do_not_wait", lambda *given: waiting.append(given))
+    monkeypatch.setattr(failing, "end", None)
+    monkeypatch.setattr(failing, "POLL", 0)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.store, "client", lambda: store)
+    monkeypatch.setattr(watching, "_connected", True)
+    for number in range(4):
+        call = processes.store.root()
+        store.kept[f"{call}/alive/1"] = "7 0.0"
+        assert not failing.told() and not failing.failures() and processes.store.steps() == {1: "0.0"}
+        with contextlib.ExitStack() as stack:
+            if number < 2:
+                stack.enter_context(pytest.raises(UserError, match="^process 1: there is no image$"))
+            stack.enter_context(processes.together())
+            assert processes.exchange("here", str(number)) == [str(number)] * 2
+            if number < 2:
+                store.kept[f"{call}/failed/1"] = '{"text": "there is no image", "status": 2}'
+                processes.exchange("there")
+    left = {call for call, _, _ in waiting} & {key.partition("/failed/")[0] for key in store.kept}
+    assert len(waiting) == 2 and len(left) == 1  # what was said in the call before an earlier one is removed
+    for given in waiting:  # all have come on since, so this process does not end
+        do_not_wait(*given)
 
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_one_that_says_no_more_is_named_but_not_where_it_left_after_a_failure(monkeypatch, failed):
     """A process that has failed says why, and nothing else after that."""
     store, ended, said = Store(), threading.Event(), []
-    store.kept["sdclr_jax/alive/1"] = "7 0.0"
+    store.kept["sdclr_jax/now/alive/1"] = "7 0.0"
     for name, value in {"SILENCE": 0.05, "POLL": 0.01, "is_main": lambda: True}.items():
         monkeypatch.setattr(watching, name, value)
-    monkeypatch.setattr(failing, "_told", failed)
+    monkeypatch.setattr(failing, "told", lambda: failed)
     monkeypatch.setattr(processes.store, "client", lambda: store)
     monkeypatch.setattr(failing, "publish", lambda error: None)
     monkeypatch.setattr(failing, "end", lambda text, status: (said.append(text), ended.set()))
-    watch = threading.Thread(target=watching._watch, args=(ended, None))
+    watch = threading.Thread(target=watching._watch, args=(ended, None, "sdclr_jax/now"))
     watch.start()
     ended.wait(0.5 if failed else 60)
     ended.set()
@@ -618,19 +655,20 @@ def test_one_that_comes_late_is_waited_for_as_long_as_it_comes_further(monkeypat
 
     class Late(Store):
         def key_value_dir_get(self, folder):
-            beat, _, step = self.kept["sdclr_jax/alive/1"].partition(" ")
+            beat, _, step = self.kept[alive].partition(" ")
             step = min(int(step), last - 1) + 1
-            self.kept["sdclr_jax/alive/1"] = f"{int(beat) + 1} {step}"
+            self.kept[alive] = f"{int(beat) + 1} {step}"
             if step == 20:
-                self.kept["sdclr_jax/lists/1/1"] = "b"
+                self.kept[f"{processes.store.root()}/lists/1/1"] = "b"
             return super().key_value_dir_get(folder)
 
+    alive = f"{processes.store.root()}/alive/1"
     monkeypatch.setattr(meeting, "count", lambda: 2)
     monkeypatch.setattr(meeting, "MEET", 0)
     monkeypatch.setattr(meeting, "is_main", lambda: False)
     for last, text in ((20, ["a", "b"]), (5, "process 1 has not come to 'lists' in 0 s")):
         store = Late()
-        store.kept["sdclr_jax/alive/1"] = "0 0"
+        store.kept[alive] = "0 0"
         monkeypatch.setattr(processes.store, "client", lambda store=store: store)
         monkeypatch.setattr(meeting, "_met", {})
         if last == 20:
