@@ -6,12 +6,13 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import jax
 from jax._src import distributed  # whether JAX looks after SIGTERM has no public door
 from jax.experimental import multihost_utils
 
+from sdclr_jax import signals
 from sdclr_jax.errors import Stopped
 from sdclr_jax.output import tell
 
@@ -20,12 +21,6 @@ PATIENCE = 20.0  # seconds that a stop waits for a good step, or for any
 taken = 0  # the last step of this process
 _looking: "Stop | None" = None  # that of the run that this process trains
 _NOT_BEGUN = "stopped before the first step: run it again to start, or to resume"
-
-
-def _free(signals: Iterable[signal.Signals]) -> list[signal.Signals]:
-    """Those that this process may take, and give back. What is ignored stays so: `nohup` does that. So does what a
-    program around Python handles, as Python cannot give it back."""
-    return [s for s in signals if signal.getsignal(s) not in (signal.SIG_IGN, None)]
 
 
 class Overdue(Stopped):
@@ -55,12 +50,8 @@ class Stop(contextlib.AbstractContextManager):
     def __enter__(self):
         global _looking
         _looking = self
-        try:
-            # Of several, JAX itself takes SIGTERM, and finds a step that all of them have still to come to.
-            signals = [s for s in SIGNALS if s != signal.SIGTERM or not self._together]
-            self._before = {s: signal.signal(s, self._ask) for s in _free(signals)}
-        except ValueError:  # not the main thread, as in some notebooks
-            self._before = {}
+        # Of several, JAX itself takes SIGTERM, and finds a step that all of them have still to come to.
+        self._taken = signals.take((s for s in SIGNALS if s != signal.SIGTERM or not self._together), self._ask)
         return self
 
     def _ask(self, number, frame):
@@ -96,8 +87,7 @@ class Stop(contextlib.AbstractContextManager):
     def __exit__(self, *error):
         global _looking
         _looking = None
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        signals.give_back(self._taken)
 
 
 @contextlib.contextmanager
@@ -118,15 +108,11 @@ def heeded() -> Iterator[None]:
         tell("\nstopping after the first step; Ctrl-C again to stop at once")
         os.kill(os.getpid(), signal.SIGTERM)  # which JAX has taken
 
-    try:
-        before = {s: signal.signal(s, ask) for s in _free(SIGNALS)}
-    except ValueError:  # not the main thread, as in some notebooks
-        before = {}
+    held = signals.take(SIGNALS, ask)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signals.give_back(held)
 
 
 class Interrupts(contextlib.AbstractContextManager):
@@ -140,16 +126,16 @@ class Interrupts(contextlib.AbstractContextManager):
             os.set_blocking(end, False)
         try:
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-            # JAX has taken SIGTERM from Python's handlers.
-            self._before = {s: signal.signal(s, signal.default_int_handler) for s in _free(SIGNALS)}
         except ValueError:  # not the main thread, as in some notebooks
-            self._before = {}
+            self._taken = {}
+        else:
+            self._taken = signals.take(SIGNALS, signal.default_int_handler)  # also SIGTERM, which JAX has
         return self
 
     def waited(self) -> float:
         """Seconds since the first signal; 0 where there was none."""
         with contextlib.suppress(BlockingIOError):
-            if set(os.read(self._read, 100)) & {int(s) for s in self._before} and self.asked is None:
+            if set(os.read(self._read, 100)) & {int(s) for s in self._taken} and self.asked is None:
                 self.asked = time.monotonic()
         return 0.0 if self.asked is None else time.monotonic() - self.asked
 
@@ -158,10 +144,9 @@ class Interrupts(contextlib.AbstractContextManager):
             os.close(end)
 
     def __exit__(self, *error):
-        if self._before:
+        if self._taken:
             signal.set_wakeup_fd(self._wakeup)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        signals.give_back(self._taken)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,8 @@ FLOORS = {
     "compiler": 0,
     "numerics": 0,
     "output": 0,
+    "progress": 0,
+    "signals": 0,
     "trees": 0,
     "parallel": 0.25,
     "progress": 0.25,

@@ -35,7 +35,7 @@ def called(address, *numbers, count=2, limit=60):
         try:
             return rollcall.answer(Place(address, number, count), limit)
         except (UserError, Lost) as error:
-            late = "has not come in" in str(error) or "has not answered" in str(error)
+            late = any(said in str(error) for said in ("has not come in", "has not answered", "has not ended"))
             assert isinstance(error, Lost) == late  # what starts the processes may try that again
             return str(error)
 
@@ -111,7 +111,8 @@ def test_an_address_where_nobody_answers_is_a_sentence(address):
     assert said.startswith(f"process 1 of 0 to 1: process 0, at {address}, has not answered for 1 s (Connection refus")
 
 
-def test_a_process_that_comes_late_or_again_is_told_so(address):
+def test_a_process_that_comes_again_waits_for_the_others_and_is_told_so_where_they_do_not_end(address):
+    """As where a cluster starts one again whose others have still to hear that it was lost."""
     with socket.create_server(Place(address, 0, 2).host_and_port) as coordinator:  # as JAX's, which has begun
 
         def greet():
@@ -119,11 +120,32 @@ def test_a_process_that_comes_late_or_again_is_told_so(address):
             came.sendall(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00")
             return came
 
-        with ThreadPoolExecutor(1) as thread:
-            came = thread.submit(greet)
-            (said,) = called(address, 1)
+        with ThreadPoolExecutor(2) as threads:
+            came = threads.submit(greet)
+            (said,) = called(address, 1, limit=0)
             came.result().close()
+            again = threads.submit(called, address, 1)
+            greet().close()
+            coordinator.close()  # the others end, and all are started again
+            assert called(address, 0) == again.result() == [None]
         assert said.startswith(f"process 1 of 0 to 1 is late or comes twice: process 0, at {address}, has already")
+
+
+def test_one_that_is_gone_before_jax_has_joined_all_is_no_bad_input(monkeypatch):
+    """What starts the processes may try again."""
+
+    def initialize(*given, **how):
+        raise RuntimeError("DEADLINE_EXCEEDED: process 1")
+
+    ends = []
+    monkeypatch.setattr(cluster, "find", lambda limit: Place("localhost:1", 0, 2))
+    monkeypatch.setattr(rollcall, "answer", lambda place, limit: None)
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(Lost, match=r"^process 0 of 0 to 1: JAX cannot join the processes \(RuntimeError: DEADLINE"):
+        joining.join()
+    monkeypatch.setattr(joining, "end_at_once", lambda sentence, status: ends.append(status))
+    joining._jax_waits(Place("localhost:1", 0, 2))
+    assert ends == [Lost.status]
 
 
 def test_a_port_that_another_program_has_is_refused(address, monkeypatch):
@@ -197,11 +219,11 @@ def test_a_process_that_ends_itself_lets_process_0_end_first(line, capsys):
     assert not statuses and not capsys.readouterr().err
 
 
-def test_where_the_processes_are_is_asked_of_the_cluster(monkeypatch):
+def test_where_the_processes_are_is_asked_of_the_cluster(monkeypatch, capsys):
     found = {}
     detect = lambda *given: found["is"]  # noqa: E731
     monkeypatch.setattr(cluster.ClusterEnv, "auto_detect_unset_distributed_params", detect)
-    for name in cluster.NAMES:
+    for name in (*cluster.NAMES, *cluster._STARTED):
         monkeypatch.delenv(name, raising=False)
     found["is"] = "host:8476", 4, 2, [0]
     place = cluster.find(1)
@@ -211,6 +233,19 @@ def test_where_the_processes_are_is_asked_of_the_cluster(monkeypatch):
         found["is"] = alone
         assert cluster.find(1) is None
         joining.join()  # and nothing happens
+    assert capsys.readouterr().err == 2 * "--distributed: no cluster is found, so this process works alone\n"
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE", "SLURM_NTASKS"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "2")
+            assert cluster.find(1) is None  # one that is found
+            found["is"] = None, None, None, None
+            with pytest.raises(
+                UserError, match=rf"cannot be joined \({name} is 2, and JAX finds no cluster\): see that"
+            ):
+                cluster.find(1)
+            patch.setenv(name, "1")
+            assert cluster.find(1) is None
+            found["is"] = alone
     for wrong in ("host", "host:", ":80", "host:port", "host:65536"):
         found["is"] = wrong, 2, 0, None
         with pytest.raises(UserError, match=r"^--distributed: the address of process 0 is .*: it must be host:port$"):

@@ -2,6 +2,7 @@
 fail together. What else may happen to them is in experiments/process_faults.py."""
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
@@ -23,9 +24,12 @@ import pytest
 
 from sdclr_jax import parallel, processes, recipes, stops, trees
 from sdclr_jax.api import agreement
+from sdclr_jax.api.evaluate import evaluate
+from sdclr_jax.api.exemplars import exemplars
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
-from sdclr_jax.errors import UserError
+from sdclr_jax.data.subsets import longtail
+from sdclr_jax.errors import Lost, UserError
 from sdclr_jax.joining import cluster, line
 from sdclr_jax.processes import failing, meeting, watching
 from sdclr_jax.run import folder, metrics
@@ -118,19 +122,19 @@ def test_a_stop_before_the_first_step_does_not_wait_for_the_compiler():
     assert done.stderr.count("sdclr: stopped\n") == 1
 
 
-# Two hosts with disks of their own: the second has damaged images, and later other checkpoints.
+# Two hosts: the second has damaged images, cannot read a checkpoint, and later has other checkpoints.
 DISKS = """
-import contextlib, hashlib, pathlib, shutil, sys
+import contextlib, hashlib, pathlib, sys
 folder, own = map(pathlib.Path, sys.argv[1:])
 from sdclr_jax import processes
 processes.join()
-import jax, numpy as np
+import jax, numpy as np, orbax.checkpoint as ocp
 from flax import struct
 from sdclr_jax import parallel
 from sdclr_jax.data.batches import Streamed
 from sdclr_jax.data.crops import RandomCrops
 from sdclr_jax.data.images import Files
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Lost
 from sdclr_jax.run import checkpoints
 from sdclr_jax.run.checkpoints import Checkpoints
 
@@ -148,6 +152,12 @@ def of(x):
 def state(step):
     weights = of(np.full(3, step, np.float32))
     return State(of(np.int32(step)), {"weights": {"encoder": {"k": weights}}}, {"dense": {"encoder": {"m": weights}}})
+
+class Damaged(ocp.JsonCheckpointHandler):
+    def restore(self, directory, *given, **named):
+        if directory.parent.name == "2":
+            raise ValueError("no JSON")
+        return super().restore(directory, *given, **named)
 
 def restored(directory):
     with Checkpoints(directory) as found:
@@ -168,15 +178,13 @@ with processes.together():
     processes.exchange("saved")
     main = processes.is_main()
     if not main:
-        shutil.copytree(folder / "checkpoints", own / "checkpoints")
-        (own / "checkpoints" / "2" / "meta" / "metadata").unlink()
+        checkpoints._HANDLERS[ocp.args.JsonRestore] = Damaged
         (own / "late").mkdir()
-    processes.exchange("copied")
+    print("READ", restored(folder / "checkpoints"))
     checkpoints.ALIKE = 1
-    print("READ", restored(folder / "checkpoints" if main else own / "checkpoints"))
     try:
         restored(folder / "checkpoints" if main else own / "late")
-    except UserError as error:
+    except Lost as error:
         print("SEEN", error)
 """
 
@@ -352,18 +360,48 @@ def test_variables_that_name_no_process_are_refused(environment, said, monkeypat
         processes.join()
 
 
+def test_the_step_that_a_run_is_open_at_is_compared(tmp_path, monkeypatch):
+    """From Python, where each process has opened the run at a moment of its own, they would measure two encoders."""
+    compared = []
+
+    def on_run(config, settings):
+        compared.append(settings["step of the run"])
+        raise UserError("enough")
+
+    monkeypatch.setattr(agreement, "on_run", on_run)
+    for measured in (evaluate, exemplars):
+        with pytest.raises(UserError, match="^enough$"):
+            measured(types.SimpleNamespace(path=OLD_RUN, step=7))
+    assert compared == [7, 7]
+
+
 def test_checkpoints_are_not_compared_before_they_are_read(tmp_path, monkeypatch):
     """Beside a run that trains, or on a disk that shows folders late, they differ for a while; reading waits for it."""
-    agreed, images = [], types.SimpleNamespace(images=None)
+    agreed, lists, images = [], [], types.SimpleNamespace(images=None)
     monkeypatch.setattr(processes, "count", lambda: 2)
     monkeypatch.setattr(processes, "agree", agreed.append)
     monkeypatch.setattr(processes, "first", lambda what: contextlib.nullcontext(False))
     monkeypatch.setattr(agreement, "on_images", lambda parts: None)
+    monkeypatch.setattr(agreement, "on_lists", lists.append)
     monkeypatch.setattr(agreement, "as_images", lambda images: types.SimpleNamespace(whole_shape=None))
     monkeypatch.setattr(folder, "check_shared", lambda directory: None)
-    data = types.SimpleNamespace(part=lambda subset: images, train=images, test=images)
+    data = types.SimpleNamespace(part=lambda subset: images, train=images, test=images, subsets="of all")
     agreement.on_data(types.SimpleNamespace(data=types.SimpleNamespace(subset="train")), tmp_path, data)
-    assert not agreed
+    assert not agreed and lists == ["of all"]
+
+
+def test_the_lists_of_images_for_probes_are_compared(monkeypatch):
+    """Else each process would compute features of images of its own, for scores of all."""
+    agreed = []
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "agree", agreed.append)
+    sizes = {"n_max": 20, "imbalance": 10.0, "validation_per_class": 5, "few_shot_per_class": 2}
+    here = longtail.draw(np.arange(90) % 3, num_classes=3, seed=0, **sizes)
+    for subsets in (here, here._replace(validation=here.validation[1:])):
+        agreement.on_lists(subsets)
+    one, other = agreed
+    assert {name for name in one if one[name] != other[name]} == {"list 'validation'"} and len(one) == len(here)
+    assert re.fullmatch(r"\d+ entries, CRC-32 [0-9a-f]{8}", one["list 'few_shot'"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
@@ -431,6 +469,21 @@ def test_what_a_program_around_python_handles_stays_so(taking, monkeypatch):
         assert mine(signal.SIGUSR1) == before
         assert mine(signal.SIGHUP) != signal.SIG_DFL
     assert mine(signal.SIGHUP) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("taking", [processes.Stop, stops.heeded, stops.Interrupts, main._signals_as_ctrl_c])
+def test_what_another_library_has_taken_since_python_began_is_its_own_again(taking):
+    """As SIGTERM, which JAX takes where processes join: Python knows nothing of it."""
+    libc, number = ctypes.CDLL(None), int(signal.SIGUSR1)
+    libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p]
+    handler = ctypes.cast(libc.abs, ctypes.c_void_p).value  # any function: it is not called
+    before = libc.signal(number, handler)
+    try:
+        with taking():
+            pass
+    finally:
+        after = libc.signal(number, before)
+    assert after == handler
 
 
 def test_a_stop_signal_interrupts_what_saves_nothing_and_other_threads_know_of_it():
@@ -527,6 +580,16 @@ def test_half_a_cluster_is_a_sentence(monkeypatch, capsys, raised, said):
     assert heard.endswith("one process alone needs no --distributed\n")
 
 
+def test_processes_that_have_not_joined_are_told_how(monkeypatch):
+    """Those of a TPU slice know of each other all the same."""
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with (
+        pytest.raises(UserError, match="^there are 4 processes, and they have not joined: give --distributed"),
+        processes.together(stop=True),
+    ):
+        raise AssertionError
+
+
 class Store:
     """As JAX's, in this process."""
 
@@ -537,26 +600,91 @@ class Store:
         self.kept[key] = value
 
     def key_value_dir_get(self, folder):
-        return [(key, value) for key, value in self.kept.items() if key.startswith(folder)]
+        return [(key, value) for key, value in list(self.kept.items()) if key.startswith(folder)]
+
+    def key_value_delete(self, folder):
+        self.kept = {key: value for key, value in self.kept.items() if not key.startswith(folder)}
+
+
+def test_what_a_process_has_caught_is_not_heard_in_the_next_call(monkeypatch):
+    """From Python: a run that is refused, and then one that is not; process 1 comes to it much later."""
+
+    class WithOther(Store):
+        def key_value_set(self, key, value, allow_overwrite=False):
+            super().key_value_set(key, value)
+            if "/alive/" not in key:
+                super().key_value_set(f"{key[:-1]}1", value)  # process 1 does the same
+
+    store, waiting, do_not_wait = WithOther(), [], failing._do_not_wait
+    monkeypatch.setattr(failing, "_do_not_wait", lambda *given: waiting.append(given))
+    monkeypatch.setattr(failing, "end", None)
+    monkeypatch.setattr(failing, "POLL", 0)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(processes.store, "client", lambda: store)
+    monkeypatch.setattr(watching, "_connected", True)
+    for number in range(4):
+        call = processes.store.root()
+        store.kept[f"{call}/alive/1"] = "7 0.0"
+        assert not failing.told() and not failing.failures() and processes.store.steps() == {1: "0.0"}
+        with contextlib.ExitStack() as stack:
+            if number < 2:
+                stack.enter_context(pytest.raises(UserError, match="^process 1: there is no image$"))
+            stack.enter_context(processes.together())
+            assert processes.exchange("here", str(number)) == [str(number)] * 2
+            if number < 2:
+                store.kept[f"{call}/failed/1"] = '{"text": "there is no image", "status": 2}'
+                processes.exchange("there")
+    left = {call for call, _, _ in waiting} & {key.partition("/failed/")[0] for key in store.kept}
+    assert len(waiting) == 2 and len(left) == 1  # what was said in the call before an earlier one is removed
+    for given in waiting:  # all have come on since, so this process does not end
+        do_not_wait(*given)
 
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_one_that_says_no_more_is_named_but_not_where_it_left_after_a_failure(monkeypatch, failed):
     """A process that has failed says why, and nothing else after that."""
     store, ended, said = Store(), threading.Event(), []
-    store.kept["sdclr_jax/alive/1"] = "7 0.0"
+    store.kept["sdclr_jax/now/alive/1"] = "7 0.0"
     for name, value in {"SILENCE": 0.05, "POLL": 0.01, "is_main": lambda: True}.items():
         monkeypatch.setattr(watching, name, value)
-    monkeypatch.setattr(failing, "_told", failed)
+    monkeypatch.setattr(failing, "told", lambda: failed)
     monkeypatch.setattr(processes.store, "client", lambda: store)
     monkeypatch.setattr(failing, "publish", lambda error: None)
     monkeypatch.setattr(failing, "end", lambda text, status: (said.append(text), ended.set()))
-    watch = threading.Thread(target=watching._watch, args=(ended, None))
+    watch = threading.Thread(target=watching._watch, args=(ended, None, "sdclr_jax/now"))
     watch.start()
     ended.wait(0.5 if failed else 60)
     ended.set()
     watch.join()
     assert [text.partition(" for ")[0] for text in said] == ([] if failed else ["process 1 has not been heard of"])
+
+
+def test_one_that_comes_late_is_waited_for_as_long_as_it_comes_further(monkeypatch):
+    """As where it reads a data set for the first time, which process 0 has read before."""
+
+    class Late(Store):
+        def key_value_dir_get(self, folder):
+            beat, _, step = self.kept[alive].partition(" ")
+            step = min(int(step), last - 1) + 1
+            self.kept[alive] = f"{int(beat) + 1} {step}"
+            if step == 20:
+                self.kept[f"{processes.store.root()}/lists/1/1"] = "b"
+            return super().key_value_dir_get(folder)
+
+    alive = f"{processes.store.root()}/alive/1"
+    monkeypatch.setattr(meeting, "count", lambda: 2)
+    monkeypatch.setattr(meeting, "MEET", 0)
+    monkeypatch.setattr(meeting, "is_main", lambda: False)
+    for last, text in ((20, ["a", "b"]), (5, "process 1 has not come to 'lists' in 0 s")):
+        store = Late()
+        store.kept[alive] = "0 0"
+        monkeypatch.setattr(processes.store, "client", lambda store=store: store)
+        monkeypatch.setattr(meeting, "_met", {})
+        if last == 20:
+            assert processes.exchange("lists", "a") == text
+        else:
+            with pytest.raises(Lost, match=text):
+                processes.exchange("lists", "a")
 
 
 def test_memory_that_is_short_is_not_a_process_that_is_gone():

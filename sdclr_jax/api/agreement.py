@@ -40,7 +40,8 @@ def on_data(config: ConfigDict, directory: pathlib.Path, data: recipes.Data) -> 
             are cropped where they were seen whole.
     """
     if processes.count() > 1:
-        on_images({"training": data.part(config.data.subset), "all": data.train, "test": data.test})
+        on_images({"all": data.train, "test": data.test})
+        on_lists(data.subsets)
         folder.check_shared(directory)
     folder.check_seen(directory, as_images(data.train.images).whole_shape)
     with processes.first("the place of the images") as alone:
@@ -57,6 +58,20 @@ def on_images(parts: Mapping[str, Examples]) -> None:
     if processes.count() > 1:
         about = {f"list of {part} images": _about(examples) for part, examples in parts.items()}
         processes.agree(about)
+
+
+def on_lists(subsets: longtail.Subsets) -> None:
+    """See that all processes take the same of the same images: to train on, for probes, and to choose by.
+
+    Raises:
+        UserError: in every process; names one that differs, and the list.
+    """
+    if processes.count() > 1:
+        processes.agree({f"list '{name}'": _of_rows(rows) for name, rows in subsets._asdict().items()})
+
+
+def _of_rows(rows: np.ndarray) -> str:
+    return f"{len(rows)} entries, CRC-32 {zlib.crc32(np.ascontiguousarray(rows, np.int64).data):08x}"
 
 
 def _about(examples: Examples) -> str:

@@ -87,7 +87,7 @@ def evaluate_run(
             evaluation.
     """
     with processes.together(stop=True):
-        agreement.on_run(config)
+        agreement.on_run(config, {"step of the run": step})
         return _evaluate(config, directory, data_dir, step)
 
 

@@ -148,7 +148,7 @@ def exemplars_of_run(
         ArgumentError: more neighbours than images.
     """
     with processes.together(stop=True):
-        agreement.on_run(config, asked._asdict())
+        agreement.on_run(config, asked._asdict() | {"step of the run": until})
         if until is not None and processes.is_main():
             _warn_of_later(directory, until)
         shardings = parallel.shardings()

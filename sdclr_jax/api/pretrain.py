@@ -112,7 +112,9 @@ def train(
         taken = recipes.start(config, like) if config.model.start and not _has_checkpoint(directory) else None
         recipes.try_step(config, method, like, images, shardings.batch)
         # No process writes before all have looked and found the same.
-        agreement.on_images({"training": data.part(config.data.subset)})
+        agreement.on_images({"training": data.part(config.data.subset)} | ({"all": data.train} if online else {}))
+        if online:
+            agreement.on_lists(data.subsets)
         folder.check_shared(directory)
         parts = loop.Parts(
             config=config,

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sdclr_jax.buckets.paths import BucketPath
 from sdclr_jax.errors import UserError
+from sdclr_jax.progress import progressed
 
 ROOT = pathlib.Path("~/.cache/sdclr_jax/buckets")
 _KNOWN = ".copied.json"  # the generation of each file, in the copy itself
@@ -58,6 +59,7 @@ def fetch(folder: BucketPath, last: str = "") -> bool:
         def take(name: str) -> None:
             _take(folder / name, target / name, below[name].get("md5Hash"))
             here[name] = below[name]["generation"]
+            progressed()
 
         try:
             with ThreadPoolExecutor(_AT_ONCE) as pool:

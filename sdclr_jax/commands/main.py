@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import absl.logging
 
-from sdclr_jax import __version__, compiler
+from sdclr_jax import __version__, compiler, signals
 from sdclr_jax.commands import ending
 from sdclr_jax.errors import (
     LONGEST,
@@ -126,19 +126,11 @@ def _run(argv: list[str]) -> int:
 @contextlib.contextmanager
 def _signals_as_ctrl_c() -> Iterator[None]:
     """What a scheduler stops keeps what it has found, and removes what it has begun."""
-    # What is ignored stays so: `nohup` does that.
-    left = (signal.SIG_IGN, None)  # None: not set by Python
-    asking = [s for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1) if signal.getsignal(s) not in left]
-    try:
-        before = {number: signal.signal(number, signal.default_int_handler) for number in asking}
-    except ValueError:  # not the main thread
-        yield
-        return
+    taken = signals.take((signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1), signal.default_int_handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signals.give_back(taken)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from PIL import Image
 from sdclr_jax import files
 from sdclr_jax.data import decoding, threads
 from sdclr_jax.errors import UserError, first_line
+from sdclr_jax.progress import progressed
 
 LARGEST = 2**30  # bytes of an image file
 
@@ -132,6 +133,7 @@ class Files(Encoded):
         total = hashlib.sha256()
         with threads.pool() as pool:  # a disk in the network answers many questions at once
             for path, stamp in zip(self.paths, pool.map(stamp_of, map(self.name, range(len(self)))), strict=True):
+                progressed()
                 total.update(f"{path}\n{stamp}\n".encode(errors="surrogateescape"))
         return total.hexdigest()
 

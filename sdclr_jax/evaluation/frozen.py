@@ -18,7 +18,7 @@ from sdclr_jax.data.images import Encoded, as_images
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import features
 from sdclr_jax.parallel import Shardings
-from sdclr_jax.progress import bar
+from sdclr_jax.progress import bar, progressed
 from sdclr_jax.trees import Tree
 
 KEPT_BYTES = 2**30  # a set: 7,133 images of 224 x 224
@@ -122,6 +122,7 @@ class FrozenEncoder:
         kept, end = np.empty((len(images), size, size, 3), np.uint8), 0
         with self._batches(images) as crops:
             for batch in crops:
+                progressed()
                 kept[end : end + len(batch)] = batch
                 end += len(batch)
         return kept
@@ -134,7 +135,7 @@ class FrozenEncoder:
         return closing(batches.in_order(images, self._crop, self._batch_size, self._workers, places))
 
     def _of_batch(self, variables: Tree, images: np.ndarray) -> jax.Array:
-        processes.progressed()
+        progressed()
         batch = parallel.split(images, self._places, self._batch_size, self.shardings.batch)
         return self._encode(variables, batch)
 

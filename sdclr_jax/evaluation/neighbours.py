@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import ArrayLike, Float
 
-from sdclr_jax import parallel, processes
+from sdclr_jax import parallel
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation.features import unit
 from sdclr_jax.parallel import Shardings
+from sdclr_jax.progress import progressed
 
 # Images that are compared at once: so many queries a device with so many others, 64 MiB of similarities.
 QUERIES, OTHERS = 256, 65_536
@@ -115,7 +116,7 @@ def _search(
     if not k:
         return found
     for first in range(0, len(features), batch):
-        processes.progressed()
+        progressed()
         of = split(_filled(features[first : first + batch], batch))
         best = split(np.zeros((batch, k), np.int32)), split(np.full((batch, k), -np.inf, np.float32))
         for start, block in kept or blocks():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax import parallel, processes, pruning, trees
+from sdclr_jax import parallel, pruning, trees
 from sdclr_jax.branches import Branch
 from sdclr_jax.branches import variables as branch_variables
 from sdclr_jax.data import order
@@ -18,7 +18,7 @@ from sdclr_jax.models import Network, Outputs
 from sdclr_jax.objectives.nt_xent import nt_xent_per_image
 from sdclr_jax.objectives.vectors import cosines
 from sdclr_jax.parallel import Shardings
-from sdclr_jax.progress import bar
+from sdclr_jax.progress import bar, progressed
 from sdclr_jax.trees import Tree
 
 # What the whole network is held against:
@@ -224,6 +224,6 @@ class PruningProbe:
 
     def _put(self, rows: np.ndarray) -> Any:
         """The images of these rows on the devices, of which each process decodes its share."""
-        processes.progressed()
+        progressed()
         places = parallel.places(len(rows), self._shardings.batch)
         return parallel.split(self._pixels(rows[places]), places, len(rows), self._shardings.batch)

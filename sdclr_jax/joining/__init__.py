@@ -8,7 +8,7 @@ import threading
 import jax
 from jax._src import distributed  # whether a process has joined has no public door
 
-from sdclr_jax.errors import UserError, first_line
+from sdclr_jax.errors import Lost, UserError, first_line
 from sdclr_jax.joining import cluster, rollcall
 from sdclr_jax.joining.line import Line, end_at_once
 
@@ -26,7 +26,7 @@ def join() -> None:
     Raises:
         UserError: the three variables are not whole; or, in each process, the same sentence: one has come twice, or has
             another Python, JAX or number of processes.
-        Lost: in each process: one has not come.
+        Lost: in each process: one has not come; or has gone again, before JAX joined them.
     """
     global _line
     limit = _limit()
@@ -48,7 +48,7 @@ def join() -> None:
             shutdown_timeout_seconds=15,
         )
     except Exception as error:  # such as a port that something else has taken since
-        raise UserError(
+        raise Lost(
             f"{place}: JAX cannot join the processes ({type(error).__name__}: {first_line(error)}): mend that, and "
             "start all again"
         ) from error
@@ -83,5 +83,5 @@ def _jax_waits(place: cluster.Place) -> None:
     end_at_once(
         f"{place}: all processes had come, and JAX has not joined them in {_JAX} s: one has ended since; start all "
         "again",
-        UserError.status,
+        Lost.status,
     )

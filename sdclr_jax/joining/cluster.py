@@ -6,7 +6,11 @@ from typing import NamedTuple
 from jax._src.clusters import ClusterEnv  # what JAX knows of clusters has no public door
 
 from sdclr_jax.errors import UserError, first_line
+from sdclr_jax.output import tell
 
+# How many processes there are to be, by what JAX does not know: Open MPI 5, MPICH and Intel MPI, torchrun; or by Slurm,
+# outside of srun.
+_STARTED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "WORLD_SIZE", "SLURM_NTASKS")
 _ADDRESS, _COUNT, _NUMBER = NAMES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -33,13 +37,14 @@ class Place(NamedTuple):
 
 
 def find(limit: int) -> Place | None:
-    """The place of this process; None where it is alone.
+    """The place of this process; None where it is alone, which is said where no cluster was found.
 
     Args:
         limit: seconds to ask a cluster for it.
 
     Raises:
-        UserError: the variables that JAX or a scheduler sets are not whole.
+        UserError: the variables that JAX or a scheduler sets are not whole; or several processes were started by what
+            JAX does not know, and each would work alone.
     """
     address, count, number = _from_environment()
     if number is None:
@@ -48,6 +53,11 @@ def find(limit: int) -> Place | None:
         except Exception as error:
             raise _no_cluster(f"{type(error).__name__}: {first_line(error)}") from error
         address, count, number, _ = found  # the last are the devices: JAX takes one a process, whatever there is
+    if address is None:
+        for name in _STARTED:
+            if (started := os.environ.get(name, "")).isdecimal() and int(started) > 1:
+                raise _no_cluster(f"{name} is {started}, and JAX finds no cluster")
+        tell("--distributed: no cluster is found, so this process works alone")
     if address is None or count == 1:
         return None
     if count is None or number is None:

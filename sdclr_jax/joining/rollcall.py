@@ -28,14 +28,15 @@ _BIND = 10  # seconds for another program, such as an earlier start of this one,
 _LINGER = 10  # seconds in which those that come late hear what is wrong
 _LAST = 15  # seconds for the last answer
 _LINE = 4096  # bytes of what a process says; and of an answer, a hundred times as many
+_WITHOUT = "it has started without this one, and must end first"  # as where one is started again alone
 
 
 def answer(place: Place, limit: int) -> None:
     """Answer the roll call, which process 0 holds: returns when all have come.
 
     Raises:
-        Lost: in each process: one has not come within `limit` seconds, or nobody holds a roll call at the address. What
-            starts them may try again.
+        Lost: in each process: one has not come within `limit` seconds, or nobody holds a roll call at the address, as
+            where an earlier start of process 0 does not end. What starts them may try again.
         UserError: in each process: one has come twice, or is not like process 0; or, in process 0, the port cannot be
             had.
     """
@@ -84,16 +85,16 @@ def _answer(place: Place, limit: int) -> None:
                         why = "it stands still"
                         break
         except _NotARollCall:
-            if place.number:
-                raise UserError(
-                    f"{place} is late or comes twice: process 0, at {place.address}, has already started with all "
-                    "the others; end all, and start each once, with its own number"
-                ) from None
-            why = "another program answers"
+            why = _WITHOUT if place.number else "another program answers"
         except OSError as error:
             why = error.strerror or str(error) or type(error).__name__
         waited = time.monotonic() - started
         said = said or _say_that_it_waits(place, limit, waited, f"process 0, which does not answer ({why})")
+        if waited > limit and why == _WITHOUT:
+            raise Lost(
+                f"{place} is late or comes twice: process 0, at {place.address}, has already started with all the "
+                f"others, and has not ended for {limit} s; end all, and start each once, with its own number"
+            )
         if waited > limit:
             raise Lost(
                 f"{place}: process 0, at {place.address}, has not answered for {limit} s ({why}): start it there, or "

@@ -18,12 +18,12 @@ from sdclr_jax.processes.store import POLL, ROOT, count, is_main
 
 LEAVE = 5  # seconds for a process to end by itself when another has failed
 _AFTER = 1  # seconds from what a process says last to its end, at most
-_told = False  # whether this process has failed, and told the others
+_told = ""  # the call in which this process has failed, and told the others
 
 
 def told() -> bool:
-    """Whether this process has failed, and told the others."""
-    return _told
+    """Whether this process has failed in this call, and told the others."""
+    return _told == store.root()
 
 
 @contextlib.contextmanager
@@ -61,26 +61,26 @@ def broke_down(error: Exception) -> bool:
 
 def publish(error: BaseException) -> None:
     global _told
-    if _told:
+    if told():
         return
-    _told = True
+    _told = call = store.root()
     status = _status(error)
     text = f"{type(error).__name__}: {first_line(error)}" if status is None else str(error) or "stopped"
     status = 1 if status is None else status
     with contextlib.suppress(Exception):  # the store may be what has gone
-        key = f"{ROOT}/failed/{jax.process_index()}"
+        key = f"{call}/failed/{jax.process_index()}"
         store.client().key_value_set(key, json.dumps({"text": text, "status": status}), allow_overwrite=True)
-    threading.Thread(target=_do_not_wait, args=(text, status), daemon=True).start()
+    threading.Thread(target=_do_not_wait, args=(call, text, status), daemon=True).start()
 
 
-def _do_not_wait(text: str, status: int) -> None:
+def _do_not_wait(call: str, text: str, status: int) -> None:
     """End this failed process where what it has begun waits for others that know nothing of it, or are gone."""
     until = time.monotonic() + 2 * LEAVE
     while time.monotonic() < until:
         time.sleep(POLL)
         with contextlib.suppress(Exception):
-            if len(store.all_in(f"{ROOT}/failed")) == count():
-                return  # all have failed, as by one loss that is not a number, and end what they have begun
+            if len(store.all_in(f"{call}/failed")) in (count(), 0):
+                return  # all have failed, as by one loss that is not a number, or have come to the end of a later call
     end(text, status)
 
 
@@ -90,7 +90,8 @@ def _status(error: BaseException) -> int | None:
 
 
 def failures() -> dict[int, str]:
-    return {number: said for number, said in store.all_in(f"{ROOT}/failed").items() if number != jax.process_index()}
+    found = store.all_in(f"{store.root()}/failed")
+    return {number: said for number, said in found.items() if number != jax.process_index()}
 
 
 def first_of(said: Mapping[int, str]) -> tuple[str, int]:

@@ -11,10 +11,10 @@ import jax
 from sdclr_jax.errors import Lost, UserError
 from sdclr_jax.joining.rollcall import differs
 from sdclr_jax.processes import failing, store
-from sdclr_jax.processes.store import MEET, ROOT, count, is_main
+from sdclr_jax.processes.store import MEET, count, is_main
 
 _PIECE = 2**20  # of a text that is given to all
-_met: dict[str, int] = {}  # how often a place was come to: a key is written once
+_met: dict[str, int] = {}  # how often a place of a call was come to: a key is written once
 _shared = False  # whether all processes do the same now
 _waits = False  # whether this one waits for what another one does, however long that takes
 
@@ -49,13 +49,14 @@ def exchange(place: str, text: str = "", *, patient: bool = False) -> list[str]:
 
     Raises:
         UserError: another process has failed.
-        Lost: one has not come in `MEET` seconds.
+        Lost: one has not come, and has done nothing for `MEET` seconds.
     """
     global _waits
     if count() == 1:
         return [text]
-    _met[place] = _met.get(place, 0) + 1
-    folder, until, pause = f"{ROOT}/{place}/{_met[place]}", time.monotonic() + MEET, 0.002
+    before: dict[int, str] | None = None  # how far each of the others had come
+    (at, times), until, pause = _come_to(place), time.monotonic() + MEET, 0.002
+    folder = f"{at}/{times}"
     store.client().key_value_set(f"{folder}/{jax.process_index()}", text)
     _waits = patient
     try:
@@ -64,16 +65,28 @@ def exchange(place: str, text: str = "", *, patient: bool = False) -> list[str]:
                 raise failing.error_of(said)
             brought = store.all_in(folder)
             if len(brought) == count():
-                if is_main() and _met[place] > 1:  # all have read what was brought before
-                    store.client().key_value_delete(f"{ROOT}/{place}/{_met[place] - 1}/")
+                if is_main() and times > 1:  # all have read what was brought before
+                    store.client().key_value_delete(f"{at}/{times - 1}/")
                 return [brought[i] for i in range(count())]
+            if before is None:
+                before = store.steps()
             if time.monotonic() > until and not patient:
-                missing = ", ".join(str(i) for i in range(count()) if i not in brought)
-                raise Lost(f"process {missing} has not come to '{place}' in {MEET} s: see what it says")
+                missing, now = [i for i in range(count()) if i not in brought], store.steps()
+                if all(now.get(i) == before.get(i) for i in missing):
+                    named = ", ".join(map(str, missing))
+                    raise Lost(f"process {named} has not come to '{place}' in {MEET} s: see what it says")
+                before, until = now, time.monotonic() + MEET  # it may have more to read than this one
             time.sleep(store.pause(pause))
             pause = min(2 * pause, 0.05)
     finally:
         _waits = False
+
+
+def _come_to(place: str) -> tuple[str, int]:
+    """The name in the store of a place of this call, and how often it was come to, with this time."""
+    at = f"{store.root()}/{place}"
+    _met[at] = _met.get(at, 0) + 1
+    return at, _met[at]
 
 
 @contextlib.contextmanager
@@ -104,8 +117,8 @@ def gathered(place: str, texts: Iterable[str]) -> Iterator[str]:
     if count() == 1:
         yield from texts
         return
-    _met[place] = _met.get(place, 0) + 1
-    folder, given = f"{ROOT}/{place} given/{_met[place]}", 0
+    (at, times), given = _come_to(f"{place} given"), 0
+    folder = f"{at}/{times}"
     for given, text in enumerate(texts, 1):
         store.client().key_value_set(f"{folder}/{jax.process_index()}/{given}", text)
     for number, total in enumerate(exchange(place, str(given), patient=True)):

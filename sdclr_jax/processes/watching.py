@@ -10,22 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdclr_jax import joining, parallel, stops
+from sdclr_jax import joining, parallel, progress, stops
 from sdclr_jax.errors import Lost, Stopped, first_line
 from sdclr_jax.processes import failing, meeting, store
-from sdclr_jax.processes.store import MEET, POLL, ROOT, count, is_main
+from sdclr_jax.processes.store import MEET, POLL, count, is_main
 from sdclr_jax.stops import Interrupts
 
 SILENCE = 30  # seconds until one that is not heard of counts as dead
 _connected = False  # whether this process has computed with the others
-_done = 0  # pieces of work other than steps
-
-
-def progressed() -> None:
-    """Note that this process has done a piece of work other than a step; where none does any for `MEET` seconds, they
-    stand still, and end."""
-    global _done
-    _done += 1
 
 
 @contextlib.contextmanager
@@ -36,14 +28,15 @@ def together(*, stop: bool = False) -> Iterator[None]:
         stop: whether Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 to any of several ends all at once; else they are for `Stop`.
 
     Raises:
-        UserError: another process has failed, or is gone.
+        UserError: another process has failed, or is gone; or they have not joined.
     """
     if count() == 1:
         yield
         return
+    store.client()
     ended = threading.Event()
     with Interrupts() if stop else contextlib.nullcontext() as interrupts:
-        threading.Thread(target=_watch, args=(ended, interrupts), daemon=True).start()
+        threading.Thread(target=_watch, args=(ended, interrupts, store.root()), daemon=True).start()
         try:
             with failing.telling():
                 _connect()
@@ -54,8 +47,10 @@ def together(*, stop: bool = False) -> Iterator[None]:
                     meeting.exchange("end")
                     raise
                 meeting.exchange("end")
+                store.forget_last_call()
         finally:
             ended.set()
+            store.end_call()
 
 
 def _connect() -> None:
@@ -72,19 +67,20 @@ def _connect() -> None:
     _connected = True
 
 
-def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
+def _watch(ended: threading.Event, interrupts: Interrupts | None, call: str) -> None:
     """End this process where another has failed, while it waits for it in a computation, or where it is to stop and
     does not; process 0 looks after those that can say nothing any more."""
     beat, heard, moved = 0, {}, {}  # process -> its last beat or step, and when it came
     while not ended.wait(store.pause(POLL)):
         beat += 1
-        step = f"{stops.taken}.{beat if meeting.waits() else _done}"  # who waits on purpose does not stand still
+        # One that waits on purpose does not stand still.
+        step = f"{stops.taken}.{beat if meeting.waits() else progress.done}"
         try:
             with joining.asking(SILENCE):
                 store.client().key_value_set(
-                    f"{ROOT}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True
+                    f"{call}/alive/{jax.process_index()}", f"{beat} {step}", allow_overwrite=True
                 )
-                said, alive = failing.failures(), store.all_in(f"{ROOT}/alive") if is_main() else {}
+                said, alive = failing.failures(), store.all_in(f"{call}/alive") if is_main() else {}
         except Exception as error:  # the store itself is broken
             lost = f"process 0 cannot be asked ({first_line(error)}): see what it says"
             failing.end(lost, Lost.status)
@@ -97,7 +93,9 @@ def _watch(ended: threading.Event, interrupts: Interrupts | None) -> None:
             for seen, part in zip((heard, moved), value.split(), strict=True):
                 if seen.get(number, ("", 0))[0] != part:
                     seen[number] = part, time.monotonic()
-        if not failing.told() and (lost := _lost(heard, moved)):  # those that have heard of its own failure have left
+        if failing.told() or ended.is_set():  # those that have heard of its own failure have left
+            continue
+        if lost := _lost(heard, moved):
             failing.publish(lost)
             failing.end(str(lost), lost.status)
 

@@ -18,7 +18,7 @@ import pathlib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -28,7 +28,7 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from sdclr_jax import processes, records, trees
-from sdclr_jax.errors import UserError, first_line
+from sdclr_jax.errors import Lost, UserError, first_line
 from sdclr_jax.records import Saved, names
 from sdclr_jax.run import damage, folder
 from sdclr_jax.trees import Tree
@@ -110,22 +110,25 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager.reload()
         return sorted(self._manager.all_steps())
 
-    def steps_of_all(self) -> list[int]:
+    def steps_of_all(self, moved: Sequence[int] = ()) -> list[int]:
         """The steps that all processes see; each of several calls this. A disk may show a new folder on another host
-        after a minute only.
+        after a minute only, and for as long one that was moved away.
+
+        Args:
+            moved: steps that none is to see any more.
 
         Raises:
-            UserError: they still see different ones after `ALIKE` seconds.
+            Lost: they still see different ones after `ALIKE` seconds.
         """
         until = time.monotonic() + ALIKE
         while True:
             steps = self.steps
             seen = processes.exchange("checkpoints", json.dumps(steps)) if processes.is_shared() else [""]
-            if len(set(seen)) == 1:
+            if len(set(seen)) == 1 and not set(steps) & set(moved):
                 return steps
             if time.monotonic() > until:
                 said = "; ".join(f"process {number} sees {text}" for number, text in enumerate(seen))
-                raise UserError(
+                raise Lost(
                     f"the processes see other checkpoints in {self._directory}: {said}. Give a --workdir that all see, "
                     "or start all again when the disk shows the same to each"
                 )
@@ -353,6 +356,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 (self._directory / str(step)).rename(damaged)
         processes.exchange("damaged checkpoints moved")
         self._manager.reload()
+        self.steps_of_all(moved=steps)
 
 
 _HANDLERS: dict[type, Callable[[], Any]] = {

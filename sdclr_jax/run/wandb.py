@@ -6,7 +6,7 @@ import secrets
 from typing import Any
 
 from sdclr_jax import files
-from sdclr_jax.errors import ArgumentError
+from sdclr_jax.errors import ArgumentError, UserError, first_line
 
 ID = "wandb/id"  # in the run's folder: under which id its metrics go to one run there, however often it is resumed
 
@@ -24,6 +24,9 @@ class WandB:
         project: its name.
         directory: the run's folder, which names the run.
         config: its fields, shown beside the curves.
+
+    Raises:
+        UserError: nobody is logged in, or there is no network, or what else wandb says.
     """
 
     def __init__(self, project: str, directory: pathlib.Path, config: dict[str, Any]):
@@ -32,9 +35,14 @@ class WandB:
         known = directory / ID
         if not known.exists():
             files.write(known, secrets.token_hex(8).encode())
-        self._run = wandb.init(
-            project=project, name=directory.name, id=known.read_text(), resume="allow", dir=directory, config=config
-        )
+        settings = {"project": project, "name": directory.name, "dir": directory, "config": config}
+        try:
+            self._run = wandb.init(id=known.read_text(), resume="allow", **settings)
+        except Exception as error:  # it has types of its own, and the network has others
+            raise UserError(
+                f"wandb is {project!r}, and wandb cannot start ({first_line(error)}): run `wandb login`, or set "
+                "WANDB_MODE=offline; then run the same command again"
+            ) from error
         # Steps are a metric of their own: those of wandb must rise, and a run may be resumed from an earlier step.
         self._run.define_metric("*", step_metric="step")
 

@@ -9,6 +9,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from sdclr_jax import parallel, recipes
+from sdclr_jax.api import agreement
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.data.examples import Examples
@@ -36,16 +37,19 @@ def data_dir(tmp_path_factory):
 def measured(tmp_path_factory, data_dir):
     """A run measured after its second epoch and at its end: folder, last state, and how often its step was traced."""
     directory, traced, step = tmp_path_factory.mktemp("runs") / "measured", [], Method.step
+    compared = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Method, "step", lambda *given: traced.append(1) or step(*given))
+        patch.setattr(agreement, "on_lists", compared.append)
         state = run(config("sdclr", *EVERY), directory, data_dir)
-    return SimpleNamespace(directory=directory, state=state, traced=len(traced))
+    return SimpleNamespace(directory=directory, state=state, traced=len(traced), compared=len(compared))
 
 
 def test_a_run_is_the_same_with_and_without(measured, data_dir, tmp_path):
     """To the bit, and its step is traced once, before anything is written."""
     assert_same_bits(run(config(), tmp_path / "plain", data_dir), measured.state)
     assert measured.traced == 1
+    assert measured.compared == 1  # by processes, which all see the same of the images
     often, plain = lines(measured.directory), {line["step"]: line for line in lines(tmp_path / "plain")}
     assert [line["step"] for line in often if MEASURES & line.keys()] == [10, 15]
     assert [line["step"] for line in often] == list(plain)

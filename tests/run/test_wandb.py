@@ -8,7 +8,7 @@ import types
 import pytest
 
 from sdclr_jax.api import loop
-from sdclr_jax.errors import ArgumentError
+from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.run import wandb
 from tests.commands.test_pretrain import config
 
@@ -54,6 +54,16 @@ def test_training_sends_what_it_writes_down_and_only_where_it_is_asked_to(told, 
             send(line)
         assert [entry for entry in told if entry[0] == "log"] == ([("log", line)] if project else [])
     assert json.loads(json.dumps(told[0][1]["config"]))["wandb"] == "project"
+
+
+def test_one_that_cannot_start_is_a_sentence(told, tmp_path, monkeypatch):
+    def init(**settings):
+        raise RuntimeError("api_key not configured (no-tty).\nCall wandb.login()")
+
+    monkeypatch.setattr(sys.modules["wandb"], "init", init)
+    said = r"^wandb is 'mine', and wandb cannot start \(api_key not configured \(no-tty\)\.\): run `wandb login`, or"
+    with pytest.raises(UserError, match=said), loop._sent(tmp_path, config("sdclr", "--config.wandb=mine")):
+        raise AssertionError
 
 
 def test_without_the_package_it_is_refused_before_anything_is_written(monkeypatch):

@@ -20,6 +20,7 @@ from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import index, layouts, manifests, notes
 from sdclr_jax.errors import ArgumentError, UserError, printable
 from sdclr_jax.files import on_disk, write_changed
+from sdclr_jax.progress import progressed
 from sdclr_jax.records import sheets
 
 REASONS = 8  # of skipped files that are written down, the most frequent ones
@@ -233,5 +234,5 @@ def decoded(encoded: images.Encoded, height: int, width: int) -> np.ndarray:
 
     with threads.pool() as pool:
         for _ in pool.map(put, range(len(encoded))):
-            pass
+            progressed()
     return array

@@ -25,7 +25,7 @@ from sdclr_jax.data import decoding, threads
 from sdclr_jax.data.decoding import Gray
 from sdclr_jax.data.images import LARGEST
 from sdclr_jax.errors import ArgumentError
-from sdclr_jax.progress import bar
+from sdclr_jax.progress import bar, progressed
 from sdclr_jax.records import sheets
 
 # What cameras, phones and the web write. Those that are not decoded are named as skipped and not passed over.
@@ -112,6 +112,7 @@ def scan(root: pathlib.Path) -> Scanned:
     found, skipped, of_systems, others, entered = {}, {}, [], Counter(), {}
     later, linked = deque([("", root)]), deque()
     while later or linked:
+        progressed()
         prefix, folder = (later or linked).popleft()
         try:
             status = folder.stat()
@@ -200,8 +201,6 @@ def refresh(
             try:
                 for done in [pool.submit(look_at, batch) for batch in batches]:
                     shown.update(done.result())
-                    if several:
-                        several.progressed()
                     if time.monotonic() - saved >= _SAVE_EVERY:
                         save()
                         saved = time.monotonic()

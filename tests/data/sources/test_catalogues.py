@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sdclr_jax import progress
 from sdclr_jax.data import decoding, sources
 from sdclr_jax.data.sources import catalogues, records
 from sdclr_jax.errors import ArgumentError, UserError
@@ -231,7 +232,9 @@ def test_a_damaged_note_of_the_labels_is_made_afresh(prepared):
     note = prepared / "imagenet2012" / "5.1.0" / "sdclr_train.npz"
     with np.load(note) as kept:  # of other records, as many
         np.savez(note, ids=kept["ids"], labels=kept["labels"][::-1], shards=np.array(["of another day"]))
+    before = progress.done
     again = load("imagenet", prepared)
+    assert progress.done > before  # as it takes long, other processes of a run see that this one does not stand still
     assert all(np.array_equal(a, b) for a, b in zip(first[1:3], again[1:3], strict=True))
     for damage in (b"", note.read_bytes()[:100], None):
         if damage is None:  # of another number of records

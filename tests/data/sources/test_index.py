@@ -68,7 +68,6 @@ def test_several_processes_look_at_a_share_each_and_know_all(root, tmp_path, ope
         number=lambda: 1,
         exchange=lambda place, text: ["4", text],
         gathered=gathered,
-        progressed=lambda: None,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "sdclr_jax.processes", several)
