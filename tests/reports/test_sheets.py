@@ -20,12 +20,18 @@ def test_the_example_is_true():
     assert found.attempted and not found.failed
 
 
-@pytest.mark.parametrize("text", [*EVIL, "\t=1", "\r=1", "\uff1d1", "-", "+ 1", "-1 "])
+@pytest.mark.parametrize("text", [*EVIL, "\tx", "\r1", "\uff1d1", "-", "+ 1", "-1 "])
 def test_formulas_become_text(text):
     assert sheets.cell(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("value", ["cat", "a=b", "-1", "+0.5", "-1e-3", "", -1, 0.5, None, "'=1"])
+@pytest.mark.parametrize("end", [";", "\t", "\n", "\r\n", ';"', ";;"])
+def test_formulas_behind_what_may_end_a_cell_become_text(end):
+    assert sheets.cell(f"x{end}=1+1;-y;-1;z") == f"x{end}'=1+1;'-y;-1;z"
+    assert sheets.cell(f"{end}=1").endswith(f"{end}'=1")
+
+
+@pytest.mark.parametrize("value", ["cat", "a=b", "-1", "+0.5", "-1e-3", "", "a;b\tc\n", "1;-2", -1, 0.5, None, "'=1"])
 def test_the_rest_stays_as_it_is(value):
     assert sheets.cell(value) == value
 
