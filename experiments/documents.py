@@ -55,7 +55,7 @@ def demo(differences: bool) -> str:
 def _groups(path: pathlib.Path) -> list[Group]:
     """The groups of a report of one data set, by its CSV file."""
     members: dict[str, dict[str, SimpleNamespace]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         for row in csv.DictReader(file):
             runs = members.setdefault(row["group"], {})
             if row["run"] not in runs:
@@ -113,7 +113,7 @@ def paper() -> str:
 def evaluated() -> str:
     """What `sdclr evaluate runs/sdclr` prints, from the committed scores of the first such run of the demo."""
     scores: dict[str, dict[str, float]] = {}
-    with (RESULTS / "digits_demo" / "report.csv").open(newline="") as file:
+    with (RESULTS / "digits_demo" / "report.csv").open(newline="", encoding="utf-8-sig") as file:
         for row in csv.DictReader(file):
             if row["run"].endswith("/sdclr-0") and row["value"]:
                 scores.setdefault(row["protocol"], {})[row["score"]] = float(row["value"])

@@ -56,9 +56,14 @@ def table(table: "pyarrow.Table") -> "pyarrow.Table":
     return table
 
 
+def marked(text: str) -> bytes:
+    """The text of a CSV file for people, with the mark of UTF-8 at its start. pandas and pyarrow pass over the mark;
+    Python's `csv` does where the file is opened with encoding="utf-8-sig"."""
+    return MARK + text.encode(errors="backslashreplace")
+
+
 def content(rows: "pyarrow.Table") -> bytes:
-    """The table as a CSV file for people: no formulas, and the mark of UTF-8 at its start. pandas and pyarrow pass over
-    the mark; Python's `csv` does where the file is opened with encoding="utf-8-sig".
+    """The table as a CSV file for people: no formulas, and `marked`.
 
     >>> import pyarrow
     >>> content(pyarrow.table({"place": [1, 2]}))

@@ -48,8 +48,9 @@ def test_no_file_of_a_report_holds_a_formula(make_run, tmp_path):
     found = report(
         [make_run(name, edit=named, seed=seed) for seed, name in enumerate(("=a", "-b"))], tmp_path / "r.html"
     )
-    texts = {path.name: path.read_text() for path in found.paths if path.suffix == ".csv"}
-    assert len(texts) == 4
+    contents = {path.name: path.read_bytes() for path in found.paths if path.suffix == ".csv"}
+    assert len(contents) == 4 and all(content.startswith(sheets.MARK) for content in contents.values())
+    texts = {name: content.decode("utf-8-sig") for name, content in contents.items()}
     cells = [cell for text in texts.values() for cell in _cells(text)]
     assert {f"'{name}" for name in EVIL} <= set(cells)
     assert not [cell for cell in cells if cell != sheets.cell(cell)]
