@@ -84,7 +84,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         sections=list(filter(None, [_pictures(pictured), _maps(pictured), _exemplars(pictured, folder)])),
         of_paper=any(row.of_paper for row in levels),
         rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results.data.group_rule for run in runs})],
-        attributes=any(score.metric != "accuracy" for run in runs for score in run.protocols.values()),
+        attributes=any(run.has_attributes for run in runs),
         groups=groups,
         facts=[
             ("Settings", _facts([(run, records.flat(run.config)) for run in runs])),

@@ -56,6 +56,11 @@ class Run:
     def has_sparse_branch(self) -> bool:
         return '"sparse"' in json.dumps(self.config.get("pairs", []))
 
+    @cached_property
+    def has_attributes(self) -> bool:
+        """Whether an image has any number of attributes, in place of one class."""
+        return any(score.metric != "accuracy" for score in self.protocols.values())
+
     def score(self, protocol: str, score: str) -> float | None:
         """A share from 0 to 1, or None where the run lacks the protocol or the group has no class."""
         found = self.protocols.get(protocol)

@@ -14,7 +14,7 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.records.sheets import Writer
 from sdclr_jax.reports import published
-from sdclr_jax.reports.groups import Group, by_data, compared, group
+from sdclr_jax.reports.groups import Group, by_data, compared, group, subset
 from sdclr_jax.reports.runs import Run, plain
 
 CONFIDENCE = 0.95  # of the intervals of differences
@@ -268,12 +268,12 @@ def to_csv(runs: list[Run]) -> str:
     )
     for member in group(runs):
         for run in member.runs:
-            data = run.results.data
-            facts = (run.name, member.label, run.method, run.seed, *run.split, plain(data.name))
+            data = plain(run.results.data.name), subset(run)
+            facts = (run.name, member.label, run.method, run.seed, *run.split, *data)
             for protocol, record in run.protocols.items():
                 for score in (*SUMMARY, f"validation_{record.metric}"):
                     value = run.score(protocol, score)
-                    writer.writerow((*facts, plain(data.subset), plain(protocol), score, value))
+                    writer.writerow((*facts, plain(protocol), score, value))
     return text.getvalue()
 
 

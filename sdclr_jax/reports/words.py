@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sdclr_jax.errors import first_ones
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import published
-from sdclr_jax.reports.groups import MANY, Group, by_data, confounds, group, shown
+from sdclr_jax.reports.groups import MANY, Group, by_data, confounds, group, shown, unmatched
 from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.tables import Cell, difference, leads, level, protocols, title
 
@@ -43,6 +43,11 @@ def notes(runs: list[Run]) -> list[str]:
             f"The runs are of different data, or of other subsets or labels of it, and stand side by side only: "
             f"nothing is averaged or compared across {lists}."
         )
+    found += [
+        f"One split of {name} has two sets of lists or labels, and nothing says to which of them its other splits "
+        "belong, so splits are not averaged: report the runs of each set by themselves."
+        for name in unmatched(groups)
+    ]
     for part in parts:
         for field, values in confounds(part).items():
             listed = ", ".join(f"{label} {shown(value)}" for label, value in values.items())

@@ -4,7 +4,7 @@ import io
 import pytest
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.reports import groups, page, runs, tables, words
+from sdclr_jax.reports import figures, groups, page, runs, tables, words
 from sdclr_jax.reports.groups import confounds, group
 
 
@@ -165,6 +165,54 @@ def test_other_example_lists_are_other_data(make_run):
     assert [(found.label, len(found.runs)) for found in group(found)] == [("simclr", 2), ("simclr (lists 2)", 1)]
     assert tables.differences(found) == []
     assert "different data" in words.notes(found)[0]
+    # Nothing says which of the two lists of split 0 those of split 1 belong to.
+    found = [*found, *runs.read([make_run("d", split=1)])]
+    assert [(len(found.runs), found.runs[0].split) for found in group(found)] == [(2, (0, 0)), (1, (0, 0)), (1, (0, 1))]
+    assert words.notes(found)[1].startswith("One split of digits (long_tail) has two sets of lists or labels, and ")
+
+
+def test_runs_on_other_images_are_no_repeats_in_another_split_either(make_run):
+    """Each split has one set of lists here, so that the lists do not say it."""
+
+    def images(*names, **data):
+        return lambda results: results["data"].update(class_names=list(names), **data)
+
+    for name, config, edit in (
+        ("without", {"data.without": "/lists/1/drop-1.txt"}, None),
+        ("published", {"data.lists": "/lists"}, None),
+        ("classes", {}, images("a", "b", "c", "d")),
+    ):
+        folders = [make_run(f"{name}-{n}", seed=n, split=n, config=config, edit=edit) for n in (1, 2)]
+        found = runs.read([make_run(f"{name}-0"), *folders])
+        assert [len(member.runs) for member in group(found)] == [1, 2], name
+        assert len({(member.label, member.on) for member in group(found)}) == 2
+        assert "nothing is averaged or compared" in words.notes(found)[0]
+        rows = csv.DictReader(io.StringIO(tables.to_csv(found)))
+        assert len({(row["group"], row["subset"]) for row in rows}) == 2
+
+
+def test_lists_of_images_that_are_left_out_are_called_alike_in_all_splits(make_run):
+    config = [{"data.without": f"/lists/{name}.txt"} for name in ("drop-1", "drop-2", "random-3")]
+    found = runs.read([make_run(str(n), seed=n, split=n, config=config[n - 1]) for n in (1, 2, 3)])
+    assert [(member.data_name, len(member.runs)) for member in group(found)] == [
+        ("digits (long_tail without drop-#)", 2), ("digits (long_tail without random-#)", 1),
+    ]  # fmt: skip
+
+
+def test_splits_of_images_with_attributes_are_averaged(make_run):
+    """How many images have an attribute depends on which ones a split has drawn."""
+
+    def drawn(seed):
+        def edit(results):
+            results["data"]["train_counts"][0] += seed
+            for protocol in results["protocols"].values():
+                protocol |= {"metric": "average_precision", "validation_average_precision": None}
+
+        return edit
+
+    found = runs.read([make_run(str(seed), seed=seed, split=seed, edit=drawn(seed)) for seed in range(3)])
+    assert [len(member.runs) for member in group(found)] == [3]
+    assert figures._class_ticks(found)[1][-1] == "zero (5 to 7)"
 
 
 def test_other_labels_of_the_same_images_are_other_data(make_run):
