@@ -1,5 +1,6 @@
 """Which runs are repeats of one experiment, and what keeps two experiments from being compared like with like."""
 
+import contextlib
 import json
 import re
 from collections import Counter
@@ -10,9 +11,10 @@ from pathlib import PurePath
 
 from sdclr_jax import records
 from sdclr_jax.errors import UserError
-from sdclr_jax.records.config import FOLDER, free
+from sdclr_jax.records import config
 from sdclr_jax.reports.runs import Run, plain
 
+ONE_SIZE = ("digits", "cifar10", "cifar100")  # data sets whose images have it
 MANY = 20  # groups on one data set: of more, each is compared with the first only, and pictures show the first ones
 
 
@@ -109,14 +111,25 @@ def _data_name(run: Run) -> str:
 
 def settings(run: Run) -> dict[str, object]:
     """The configuration as one level of dotted names, without what repeats vary, what changes nothing of what
-    is learnt, and what the run never reads."""
+    is learnt and scored, and what the run never reads."""
     flat = records.flat(run.config)
-    if flat.get("data.name", "").startswith(FOLDER):
-        flat["data.name"] = FOLDER  # wherever it lies; the lists of images say whether it is the same
-    unread = {"seed", "data.split", "data.seed"} | {name for name in free(flat) if not name.startswith("evaluate.")}
-    if not run.has_sparse_branch:
-        unread |= {name for name in flat if name.startswith("prune.")}
-    return {name: value for name, value in flat.items() if name not in unread}
+    if flat.get("data.name", "").startswith(config.FOLDER):
+        flat["data.name"] = config.FOLDER  # wherever it lies; the lists of images say whether it is the same
+    left_out = {"seed", "data.split", "data.seed", *config.UNSCORED}
+    left_out |= {name for name in config.free(flat) if not name.startswith("evaluate.")}
+    if (one_size := _of_one_size(run)) is not None:
+        left_out |= {*(config.OF_ANY_SIZE if one_size else config.OF_ONE_SIZE)}
+    with contextlib.suppress(TypeError, ValueError):  # pairs that are none, of a damaged file
+        left_out |= config.unread(flat).keys()
+    return {name: value for name, value in flat.items() if name not in left_out}
+
+
+def _of_one_size(run: Run) -> bool | None:
+    """Whether the encoder is given whole images, which all have one size; None where that is not known."""
+    data, seen = run.results.data, run.results.seen
+    if seen is None:
+        return True if data.name in ONE_SIZE else None
+    return "resize" not in seen
 
 
 def shown(value: object) -> str:
@@ -141,7 +154,7 @@ def confounds(groups: list[Group]) -> dict[str, dict[str, object]]:
 def _data(run: Run) -> tuple:
     """What runs on one data set have in common, whatever their split."""
     data = run.results.data
-    name = FOLDER if data.name.startswith(FOLDER) else data.name
+    name = config.FOLDER if data.name.startswith(config.FOLDER) else data.name
     published = bool(run.config["data"].get("lists"))
     # Every split has as many images of its classes; how many have an attribute depends on which ones are drawn.
     counts = () if run.has_attributes else tuple(sorted(data.train_counts, reverse=True))

@@ -141,6 +141,36 @@ def test_groups_leave_out_where_photos_lie_and_what_changes_nothing_of_what_is_l
     assert (found.label, len(found.runs), found.data_name) == ("simclr", 2, "folder:photos (long_tail)")
 
 
+FILES = {"mean": [0.5], "resize": 40, "crop": 32}  # what is seen of images of any size
+
+
+@pytest.mark.parametrize(
+    ("field", "seen", "alike"),
+    [
+        ("evaluate.every", None, True),
+        ("evaluate.protocols", None, True),
+        ("evaluate.interpolation", None, True),  # where older versions have another default; digits have one size
+        ("evaluate.crop", {"mean": [0.5]}, True),
+        ("evaluate.crop", FILES, False),
+        ("evaluate.padding", FILES, True),
+        ("evaluate.padding", {"mean": [0.5]}, False),
+        ("evaluate.knn_k", None, False),
+        ("target.momentum", None, True),
+        ("optimizer.trust_coefficient", None, True),
+        ("optimizer.momentum", None, False),
+        ("data.pareto", None, True),
+        ("data.n_max", None, False),
+    ],
+)
+def test_groups_leave_out_what_changes_no_score(make_run, field, seen, alike):
+    folders = []
+    for seed in range(2):
+        groups = {"evaluate": {}, "target": {}, "optimizer": {"name": "sgd"}, "data.profile": "exponential"}
+        groups |= {field: seed}
+        folders.append(make_run(str(seed), seed=seed, config=groups, edit=lambda found: found.update(seen=seen)))
+    assert len(group(runs.read(folders))) == (1 if alike else 2)
+
+
 def test_groups_of_one_method_are_labelled_by_what_differs(make_run):
     folders = [make_run(f"sdclr-{rate}", "sdclr", config={"prune.rate": rate}) for rate in (0.9, 0.7)]
     folders += [make_run("simclr"), make_run("simsiam", config={"method": "simsiam"}, edit=_method("simsiam"))]
