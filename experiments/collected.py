@@ -22,6 +22,7 @@ from sdclr_jax import records
 from sdclr_jax.errors import UserError
 from sdclr_jax.reports import published
 from sdclr_jax.reports.published import Figure
+from sdclr_jax.reports.tables import samples
 
 UNKNOWN, NOT_RUN = "not at hand", "not run"
 _RESUMED, _DIRTY = " then ", "-dirty"  # what `ledger` and versions.json mark a commit with
@@ -51,7 +52,9 @@ class Line:
         return scores.get((kind_of(protocol), self.row.paper), {}).get(name)
 
     def values(self, column: Column) -> list[float]:
-        return [column.scale * run.scores[column.score] for run in self.done if column.score in run.scores]
+        """A value for each run, or for each split where there are several: what a mean and its spread are over."""
+        runs = [run for run in self.done if column.score in run.scores]
+        return samples(((run.split, run.data_seed), column.scale * run.scores[column.score]) for run in runs)
 
     def shown(self, column: Column) -> str:
         if column.score == WARNED:
@@ -211,6 +214,8 @@ def sentences(found: Collected) -> list[str]:
     for what, kind in (("diverged", "diverged"), ("is under way", "under_way")):
         names = [name for line in found.lines for name in getattr(line, kind)]
         said += [f"{', '.join(names)} {what if len(names) == 1 else what.replace('is ', 'are ')}."] if names else []
+    if any(len({(run.split, run.data_seed) for run in line.done}) not in (1, len(line.done)) for line in found.lines):
+        said.append("The seeds of each split are averaged first: ± is over the splits.")
     missing = [f"{len(line.not_run)} of {line.planned} of {line.row.name}" for line in found.lines if line.not_run]
     if missing and found.runs and not found.table.protocols:  # where these stand, n says it
         said.append(f"Not run: {', '.join(missing)}.")
@@ -258,7 +263,7 @@ def to_csv(found: Collected) -> str:
     columns = "table,row,score,paper,paper_sd,paper_n,ours,sd,n,planned,diverged,under_way,not_run,listed"
     writer.writerow([*columns.split(","), "commit", "data", "hardware", "jax"])
     for line in found.lines:
-        counts = [len(line.done), line.planned, *(len(x) for x in (line.diverged, line.under_way, line.not_run))]
+        counts = [line.planned, *(len(x) for x in (line.diverged, line.under_way, line.not_run))]
         listed = "; ".join(f"{name}: {why}" for name, why in line.listed.items())
         for column in found.table.shown():
             figure = line.paper(found.table, column.score)
@@ -266,11 +271,11 @@ def to_csv(found: Collected) -> str:
             if figure:
                 paper = [figure.mean, figure.sd, published.DATA_SETS[found.table.paper].splits]
             if column.score == WARNED:
-                ours = [line.shown(column), ""]
+                ours = [line.shown(column), "", len(line.done)]
             else:
                 values = line.values(column)
                 ours = [statistics.mean(values) if values else NOT_RUN]
-                ours.append(statistics.stdev(values) if len(values) > 1 else "")
+                ours += [statistics.stdev(values) if len(values) > 1 else "", len(values)]
             made = [found.commit, found.data, found.facts("hardware"), found.facts("jax")] if line.done else [""] * 4
             row = [
                 found.table.name,

@@ -60,7 +60,8 @@ def _groups(path: pathlib.Path) -> list[Group]:
             runs = members.setdefault(row["group"], {})
             if row["run"] not in runs:
                 data = SimpleNamespace(name=row["data"])
-                made = SimpleNamespace(seed=row["seed"], split=row["split"], lists="", protocols={}, config=row)
+                split = row["split"], row.get("data_seed")  # reports of older versions have one number for both
+                made = SimpleNamespace(seed=row["seed"], split=split, lists="", protocols={}, config=row)
                 runs[row["run"]] = made
                 made.results = SimpleNamespace(data=data)
                 made.score = lambda protocol, score, of=made.protocols: of.get(protocol, {}).get(score)

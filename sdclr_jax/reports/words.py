@@ -143,12 +143,14 @@ def _samples(member: Group) -> set[tuple]:
 
 def _alone(member: Group, protocol: str) -> str:
     cell = level(member, protocol, "all")
-    return f"{member.label} reaches {cell.text()} % on All (n = {cell.n}); there is nothing to compare it with."
+    n = f"n = {cell.n}{' splits' * cell.of_splits}"
+    return f"{member.label} reaches {cell.text()} % on All ({n}); there is nothing to compare it with."
 
 
 def _against(member: Group, other: Group, protocol: str) -> str:
     cells = {score: difference(member, other, protocol, score) for score in SUMMARY}
     overall, n = f"{cells['all'].text(sign=True)} points on All", cells["all"].n
+    of = "splits" if cells["all"].of_splits else "pairs of runs"
     if n == 0:
         return f"{member.label} and {other.label} have no two runs of one seed and split, so they are not compared."
     if n == 1:
@@ -166,7 +168,7 @@ def _against(member: Group, other: Group, protocol: str) -> str:
     if "std" in clear:
         even = "more" if leads(cells["std"], "std") else "less"
         said.append(f"{even} even over the classes, by {_named(['std'], cells)}")
-    sentence = f"against {other.label}, {member.label} is {listed(said)}, in points over {n} pairs of runs"
+    sentence = f"against {other.label}, {member.label} is {listed(said)}, in points over {n} {of}"
     sentence += ", with 95 % confidence intervals"
     if unclear := [score.capitalize() for score, cell in cells.items() if cell.n and score not in clear]:
         sentence += f"; on {listed(unclear)} the runs do not separate them"

@@ -1,7 +1,9 @@
 import csv
 import io
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from sdclr_jax.errors import UserError
 from sdclr_jax.reports import figures, groups, page, runs, tables, words
@@ -83,6 +85,32 @@ def test_direction_takes_a_confidence_interval_without_zero(make_run, gains, cle
     folders = [make_run(f"simclr-{seed}", seed=seed, accuracy=0.5) for seed in range(len(gains))]
     folders += [make_run(f"sdclr-{seed}", "sdclr", seed, accuracy=0.5 + gain) for seed, gain in enumerate(gains)]
     assert tables.differences(runs.read(folders))[0].cells["all"].stands_out is clear
+
+
+def test_seeds_of_one_split_are_one_sample_of_several_splits(make_run):
+    """The oracle is Student's t on the means of the splits; counted as runs, the difference would have a direction."""
+    gains = {0: (0.03, 0.035, 0.04), 1: (0.01, 0.02, 0.03), 2: (-0.01,)}
+    folders = [
+        make_run(f"{method}-{split}-{seed}", method, seed, split, accuracy=0.5 + (method == "sdclr") * gain)
+        for method in ("simclr", "sdclr")
+        for split, of_split in gains.items()
+        for seed, gain in enumerate(of_split)
+    ]
+    found = runs.read(folders)
+    row = tables.differences(found)[0]
+    means = [100 * np.mean(of_split) for of_split in gains.values()]
+    oracle = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert row.cells["all"].interval == pytest.approx(tuple(oracle))
+    assert (row.n, row.cells["all"].mean, row.cells["all"].sd) == pytest.approx(
+        (3, np.mean(means), np.std(means, ddof=1))
+    )
+    each = [100 * gain for of_split in gains.values() for gain in of_split]
+    assert stats.ttest_1samp(each, 0).pvalue < 0.05 and not row.cells["all"].stands_out
+    level = tables.compare(found)[1]
+    assert (level.n, level.cells["all"].mean) == (3, pytest.approx(50 + np.mean(means)))
+    assert level.cells["all"].sd == pytest.approx(np.std(means, ddof=1))
+    assert "n = 3 splits)" in words.summary(found[-7:])[0]
+    assert {row["n"] for row in csv.DictReader(io.StringIO(tables.means_to_csv([level], [row])))} == {"3"}
 
 
 def test_equal_runs_have_no_direction(make_run):
