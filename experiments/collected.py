@@ -24,7 +24,7 @@ from sdclr_jax.reports import published
 from sdclr_jax.reports.published import Figure
 from sdclr_jax.reports.tables import samples
 
-UNKNOWN, NOT_RUN = "not at hand", "not run"
+UNKNOWN, NOT_RUN, NOT_AVERAGED = "not at hand", "not run", "not averaged"
 _RESUMED, _DIRTY = " then ", "-dirty"  # what `ledger` and versions.json mark a commit with
 
 
@@ -60,7 +60,12 @@ class Line:
         if column.score == WARNED:
             return self._warned()
         values = self.values(column)
-        return _spread(values, column.decimals) if values else NOT_RUN if not self.done else "–"
+        return _spread(values, column.decimals) if values else self.nothing
+
+    @property
+    def nothing(self) -> str:
+        """What stands for no value: why there is none."""
+        return "–" if self.done or self.diverged else NOT_AVERAGED if self.listed else NOT_RUN
 
     def _warned(self) -> str:
         steps: dict[str, list[int]] = {}
@@ -69,7 +74,7 @@ class Line:
                 steps.setdefault(cause, []).append(step)
         n = len(self.done)
         said = [f"{cause} (in {len(at)} of {n} runs, first at step {min(at)})" for cause, at in steps.items()]
-        return "; ".join(said) or ("none" if n else NOT_RUN)
+        return "; ".join(said) or ("none" if n else self.nothing)
 
 
 @dataclass(frozen=True)
@@ -125,14 +130,15 @@ def collect(table: Table, runs: list[Finished], planned: list[Planned], commit: 
             line.listed[name] = f"not evaluated by {', '.join(sorted(lacks))}"
         else:
             drawn = json.dumps({field: x for field, x in config.data.items() if field != "subset"}, default=str)
-            sound.append(_Sound(line, each, run, config.data.subset, config.evaluate.to_json(), drawn))
+            images = config.data.subset, config.data.without
+            sound.append(_Sound(line, each, run, images, config.evaluate.to_json(), drawn))
     chosen = _chosen([of.run for of in sound], commit)
     of_sample: dict[tuple, Counter] = {}
     of_list: dict[tuple, Counter] = {}
     of_protocol: dict[tuple, Counter] = {}
     for of in sound:
         counted = (of.run.commit, of.run.data) == chosen
-        of_sample.setdefault((of.subset, of.run.sample), Counter())[of.run.images] += counted
+        of_sample.setdefault((of.images, of.run.sample), Counter())[of.run.images] += counted
         for name, sha256 in of.run.lists.items():
             of_list.setdefault((of.drawn, name), Counter())[sha256] += counted
         for protocol, settings in of.run.settings.items():
@@ -175,7 +181,7 @@ class _Sound(NamedTuple):
     line: Line
     planned: Planned
     run: Finished
-    subset: str
+    images: tuple[str, str]  # the subset that it is trained on, and the file of those that are left out
     evaluate: str  # fields of the config
     drawn: str  # those that say which lists of images an evaluation has
 
@@ -184,14 +190,15 @@ def _why_not(
     of: _Sound, table: Table, chosen: tuple[str, str], of_sample: dict, of_list: dict, of_protocol: dict
 ) -> str:
     """Why a run is not averaged with those of the chosen commit and images; '' where it is."""
-    pinned = table.lists.get(of.subset, {}).get(str(of.planned.split))
+    subset, without = of.images
+    pinned = None if without else table.lists.get(subset, {}).get(str(of.planned.split))
 
     def odd(own: dict[str, str], of_all: dict, of_what: str) -> str:
         return ", ".join(name for name, x in own.items() if x != of_all[of_what, name].most_common(1)[0][0])
 
     if of.run.data not in ("", chosen[1]):
         return f"other images: {of.run.data}"
-    if of.run.images != (pinned or of_sample[of.subset, of.run.sample].most_common(1)[0][0]):
+    if of.run.images != (pinned or of_sample[of.images, of.run.sample].most_common(1)[0][0]):
         return f"another list of images: {of.run.images[:8]}…"
     if of.run.commit != chosen[0]:
         return f"commit {_short(of.run.commit)}"
@@ -274,7 +281,7 @@ def to_csv(found: Collected) -> str:
                 ours = [line.shown(column), "", len(line.done)]
             else:
                 values = line.values(column)
-                ours = [statistics.mean(values) if values else NOT_RUN]
+                ours = [statistics.mean(values) if values else line.nothing]
                 ours += [statistics.stdev(values) if len(values) > 1 else "", len(values)]
             made = [found.commit, found.data, found.facts("hardware"), found.facts("jax")] if line.done else [""] * 4
             row = [
