@@ -100,7 +100,7 @@ def unmatched(groups: list[Group]) -> list[str]:
 def subset(run: Run) -> str:
     """What was trained on, and without which list of images; its number, of which each split may have one, is #."""
     subset, without = run.results.data.subset, run.config["data"].get("without")
-    return plain(f"{subset} without {re.sub('[0-9]+', '#', PurePath(without).stem)}" if without else subset)
+    return plain(f"{subset} without {re.sub('[0-9]+', '#', PurePath(str(without)).stem)}" if without else subset)
 
 
 def _data_name(run: Run) -> str:
