@@ -22,8 +22,9 @@ from sdclr_jax import records
 from sdclr_jax.errors import UserError
 from sdclr_jax.reports import published
 from sdclr_jax.reports.published import Figure
+from sdclr_jax.reports.tables import samples
 
-UNKNOWN, NOT_RUN = "not at hand", "not run"
+UNKNOWN, NOT_RUN, NOT_AVERAGED = "not at hand", "not run", "not averaged"
 _RESUMED, _DIRTY = " then ", "-dirty"  # what `ledger` and versions.json mark a commit with
 
 
@@ -51,13 +52,20 @@ class Line:
         return scores.get((kind_of(protocol), self.row.paper), {}).get(name)
 
     def values(self, column: Column) -> list[float]:
-        return [column.scale * run.scores[column.score] for run in self.done if column.score in run.scores]
+        """A value for each run, or for each split where there are several: what a mean and its spread are over."""
+        runs = [run for run in self.done if column.score in run.scores]
+        return samples(((run.split, run.data_seed), column.scale * run.scores[column.score]) for run in runs)
 
     def shown(self, column: Column) -> str:
         if column.score == WARNED:
             return self._warned()
         values = self.values(column)
-        return _spread(values, column.decimals) if values else NOT_RUN if not self.done else "–"
+        return _spread(values, column.decimals) if values else self.nothing
+
+    @property
+    def nothing(self) -> str:
+        """What stands for no value: why there is none."""
+        return "–" if self.done or self.diverged else NOT_AVERAGED if self.listed else NOT_RUN
 
     def _warned(self) -> str:
         steps: dict[str, list[int]] = {}
@@ -66,7 +74,7 @@ class Line:
                 steps.setdefault(cause, []).append(step)
         n = len(self.done)
         said = [f"{cause} (in {len(at)} of {n} runs, first at step {min(at)})" for cause, at in steps.items()]
-        return "; ".join(said) or ("none" if n else NOT_RUN)
+        return "; ".join(said) or ("none" if n else self.nothing)
 
 
 @dataclass(frozen=True)
@@ -122,14 +130,15 @@ def collect(table: Table, runs: list[Finished], planned: list[Planned], commit: 
             line.listed[name] = f"not evaluated by {', '.join(sorted(lacks))}"
         else:
             drawn = json.dumps({field: x for field, x in config.data.items() if field != "subset"}, default=str)
-            sound.append(_Sound(line, each, run, config.data.subset, config.evaluate.to_json(), drawn))
+            images = config.data.subset, config.data.without
+            sound.append(_Sound(line, each, run, images, config.evaluate.to_json(), drawn))
     chosen = _chosen([of.run for of in sound], commit)
     of_sample: dict[tuple, Counter] = {}
     of_list: dict[tuple, Counter] = {}
     of_protocol: dict[tuple, Counter] = {}
     for of in sound:
         counted = (of.run.commit, of.run.data) == chosen
-        of_sample.setdefault((of.subset, of.run.sample), Counter())[of.run.images] += counted
+        of_sample.setdefault((of.images, of.run.sample), Counter())[of.run.images] += counted
         for name, sha256 in of.run.lists.items():
             of_list.setdefault((of.drawn, name), Counter())[sha256] += counted
         for protocol, settings in of.run.settings.items():
@@ -172,7 +181,7 @@ class _Sound(NamedTuple):
     line: Line
     planned: Planned
     run: Finished
-    subset: str
+    images: tuple[str, str]  # the subset that it is trained on, and the file of those that are left out
     evaluate: str  # fields of the config
     drawn: str  # those that say which lists of images an evaluation has
 
@@ -181,14 +190,15 @@ def _why_not(
     of: _Sound, table: Table, chosen: tuple[str, str], of_sample: dict, of_list: dict, of_protocol: dict
 ) -> str:
     """Why a run is not averaged with those of the chosen commit and images; '' where it is."""
-    pinned = table.lists.get(of.subset, {}).get(str(of.planned.split))
+    subset, without = of.images
+    pinned = None if without else table.lists.get(subset, {}).get(str(of.planned.split))
 
     def odd(own: dict[str, str], of_all: dict, of_what: str) -> str:
         return ", ".join(name for name, x in own.items() if x != of_all[of_what, name].most_common(1)[0][0])
 
     if of.run.data not in ("", chosen[1]):
         return f"other images: {of.run.data}"
-    if of.run.images != (pinned or of_sample[of.subset, of.run.sample].most_common(1)[0][0]):
+    if of.run.images != (pinned or of_sample[of.images, of.run.sample].most_common(1)[0][0]):
         return f"another list of images: {of.run.images[:8]}…"
     if of.run.commit != chosen[0]:
         return f"commit {_short(of.run.commit)}"
@@ -211,6 +221,8 @@ def sentences(found: Collected) -> list[str]:
     for what, kind in (("diverged", "diverged"), ("is under way", "under_way")):
         names = [name for line in found.lines for name in getattr(line, kind)]
         said += [f"{', '.join(names)} {what if len(names) == 1 else what.replace('is ', 'are ')}."] if names else []
+    if any(len({(run.split, run.data_seed) for run in line.done}) not in (1, len(line.done)) for line in found.lines):
+        said.append("The seeds of each split are averaged first: ± is over the splits.")
     missing = [f"{len(line.not_run)} of {line.planned} of {line.row.name}" for line in found.lines if line.not_run]
     if missing and found.runs and not found.table.protocols:  # where these stand, n says it
         said.append(f"Not run: {', '.join(missing)}.")
@@ -258,7 +270,7 @@ def to_csv(found: Collected) -> str:
     columns = "table,row,score,paper,paper_sd,paper_n,ours,sd,n,planned,diverged,under_way,not_run,listed"
     writer.writerow([*columns.split(","), "commit", "data", "hardware", "jax"])
     for line in found.lines:
-        counts = [len(line.done), line.planned, *(len(x) for x in (line.diverged, line.under_way, line.not_run))]
+        counts = [line.planned, *(len(x) for x in (line.diverged, line.under_way, line.not_run))]
         listed = "; ".join(f"{name}: {why}" for name, why in line.listed.items())
         for column in found.table.shown():
             figure = line.paper(found.table, column.score)
@@ -266,11 +278,11 @@ def to_csv(found: Collected) -> str:
             if figure:
                 paper = [figure.mean, figure.sd, published.DATA_SETS[found.table.paper].splits]
             if column.score == WARNED:
-                ours = [line.shown(column), ""]
+                ours = [line.shown(column), "", len(line.done)]
             else:
                 values = line.values(column)
-                ours = [statistics.mean(values) if values else NOT_RUN]
-                ours.append(statistics.stdev(values) if len(values) > 1 else "")
+                ours = [statistics.mean(values) if values else line.nothing]
+                ours += [statistics.stdev(values) if len(values) > 1 else "", len(values)]
             made = [found.commit, found.data, found.facts("hardware"), found.facts("jax")] if line.done else [""] * 4
             row = [
                 found.table.name,

@@ -55,12 +55,13 @@ def demo(differences: bool) -> str:
 def _groups(path: pathlib.Path) -> list[Group]:
     """The groups of a report of one data set, by its CSV file."""
     members: dict[str, dict[str, SimpleNamespace]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         for row in csv.DictReader(file):
             runs = members.setdefault(row["group"], {})
             if row["run"] not in runs:
                 data = SimpleNamespace(name=row["data"])
-                made = SimpleNamespace(seed=row["seed"], split=row["split"], lists="", protocols={}, config=row)
+                split = row["split"], row.get("data_seed")  # reports of older versions have one number for both
+                made = SimpleNamespace(seed=row["seed"], split=split, lists="", protocols={}, config=row)
                 runs[row["run"]] = made
                 made.results = SimpleNamespace(data=data)
                 made.score = lambda protocol, score, of=made.protocols: of.get(protocol, {}).get(score)
@@ -113,7 +114,7 @@ def paper() -> str:
 def evaluated() -> str:
     """What `sdclr evaluate runs/sdclr` prints, from the committed scores of the first such run of the demo."""
     scores: dict[str, dict[str, float]] = {}
-    with (RESULTS / "digits_demo" / "report.csv").open(newline="") as file:
+    with (RESULTS / "digits_demo" / "report.csv").open(newline="", encoding="utf-8-sig") as file:
         for row in csv.DictReader(file):
             if row["run"].endswith("/sdclr-0") and row["value"]:
                 scores.setdefault(row["protocol"], {})[row["score"]] = float(row["value"])

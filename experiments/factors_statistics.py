@@ -72,6 +72,15 @@ def scores(folder: pathlib.Path) -> dict[str, float]:
     return found
 
 
+def _add(path: pathlib.Path, row: dict[str, Any]) -> None:
+    """Write a row to the end of a file, which begins with the names of its columns."""
+    with path.open("a", newline="") as file:
+        lines = csv.DictWriter(file, ("block", "arm", *factors_explored.RESCORED), lineterminator="\n")
+        if not file.tell():
+            lines.writeheader()
+        lines.writerow(row)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scale", choices=SCALES)
@@ -85,22 +94,17 @@ def main(argv: list[str] | None = None) -> None:
     wanted = [run for run in runs(options.scale) if run.arm.fraction and run.key in recorded.keys() - known]
     folders = {run: options.out / f"block-{run.block}" / run.arm.name for run in wanted}
     gone = [run for run in wanted if not folders[run].is_dir()]
-    with path.open("a", newline="") as file:
-        lines = csv.DictWriter(file, ("block", "arm", *factors_explored.RESCORED), lineterminator="\n")
-        if not there:
-            lines.writeheader()
-        # Those that can differ come first.
-        for run in sorted(folders.keys() - set(gone), key=lambda run: (run.arm.levels.norms != "shared", run.key)):
-            found, known_as = ledger.read(folders[run]), recorded[run.key]["scores"]
-            if found is None or not known_as.items() <= found.scores.items():
-                sys.exit(
-                    f"factors_statistics.py: {folders[run]} is not the run that is recorded: give the --out that "
-                    "factors.py had"
-                )
-            again = scores(folders[run])
-            lines.writerow({"block": run.block, "arm": run.arm.name} | {name: f"{x:.6f}" for name, x in again.items()})
-            file.flush()
-            print(f"block {run.block} {run.arm.name}: {again}", flush=True)
+    # Those that can differ come first.
+    for run in sorted(folders.keys() - set(gone), key=lambda run: (run.arm.levels.norms != "shared", run.key)):
+        found, known_as = ledger.read(folders[run]), recorded[run.key]["scores"]
+        if found is None or not known_as.items() <= found.scores.items():
+            sys.exit(
+                f"factors_statistics.py: {folders[run]} is not the run that is recorded: give the --out that "
+                "factors.py had"
+            )
+        again = scores(folders[run])
+        _add(path, {"block": run.block, "arm": run.arm.name} | {name: f"{x:.6f}" for name, x in again.items()})
+        print(f"block {run.block} {run.arm.name}: {again}", flush=True)
     if gone:
         print(f"{len(gone)} of {len(wanted)} runs have no folder in {options.out}, and are not scored")
 

@@ -1,5 +1,7 @@
 """Tables of runs that are there: what is averaged, listed, missing, diverged, damaged; and documents made of them."""
 
+import csv
+import io
 import json
 import pathlib
 import shutil
@@ -55,6 +57,9 @@ def test_what_is_of_another_commit_config_or_images_is_listed_and_never_averaged
         assert found.lines[0].listed == {"simclr-0": why}
         assert [run.run for run in found.lines[0].done] == ["simclr-1"]
         assert f"Not averaged: simclr-0 ({why})." in collected.markdown(found)
+    other = [replace(run, commit="b" * 40) for run in sound if run.method == "simclr"]
+    found = collected.collect(table, [*other, *(run for run in sound if run.method == "sdclr")], runs, "a")
+    assert [line.shown(table.columns[0]) for line in found.lines] == ["not averaged", "55.0 ± 7.1"]
     pinned = replace(table, lists={"long_tail": {"0": "list 0"}})  # these runs are of no split, 0
     found = collected.collect(pinned, sound, runs)
     assert found.lines[0].listed == {"simclr-1": "another list of images: list 1…"}
@@ -65,6 +70,41 @@ def test_what_is_of_another_commit_config_or_images_is_listed_and_never_averaged
     assert collected.collect(table, [*even, *sound[2:]], runs).commit == "a" * 40
     over = collected.collect(table, [replace(sound[0], state="diverged", scores={}), *sound[1:]], runs)
     assert (over.lines[0].diverged, over.lines[0].not_run) == (["simclr-0"], [])
+
+
+def test_runs_that_leave_images_out_are_on_a_list_of_their_own(small):
+    """Even where that of the whole subset is known."""
+    table = lists.load(str(small.file))
+    row = replace(table.rows[1], fields=table.rows[1].fields | {"data.without": "forgotten.txt"})
+    table = replace(table, rows=(table.rows[0], row), lists={"long_tail": {"0": "whole"}})
+    runs = [
+        ledger.Finished(
+            run=run.job.name, state="done", method="", seed=run.seed, data_seed=run.seed, scores={"knn.all": 0.5},
+            images="fewer" if run.row is row else "whole",
+        )
+        for run in table.runs()
+    ]  # fmt: skip
+    found = collected.collect(table, runs, table.runs())
+    assert [(len(line.done), line.listed) for line in found.lines] == [(2, {}), (2, {})]
+
+
+def test_seeds_of_one_split_are_one_sample_of_several_splits(small):
+    table = lists.load(str(small.file))
+    (column,) = (column for column in table.shown() if column.score == "knn.all")
+    runs = [
+        ledger.Finished(run=f"{split}-{seed}", state="done", method="", seed=seed, split=split, scores={"knn.all": x})
+        for split, of_split in ((1, (0.1, 0.3)), (2, (0.6,)))
+        for seed, x in enumerate(of_split)
+    ]
+    line = collected.Line(table.rows[0], planned=3, done=runs)
+    assert line.values(column) == pytest.approx([20, 60])
+    found = collected.Collected(table, [line], "a" * 40, "digits")
+    assert line.shown(column) in collected.markdown(found) and line.shown(column).endswith("± 28.3")
+    assert "The seeds of each split are averaged first: ± is over the splits." in collected.sentences(found)
+    row = next(row for row in csv.DictReader(io.StringIO(collected.to_csv(found))) if row["score"] == "knn.all")
+    assert (row["n"], row["planned"], float(row["sd"])) == ("2", "3", pytest.approx(800**0.5))
+    line.done = runs[1:]
+    assert not any("seeds of each split" in sentence for sentence in collected.sentences(found))
 
 
 def test_images_that_are_not_the_published_ones_have_another_name():

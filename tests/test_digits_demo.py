@@ -74,7 +74,7 @@ def test_what_the_demo_found_follows_from_the_committed_files(demo, monkeypatch)
     monkeypatch.setattr(demo, "DRAWS", 100_000)
     results = ROOT / "experiments" / "results" / "digits_demo"
     rows = demo.read(results / "forgotten.csv")
-    with (results / "report.csv").open() as file:
+    with (results / "report.csv").open(encoding="utf-8-sig") as file:
         scores = {
             (row["method"], int(row["seed"])): 100 * float(row["value"])
             for row in csv.DictReader(file)

@@ -47,10 +47,13 @@ def test_runs_are_scored_again_once_and_those_whose_folders_are_gone_are_left_ou
     damaged = [run for run in DESIGN if run.arm.fraction and run.arm.levels.norms == "shared"][:3]
     known, new, gone = (run.arm.name for run in damaged)
     (tmp_path / "photos.jsonl").write_text("".join(json.dumps(record(run)) + "\n" for run in damaged))
-    header = "block,arm,logistic.all,knn.all,features.effective_rank\n"
-    (tmp_path / "photos_statistics.csv").write_text(f"{header}1,{known},0.1,0.2,3\n")
-    (tmp_path / "runs" / "block-1" / new).mkdir(parents=True)
+    header, written = "block,arm,logistic.all,knn.all,features.effective_rank\n", tmp_path / "photos_statistics.csv"
     monkeypatch.setattr(factors, "RESULTS", tmp_path)
+    factors_statistics.main(["photos", f"--out={tmp_path / 'runs'}"])
+    assert not written.exists()
+    assert "3 of 3 runs have no folder" in capsys.readouterr().out
+    written.write_text(f"{header}1,{known},0.1,0.2,3\n")
+    (tmp_path / "runs" / "block-1" / new).mkdir(parents=True)
     again = {"logistic.all": 0.25, "knn.all": 0.5, "features.effective_rank": 6.0}
     monkeypatch.setattr(factors_statistics, "scores", lambda folder: again)
     there = types.SimpleNamespace(scores=record(damaged[1])["scores"] | {"knn.all": 0.4})
@@ -58,11 +61,13 @@ def test_runs_are_scored_again_once_and_those_whose_folders_are_gone_are_left_ou
     with pytest.raises(SystemExit, match=f"{new} is not the run that is recorded: give the --out"):
         factors_statistics.main(["photos", f"--out={tmp_path / 'runs'}"])
     there.scores = record(damaged[1])["scores"] | {"more": 1.0}
+    added = f"1,{new},0.250000,0.500000,6.000000\n"
     for _ in range(2):
         factors_statistics.main(["photos", f"--out={tmp_path / 'runs'}"])
-    assert (tmp_path / "photos_statistics.csv").read_text() == (
-        f"{header}1,{known},0.1,0.2,3\n1,{new},0.250000,0.500000,6.000000\n"
-    )
+    assert written.read_text() == f"{header}1,{known},0.1,0.2,3\n{added}"
+    written.write_text("")  # as a full disk leaves it
+    factors_statistics.main(["photos", f"--out={tmp_path / 'runs'}"])
+    assert written.read_text() == header + added
     assert f"1 of 2 runs have no folder in {tmp_path / 'runs'}, and are not scored" in capsys.readouterr().out
 
 

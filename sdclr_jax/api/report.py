@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sdclr_jax import files
 from sdclr_jax.errors import ArgumentError
+from sdclr_jax.records import sheets
 from sdclr_jax.reports import curves, page, runs, tables, templates, words
 
 
@@ -58,7 +59,8 @@ def report(
     _check_ours(contents)
     with contextlib.ExitStack() as stack:  # each is complete before any takes its place
         for path, text in contents.items():
-            stack.enter_context(files.replacing(path)).write_bytes(text.encode())
+            content = sheets.marked(text) if path.suffix == ".csv" else text.encode()
+            stack.enter_context(files.replacing(path)).write_bytes(content)
     shown = [tables.to_text(levels), *([tables.to_text(differences, sign=True)] if differences else [])]
     sentences = [*words.summary(found), *(f"Note: {note}" for note in words.notes(found))]
     return Report("\n\n".join([*shown, "\n".join(sentences)]), tuple(contents))
@@ -89,4 +91,5 @@ def _check_ours(contents: Mapping[files.Path, str]) -> None:
 
 def _head(table: bytes, end: str) -> list[bytes]:
     """The words with which the tables of all reports begin, up to the names of their columns."""
-    return b"\n".join(table.splitlines()[: _HEADS.get(end, 1)]).replace(_LATER, b"").split()
+    lines = table.removeprefix(sheets.MARK).splitlines()  # reports of older versions do not have the mark
+    return b"\n".join(lines[: _HEADS.get(end, 1)]).replace(_LATER, b"").split()

@@ -130,9 +130,9 @@ def _check(config: ConfigDict) -> None:
             raise UserError(f"views.{field} is {value}: it must be one number, or {count}, one a view")
 
 
-def names_branch(config: ConfigDict, kind: str) -> bool:
-    """Whether a pair names a branch that is `masked` or `averaged`."""
-    return any(getattr(branches.BRANCHES[branch], kind) for pair in config.pairs for branch, _ in pair)
+def is_damaged(config: ConfigDict) -> bool:
+    """Whether a pair names a masked branch."""
+    return any(branches.BRANCHES[branch].masked for pair in config.pairs for branch, _ in pair)
 
 
 def check_new(config: ConfigDict) -> None:
@@ -147,7 +147,7 @@ def check_new(config: ConfigDict) -> None:
         if not name.startswith(of_kinds):
             raise no_field(name, known)
     _, damaged = METHODS.get(config.get("method", ""), ("", None))
-    if damaged is not None and damaged != names_branch(config, "masked"):
+    if damaged is not None and damaged != is_damaged(config):
         raise UserError(
             f"pairs has {'no' if damaged else 'a'} side of the sparse branch, and {config.method} is a method "
             f"{'with' if damaged else 'without'} one, by which all tables would call this run: choose the method by "

@@ -1,6 +1,6 @@
-"""config.json: its fields under the names of today, and which of them make a run this run."""
+"""config.json: its fields under the names of today, which of them make a run this run, and which it never reads."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 # Fields, or whole groups, that change nothing of what is learnt: a run is resumed and evaluated under other values of
@@ -23,6 +23,10 @@ FREE = (
         "data.prefetch",
     ),
 )
+# Fields of an evaluation that change no score; and others that are read of images of one size, or of any size, alone.
+UNSCORED = tuple(f"evaluate.{name}" for name in ("protocols", "batch_size", "map_images", "every", "live_images"))
+OF_ONE_SIZE = ("evaluate.padding",)
+OF_ANY_SIZE = tuple(f"evaluate.{name}" for name in ("crop_scale", "resize", "crop", "interpolation"))
 # What runs did before there was a field for it.
 OLDER = {
     "model": {"start": "", "start_sha256": "", "remat": False},
@@ -41,7 +45,54 @@ def free(names: Iterable[str]) -> list[str]:
     >>> free(["data.workers", "data.name", "evaluate.knn_k"])
     ['data.workers', 'evaluate.knn_k']
     """
-    return [name for name in names if name in FREE or name.partition(".")[0] in FREE]
+    return [name for name in names if named(name, FREE)]
+
+
+def _has(fields: Mapping[str, Any], branch: str) -> bool:
+    return any(name == branch for pair in fields["pairs"] for name, _ in pair)
+
+
+def _views(fields: Mapping[str, Any]) -> int:
+    return len({view for pair in fields["pairs"] for _, view in pair})
+
+
+# (fields, or a group of them, when a run never reads them, why)
+_UNREAD: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool], str], ...] = (
+    (("prune",), lambda f: not _has(f, "sparse"), "no pair has the sparse branch"),
+    (("target",), lambda f: not _has(f, "target"), "no pair has the target branch"),
+    (("predictor.hidden", "predictor.last"), lambda f: not f["predictor.layers"], "predictor.layers is 0"),
+    (("prototypes.frozen_epochs",), lambda f: not f["prototypes.count"], "prototypes.count is 0"),
+    (("data.pareto",), lambda f: f["data.profile"] != "pareto", "data.profile is not pareto"),
+    (("data.n_max", "data.imbalance"), lambda f: f["data.profile"] == "as_is", "data.profile is as_is"),
+    (("optimizer.trust_coefficient",), lambda f: f["optimizer.name"] != "lars", "optimizer.name is not lars"),
+    (("views.small_size", "views.small_crop_scale"), lambda f: _views(f) < 3, "the pairs have two views"),
+    (("views.small_crop_scale",), lambda f: not f["views.small_size"], "views.small_size is 0"),
+)
+
+
+def named(name: str, fields: Collection[str]) -> bool:
+    """Whether a field, by its full name, is one of `fields`, or of a group that is."""
+    return name in fields or name.partition(".")[0] in fields
+
+
+def unread(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Of the fields of a config, by their full names, those that a run never reads, each with the reason. Of a config
+    without the field that decides it, as of an older version, nothing is said.
+
+    Raises:
+        TypeError, ValueError: `pairs` is not what it should be.
+
+    >>> unread({"data.profile": "as_is", "data.n_max": 9, "epochs": 3})
+    {'data.n_max': 'data.profile is as_is'}
+    """
+    found: dict[str, str] = {}
+    for names, is_unread, why in _UNREAD:
+        those = [name for name in fields if named(name, names)]
+        try:
+            found = dict.fromkeys(those if those and is_unread(fields) else (), why) | found
+        except KeyError:
+            continue
+    return found
 
 
 def of_today(fields: dict[str, Any]) -> dict[str, Any]:

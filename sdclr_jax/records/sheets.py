@@ -1,11 +1,13 @@
 """CSV files that a spreadsheet shows as they are: what would be a formula there stays text.
 
 A name that begins with `=`, `+`, `-` or `@` may be a command to the program that opens the file, and names come from
-images of other people. https://owasp.org/www-community/attacks/CSV_Injection
+images of other people. A spreadsheet may also begin a cell at a separator within a text: Excel does at a semicolon
+where numbers are written with a decimal comma. https://owasp.org/www-community/attacks/CSV_Injection
 """
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -13,16 +15,21 @@ if TYPE_CHECKING:
     import pyarrow
 
 MARK = b"\xef\xbb\xbf"  # of UTF-8: without it Excel shows `Köln.jpg` as `KÃ¶ln.jpg`
-_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width
+_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are full-width
+_BLANKS = ("\t", "\r")  # that a spreadsheet may pass over at the start of a text
+_ENDS = re.compile(r'([;\t\r\n]"*)')  # where a cell may end within a text, and the quotes that may begin the next one
 
 
 def cell(value: Any) -> Any:
-    """The value, or text with a ' before it where a spreadsheet would take that for a formula; -1 is none.
+    """The value, or text with a ' before whatever a spreadsheet would take for a formula; -1 is none.
 
-    >>> cell("=1+1"), cell("-cat"), cell("-1"), cell(-1.0), cell("cat")
-    ("'=1+1", "'-cat", '-1', -1.0, 'cat')
+    >>> cell("=1+1"), cell("-cat"), cell("-1"), cell(-1.0), cell("cat"), cell("cat;=1+1;-1")
+    ("'=1+1", "'-cat", '-1', -1.0, 'cat', "cat;'=1+1;-1")
     """
-    return f"'{value}" if isinstance(value, str) and value.startswith(_STARTS) and not _is_number(value) else value
+    if not isinstance(value, str):
+        return value
+    parts = [f"'{part}" if part.startswith(_SIGNS) and not _is_number(part) else part for part in _ENDS.split(value)]
+    return "'" * value.startswith(_BLANKS) + "".join(parts)
 
 
 def _is_number(text: str) -> bool:
@@ -49,9 +56,14 @@ def table(table: "pyarrow.Table") -> "pyarrow.Table":
     return table
 
 
+def marked(text: str) -> bytes:
+    """The text of a CSV file for people, with the mark of UTF-8 at its start. pandas and pyarrow pass over the mark;
+    Python's `csv` does where the file is opened with encoding="utf-8-sig"."""
+    return MARK + text.encode(errors="backslashreplace")
+
+
 def content(rows: "pyarrow.Table") -> bytes:
-    """The table as a CSV file for people: no formulas, and the mark of UTF-8 at its start. pandas and pyarrow pass over
-    the mark; Python's `csv` does where the file is opened with encoding="utf-8-sig".
+    """The table as a CSV file for people: no formulas, and `marked`.
 
     >>> import pyarrow
     >>> content(pyarrow.table({"place": [1, 2]}))

@@ -29,9 +29,15 @@ class Exemplars:
 
     score: str  # that ranks
     rate: float  # of the pruning
+    against: str  # what the whole network is held against
     confidence: float  # of the intervals `low` to `high` of what chance gives
     checkpoints: list[Checkpoint]
     gallery: Path | None
+
+    @property
+    def way(self) -> tuple[str, float, str]:
+        """How it was measured: what was found in different ways is not comparable."""
+        return self.score, self.rate, self.against
 
 
 def exemplars(run: Run) -> Exemplars | None:
@@ -48,7 +54,8 @@ def exemplars(run: Run) -> Exemplars | None:
         found = shares, at.mask.since_first, at.mask.since_previous
         checkpoints.append(Checkpoint(checkpoint.step, checkpoint.epoch, *found))
     gallery = run.path / names.GALLERY
-    return Exemplars(plain(score), rate, summary.confidence, checkpoints, gallery if gallery.is_file() else None)
+    measured = plain(score), rate, plain(summary.settings.against), summary.confidence
+    return Exemplars(*measured, checkpoints, gallery if gallery.is_file() else None)
 
 
 def embedding(run: Run) -> Embedding | None:

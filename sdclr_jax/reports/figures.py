@@ -210,15 +210,16 @@ def _order(run: Run) -> np.ndarray:
 
 def _class_ticks(runs: list[Run]) -> tuple[list[int], list[str]]:
     """Places and texts: the class and its training images, or its rank where splits rank the classes differently."""
-    data = runs[0].results.data
-    order = _order(runs[0])
-    places = range(len(order)) if len(order) <= NAMED_CLASSES else np.linspace(0, len(order) - 1, 9).astype(int)
-    named = len({tuple(np.take(run.results.data.class_names, _order(run))) for run in runs}) == 1
+    names = {tuple(np.take(run.results.data.class_names, _order(run))) for run in runs}
+    counts = np.array([np.take(run.results.data.train_counts, _order(run)) for run in runs])  # [runs, C]
+    last = counts.shape[1] - 1
+    places = range(last + 1) if last < NAMED_CLASSES else np.linspace(0, last, 9).astype(int)
     texts = []
     for place in places:
-        text = data.class_names[order[place]] if named else f"rank {place + 1}"
+        text = next(iter(names))[place] if len(names) == 1 else f"rank {place + 1}"
         text = text if len(text) <= 16 else text[:15] + "…"
-        texts.append(f"{text} ({data.train_counts[order[place]]})")
+        low, high = counts[:, place].min(), counts[:, place].max()
+        texts.append(f"{text} ({low})" if low == high else f"{text} ({low} to {high})")
     return list(places), texts
 
 

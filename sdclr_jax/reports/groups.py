@@ -1,6 +1,8 @@
 """Which runs are repeats of one experiment, and what keeps two experiments from being compared like with like."""
 
+import contextlib
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -9,9 +11,10 @@ from pathlib import PurePath
 
 from sdclr_jax import records
 from sdclr_jax.errors import UserError
-from sdclr_jax.records.config import FOLDER, free
+from sdclr_jax.records import config
 from sdclr_jax.reports.runs import Run, plain
 
+ONE_SIZE = ("digits", "cifar10", "cifar100")  # data sets whose images have it
 MANY = 20  # groups on one data set: of more, each is compared with the first only, and pictures show the first ones
 
 
@@ -45,15 +48,20 @@ def group(runs: list[Run]) -> list[Group]:
 
 @lru_cache(maxsize=2)  # a report asks for the groups of the same runs a dozen times
 def _group(runs: tuple[Run, ...]) -> tuple[Group, ...]:
-    members: dict[tuple, list[Run]] = {}
     variants: dict[tuple, list[Run]] = {}
+    variant_of: dict[Run, int] = {}
     for run in sorted(runs, key=lambda run: run.has_sparse_branch):
         # One split of one data set has one set of example lists and labels. Where it has two, they are two data sets.
         seen = variants.setdefault((_data(run), run.split), [])
         variant = next((number for number, other in enumerate(seen) if _same_examples(run, other)), len(seen))
         if variant == len(seen) or not seen[variant].results.data.labels:
             seen[variant : variant + 1] = [run]  # the first of them that says which labels it had, for those to come
-        data = (*_data(run), variant)
+        variant_of[run] = variant
+    # Nothing says which of the two the lists and labels of another split belong to, so each split is then by itself.
+    several = {data for (data, _), seen in variants.items() if len(seen) > 1}
+    members: dict[tuple, list[Run]] = {}
+    for run, variant in variant_of.items():
+        data = (*_data(run), variant, run.split if _data(run) in several else None)
         members.setdefault((data, json.dumps(settings(run), sort_keys=True)), []).append(run)
     labels = _labels(list(members.values()))
     names = [_data_name(repeats[0]) for repeats in members.values()]
@@ -81,23 +89,47 @@ def by_data(groups: list[Group]) -> list[list[Group]]:
     return list(parts.values())
 
 
+def unmatched(groups: list[Group]) -> list[str]:
+    """The data whose splits are not averaged, as one of them has two sets of lists or labels."""
+    splits: dict[str, set] = {}
+    for member in groups:
+        splits.setdefault(member.data_name, set()).add(member.data[-1])
+    return [name for name, found in splits.items() if len(found - {None}) > 1]
+
+
+def subset(run: Run) -> str:
+    """What was trained on, and without which list of images; its number, of which each split may have one, is #."""
+    subset, without = run.results.data.subset, run.config["data"].get("without")
+    return plain(f"{subset} without {re.sub('[0-9]+', '#', PurePath(str(without)).stem)}" if without else subset)
+
+
 def _data_name(run: Run) -> str:
     """Data set and subset; a folder of images by its own name, without the machine's layout."""
-    data = run.results.data
-    kind, colon, path = data.name.partition(":")
-    return plain(f"{kind}{colon}{PurePath(path).name} ({data.subset})")
+    kind, colon, path = run.results.data.name.partition(":")
+    return f"{plain(f'{kind}{colon}{PurePath(path).name}')} ({subset(run)})"
 
 
 def settings(run: Run) -> dict[str, object]:
     """The configuration as one level of dotted names, without what repeats vary, what changes nothing of what
-    is learnt, and what the run never reads."""
+    is learnt and scored, and what the run never reads."""
     flat = records.flat(run.config)
-    if flat.get("data.name", "").startswith(FOLDER):
-        flat["data.name"] = FOLDER  # wherever it lies; the lists of images say whether it is the same
-    unread = {"seed", "data.split", "data.seed"} | {name for name in free(flat) if not name.startswith("evaluate.")}
-    if not run.has_sparse_branch:
-        unread |= {name for name in flat if name.startswith("prune.")}
-    return {name: value for name, value in flat.items() if name not in unread}
+    if flat.get("data.name", "").startswith(config.FOLDER):
+        flat["data.name"] = config.FOLDER  # wherever it lies; the lists of images say whether it is the same
+    left_out = {"seed", "data.split", "data.seed", *config.UNSCORED}
+    left_out |= {name for name in config.free(flat) if not name.startswith("evaluate.")}
+    if (one_size := _of_one_size(run)) is not None:
+        left_out |= {*(config.OF_ANY_SIZE if one_size else config.OF_ONE_SIZE)}
+    with contextlib.suppress(TypeError, ValueError):  # pairs that are none, of a damaged file
+        left_out |= config.unread(flat).keys()
+    return {name: value for name, value in flat.items() if name not in left_out}
+
+
+def _of_one_size(run: Run) -> bool | None:
+    """Whether the encoder is given whole images, which all have one size; None where that is not known."""
+    data, seen = run.results.data, run.results.seen
+    if seen is None:
+        return True if data.name in ONE_SIZE else None
+    return "resize" not in seen
 
 
 def shown(value: object) -> str:
@@ -120,9 +152,13 @@ def confounds(groups: list[Group]) -> dict[str, dict[str, object]]:
 
 
 def _data(run: Run) -> tuple:
+    """What runs on one data set have in common, whatever their split."""
     data = run.results.data
-    name = FOLDER if data.name.startswith(FOLDER) else data.name
-    return name, data.subset, data.group_rule, tuple(sorted(data.train_counts, reverse=True))
+    name = config.FOLDER if data.name.startswith(config.FOLDER) else data.name
+    published = bool(run.config["data"].get("lists"))
+    # Every split has as many images of its classes; how many have an attribute depends on which ones are drawn.
+    counts = () if run.has_attributes else tuple(sorted(data.train_counts, reverse=True))
+    return name, subset(run), data.group_rule, published, tuple(sorted(data.class_names)), counts
 
 
 def _same_examples(run: Run, other: Run) -> bool:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from sdclr_jax import files, records
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import extras, figures, forgetting, maps, tables, templates, words
+from sdclr_jax.reports.gallery import AGAINST
 from sdclr_jax.reports.groups import MANY, Group, by_data, group, shown
 from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.svg import swatch
@@ -84,7 +85,7 @@ def render(runs: list[Run], note: str = "", folder: Path | None = None) -> str:
         sections=list(filter(None, [_pictures(pictured), _maps(pictured), _exemplars(pictured, folder)])),
         of_paper=any(row.of_paper for row in levels),
         rules=[RULES.get(rule, plain(rule)) for rule in sorted({run.results.data.group_rule for run in runs})],
-        attributes=any(score.metric != "accuracy" for run in runs for score in run.protocols.values()),
+        attributes=any(run.has_attributes for run in runs),
         groups=groups,
         facts=[
             ("Settings", _facts([(run, records.flat(run.config)) for run in runs])),
@@ -148,37 +149,41 @@ def _exemplars(groups: list[Group], folder: Path | None) -> Section | None:
         return None
     shown_figures, parts = [], by_data(groups)
     for number, part in enumerate(parts):
-        found = {run: every[run] for member in part for run in member.runs if run in every}
-        if not found:
-            continue
-        on = f", {part[0].data_name}" if len(parts) > 1 else ""
-        members = [member for member in part if any(run in found for run in member.runs)]
-        one = next(iter(found.values()))
-        cut = " or ".join(dict.fromkeys(f"{100 * exemplars.rate:g} %" for exemplars in found.values()))
-        if picture := forgetting.rare(part, found, f"forgotten-{number}"):
-            shown_figures.append(
-                Figure(
-                    f"Few-shot images among the most forgotten{on}",
-                    Markup(picture),
-                    f"Of the tenth of the training images whose {one.score.replace('_', ' ')} change most when {cut} "
-                    f"of the weights are cut: the share that is of few-shot classes; means over the runs. Grey: where "
-                    f"{100 * one.confidence:g} % of random tenths of one run have it, around the share in all images.",
-                    _legend(members),
-                )
-            )
-        if picture := forgetting.drift(part, found, f"drift-{number}"):
-            shown_figures.append(
-                Figure(
-                    f"Drift of the mask{on}",
-                    Markup(picture),
-                    f"Of the weights that the masks of two checkpoints keep, those that both do, where "
-                    f"{cut} are cut: of a checkpoint with the first one, and with the one before it. Means over the "
-                    f"runs; thin lines are masks of the same densities placed at random.",
-                    _legend(members),
-                )
-            )
+        of_part = {run: every[run] for member in part for run in member.runs if run in every}
+        ways = list(dict.fromkeys(found.way for found in of_part.values()))
+        for place, way in enumerate(ways):
+            found = {run: exemplars for run, exemplars in of_part.items() if exemplars.way == way}
+            on = f", {part[0].data_name}" if len(parts) > 1 else ""
+            on += f", {100 * way[1]:g} % cut, {way[2]}, by {way[0]}" if len(ways) > 1 else ""
+            shown_figures += _forgotten(part, found, f"{number}-{place}", on)
     links = [(run.name, _link(found.gallery, folder)) for run, found in every.items() if found.gallery and folder]
     return Section("What pruning forgets", shown_figures, links)
+
+
+def _forgotten(part: list[Group], found: forgetting.Found, name: str, on: str) -> Iterator[Figure]:
+    """The pictures of what was found in one way of runs on one data set."""
+    one = next(iter(found.values()))
+    legend = _legend([member for member in part if any(run in found for run in member.runs)])
+    cut = f"{100 * one.rate:g} %"
+    if picture := forgetting.rare(part, found, f"forgotten-{name}"):
+        yield Figure(
+            f"Few-shot images among the most forgotten{on}",
+            Markup(picture),
+            f"Of the tenth of the training images whose {one.score.replace('_', ' ')} change most when {cut} of the "
+            "weights are cut: the share that is of few-shot classes; means over the runs. "
+            f"{AGAINST.get(one.against, one.against)} Grey: where {100 * one.confidence:g} % of random tenths of one "
+            "run have it, around the share in all images.",
+            legend,
+        )
+    if picture := forgetting.drift(part, found, f"drift-{name}"):
+        yield Figure(
+            f"Drift of the mask{on}",
+            Markup(picture),
+            f"Of the weights that the masks of two checkpoints keep, those that both do, where {cut} are cut: of a "
+            "checkpoint with the first one, and with the one before it. Means over the runs; thin lines are masks of "
+            "the same densities placed at random.",
+            legend,
+        )
 
 
 def _figures(groups: list[Group]) -> Iterator[Figure]:

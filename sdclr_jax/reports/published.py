@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sdclr_jax import records
-from sdclr_jax.reports.groups import Group, shown
+from sdclr_jax.reports.groups import Group, shown, subset
 from sdclr_jax.reports.runs import plain
 
 PAPER = "Jiang et al., Self-Damaging Contrastive Learning, ICML 2021"
@@ -172,7 +172,7 @@ def data_set(member: Group) -> DataSet | None:
     """The paper's data set that a group was pretrained on, by its name, its subset and the size of its long tail."""
     data = member.runs[0].results.data
     found = DATA_SETS.get(data.name)
-    same = found and data.subset == "long_tail" and sum(data.train_counts) == found.images
+    same = found and subset(member.runs[0]) == "long_tail" and sum(data.train_counts) == found.images
     return found if same else None
 
 

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,17 +21,13 @@ class Run:
     """One run folder: the parsed content of its JSON files, and the few facts that reports sort runs by."""
 
     path: Path
+    name: str  # the last two parts of its path, without the machine's own layout; more where two runs have the same
     config: dict
     versions: dict
     metrics: list[dict[str, float]]
     warnings: list[dict]  # step, epoch and message, by step
     results: Results
     trained_on: str | None = None  # SHA-256 of the list of images, None where that is not known
-
-    @cached_property
-    def name(self) -> str:
-        """The last two parts of the folder's path: enough to distinguish runs, without the machine's own layout."""
-        return plain("/".join(self.path.resolve().parts[-2:]))
 
     @property
     def method(self) -> str:
@@ -59,6 +56,11 @@ class Run:
     def has_sparse_branch(self) -> bool:
         return '"sparse"' in json.dumps(self.config.get("pairs", []))
 
+    @cached_property
+    def has_attributes(self) -> bool:
+        """Whether an image has any number of attributes, in place of one class."""
+        return any(score.metric != "accuracy" for score in self.protocols.values())
+
     def score(self, protocol: str, score: str) -> float | None:
         """A share from 0 to 1, or None where the run lacks the protocol or the group has no class."""
         found = self.protocols.get(protocol)
@@ -71,7 +73,17 @@ def read(dirs: Iterable[str | os.PathLike]) -> list[Run]:
     for folder in map(files.expanded, dirs):
         for found in _run_folders(folder):
             folders.setdefault(found.resolve(), found)
-    return [_read_run(folder) for folder in folders.values()]
+    called = _names([path.parts for path in folders])
+    return [_read_run(folder, name) for folder, name in zip(folders.values(), called, strict=True)]
+
+
+def _names(paths: Sequence[Sequence[str]]) -> list[str]:
+    """Of each path the last two parts, or as many as no other one has."""
+    found = [plain("/".join(path[-2:])) for path in paths]
+    for parts in range(3, max(map(len, paths), default=0) + 1):
+        often, before = Counter(found), zip(found, paths, strict=True)
+        found = [plain("/".join(path[-parts:])) if often[name] > 1 else name for name, path in before]
+    return found
 
 
 def plain(text: str) -> str:
@@ -96,7 +108,7 @@ def _run_folders(folder: Path) -> list[Path]:
     return found
 
 
-def _read_run(folder: Path) -> Run:
+def _read_run(folder: Path, name: str) -> Run:
     config = _read_config(folder / names.CONFIG)
     path = folder / names.RESULTS
     try:
@@ -118,9 +130,8 @@ def _read_run(folder: Path) -> Run:
         _read_metrics(folder / names.METRICS),
         _read_warnings(folder / names.WARNINGS),
     )
-    return Run(
-        folder, config, versions, metrics, warnings, replace(results, data=data), _read_trained_on(folder / names.DATA)
-    )
+    results, trained_on = replace(results, data=data), _read_trained_on(folder / names.DATA)
+    return Run(folder, name, config, versions, metrics, warnings, results, trained_on)
 
 
 @dataclass(frozen=True, kw_only=True)

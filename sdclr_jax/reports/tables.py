@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -14,7 +14,7 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.records.sheets import Writer
 from sdclr_jax.reports import published
-from sdclr_jax.reports.groups import Group, by_data, compared, group
+from sdclr_jax.reports.groups import Group, by_data, compared, group, subset
 from sdclr_jax.reports.runs import Run, plain
 
 CONFIDENCE = 0.95  # of the intervals of differences
@@ -40,9 +40,10 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A score over n runs, in percent: mean and sample standard deviation (None for one run).
+    """A score over n samples, in percent: mean and sample standard deviation (None for one sample).
 
-    For a difference in points over n pairs, also the 95 % confidence interval of the mean, None for one pair.
+    For a difference in points, also the 95 % confidence interval of the mean, None for one sample. A sample is a run or
+    a pair of runs; see `samples`.
     """
 
     n: int
@@ -51,6 +52,7 @@ class Cell:
     stands_out: bool = False  # best of its column, or a difference with a clear direction
     interval: tuple[float, float] | None = None
     decimals: int = 1  # shown
+    of_splits: bool = False  # whether n counts splits, each the mean of its runs
 
     def text(self, sign: bool = False) -> str:
         """`52.0 ± 2.0`, or with `sign` `+12.0 [+7.0, +17.0]`: what a difference could be says more than its spread."""
@@ -110,11 +112,11 @@ def compare_groups(groups: list[Group]) -> list[Row]:
         for part in by_data(groups):
             best = {score: _best(part, protocol, score) for score in SUMMARY}
             for member in part:
-                if n := sum(protocol in run.protocols for run in member.runs):
-                    cells = {
-                        score: replace(level(member, protocol, score), stands_out=best[score] is member)
-                        for score in SUMMARY
-                    }
+                cells = {
+                    score: replace(level(member, protocol, score), stands_out=best[score] is member)
+                    for score in SUMMARY
+                }
+                if n := cells["all"].n:
                     rows.append(Row(member.data_name, protocol, member.label, member.on, member.index, n, cells))
             for match in published.matches(part, protocol):
                 rows.append(_of_paper(match.method, match, protocol, match.scores))
@@ -161,20 +163,21 @@ def difference(one: Group, other: Group, protocol: str, score: str) -> Cell:
     """`one` minus `other` over the runs that share seed, split and example lists.
 
     It stands out where the 95 % confidence interval of the mean (Student's t) does not hold zero, which takes two
-    pairs at least.
+    samples at least.
     """
     partner = {(run.seed, run.split, run.lists): run.score(protocol, score) for run in other.runs}
     values = []
     for run in one.runs:
         mine, theirs = run.score(protocol, score), partner.get((run.seed, run.split, run.lists))
         if mine is not None and theirs is not None:
-            values.append(100 * (mine - theirs))
-    n, mean, sd = _statistics(values)
-    if n < 2:
-        return Cell(n, mean, sd)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
-    # Sums of floats leave crumbs, which are no difference where all pairs agree.
-    return Cell(n, mean, sd, abs(mean) > max(half, 1e-9), (mean - half, mean + half))
+            values.append((run.split, 100 * (mine - theirs)))
+    cell = _cell(values)
+    if cell.n < 2:
+        return cell
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, cell.n - 1)) * cell.sd / math.sqrt(cell.n)
+    # Sums of floats leave crumbs, which are no difference where all samples agree.
+    stands_out = abs(cell.mean) > max(half, 1e-9)
+    return replace(cell, stands_out=stands_out, interval=(cell.mean - half, cell.mean + half))
 
 
 def leads(cell: Cell, score: str) -> bool:
@@ -184,8 +187,25 @@ def leads(cell: Cell, score: str) -> bool:
 
 def level(member: Group, protocol: str, score: str) -> Cell:
     """The score of a group of runs."""
-    values = [100 * value for run in member.runs if (value := run.score(protocol, score)) is not None]
-    return Cell(*_statistics(values))
+    values = ((run.split, run.score(protocol, score)) for run in member.runs)
+    return _cell([(split, 100 * value) for split, value in values if value is not None])
+
+
+def samples(values: Iterable[tuple[Hashable, float]]) -> list[float]:
+    """What the mean and its spread are over, from the value of each run with its split: of one split its runs; of
+    several the mean of each. The runs of a split share its images, so they are no independent samples of splits."""
+    of_split: dict[Hashable, list[float]] = {}
+    for split, value in values:
+        of_split.setdefault(split, []).append(value)
+    several = len(of_split) > 1
+    return [x for found in of_split.values() for x in ([float(np.mean(found))] if several else found)]
+
+
+def _cell(values: list[tuple[Hashable, float]]) -> Cell:
+    found = samples(values)
+    n = len(found)
+    mean, sd = float(np.mean(found)) if n else None, float(np.std(found, ddof=1)) if n > 1 else None
+    return Cell(n, mean, sd, of_splits=n < len(values))
 
 
 def _best(part: list[Group], protocol: str, score: str) -> Group | None:
@@ -196,11 +216,6 @@ def _best(part: list[Group], protocol: str, score: str) -> Group | None:
     first = (min if score in LOWER_IS_BETTER else max)(means, key=means.get)
     rivals = (rival for rival in means if rival is not first)
     return first if all(leads(difference(first, rival, protocol, score), score) for rival in rivals) else None
-
-
-def _statistics(values: list[float]) -> tuple[int, float | None, float | None]:
-    n = len(values)
-    return n, float(np.mean(values)) if n else None, float(np.std(values, ddof=1)) if n > 1 else None
 
 
 def to_text(rows: list[Row], sign: bool = False) -> str:
@@ -268,12 +283,12 @@ def to_csv(runs: list[Run]) -> str:
     )
     for member in group(runs):
         for run in member.runs:
-            data = run.results.data
-            facts = (run.name, member.label, run.method, run.seed, *run.split, plain(data.name))
+            data = plain(run.results.data.name), subset(run)
+            facts = (run.name, member.label, run.method, run.seed, *run.split, *data)
             for protocol, record in run.protocols.items():
                 for score in (*SUMMARY, f"validation_{record.metric}"):
                     value = run.score(protocol, score)
-                    writer.writerow((*facts, plain(data.subset), plain(protocol), score, value))
+                    writer.writerow((*facts, plain(protocol), score, value))
     return text.getvalue()
 
 

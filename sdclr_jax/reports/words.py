@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sdclr_jax.errors import first_ones
 from sdclr_jax.records import SUMMARY
 from sdclr_jax.reports import published
-from sdclr_jax.reports.groups import MANY, Group, by_data, confounds, group, shown
+from sdclr_jax.reports.groups import MANY, Group, by_data, confounds, group, shown, unmatched
 from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.tables import Cell, difference, leads, level, protocols, title
 
@@ -43,6 +43,11 @@ def notes(runs: list[Run]) -> list[str]:
             f"The runs are of different data, or of other subsets or labels of it, and stand side by side only: "
             f"nothing is averaged or compared across {lists}."
         )
+    found += [
+        f"One split of {name} has two sets of lists or labels, and nothing says to which of them its other splits "
+        "belong, so splits are not averaged: report the runs of each set by themselves."
+        for name in unmatched(groups)
+    ]
     for part in parts:
         for field, values in confounds(part).items():
             listed = ", ".join(f"{label} {shown(value)}" for label, value in values.items())
@@ -138,12 +143,14 @@ def _samples(member: Group) -> set[tuple]:
 
 def _alone(member: Group, protocol: str) -> str:
     cell = level(member, protocol, "all")
-    return f"{member.label} reaches {cell.text()} % on All (n = {cell.n}); there is nothing to compare it with."
+    n = f"n = {cell.n}{' splits' * cell.of_splits}"
+    return f"{member.label} reaches {cell.text()} % on All ({n}); there is nothing to compare it with."
 
 
 def _against(member: Group, other: Group, protocol: str) -> str:
     cells = {score: difference(member, other, protocol, score) for score in SUMMARY}
     overall, n = f"{cells['all'].text(sign=True)} points on All", cells["all"].n
+    of = "splits" if cells["all"].of_splits else "pairs of runs"
     if n == 0:
         return f"{member.label} and {other.label} have no two runs of one seed and split, so they are not compared."
     if n == 1:
@@ -161,7 +168,7 @@ def _against(member: Group, other: Group, protocol: str) -> str:
     if "std" in clear:
         even = "more" if leads(cells["std"], "std") else "less"
         said.append(f"{even} even over the classes, by {_named(['std'], cells)}")
-    sentence = f"against {other.label}, {member.label} is {listed(said)}, in points over {n} pairs of runs"
+    sentence = f"against {other.label}, {member.label} is {listed(said)}, in points over {n} {of}"
     sentence += ", with 95 % confidence intervals"
     if unclear := [score.capitalize() for score, cell in cells.items() if cell.n and score not in clear]:
         sentence += f"; on {listed(unclear)} the runs do not separate them"

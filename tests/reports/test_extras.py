@@ -11,7 +11,8 @@ import pytest
 from sdclr_jax.commands.report import main
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import embedding
-from sdclr_jax.reports import extras, maps, page, runs
+from sdclr_jax.reports import extras, forgetting, maps, page, runs
+from sdclr_jax.reports.groups import group
 from tests.reports.conftest import protocol as scored
 from tests.reports.test_report_page import EVIL, Parsed, pictures
 
@@ -104,6 +105,35 @@ def test_shares_and_drift_have_pictures_and_galleries_links(make_run, tmp_path):
     for address, _ in links:
         assert (tmp_path / "runs" / "pages" / unquote(address)).resolve().is_file()
     assert len(links) == 4
+
+
+def test_what_was_measured_in_different_ways_is_not_in_one_picture(make_run, monkeypatch):
+    """Other statistics of batch norm, another rate."""
+    for kind in ("rare", "drift"):
+        monkeypatch.setattr(forgetting, kind, lambda part, found, name: f"{name}: {[run.seed for run in found]}")
+
+    def found(against, rate):
+        content = summary()
+        content["ranked_by"]["rate"] = rate
+        content["settings"]["against"] = against
+        for checkpoint in content["checkpoints"]:
+            checkpoint["rates"][1]["rate"] = rate
+        return content
+
+    ways = [("recalibrated", 0.9), ("pruned", 0.9), ("recalibrated", 0.7), ("recalibrated", 0.9)]
+    folders = [with_exemplars(make_run(str(n), seed=n), found(*way)) for n, way in enumerate(ways)]
+    section = page._exemplars(group(runs.read(folders)), None)
+    rare = [figure for figure in section.figures if figure.heading.startswith("Few-shot")]
+    assert [figure.heading.partition("forgotten, ")[2] for figure in rare] == [
+        "90 % cut, recalibrated, by features", "90 % cut, pruned, by features", "70 % cut, recalibrated, by features",
+    ]  # fmt: skip
+    assert "keeps the batch norm statistics of the whole one, which fit it badly." in rare[1].caption
+    assert "when 70 % of the weights are cut" in rare[2].caption
+    assert [figure.svg for figure in section.figures] == [
+        f"{kind}-0-{place}: {seeds}"
+        for place, seeds in enumerate(([0, 3], [1], [2]))
+        for kind in ("forgotten", "drift")
+    ]
 
 
 def test_the_line_is_the_share_and_the_band_is_chance(make_run):

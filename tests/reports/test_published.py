@@ -76,15 +76,16 @@ def test_the_papers_difference_is_that_of_its_means_and_has_no_interval(make_run
 
 
 @pytest.mark.parametrize(
-    ("data", "method"),
+    ("data", "method", "config"),
     [
-        ({"subset": "balanced"}, "sdclr"),
-        ({"counts": [4500] * 10}, "sdclr"),  # another profile
-        ({}, "sd_byol"),
+        ({"subset": "balanced"}, "sdclr", {}),
+        ({"counts": [4500] * 10}, "sdclr", {}),  # another profile
+        ({}, "sd_byol", {}),
+        ({}, "sdclr", {"data.without": "forgotten.txt"}),
     ],
 )
-def test_other_data_and_methods_have_none(make_run, data, method):
-    found = runs.read([make_run("a", method, edit=cifar(**data))])
+def test_other_data_and_methods_have_none(make_run, data, method, config):
+    found = runs.read([make_run("a", method, config=config, edit=cifar(**data))])
     assert not any(row.of_paper for row in tables.compare(found))
     assert not any("paper" in note for note in words.notes(found))
 

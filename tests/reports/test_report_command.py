@@ -20,7 +20,7 @@ def test_writes_page_and_tables_and_prints(six_runs, tmp_path, capsys):
     assert _files(tmp_path) == WRITTEN
     assert "A demonstration." in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "report.md").read_text(encoding="utf-8").count("**+12.0 [+7.0, +17.0]**") == 2
-    assert (tmp_path / "report.csv").read_text(encoding="utf-8").startswith("run,group,method")
+    assert (tmp_path / "report.csv").read_bytes().startswith(b"\xef\xbb\xbfrun,group,method")
     assert (tmp_path / "report.tex").read_text(encoding="utf-8").count("\\end{tabular}") == 2
     assert (tmp_path / "report_means.csv").read_text(encoding="utf-8").count("\ndifference,") == 10
     out = capsys.readouterr().out
@@ -72,7 +72,7 @@ def test_what_a_report_has_written_is_replaced(make_run, tmp_path):
     """Tables of other runs too, whose columns are as wide as their names, and one of an older version."""
     main([str(make_run("a_run_of_a_long_name")), f"--output={tmp_path}/report.html"])
     table = tmp_path / "report.csv"
-    table.write_text(table.read_text().replace(",data_seed,", ","))
+    table.write_text(table.read_text(encoding="utf-8-sig").replace(",data_seed,", ","))
     main([str(make_run("b")), f"--output={tmp_path}/report.html"])
     assert ",data_seed," in table.read_text()
     for name in WRITTEN:

@@ -14,6 +14,12 @@ def test_folder_of_runs_stands_for_them_and_each_is_read_once(make_run, monkeypa
     assert [run.name for run in runs.read([first, first.parent, "b", "."])] == ["runs/b", "runs/a"]
 
 
+def test_runs_whose_paths_end_alike_have_longer_names(make_run):
+    """`a` alone is no other run's, and stays short."""
+    folders = [make_run(name, seed=seed) for seed, name in enumerate(("x/in/s/0", "y/in/s/0", "a"))]
+    assert [run.name for run in runs.read(folders)] == ["x/in/s/0", "y/in/s/0", "runs/a"]
+
+
 def test_facts_of_a_run(make_run):
     run = runs.read([make_run("a", "sdclr", seed=3, split=2, accuracy=[0.1, 0.2, 0.3, 0.4])])[0]
     assert (run.method, run.seed, run.split, run.has_sparse_branch) == ("sdclr", 3, (0, 2), True)

@@ -1,10 +1,12 @@
 import csv
 import io
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from sdclr_jax.errors import UserError
-from sdclr_jax.reports import groups, page, runs, tables, words
+from sdclr_jax.reports import figures, groups, page, runs, tables, words
 from sdclr_jax.reports.groups import confounds, group
 
 
@@ -85,6 +87,32 @@ def test_direction_takes_a_confidence_interval_without_zero(make_run, gains, cle
     assert tables.differences(runs.read(folders))[0].cells["all"].stands_out is clear
 
 
+def test_seeds_of_one_split_are_one_sample_of_several_splits(make_run):
+    """The oracle is Student's t on the means of the splits; counted as runs, the difference would have a direction."""
+    gains = {0: (0.03, 0.035, 0.04), 1: (0.01, 0.02, 0.03), 2: (-0.01,)}
+    folders = [
+        make_run(f"{method}-{split}-{seed}", method, seed, split, accuracy=0.5 + (method == "sdclr") * gain)
+        for method in ("simclr", "sdclr")
+        for split, of_split in gains.items()
+        for seed, gain in enumerate(of_split)
+    ]
+    found = runs.read(folders)
+    row = tables.differences(found)[0]
+    means = [100 * np.mean(of_split) for of_split in gains.values()]
+    oracle = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert row.cells["all"].interval == pytest.approx(tuple(oracle))
+    assert (row.n, row.cells["all"].mean, row.cells["all"].sd) == pytest.approx(
+        (3, np.mean(means), np.std(means, ddof=1))
+    )
+    each = [100 * gain for of_split in gains.values() for gain in of_split]
+    assert stats.ttest_1samp(each, 0).pvalue < 0.05 and not row.cells["all"].stands_out
+    level = tables.compare(found)[1]
+    assert (level.n, level.cells["all"].mean) == (3, pytest.approx(50 + np.mean(means)))
+    assert level.cells["all"].sd == pytest.approx(np.std(means, ddof=1))
+    assert "n = 3 splits)" in words.summary(found[-7:])[0]
+    assert {row["n"] for row in csv.DictReader(io.StringIO(tables.means_to_csv([level], [row])))} == {"3"}
+
+
 def test_equal_runs_have_no_direction(make_run):
     found = runs.read([make_run(f"{m}-{s}", m, s, accuracy=0.7) for m in ("simclr", "sdclr") for s in range(3)])
     assert not any(cell.stands_out for row in tables.differences(found) for cell in row.cells.values())
@@ -141,6 +169,36 @@ def test_groups_leave_out_where_photos_lie_and_what_changes_nothing_of_what_is_l
     assert (found.label, len(found.runs), found.data_name) == ("simclr", 2, "folder:photos (long_tail)")
 
 
+FILES = {"mean": [0.5], "resize": 40, "crop": 32}  # what is seen of images of any size
+
+
+@pytest.mark.parametrize(
+    ("field", "seen", "alike"),
+    [
+        ("evaluate.every", None, True),
+        ("evaluate.protocols", None, True),
+        ("evaluate.interpolation", None, True),  # where older versions have another default; digits have one size
+        ("evaluate.crop", {"mean": [0.5]}, True),
+        ("evaluate.crop", FILES, False),
+        ("evaluate.padding", FILES, True),
+        ("evaluate.padding", {"mean": [0.5]}, False),
+        ("evaluate.knn_k", None, False),
+        ("target.momentum", None, True),
+        ("optimizer.trust_coefficient", None, True),
+        ("optimizer.momentum", None, False),
+        ("data.pareto", None, True),
+        ("data.n_max", None, False),
+    ],
+)
+def test_groups_leave_out_what_changes_no_score(make_run, field, seen, alike):
+    folders = []
+    for seed in range(2):
+        groups = {"evaluate": {}, "target": {}, "optimizer": {"name": "sgd"}, "data.profile": "exponential"}
+        groups |= {field: seed}
+        folders.append(make_run(str(seed), seed=seed, config=groups, edit=lambda found: found.update(seen=seen)))
+    assert len(group(runs.read(folders))) == (1 if alike else 2)
+
+
 def test_groups_of_one_method_are_labelled_by_what_differs(make_run):
     folders = [make_run(f"sdclr-{rate}", "sdclr", config={"prune.rate": rate}) for rate in (0.9, 0.7)]
     folders += [make_run("simclr"), make_run("simsiam", config={"method": "simsiam"}, edit=_method("simsiam"))]
@@ -165,6 +223,54 @@ def test_other_example_lists_are_other_data(make_run):
     assert [(found.label, len(found.runs)) for found in group(found)] == [("simclr", 2), ("simclr (lists 2)", 1)]
     assert tables.differences(found) == []
     assert "different data" in words.notes(found)[0]
+    # Nothing says which of the two lists of split 0 those of split 1 belong to.
+    found = [*found, *runs.read([make_run("d", split=1)])]
+    assert [(len(found.runs), found.runs[0].split) for found in group(found)] == [(2, (0, 0)), (1, (0, 0)), (1, (0, 1))]
+    assert words.notes(found)[1].startswith("One split of digits (long_tail) has two sets of lists or labels, and ")
+
+
+def test_runs_on_other_images_are_no_repeats_in_another_split_either(make_run):
+    """Each split has one set of lists here, so that the lists do not say it."""
+
+    def images(*names, **data):
+        return lambda results: results["data"].update(class_names=list(names), **data)
+
+    for name, config, edit in (
+        ("without", {"data.without": "/lists/1/drop-1.txt"}, None),
+        ("published", {"data.lists": "/lists"}, None),
+        ("classes", {}, images("a", "b", "c", "d")),
+    ):
+        folders = [make_run(f"{name}-{n}", seed=n, split=n, config=config, edit=edit) for n in (1, 2)]
+        found = runs.read([make_run(f"{name}-0"), *folders])
+        assert [len(member.runs) for member in group(found)] == [1, 2], name
+        assert len({(member.label, member.on) for member in group(found)}) == 2
+        assert "nothing is averaged or compared" in words.notes(found)[0]
+        rows = csv.DictReader(io.StringIO(tables.to_csv(found)))
+        assert len({(row["group"], row["subset"]) for row in rows}) == 2
+
+
+def test_lists_of_images_that_are_left_out_are_called_alike_in_all_splits(make_run):
+    config = [{"data.without": f"/lists/{name}.txt"} for name in ("drop-1", "drop-2", "random-3")]
+    found = runs.read([make_run(str(n), seed=n, split=n, config=config[n - 1]) for n in (1, 2, 3)])
+    assert [(member.data_name, len(member.runs)) for member in group(found)] == [
+        ("digits (long_tail without drop-#)", 2), ("digits (long_tail without random-#)", 1),
+    ]  # fmt: skip
+
+
+def test_splits_of_images_with_attributes_are_averaged(make_run):
+    """How many images have an attribute depends on which ones a split has drawn."""
+
+    def drawn(seed):
+        def edit(results):
+            results["data"]["train_counts"][0] += seed
+            for protocol in results["protocols"].values():
+                protocol |= {"metric": "average_precision", "validation_average_precision": None}
+
+        return edit
+
+    found = runs.read([make_run(str(seed), seed=seed, split=seed, edit=drawn(seed)) for seed in range(3)])
+    assert [len(member.runs) for member in group(found)] == [3]
+    assert figures._class_ticks(found)[1][-1] == "zero (5 to 7)"
 
 
 def test_other_labels_of_the_same_images_are_other_data(make_run):

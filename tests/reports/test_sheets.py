@@ -20,12 +20,18 @@ def test_the_example_is_true():
     assert found.attempted and not found.failed
 
 
-@pytest.mark.parametrize("text", [*EVIL, "\t=1", "\r=1", "\uff1d1", "-", "+ 1", "-1 "])
+@pytest.mark.parametrize("text", [*EVIL, "\tx", "\r1", "\uff1d1", "-", "+ 1", "-1 "])
 def test_formulas_become_text(text):
     assert sheets.cell(text) == f"'{text}"
 
 
-@pytest.mark.parametrize("value", ["cat", "a=b", "-1", "+0.5", "-1e-3", "", -1, 0.5, None, "'=1"])
+@pytest.mark.parametrize("end", [";", "\t", "\n", "\r\n", ';"', ";;"])
+def test_formulas_behind_what_may_end_a_cell_become_text(end):
+    assert sheets.cell(f"x{end}=1+1;-y;-1;z") == f"x{end}'=1+1;'-y;-1;z"
+    assert sheets.cell(f"{end}=1").endswith(f"{end}'=1")
+
+
+@pytest.mark.parametrize("value", ["cat", "a=b", "-1", "+0.5", "-1e-3", "", "a;b\tc\n", "1;-2", -1, 0.5, None, "'=1"])
 def test_the_rest_stays_as_it_is(value):
     assert sheets.cell(value) == value
 
@@ -42,8 +48,9 @@ def test_no_file_of_a_report_holds_a_formula(make_run, tmp_path):
     found = report(
         [make_run(name, edit=named, seed=seed) for seed, name in enumerate(("=a", "-b"))], tmp_path / "r.html"
     )
-    texts = {path.name: path.read_text() for path in found.paths if path.suffix == ".csv"}
-    assert len(texts) == 4
+    contents = {path.name: path.read_bytes() for path in found.paths if path.suffix == ".csv"}
+    assert len(contents) == 4 and all(content.startswith(sheets.MARK) for content in contents.values())
+    texts = {name: content.decode("utf-8-sig") for name, content in contents.items()}
     cells = [cell for text in texts.values() for cell in _cells(text)]
     assert {f"'{name}" for name in EVIL} <= set(cells)
     assert not [cell for cell in cells if cell != sheets.cell(cell)]

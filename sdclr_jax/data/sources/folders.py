@@ -202,7 +202,7 @@ class Folder:
             drawn = (path for path, split in zip(table.paths, table.splits, strict=True) if split == "test")
             for path in ("path", *drawn):
                 sheets.Writer(text).writerow([path])
-            write_changed(self._test_list, text.getvalue().encode())
+            write_changed(self._test_list, sheets.marked(text.getvalue()))
         return table
 
     def _images(self, paths: np.ndarray) -> np.ndarray | images.Files:

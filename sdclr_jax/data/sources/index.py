@@ -322,7 +322,7 @@ def _write_skipped(path: pathlib.Path, skipped: dict[str, str]) -> pathlib.Path:
     text = io.StringIO()
     for row in [("path", "reason"), *skipped.items()]:
         sheets.Writer(text).writerow(row)
-    files.write_changed(path, sheets.MARK + text.getvalue().encode(errors="backslashreplace"))
+    files.write_changed(path, sheets.marked(text.getvalue()))
     return path
 
 

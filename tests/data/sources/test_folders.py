@@ -65,7 +65,7 @@ def test_drawn_test_images_are_a_function_of_the_seed_and_written_down(classes, 
     assert load(classes, tmp_path / "other", "test", seed=2).ids.tolist() == tests[2]
     about = sources.source(f"folder:{classes}", data_dir, seed=3).provenance()
     assert about["test"] == "0.2 of each class, drawn with data.seed 3"
-    with open(about["test_list"], newline="") as file:
+    with open(about["test_list"], newline="", encoding="utf-8-sig") as file:
         assert [row["path"] for row in csv.DictReader(file)] == tests[3]
     put(classes, ["cat/later.png"])  # one more image moves at most one other into or out of the test images
     assert len(set(load(classes, data_dir, "test", seed=3).ids) ^ set(tests[3])) <= 2
@@ -85,7 +85,7 @@ def test_names_that_a_spreadsheet_would_take_for_formulas_are_listed_as_text(tmp
     (root / "=a" / "bad.png").write_bytes(b"x")
     about = sources.source(f"folder:{root}", data_dir)
     drawn = load(root, data_dir, "test").ids.tolist()
-    with open(about.provenance()["test_list"], newline="") as file:
+    with open(about.provenance()["test_list"], newline="", encoding="utf-8-sig") as file:
         assert [row["path"] for row in csv.DictReader(file)] == [f"'{path}" for path in drawn] != []
     assert "'=a/bad.png,not an image" in pathlib.Path(about.provenance()["skipped_list"]).read_text()
 
