@@ -15,7 +15,6 @@ FLOORS = {
     "compiler": 0,
     "numerics": 0,
     "output": 0,
-    "progress": 0,
     "signals": 0,
     "trees": 0,
     "parallel": 0.25,
