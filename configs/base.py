@@ -298,8 +298,8 @@ def lay(config: ConfigDict, fields: dict[str, Any]) -> None:
 def seen_as_trained(config: ConfigDict) -> ConfigDict:
     """Let what is evaluated follow the size of the views, where it is not given: the middle of an image that is larger
     by as much as in ImageNet's protocol, 256 to 224."""
-    config.evaluate.crop = config.views.get_oneway_ref("size")
-    config.evaluate.resize = (config.evaluate.get_oneway_ref("crop") * 256 + 112) // 224  # rounded
+    config.evaluate.crop = config.views.get_ref("size") + 0  # one way, and in terms that pickle
+    config.evaluate.resize = (config.evaluate.get_ref("crop") * 256 + 112) // 224  # rounded
     return config
 
 

@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import pathlib
+import pickle
 import pkgutil
 import re
 
@@ -308,6 +309,7 @@ def test_a_recipe_of_our_own_evaluates_at_the_size_it_trains_at(name, given, cro
     assert (made.evaluate.crop, made.evaluate.resize) == (crop, resize)
     assert made.views.size == given.get("views.size", 128)
     assert json.loads(made.to_json())["evaluate"]["resize"] == resize
+    assert pickle.loads(pickle.dumps(made)) == made  # as for a pool of processes
 
 
 def test_a_field_that_a_method_does_not_read_is_said(caplog):
@@ -335,6 +337,7 @@ def test_a_field_that_a_method_does_not_read_is_said(caplog):
     api_config("cifar10_lt:sdclr", {"prune.rate": 0.5, "data.n_max": 9}, epochs=3)
     api_config("cifar10_lt:byol", {"target.momentum": 0.5, "predictor.layers": 3})
     api_config("cifar10_lt:swav", {"prototypes.count": 9})
+    api_config("cifar10_lt:simclr", {"prune.rate": 0.5}, pairs=[[["dense", 0], ["of_a_user", 1]]])  # maybe pruned
     api_config("cifar10_lt:sdclr", pairs=[3], prune={"rate": 0.5})  # wrong, as `check` says
     assert not caplog.records
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-_LEFT = 2.0  # seconds after which threads that are still at work are left to it
+LEFT = 2.0  # seconds after which threads and processes that are still at work are left to it
 
 
 @contextlib.contextmanager
@@ -17,6 +17,6 @@ def pool(count: int | None = None, name: str = "") -> Iterator[ThreadPoolExecuto
         yield made
     finally:
         made.shutdown(wait=False, cancel_futures=True)
-        until = time.monotonic() + _LEFT
+        until = time.monotonic() + LEFT
         for thread in made._threads:
             thread.join(max(0.0, until - time.monotonic()))

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdclr_jax.data import crops, decoding
+from sdclr_jax.data import crops, decoding, threads
 from sdclr_jax.data.crops import Crops, Unreadable
 from sdclr_jax.data.images import Encoded
 from sdclr_jax.errors import UserError, first_line
@@ -123,9 +124,13 @@ class Croppers(contextlib.AbstractContextManager):
         return [memory[slot, :count] for memory in self._memory], unreadable
 
     def stop(self) -> None:
-        """End the workers at once; they hold nothing that could be lost. A thread that waits for one has an error."""
+        """End the workers at once; they hold nothing that could be lost. A thread that waits for one has an error. One
+        that the system does not let end, as it waits for a disk, is not waited for."""
         for worker in self._workers:
-            worker.stop()
+            worker.kill()
+        until = time.monotonic() + threads.LEFT
+        for worker in self._workers:
+            worker.wait(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
         """End the workers and close the pipes to them. Threads that use `crops` must have ended before: while one is
@@ -189,12 +194,16 @@ class _Worker:
             return UserError(f"a process that decodes images was killed by {killed_by}: {memory}")
         return UserError(f"a process that decodes images ended with status {status}: see what it has printed; {memory}")
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+
+    def wait(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
 
     def close(self) -> None:
-        self._pipe.close()
+        if self._process.poll() is not None:  # else a thread may be at the pipe for good
+            self._pipe.close()
 
 
 def work(pipe: int, memory: int, known: int, *limits: int) -> None:

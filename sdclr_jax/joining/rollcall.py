@@ -28,7 +28,8 @@ _BIND = 10  # seconds for another program, such as an earlier start of this one,
 _LINGER = 10  # seconds in which those that come late hear what is wrong
 _LAST = 15  # seconds for the last answer
 _LINE = 4096  # bytes of what a process says; and of an answer, a hundred times as many
-_WITHOUT = "it has started without this one, and must end first"  # as where one is started again alone
+# As where one is started again alone.
+_WITHOUT = "it has started without this one, and must end first, or another program answers"
 
 
 def answer(place: Place, limit: int) -> None:
@@ -93,7 +94,8 @@ def _answer(place: Place, limit: int) -> None:
         if waited > limit and why == _WITHOUT:
             raise Lost(
                 f"{place} is late or comes twice: process 0, at {place.address}, has already started with all the "
-                f"others, and has not ended for {limit} s; end all, and start each once, with its own number"
+                f"others, and has not ended for {limit} s; end all, and start each once, with its own number; or see "
+                "that no other program has that port"
             )
         if waited > limit:
             raise Lost(

@@ -217,14 +217,12 @@ def objective_fields(config: ConfigDict, steps_per_epoch: int) -> dict[str, obje
 
 
 def _check_pairs(pairs: tuple, gradient: bool) -> None:
-    def is_two(x):
-        return isinstance(x, tuple) and len(x) == 2
-
     def is_side(side):
-        return is_two(side) and side[0] in branches.BRANCHES and isinstance(side[1], int) and side[1] >= 0
+        is_two = isinstance(side, tuple) and len(side) == 2
+        return is_two and side[0] in branches.BRANCHES and isinstance(side[1], int) and side[1] >= 0
 
     try:
-        well_formed = bool(pairs) and all(is_two(pair) and all(map(is_side, pair)) for pair in pairs)
+        well_formed = bool(pairs) and all(len(pair) == 2 and all(map(is_side, pair)) for pair in pairs)
     except TypeError:
         well_formed = False
     if not well_formed:

@@ -48,8 +48,9 @@ def free(names: Iterable[str]) -> list[str]:
     return [name for name in names if named(name, FREE)]
 
 
-def _has(fields: Mapping[str, Any], branch: str) -> bool:
-    return any(name == branch for pair in fields["pairs"] for name, _ in pair)
+def _only(fields: Mapping[str, Any], *branches: str) -> bool:
+    """Whether no pair has another branch than these: one that a user has added may be pruned, or a target."""
+    return all(name in branches for pair in fields["pairs"] for name, _ in pair)
 
 
 def _views(fields: Mapping[str, Any]) -> int:
@@ -58,8 +59,8 @@ def _views(fields: Mapping[str, Any]) -> int:
 
 # (fields, or a group of them, when a run never reads them, why)
 _UNREAD: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any]], bool], str], ...] = (
-    (("prune",), lambda f: not _has(f, "sparse"), "no pair has the sparse branch"),
-    (("target",), lambda f: not _has(f, "target"), "no pair has the target branch"),
+    (("prune",), lambda f: _only(f, "dense", "target"), "no pair has the sparse branch"),
+    (("target",), lambda f: _only(f, "dense", "sparse"), "no pair has the target branch"),
     (("predictor.hidden", "predictor.last"), lambda f: not f["predictor.layers"], "predictor.layers is 0"),
     (("prototypes.frozen_epochs",), lambda f: not f["prototypes.count"], "prototypes.count is 0"),
     (("data.pareto",), lambda f: f["data.profile"] != "pareto", "data.profile is not pareto"),

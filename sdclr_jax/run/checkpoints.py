@@ -228,7 +228,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         for candidate in reversed(steps):
             try:
                 found = read(candidate)
-            except UserError:
+            except (UserError, Lost):
                 raise
             except Exception as error:  # orbax raises bare Exception for a damaged file
                 if why := damage.hindrance(self._directory / str(candidate), error):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sdclr_jax import processes, trees
-from sdclr_jax.errors import UserError, causes, first_line, out_of_memory
+from sdclr_jax.errors import Lost, UserError, causes, first_line, out_of_memory
 from sdclr_jax.trees import Tree
 
 OTHER_CONTENT = "its content is not what was written"
@@ -22,7 +22,7 @@ def in_all(what: str) -> Iterator[None]:
     failed: Exception | None = None
     try:
         yield
-    except UserError:  # which ends all
+    except (UserError, Lost):  # which end all
         raise
     except Exception as error:  # orbax raises bare Exception for a damaged file
         failed = error

@@ -36,13 +36,16 @@ class WandB:
         if not known.exists():
             files.write(known, secrets.token_hex(8).encode())
         settings = {"project": project, "name": directory.name, "dir": directory, "config": config}
+        settings |= {"id": known.read_text(), "resume": "allow"}
         try:
-            self._run = wandb.init(id=known.read_text(), resume="allow", **settings)
+            self._run = wandb.init(**settings)
         except Exception as error:  # it has types of its own, and the network has others
-            raise UserError(
+            said = UserError(
                 f"wandb is {project!r}, and wandb cannot start ({first_line(error)}): run `wandb login`, or set "
                 "WANDB_MODE=offline; then run the same command again"
-            ) from error
+            )
+            said.status = 1  # what starts the run again may try: the network may be back by then
+            raise said from error
         # Steps are a metric of their own: those of wandb must rise, and a run may be resumed from an earlier step.
         self._run.define_metric("*", step_metric="step")
 

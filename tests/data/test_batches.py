@@ -282,7 +282,7 @@ def test_a_worker_that_a_disk_lets_wait_is_told_of_and_does_not_hinder_a_stop(fi
 
 def test_a_thread_that_a_disk_lets_wait_is_left_to_wait(monkeypatch):
     hangs = threading.Event()
-    monkeypatch.setattr(threads, "_LEFT", 0)
+    monkeypatch.setattr(threads, "LEFT", 0)
     with contextlib.closing(batches._ahead(iter(lambda: hangs.wait(60), None), 2)) as made:
         hangs.set()
         assert next(made)

@@ -54,7 +54,9 @@ def test_what_is_sent_to_a_worker_does_not_grow_with_the_number_of_images(monkey
         def send(self, message):
             sent.append((len(pickle.dumps(message)), message, self._known))
 
-        def stop(self): ...
+        def kill(self): ...
+
+        def wait(self, seconds): ...
 
         def close(self):
             os.close(self._known)

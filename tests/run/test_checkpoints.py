@@ -17,7 +17,7 @@ import pytest
 from jax.experimental import multihost_utils
 
 from sdclr_jax import branches, parallel, records, trees
-from sdclr_jax.errors import UserError
+from sdclr_jax.errors import Lost, UserError
 from sdclr_jax.run import checkpoints as checkpoints_module
 from sdclr_jax.run.checkpoints import Checkpoints, encoder
 from tests import tiny
@@ -457,3 +457,18 @@ def test_a_process_whose_part_has_failed_does_not_wait_for_the_others(monkeypatc
     with pytest.raises(OSError, match="the disk is full"):
         save(OSError("the disk is full"))
     assert waited == ["None"]
+
+
+@pytest.mark.parametrize("step", [None, 2])
+def test_a_process_that_is_lost_while_checkpoints_are_read_is_no_damage(tmp_path, state, step, monkeypatch, caplog):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.save(2, state)
+
+        def lost(*given, **how):
+            raise Lost("process 1 is gone")
+
+        monkeypatch.setattr(checkpoints, "_meta", lost)
+        with pytest.raises(Lost, match="process 1 is gone"):
+            checkpoints.restore(like=state, step=step)
+    assert "cannot be used" not in caplog.text

@@ -54,7 +54,7 @@ _BESIDE = frozenset(
 _TOLD = 4096  # entries in a text for other processes
 _BATCH = 256  # files a task at most: enough that handing them out costs nothing
 _SAVE_EVERY = 180  # seconds, after which what has been found is written
-_FORMAT = 3  # of index.json; an older one is made again
+_FORMAT = 4  # of index.json; an older one is made again
 _LARGEST = 2**33  # bytes of index.json: of ten million images
 
 
