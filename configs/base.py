@@ -251,7 +251,7 @@ FIELDS = {
         # protocol (github.com/VITA-Group/SDCLR, train_imagenet.py: RandomResizedCrop(224) and flip; Resize(256),
         # CenterCrop(224)). `folder` and `celeba` follow views.size instead (below).
         "crop_scale": Field((0.08, 1.0), "(0, 1]"),  # share of the image's area in the probe's random crops
-        "resize": Field(256, f"[1, {SIDE}]"),  # pixels of the shorter side of what is evaluated
+        "resize": Field(256, f"[1, {2 * SIDE}]"),  # pixels of the shorter side of what is evaluated
         "crop": Field(224, f"[1, {SIDE}]"),  # side of its middle that is seen, and of the probe's random crops
         "interpolation": Field("bilinear", "sdclr_jax.data.crops:INTERPOLATIONS"),  # of both; torchvision's default
         "full_epochs": Field(30, "[1, 100000]"),

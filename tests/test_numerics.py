@@ -26,7 +26,7 @@ def test_numbers_are_those_of_jax_as_it_comes():
 def test_all_that_computes_for_python_or_a_command_is_so():
     wrapped = numerics.fixed()(print).__code__
     for function in (
-        pretrain.train, evaluate.evaluate_run, exemplars.exemplars_of_run, import_weights.import_run, export.export,
+        pretrain.train, evaluate.evaluate_run, exemplars.exemplars_of_run, import_weights.import_run, export.written,
         determinism.check_determinism, load.load, load.Run.encode, photos.photos,
     ):  # fmt: skip
         assert function.__code__ is wrapped
