@@ -159,7 +159,7 @@ def test_batches_that_the_machine_cannot_hold_are_refused(monkeypatch):
     ):
         recipes.batches(photos(data__prefetch=256), files, ONE)
     with pytest.raises(
-        UserError, match="a batch of images to evaluate takes 39.5 GB, .* make evaluate.batch_size or ev"
+        UserError, match="a batch of images to evaluate takes 12.9 GB, .* make evaluate.batch_size or ev"
     ):
         recipes.sizes.check_evaluated(photos(evaluate__batch_size=65536), files)
     recipes.batches(photos(), files, ONE)
