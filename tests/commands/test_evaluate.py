@@ -264,8 +264,8 @@ def test_the_map_is_of_test_images(evaluated, derived):
     drawn = json.loads((evaluated[0] / "embedding.json").read_text())
     features, labels = derived["test"]
     expected = embedding.about(features, labels, 0, limit=40)
-    assert drawn["settings"] == expected["settings"]
-    assert [point[2] for point in drawn["points"]] == [point[2] for point in expected["points"]]
+    assert drawn["settings"] == expected.settings
+    assert [point[2] for point in drawn["points"]] == [point[2] for point in expected.points]
     assert len(drawn["points"]) == 40
 
 
