@@ -3,14 +3,12 @@
 import csv
 import json
 import pathlib
-import sys
 
+import digits_demo
 import pytest
 import scipy.stats
 
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "experiments"))
-import digits_demo  # noqa: E402
 
 
 @pytest.fixture

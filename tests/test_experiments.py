@@ -59,7 +59,6 @@ def test_the_input_pipeline_is_measured(tmp_path, monkeypatch):
 def run_here(monkeypatch, tmp_path):
     """run_here(experiment, fields): one seed, whose commands this process runs itself, on one device; they start in
     processes of their own in the tests of the demo. Only every third digit is there."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
     one = parallel.shardings(jax.devices()[:1])
     monkeypatch.setattr(parallel, "shardings", lambda devices=None: one)
@@ -125,10 +124,7 @@ def test_planted_images_are_ranked_against_chance_and_rivals(run_here, tmp_path,
 
 
 @pytest.mark.parametrize(("name", "counted"), [("planted", "planted_images"), ("mislabelled", "wrong")])
-def test_a_committed_table_is_made_of_its_committed_rows_and_of_chance_for_as_many_seeds(
-    name, counted, tmp_path, monkeypatch
-):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def test_a_committed_table_is_made_of_its_committed_rows_and_of_chance_for_as_many_seeds(name, counted, tmp_path):
     import planted
 
     experiment = planted if name == "planted" else load(name)
@@ -143,8 +139,7 @@ def test_a_committed_table_is_made_of_its_committed_rows_and_of_chance_for_as_ma
     assert (tmp_path / "table.md").read_text() == committed
 
 
-def test_chance_of_a_mean_over_seeds_is_as_wide_as_a_mean_is(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def test_chance_of_a_mean_over_seeds_is_as_wide_as_a_mean_is():
     import planted
 
     # One image of two is found at place 1 or 2, so with a precision of 1 or 1/2; both seeds at 1 in a quarter of cases.
@@ -228,8 +223,7 @@ def test_the_demo_runs_from_start_to_report(run_here, tmp_path):
     assert "Whom pruning forgets, SDCLR, 1 seed:" in ended.stdout
 
 
-def test_the_table_of_exemplars_follows_from_the_shares_of_each_seed(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def test_the_table_of_exemplars_follows_from_the_shares_of_each_seed(tmp_path):
     experiment = load("digits_exemplars")
     chance = {"expected": 0.15, "low": 0.05, "high": 0.27}
     by_class = {"class_expected": 0.2, "class_low": 0.05, "class_high": 0.3}
@@ -306,8 +300,7 @@ def test_collectives_are_read_from_a_compiled_program(monkeypatch):
     assert sixteen["logits"] == pytest.approx(2 * eight["logits"])
 
 
-def test_faults_are_planted_into_a_folder_of_photographs_and_scored(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def test_faults_are_planted_into_a_folder_of_photographs_and_scored(tmp_path):
     experiment = load("photos")
     for i in range(240):
         path = tmp_path / "mine" / "abc"[i % 3] / f"{i}.jpg"
@@ -330,7 +323,6 @@ def test_faults_are_planted_into_a_folder_of_photographs_and_scored(tmp_path, mo
 
 def test_a_pair_is_planned_by_what_was_measured(monkeypatch, tmp_path, capsys):
     """The faster dtype, epochs that fill the minutes, fields that the configs take; and the plan is made once."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
     pair, asked, ran = load("published_pair"), [], []
     lines = [

@@ -34,8 +34,8 @@ from sdclr_jax.joining import cluster, line
 from sdclr_jax.processes import failing, meeting, watching
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import arguments, config, lines
 from tests.photos import photo
+from tests.runs import arguments, config, lines
 
 OLD_RUN = pathlib.Path(__file__).parent / "golden" / "run_f1e7a00"
 PROGRAM = """

@@ -26,7 +26,7 @@ from sdclr_jax.evaluation import embedding, frozen, knn, probe, protocols
 from sdclr_jax.recipes import configs
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import arguments, config
+from tests.runs import arguments, config
 
 QUICK = (
     "--config.evaluate.full_epochs=4",

@@ -24,8 +24,8 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import frozen, pruning_probe
 from sdclr_jax.reports import extras
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import ROOT, TINY, config
 from tests.photos import jpeg, photo
+from tests.runs import ROOT, TINY, config
 
 RUNS = ("zero", "one")
 QUICK = ("--rates=0.5,0.9", "--views=1", "--gallery=50", "--neighbours=3")

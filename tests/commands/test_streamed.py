@@ -21,8 +21,8 @@ from sdclr_jax.data.workers import Croppers
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import finetuning, frozen
 from sdclr_jax.run import metrics
-from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
+from tests.runs import TINY, assert_same_bits, lines
 
 pytestmark = pytest.mark.usefixtures("one_trace")
 ROOT = pathlib.Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from sdclr_jax.commands import main
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import arguments
+from tests.runs import arguments
 
 OPTIONS = (
     "--noprogress",

@@ -13,7 +13,7 @@ from sdclr_jax.commands import main
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import finetuning
 from sdclr_jax.run import metrics
-from tests.commands.test_pretrain import arguments, config, run
+from tests.runs import arguments, config, run
 
 EPOCHS = (3, 2)
 

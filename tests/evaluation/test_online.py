@@ -21,7 +21,7 @@ from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.run import clock as clock_of_runs
 from sdclr_jax.run import metrics
 from sdclr_jax.train import Method
-from tests.commands.test_pretrain import arguments, assert_same_bits, config, lines, power_cut, run
+from tests.runs import arguments, assert_same_bits, config, lines, power_cut, run
 
 pytestmark = pytest.mark.usefixtures("one_trace")
 EVERY = ("--config.evaluate.every=2", "--config.evaluate.live_images=500")
