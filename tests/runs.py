@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdclr_jax import trees
+from sdclr_jax import records, trees
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags
 from sdclr_jax.data.batches import Resident
-from sdclr_jax.run import metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 CLOCKS = ("images_per_second", "seconds", "data_wait_seconds", "evaluation_seconds")  # no function of the config
@@ -60,7 +59,8 @@ def power_cut(monkeypatch, batches):
 
 
 def lines(directory):
-    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in metrics.read(directory / "metrics.jsonl")]
+    written = records.read_metrics(directory / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in written]
 
 
 def assert_same_bits(a, b):

@@ -15,10 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import parallel, recipes
+from sdclr_jax import parallel, recipes, records
 from sdclr_jax.commands import main
 from sdclr_jax.evaluation import pruning_probe
-from sdclr_jax.run import metrics
 from tests.photos import jpeg, photo
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -217,7 +216,7 @@ def test_the_demo_runs_from_start_to_report(run_here, tmp_path):
         assert run.images == results["data"]["lists"]["train"]
         assert run.scores["knn.few"] == results["protocols"]["knn"]["few"]
         assert run.scores["features.effective_rank"] == results["features"]["effective_rank"]
-        last = metrics.read(tmp_path / run.run / "metrics.jsonl")[-1]
+        last = records.read_metrics(tmp_path / run.run / "metrics.jsonl")[-1]
         assert (run.scores["metrics.loss"], run.seconds) == (last["loss"], last["seconds"])
         assert ledger.from_csv(ledger.to_csv([run])) == [run]
     assert "Whom pruning forgets, SDCLR, 1 seed:" in ended.stdout
@@ -256,14 +255,14 @@ def test_ctrl_c_lets_the_runs_of_the_demo_save(tmp_path):
         [*command, *fields], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
     runs = [tmp_path / "simclr-0", tmp_path / "sdclr-0"]
-    while not all(metrics.read(run / "metrics.jsonl") for run in runs) and demo.poll() is None:
+    while not all(records.read_metrics(run / "metrics.jsonl") for run in runs) and demo.poll() is None:
         time.sleep(0.05)
     os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
     _, errors = demo.communicate(timeout=600)
     assert demo.returncode == 1
     assert "the same command goes on from here" in errors
     for run in runs:
-        last = metrics.read(run / "metrics.jsonl")[-1]["step"]
+        last = records.read_metrics(run / "metrics.jsonl")[-1]["step"]
         assert last < 20_000 * 5
         assert str(last) in [p.name for p in (run / "checkpoints").iterdir()]
 

@@ -39,7 +39,7 @@ def make(directory, config, image_shape, steps=(1,), is_encoded=False):
 
     record = recipes.encoder_record(config, image_shape, encoded=is_encoded)
     with folder.lock(directory):
-        folder.claim(directory, config, TrainedOn(images=1, sha256="0"), record)
+        folder.claim(directory, config, TrainedOn(images=1, sha256="0"), record, recipes.identity)
     with Checkpoints(directory / "checkpoints", keep_every=1) as checkpoints:
         for step in steps:
             checkpoints.save(step, jax.tree.map(filled, like).replace(step=jax.numpy.int32(step)))

@@ -578,7 +578,7 @@ def test_bad_input(evaluated, data_dir, capsys, argv, sentence):
 def test_a_run_without_a_checkpoint(data_dir, tmp_path, capsys):
     trained_on = records.TrainedOn(images=1, sha256="0" * 64)
     encoder = recipes.encoder_record(config(), (1, 8, 8, 1), encoded=False)
-    folder.claim(tmp_path / "new", config(), trained_on, encoder)
+    folder.claim(tmp_path / "new", config(), trained_on, encoder, recipes.identity)
     assert main.main(["evaluate", str(tmp_path / "new"), f"--data_dir={data_dir}"]) == 2
     assert "no checkpoint yet" in capsys.readouterr().err
 

@@ -50,7 +50,7 @@ def test_what_a_run_leaves_behind(finished):
         ".lock", "config.json", "data.json", "encoder.json", "versions.json", "metrics.jsonl", "tensorboard",
         "checkpoints", "saved.json",
     }  # fmt: skip
-    lines = metrics.read(directory / "metrics.jsonl")
+    lines = records.read_metrics(directory / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
     assert lines[-1]["epoch"] == 3.0
     assert int(state.step) == 15
@@ -102,7 +102,7 @@ def test_a_stop_between_two_lines_of_metrics_changes_no_line(
     monkeypatch.undo()
     assert_same_bits(run(between, tmp_path / "stopped", data_dir), expected)
     assert lines(tmp_path / "stopped") == lines(whole)
-    seconds = [line["seconds"] for line in metrics.read(tmp_path / "stopped" / "metrics.jsonl")]
+    seconds = [line["seconds"] for line in records.read_metrics(tmp_path / "stopped" / "metrics.jsonl")]
     assert seconds == sorted(seconds)
 
 
@@ -236,7 +236,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
     options = ["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]
     how = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "cwd": tmp_path}
     first = subprocess.run([sys.executable, "-c", STOPPED_AT_THE_EIGHTH_BATCH, *options], **how)
-    stopped = metrics.read(directory / "metrics.jsonl")[-1]["step"]
+    stopped = records.read_metrics(directory / "metrics.jsonl")[-1]["step"]
     assert 5 < stopped < 10
     assert first.returncode == 75
     assert f"stopped at step {stopped} of 15: run it again to resume" in first.stderr
