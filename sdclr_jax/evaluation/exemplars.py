@@ -155,10 +155,9 @@ def overlap(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"], fraction: fl
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> Agreement:
     """Rank correlation (Spearman; None where one of them is constant) and `overlap` at each of `FRACTIONS`."""
-    ranks = [stats.rankdata(x) for x in (a, b)]
-    constant = any(np.ptp(r) == 0 for r in ranks)
+    constant = np.ptp(a) == 0 or np.ptp(b) == 0
     return Agreement(
-        rank_correlation=None if constant else float(np.corrcoef(*ranks)[0, 1]),
+        rank_correlation=None if constant else float(stats.spearmanr(a, b).statistic),
         sets=tuple(overlap(a, b, fraction) for fraction in FRACTIONS),
     )
 
