@@ -26,7 +26,6 @@ commit, measured by experiments/digits_exemplars.py, whose shares were above cha
 import argparse
 import csv
 import functools
-import json
 import pathlib
 import subprocess
 import textwrap
@@ -39,8 +38,9 @@ import jobs
 import numpy as np
 from scipy import optimize, stats
 
+from sdclr_jax import records
 from sdclr_jax.evaluation import exemplars
-from sdclr_jax.records import metrics
+from sdclr_jax.records import Results, Saved, Summary, metrics
 
 METHODS = {"simclr": "SimCLR", "sdclr": "SDCLR"}
 PHOTOGRAPHS = jobs.ROOT / "experiments" / "results" / "factors" / "photos.jsonl"
@@ -108,11 +108,11 @@ def main() -> None:
 
 def _measured(directory: pathlib.Path) -> bool:
     """Whether `sdclr exemplars` has looked at the last checkpoint."""
-    summary = directory / "exemplars" / "summary.json"
-    if not summary.exists():
+    try:
+        summary = records.read(Summary, directory / "exemplars" / "summary.json", folder=directory)
+    except FileNotFoundError:
         return False
-    last = json.loads((directory / "saved.json").read_text())["step"]
-    return json.loads(summary.read_text())["checkpoints"][-1]["step"] == last
+    return summary.last.step == records.read(Saved, directory / "saved.json").step
 
 
 def counted(method: str, seed: int, directory: pathlib.Path) -> list[Forgotten]:
@@ -205,8 +205,8 @@ def _seeds(rows: Iterable[Forgotten]) -> list[int]:
 
 def _all(directory: pathlib.Path) -> float | None:
     """All of the full linear probe, in percent; None where it was not evaluated."""
-    protocols = json.loads((directory / "results.json").read_text())["protocols"]
-    return 100 * protocols["linear_full"]["all"] if "linear_full" in protocols else None
+    protocols = records.read(Results, directory / "results.json").protocols
+    return 100 * protocols["linear_full"].all if "linear_full" in protocols else None
 
 
 def accuracy(scores: dict[tuple[str, int], float | None]) -> str:
@@ -264,9 +264,8 @@ def seeds_for(difference: float, sd: float) -> int:
 
 def photographs() -> list[str]:
     """The committed result of the experiment on photographs (factors.py), which is not run here."""
-    records = metrics.lines(PHOTOGRAPHS)
     where = "On CIFAR-10 (JPEG copies)-LT, not run here but committed (docs/factors.md):"
-    return [f"{where} {factors_report.summary('photos', records)}"]
+    return [f"{where} {factors_report.summary('photos', metrics.lines(PHOTOGRAPHS))}"]
 
 
 if __name__ == "__main__":

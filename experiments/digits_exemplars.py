@@ -22,6 +22,9 @@ from matplotlib.figure import Figure
 from scipy import stats
 from tabulate import tabulate
 
+from sdclr_jax import records
+from sdclr_jax.records import names
+
 METHODS = ("simclr", "sdclr")
 GROUP, FRACTION, RATE = "rarer_half", 0.1, 0.9
 NOTE = f"""\
@@ -62,25 +65,25 @@ def main() -> None:
 
 def _rows(directory: pathlib.Path) -> list[dict]:
     """A run's shares of the rarer half among the most forgotten tenth."""
-    summary = json.loads((directory / "exemplars" / "summary.json").read_text())
-    results = json.loads((directory / "results.json").read_text())
+    summary = records.read(records.Summary, directory / names.SUMMARY, folder=directory)
+    results = records.read(records.Results, directory / names.RESULTS)
     found = []
-    points = [(point["epoch"], at_rate) for point in summary["checkpoints"] for at_rate in point["rates"]]
+    points = [(point.epoch, at_rate) for point in summary.checkpoints for at_rate in point.rates]
     for epoch, at_rate in points:
-        for name, score in at_rate["scores"].items():
-            share = next(part for part in score["shares"] if part["fraction"] == FRACTION)["groups"][GROUP]
+        for name, score in at_rate.scores.items():
+            share = next(part for part in score.shares if part.fraction == FRACTION).groups[GROUP].to_json()
             by_class = {f"class_{key}": value for key, value in share.pop("by_class").items()}
             found.append(
                 {
-                    "method": summary["run"]["method"],
-                    "seed": summary["run"]["seed"],
-                    "against": summary["settings"]["against"],
-                    "rate": at_rate["rate"],
+                    "method": summary.run.method,
+                    "seed": summary.run.seed,
+                    "against": summary.settings.against,
+                    "rate": at_rate.rate,
                     "score": name,
                     "epoch": epoch,
                     **share,
                     **by_class,
-                    "linear_full_all": results["protocols"]["linear_full"]["all"],
+                    "linear_full_all": results.protocols["linear_full"].all,
                 }
             )
     return found

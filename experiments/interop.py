@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import zlib
 from functools import partial
 
 import numpy as np
@@ -313,16 +312,6 @@ def authors_layout(images: np.ndarray, folder: pathlib.Path, rate: float = 0.9) 
     return found
 
 
-def made(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A weight from its name, so that both sides have it; statistics of norms are not 0 and 1."""
-    x = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
-    if name.endswith("running_var"):
-        return 0.5 + np.abs(x)
-    if len(shape) in (2, 4):
-        return x / np.sqrt(np.prod(shape[1:]))
-    return 1 + 0.1 * x if name.endswith("weight") else 0.1 * x
-
-
 class SmallResNet(torchvision.models.ResNet):
     """torchvision's, 4 wide instead of 64."""
 
@@ -342,6 +331,9 @@ def golden() -> None:
     from timm.models.convnext import ConvNeXt
     from timm.models.vision_transformer import VisionTransformer
     from torchvision.models import resnet
+
+    sys.path.append(str(ROOT))  # tests/ is not installed with the package
+    from tests.interop.files import made
 
     lines = []
     for (library, name), (make, _) in MODELS.items():

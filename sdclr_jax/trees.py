@@ -1,4 +1,4 @@
-"""Trees of arrays: split one in two and join it again, name its leaves, take its checksum."""
+"""Trees of arrays: split one in two and join it again, name its leaves, take its digest."""
 
 import hashlib
 from collections.abc import Callable
@@ -72,9 +72,9 @@ def _data(leaf: Any) -> Any:
 
 @jax.jit
 def checksum(tree: Tree) -> jax.Array:
-    """One uint32 over the bits of every leaf and their places, which checkpoints of format 1 and 2 carry.
+    """One uint32 over the bits of every leaf and their places, in checkpoints of formats 1 and 2 and in results.json.
 
-    It does not see an even number of highest bits flipped, such as those of two signs: use `digest` for all else.
+    It does not see an even number of highest bits flipped, such as those of two signs: `digest` guards all else.
     """
     total = jnp.uint32(0)
     for index, leaf in enumerate(map(_data, jax.tree.leaves(tree))):

@@ -2,15 +2,11 @@
 look at who starts it, when, and what becomes of what it wrote."""
 
 import json
-import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "experiments"))
-
-import jobs  # noqa: E402
-import lists  # noqa: E402
-import tables  # noqa: E402
+import jobs
+import lists
+import tables
 
 TABLE = """
 title = "Two methods on a few digits"

@@ -3,27 +3,21 @@
 import csv
 import io
 import json
-import pathlib
 import shutil
-import sys
 from dataclasses import replace
 
+import collected
+import documents
+import jobs
+import ledger
+import lists
 import pytest
+import tables
 
 from sdclr_jax import recipes, records
 from sdclr_jax.errors import UserError
 from tests import played_table
 from tests.played_table import TABLE, results_of
-
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "experiments"))
-
-import collected  # noqa: E402
-import documents  # noqa: E402
-import jobs  # noqa: E402
-import ledger  # noqa: E402
-import lists  # noqa: E402
-import tables  # noqa: E402
 
 
 @pytest.fixture

@@ -1,16 +1,17 @@
 """The demo's analysis: what it counts, what chance gives, and what it says; and that its pages say it."""
 
 import csv
-import json
 import pathlib
-import sys
 
+import digits_demo
 import pytest
 import scipy.stats
 
+from sdclr_jax import recipes, records
+from tests.played_table import results_of
+from tests.reports.test_extras import summary
+
 ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "experiments"))
-import digits_demo  # noqa: E402
 
 
 @pytest.fixture
@@ -98,18 +99,17 @@ def test_forgotten_are_the_images_whose_features_change_most(demo, tmp_path):
 
 
 def test_the_accuracy_is_all_of_the_full_probe(demo, tmp_path):
-    scores = {"knn": {"all": 0.7, "few": 0.6}, "linear_full": {"all": 0.5, "few": 0.25}}
-    (tmp_path / "results.json").write_text(json.dumps({"protocols": scores}))
-    assert demo._all(tmp_path) == 50
-    (tmp_path / "results.json").write_text(json.dumps({"protocols": {"knn": scores["knn"]}}))
-    assert demo._all(tmp_path) is None
+    config = recipes.load("digits_lt:sdclr")
+    for protocols, found in ((("knn", "linear_full"), 50), (("knn",), None)):
+        config.evaluate.protocols = protocols
+        records.write(tmp_path / "results.json", results_of(config, 0.5))
+        assert demo._all(tmp_path) == found
 
 
 def test_a_run_is_measured_when_its_last_checkpoint_is(demo, tmp_path):
-    (tmp_path / "saved.json").write_text('{"step": 20}')
+    records.write(tmp_path / "saved.json", records.Saved(step=20))
     assert not demo._measured(tmp_path)
     (tmp_path / "exemplars").mkdir()
-    for last, measured in ((10, False), (20, True)):
-        summary = {"checkpoints": [{"step": 5}, {"step": last}]}
-        (tmp_path / "exemplars" / "summary.json").write_text(json.dumps(summary))
-        assert demo._measured(tmp_path) == measured
+    for checkpoints in (1, 2):  # at steps 10 and 20
+        records.write(tmp_path / "exemplars" / "summary.json", summary([0.2] * checkpoints))
+        assert demo._measured(tmp_path) == (checkpoints == 2)

@@ -15,10 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import parallel, recipes
+from sdclr_jax import parallel, recipes, records
 from sdclr_jax.commands import main
 from sdclr_jax.evaluation import pruning_probe
-from sdclr_jax.run import metrics
 from tests.photos import jpeg, photo
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -59,7 +58,6 @@ def test_the_input_pipeline_is_measured(tmp_path, monkeypatch):
 def run_here(monkeypatch, tmp_path):
     """run_here(experiment, fields): one seed, whose commands this process runs itself, on one device; they start in
     processes of their own in the tests of the demo. Only every third digit is there."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
     one = parallel.shardings(jax.devices()[:1])
     monkeypatch.setattr(parallel, "shardings", lambda devices=None: one)
@@ -125,10 +123,7 @@ def test_planted_images_are_ranked_against_chance_and_rivals(run_here, tmp_path,
 
 
 @pytest.mark.parametrize(("name", "counted"), [("planted", "planted_images"), ("mislabelled", "wrong")])
-def test_a_committed_table_is_made_of_its_committed_rows_and_of_chance_for_as_many_seeds(
-    name, counted, tmp_path, monkeypatch
-):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def test_a_committed_table_is_made_of_its_committed_rows_and_of_chance_for_as_many_seeds(name, counted, tmp_path):
     import planted
 
     experiment = planted if name == "planted" else load(name)
@@ -143,8 +138,7 @@ def test_a_committed_table_is_made_of_its_committed_rows_and_of_chance_for_as_ma
     assert (tmp_path / "table.md").read_text() == committed
 
 
-def test_chance_of_a_mean_over_seeds_is_as_wide_as_a_mean_is(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def test_chance_of_a_mean_over_seeds_is_as_wide_as_a_mean_is():
     import planted
 
     # One image of two is found at place 1 or 2, so with a precision of 1 or 1/2; both seeds at 1 in a quarter of cases.
@@ -222,14 +216,13 @@ def test_the_demo_runs_from_start_to_report(run_here, tmp_path):
         assert run.images == results["data"]["lists"]["train"]
         assert run.scores["knn.few"] == results["protocols"]["knn"]["few"]
         assert run.scores["features.effective_rank"] == results["features"]["effective_rank"]
-        last = metrics.read(tmp_path / run.run / "metrics.jsonl")[-1]
+        last = records.read_metrics(tmp_path / run.run / "metrics.jsonl")[-1]
         assert (run.scores["metrics.loss"], run.seconds) == (last["loss"], last["seconds"])
         assert ledger.from_csv(ledger.to_csv([run])) == [run]
     assert "Whom pruning forgets, SDCLR, 1 seed:" in ended.stdout
 
 
-def test_the_table_of_exemplars_follows_from_the_shares_of_each_seed(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def test_the_table_of_exemplars_follows_from_the_shares_of_each_seed(tmp_path):
     experiment = load("digits_exemplars")
     chance = {"expected": 0.15, "low": 0.05, "high": 0.27}
     by_class = {"class_expected": 0.2, "class_low": 0.05, "class_high": 0.3}
@@ -262,14 +255,14 @@ def test_ctrl_c_lets_the_runs_of_the_demo_save(tmp_path):
         [*command, *fields], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
     runs = [tmp_path / "simclr-0", tmp_path / "sdclr-0"]
-    while not all(metrics.read(run / "metrics.jsonl") for run in runs) and demo.poll() is None:
+    while not all(records.read_metrics(run / "metrics.jsonl") for run in runs) and demo.poll() is None:
         time.sleep(0.05)
     os.killpg(demo.pid, signal.SIGINT)  # as a terminal does
     _, errors = demo.communicate(timeout=600)
     assert demo.returncode == 1
     assert "the same command goes on from here" in errors
     for run in runs:
-        last = metrics.read(run / "metrics.jsonl")[-1]["step"]
+        last = records.read_metrics(run / "metrics.jsonl")[-1]["step"]
         assert last < 20_000 * 5
         assert str(last) in [p.name for p in (run / "checkpoints").iterdir()]
 
@@ -306,8 +299,7 @@ def test_collectives_are_read_from_a_compiled_program(monkeypatch):
     assert sixteen["logits"] == pytest.approx(2 * eight["logits"])
 
 
-def test_faults_are_planted_into_a_folder_of_photographs_and_scored(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+def test_faults_are_planted_into_a_folder_of_photographs_and_scored(tmp_path):
     experiment = load("photos")
     for i in range(240):
         path = tmp_path / "mine" / "abc"[i % 3] / f"{i}.jpg"
@@ -330,7 +322,6 @@ def test_faults_are_planted_into_a_folder_of_photographs_and_scored(tmp_path, mo
 
 def test_a_pair_is_planned_by_what_was_measured(monkeypatch, tmp_path, capsys):
     """The faster dtype, epochs that fill the minutes, fields that the configs take; and the plan is made once."""
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     monkeypatch.setenv("SDCLR_DATA", str(tmp_path / "data"))
     pair, asked, ran = load("published_pair"), [], []
     lines = [

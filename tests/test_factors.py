@@ -4,25 +4,21 @@ import collections
 import contextlib
 import itertools
 import json
-import pathlib
 import re
 import sys
 import types
 
+import factors
+import factors_analysis as analysis
+import factors_explored as explored
+import factors_report as reports
 import numpy as np
 import pytest
+from factors_design import SCALES, arms, fields, fraction, runs
 from scipy import stats
 
 from sdclr_jax import recipes
 from sdclr_jax.errors import Stopped, UserError
-
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "experiments"))
-import factors  # noqa: E402
-import factors_analysis as analysis  # noqa: E402
-import factors_explored as explored  # noqa: E402
-import factors_report as reports  # noqa: E402
-from factors_design import SCALES, arms, fields, fraction, runs  # noqa: E402
 
 DESIGN = runs("photos")
 

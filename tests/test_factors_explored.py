@@ -4,15 +4,14 @@ import json
 import re
 import types
 
+import factors_forgotten
+import factors_statistics
 import numpy as np
 import pytest
 from scipy import stats
 
 from sdclr_jax.errors import UserError
 from tests.test_factors import DESIGN, SCALES, analysis, explored, factors, record, reports, runs
-
-import factors_forgotten  # isort: skip  # beside the experiments
-import factors_statistics  # isort: skip
 
 
 def test_scores_with_other_statistics_stand_beside_the_recorded_ones_by_norms_and_cut():

@@ -5,15 +5,14 @@ import os
 import re
 import types
 
+import factors_power as power
 import numpy as np
 import pytest
+from factors_design import PREMISE, PUBLISHED, SCALES, Arm, Levels, Run
 
 from sdclr_jax import recipes, records
 from tests.test_factors import DESIGN, analysis, factors, record, reports, run_main, runs
 from tests.test_factors import fields as fields_of
-
-import factors_power as power  # isort: skip
-from factors_design import PREMISE, PUBLISHED, SCALES, Arm, Levels, Run  # isort: skip  # beside the experiments
 
 TWO_IN_TEN = [f"{i:02d}" for i in range(20)]
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import healthy_curves as curves
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,15 +19,7 @@ from sdclr_jax.objectives import OBJECTIVES
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture
-def curves(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    import healthy_curves
-
-    return healthy_curves
-
-
-def test_the_page_is_made_of_the_committed_curves(curves, tmp_path):
+def test_the_page_is_made_of_the_committed_curves(tmp_path):
     page = curves.PAGE.read_text()
     assert curves.filled(page, curves.RESULTS) == page
     page = curves.filled(page, tmp_path) + page  # without runs nothing is said of any
@@ -36,7 +29,7 @@ def test_the_page_is_made_of_the_committed_curves(curves, tmp_path):
     assert curves.FAULTS.keys() == curves.curves_config.SICK.keys()
 
 
-def test_all_methods_are_healthy_and_who_is_sick_is_told_or_described(curves):
+def test_all_methods_are_healthy_and_who_is_sick_is_told_or_described():
     """The thresholds of the warnings, on real runs: no false alarm, and what each sick run is told of."""
     runs = curves.read(curves.RESULTS)
     assert list(runs) == [*METHODS, *curves.curves_config.SICK]
@@ -53,7 +46,7 @@ def test_all_methods_are_healthy_and_who_is_sick_is_told_or_described(curves):
         assert all(sign * (sick - healthy) > 0 for (_, sick), (_, healthy) in pairs)
 
 
-def test_the_numbers_do_what_the_page_says_of_healthy_and_sick_runs(curves):
+def test_the_numbers_do_what_the_page_says_of_healthy_and_sick_runs():
     runs = curves.read(curves.RESULTS)
     ends = {
         column: {name: (run.measured(column)[0][1], run.measured(column)[-1][1]) for name, run in runs.items()}
@@ -98,7 +91,7 @@ LINES = [
 ]
 
 
-def test_a_run_becomes_a_table_a_picture_and_a_sentence(curves, run, tmp_path):
+def test_a_run_becomes_a_table_a_picture_and_a_sentence(run, tmp_path):
     results = tmp_path / "results"
     curves.collect(run("sdclr", LINES), results)
     flat = {"projection_std/dense": 0.125, "projection_std/sparse": 0.001}
@@ -130,7 +123,7 @@ def test_a_run_becomes_a_table_a_picture_and_a_sentence(curves, run, tmp_path):
     assert [row["run"] for row in curves._rows(results / "runs.csv")] == ["sdclr", "mask_from_noise"]
 
 
-def test_the_sick_runs_have_their_faults(curves, monkeypatch):
+def test_the_sick_runs_have_their_faults(monkeypatch):
     for objective in list(OBJECTIVES):
         monkeypatch.setitem(OBJECTIVES, objective, OBJECTIVES[objective])  # one of the configs replaces it
     configs = {name: recipes.load(str(ROOT / "configs" / curves.config(name))) for name in curves.curves_config.SICK}

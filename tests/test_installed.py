@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.commands.test_pretrain import TINY
+from tests.runs import TINY
 
 ROOT = pathlib.Path(__file__).parents[1]
 

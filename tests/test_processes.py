@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.csv
 import pytest
 
-from sdclr_jax import parallel, processes, recipes, stops, trees
+from sdclr_jax import parallel, processes, recipes, records, stops, trees
 from sdclr_jax.api import agreement
 from sdclr_jax.api.evaluate import evaluate
 from sdclr_jax.api.exemplars import exemplars
@@ -32,10 +32,10 @@ from sdclr_jax.data.subsets import longtail
 from sdclr_jax.errors import Lost, UserError
 from sdclr_jax.joining import cluster, line
 from sdclr_jax.processes import failing, meeting, watching
-from sdclr_jax.run import folder, metrics
+from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import arguments, config, lines
 from tests.photos import photo
+from tests.runs import arguments, config, lines
 
 OLD_RUN = pathlib.Path(__file__).parent / "golden" / "run_f1e7a00"
 PROGRAM = """
@@ -248,7 +248,7 @@ def test_two_processes_train_what_one_trains_and_stop_at_one_step(tmp_path):
     assert int(state.step) == 10
     for name, x in trees.named(state.params).items():
         np.testing.assert_allclose(x, trees.named(expected.params)[name], atol=1e-4, err_msg=name)
-    assert metrics.read(tmp_path / "two" / "metrics.jsonl")[-1]["step"] == 10
+    assert records.read_metrics(tmp_path / "two" / "metrics.jsonl")[-1]["step"] == 10
     two, one = ({line["step"]: line for line in lines(tmp_path / name)} for name in ("two", "one"))
     assert two.keys() == one.keys()  # wherever they stopped
     for step, b in one.items():

@@ -5,10 +5,16 @@ import fcntl
 import json
 import pathlib
 import re
-import sys
 from dataclasses import replace
 
+import documents
+import jobs
+import ledger
+import lists
+import prices
 import pytest
+import tables
+import throughput
 
 from sdclr_jax import records
 from sdclr_jax.errors import UserError
@@ -16,17 +22,6 @@ from sdclr_jax.reports import published
 from tests import played_table
 from tests.played_table import TABLE
 from tests.test_launch import played  # noqa: F401
-
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path.append(str(ROOT / "experiments"))
-
-import documents  # noqa: E402
-import jobs  # noqa: E402
-import ledger  # noqa: E402
-import lists  # noqa: E402
-import prices  # noqa: E402
-import tables  # noqa: E402
-import throughput  # noqa: E402
 
 
 @pytest.fixture

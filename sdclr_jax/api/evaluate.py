@@ -27,7 +27,6 @@ from sdclr_jax.records import Results, Score, names, results
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
 from sdclr_jax.train import State
-from sdclr_jax.trees import checksum
 
 
 def evaluate(
@@ -107,7 +106,7 @@ def _evaluate(
     agreement.on_data(config, directory, data)
     like = recipes.abstract_state(config, recipes.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like, at)
-    before = int(checksum(variables))
+    before = trees.digest(variables)
     of_encoder = frozen.encoder_variables(variables)
     features = recipes.frozen_features(config, of_encoder, data, shardings, directory / names.FEATURES)
     measured: dict[str, Score] = {}
@@ -121,7 +120,8 @@ def _evaluate(
             run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=epoch),
             data=about(config, data),
             features=rank(),
-            encoder_checksum=before,
+            encoder_checksum=int(trees.checksum(variables)),
+            encoder_sha256=before,
             seen=features.seen,
             protocols={name: measured[name] for name in wanted if name in measured},
         )
@@ -144,7 +144,7 @@ def _evaluate(
         here = step in checkpoints.steps
         dropped = not all(processes.exchange("checkpoint again", "here" if here else ""))  # by the run, which goes on
         again = variables if dropped else frozen.dense(checkpoints.restore(like=like, step=step))
-    if not int(checksum(variables)) == int(checksum(again)) == before:
+    if not trees.digest(variables) == trees.digest(again) == before:
         if processes.is_main():
             path.unlink() if earlier is None else files.write(path, earlier)
         raise UserError(f"the encoder of {directory} changed during its evaluation: the results are void, run it again")
@@ -235,7 +235,7 @@ def _are_alike(found: Results, before: Results) -> bool:
     # the labels, nor what is seen.
     labels = found.data.labels if before.data.labels else {}
     here = dataclasses.replace(found.data, name=before.data.name, provenance=before.data.provenance, labels=labels)
-    same = before.run == found.run and before.encoder_checksum == found.encoder_checksum and before.data == here
+    same = before.run == found.run and found.same_encoder(before) and before.data == here
     return same and before.seen in (None, found.seen)
 
 
@@ -244,6 +244,8 @@ def _joined(found: Results, before: Results) -> Results:
     others = {name: score for name, score in before.protocols.items() if name not in found.protocols}
     if others and before.seen is None:
         found = dataclasses.replace(found, seen=None)
+    if others and before.encoder_sha256 is None:
+        found = dataclasses.replace(found, encoder_sha256=None)
     if others and not before.data.labels:
         found = dataclasses.replace(found, data=dataclasses.replace(found.data, labels={}))
     every = found.protocols | others

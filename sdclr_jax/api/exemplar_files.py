@@ -1,12 +1,10 @@
 """What `sdclr exemplars` writes to a run's folder: all images by rank with their scores, a page to look at them, and
 what is said of the checkpoints."""
 
-import io
 import pathlib
 
 import numpy as np
 import pyarrow
-import pyarrow.parquet
 
 from sdclr_jax import files, records
 from sdclr_jax.data import thumbnails
@@ -50,7 +48,8 @@ def write(
         neighbours=[[place[image] for image in row] for row in beside.tolist()],
         thumbnails=thumbnails.make(examples.images, pictured),
     )
-    _write(directory / names.EXEMPLARS, table, page)
+    sheets.write(directory / names.RANKING, table)
+    files.write(directory / names.GALLERY, page.encode())
     records.write(directory / names.SUMMARY, summary)
 
 
@@ -91,16 +90,3 @@ def _table(summary: Summary, examples: Examples, scores: np.ndarray, others: dic
     for i, rate in enumerate(summary.settings.rates):
         columns |= {f"{name}_{rate:g}": scores[i, j][order] for j, name in enumerate(_score_names(summary))}
     return pyarrow.table(columns)
-
-
-def _write(folder: pathlib.Path, table: pyarrow.Table, page: str) -> None:
-    """The ranking and the page, each whole or not at all."""
-    parquet = io.BytesIO()
-    pyarrow.parquet.write_table(table, parquet)
-    contents = {
-        "exemplars.csv": sheets.content(table),
-        "exemplars.parquet": parquet.getvalue(),
-        "gallery.html": page.encode(),
-    }
-    for name, content in contents.items():
-        files.write(folder / name, content)

@@ -1,6 +1,7 @@
 """Which images pruning makes a trained network forget, who they are, and a page to look at them."""
 
 import contextlib
+import dataclasses
 import itertools
 import numbers
 import os
@@ -173,7 +174,7 @@ def exemplars_of_run(
             found = _measured(config, directory, data, examples, probe, shardings, until)
         features = recipes.frozen_encoder(config, shardings).features(found.encoder, examples.images)
         near = nearest_others(features, max(asked.neighbours, min(NEAREST, count - 1)), shardings=shardings)
-        summary = records.decode(Summary, _summary(config, data, examples, probe, found.checkpoints))
+        summary = _summary(config, data, examples, probe, found.checkpoints)
         with processes.first("exemplars") as alone:
             if alone:
                 exemplar_files.write(
@@ -197,7 +198,7 @@ def _warn_of_later(directory: pathlib.Path, until: int) -> None:
 class _Found(NamedTuple):
     """What the checkpoints of a run give."""
 
-    checkpoints: list[dict[str, Any]]  # as summary.json says it
+    checkpoints: list[records.exemplars.Checkpoint]
     last: pruning_probe.Measured
     encoder: Tree  # the variables of the last one's
 
@@ -224,7 +225,8 @@ def _measured(
             before, last = last, probe.measure(state)
             first = first or last
             rates = [_of_rate(probe, i, examples.labels, groups, first, before, last) for i in range(len(probe.rates))]
-            checkpoints.append({"step": step, "epoch": recipes.epoch(config, len(examples.ids), step), "rates": rates})
+            epoch = recipes.epoch(config, len(examples.ids), step)
+            checkpoints.append(records.exemplars.Checkpoint(step=step, epoch=epoch, rates=tuple(rates)))
             found = _Found(checkpoints, last, frozen.encoder_variables(frozen.dense(state)))
     if found is None:
         raise folder.no_checkpoint(directory)
@@ -236,28 +238,28 @@ def _summary(
     data: recipes.Data,
     examples: Examples,
     probe: pruning_probe.PruningProbe,
-    checkpoints: list[dict[str, Any]],
-) -> dict[str, Any]:
-    """What summary.json says."""
+    checkpoints: list[records.exemplars.Checkpoint],
+) -> Summary:
     class_groups = _class_groups(config, data, examples)
-    return {
-        "format": Summary.FORMAT,
-        "run": {"method": config.method, "seed": config.seed},
-        "data": {
-            "name": config.data.name,
-            "subset": config.data.subset,
-            "split": config.data.split,
-            "seed": config.data.seed,
-            "images": len(examples.ids),
-            "list": longtail.list_hash(examples.ids),
-            "class_names": list(examples.class_names) if class_groups else [],
-            "class_groups": list(class_groups),
-        },
-        "settings": probe.settings | {"nearest_images": min(NEAREST, len(examples.ids) - 1)},
-        "confidence": scoring.CONFIDENCE,
-        "ranked_by": {"score": probe.scores[0], "rate": probe.rates[-1]},
-        "checkpoints": checkpoints,
-    }
+    summary = Summary(
+        run=records.exemplars.SummaryRun(method=config.method, seed=config.seed),
+        data=records.exemplars.SummaryData(
+            name=config.data.name,
+            subset=config.data.subset,
+            split=config.data.split,
+            seed=config.data.seed,
+            images=len(examples.ids),
+            list=longtail.list_hash(examples.ids),
+            class_names=tuple(examples.class_names) if class_groups else (),
+            class_groups=class_groups,
+        ),
+        settings=dataclasses.replace(probe.settings, nearest_images=min(NEAREST, len(examples.ids) - 1)),
+        confidence=scoring.CONFIDENCE,
+        ranked_by=records.exemplars.RankedBy(score=probe.scores[0], rate=probe.rates[-1]),
+        checkpoints=tuple(checkpoints),
+    )
+    summary.check("")
+    return summary
 
 
 @contextlib.contextmanager
@@ -295,22 +297,22 @@ def _of_rate(
     first: pruning_probe.Measured,
     before: pruning_probe.Measured | None,
     now: pruning_probe.Measured,
-) -> dict:
-    """What summary.json says of a checkpoint at one rate, held against the first checkpoint and the one before."""
+) -> records.exemplars.Rate:
+    """What is found of a checkpoint at one rate, held against the first checkpoint and the one before."""
     scores = {
-        name: {
-            "mean": float(now.scores[i, j].mean()),
-            "shares": scoring.shares(now.scores[i, j], labels, groups),
-            "since_previous": before and scoring.overlaps(before.scores[i, j], now.scores[i, j]),
-        }
+        name: records.exemplars.ScoreSummary(
+            mean=float(now.scores[i, j].mean()),
+            shares=scoring.shares(now.scores[i, j], labels, groups),
+            since_previous=before and scoring.overlaps(before.scores[i, j], now.scores[i, j]),
+        )
         for j, name in enumerate(probe.scores)
     }
-    mask = {
-        "density": {layer.removesuffix("/kernel"): float(kept.mean()) for layer, kept in now.masks[i].items()},
-        "since_first": scoring.drift(first.masks[i], now.masks[i]),
-        "since_previous": before and scoring.drift(before.masks[i], now.masks[i]),
-    }
-    return {"rate": probe.rates[i], "scores": scores, "mask": mask}
+    mask = records.exemplars.Mask(
+        density={layer.removesuffix("/kernel"): float(kept.mean()) for layer, kept in now.masks[i].items()},
+        since_first=scoring.drift(first.masks[i], now.masks[i]),
+        since_previous=before and scoring.drift(before.masks[i], now.masks[i]),
+    )
+    return records.exemplars.Rate(rate=probe.rates[i], scores=scores, mask=mask)
 
 
 def overlap(rankings: dict[pathlib.Path, Ranking]) -> dict:
@@ -324,4 +326,4 @@ def _pair(a: tuple[pathlib.Path, Ranking], b: tuple[pathlib.Path, Ranking]) -> d
     (first, one), (second, other) = a, b
     common, in_one, in_other = np.intersect1d(one.ids, other.ids, return_indices=True)
     found = {"runs": [first.name, second.name], "common_images": len(common)}
-    return found | scoring.overlaps(one.scores[in_one], other.scores[in_other]) if len(common) else found
+    return found | (scoring.overlaps(one.scores[in_one], other.scores[in_other]).to_json() if len(common) else {})

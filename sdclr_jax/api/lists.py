@@ -103,15 +103,14 @@ def write(
     """
     # First the table by which the folder is known again.
     for name, table in ({TABLES[0]: found.images} | found.tables).items():
-        _write_parquet(out / f"{name}.parquet", table)
-        files.write(out / f"{name}.csv", sheets.content(table))
+        sheets.write(out / name, table)
     if features is not None:
         file = io.BytesIO()
         np.savez(file, ids=seen.ids, features=features)
         files.write(out / f"{VECTORS}.npz", file.getvalue())
         vectors = pyarrow.FixedSizeListArray.from_arrays(features.astype(np.float32).ravel(), features.shape[1])
         table = pyarrow.table(_about(seen) | {"features": vectors})
-        _write_parquet(out / f"{VECTORS}.parquet", table)
+        files.write(out / f"{VECTORS}.parquet", sheets.parquet(table))
     first = {name: table.slice(0, shown if name != "duplicates" else 3 * shown) for name, table in found.tables.items()}
     pictured = sorted({image for table in first.values() for image in table["id"].to_pylist()})
     place = {image: i for i, image in enumerate(pictured)}
@@ -156,12 +155,6 @@ def write_csv(path: pathlib.Path, table: pyarrow.Table) -> None:
     """A table as CSV that is read again: each text as it is."""
     file = io.BytesIO()
     pyarrow.csv.write_csv(table, file)
-    files.write(path, file.getvalue())
-
-
-def _write_parquet(path: pathlib.Path, table: pyarrow.Table) -> None:
-    file = io.BytesIO()
-    pyarrow.parquet.write_table(table, file)
     files.write(path, file.getvalue())
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+import types
 from collections.abc import Callable
 
 from sdclr_jax.output import Output
@@ -38,7 +39,8 @@ def run(main: Callable[[], int]) -> int:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
     finally:
-        threading.Thread(target=_end, args=(status, _patience()), daemon=True).start()
+        patience = PATIENCE_OF_SEVERAL if several_processes() else PATIENCE
+        threading.Thread(target=_end, args=(status, patience), daemon=True).start()
     return status
 
 
@@ -57,9 +59,10 @@ def unraised(found: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(found)
 
 
-def _patience() -> int:
+def several_processes() -> types.ModuleType | None:
+    """`sdclr_jax.processes` where a command has joined others. Not imported, since that takes as long as JAX."""
     processes = sys.modules.get("sdclr_jax.processes")
-    return PATIENCE_OF_SEVERAL if processes and processes.joined() else PATIENCE
+    return processes if processes and processes.joined() else None
 
 
 def _end(status: int, seconds: float) -> None:

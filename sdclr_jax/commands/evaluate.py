@@ -42,9 +42,7 @@ again."""
 
 
 def main(argv: list[str]) -> None:
-    if flags.is_distributed(argv):
-        processes.join()
-    with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
+    with flags.joined(argv):
         jobs = _jobs(argv)
     for directory, config, data_dir in jobs:
         results = evaluate.evaluate_run(config, directory, data_dir)

@@ -33,9 +33,7 @@ FLAGS = {
 
 
 def main(argv: list[str]) -> None:
-    if flags.is_distributed(argv):
-        processes.join()
-    with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
+    with flags.joined(argv):
         options = _options(argv)
         settings = {argument: getattr(options, flag.removeprefix("--")) for argument, flag in FLAGS.items()}
         with renamed(FLAGS):
@@ -112,9 +110,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     add("--data_dir", metavar="DIR", help=DATA_DIR)
     add("--distributed", action="store_true", help=DISTRIBUTED)
     add("--noprogress", action="store_true", help="no progress bars")
-    is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
-    options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
-    options.overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
+    options, options.overrides = parser.parse_beside_config(argv)
     options.dirs = [files.expanded(path) for path in options.dirs]
     options.overlap = files.expanded(options.overlap)
     if len(options.dirs) > 1:

@@ -5,11 +5,12 @@ import difflib
 import re
 import sys
 import textwrap
+from collections.abc import Iterator
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdclr_jax import recipes
+from sdclr_jax import processes, recipes
 from sdclr_jax.commands.parser import asks_for_help
 from sdclr_jax.errors import UserError, first_line, shortened
 
@@ -40,16 +41,18 @@ def pretrain(argv: list[str], usage: str) -> flags.FlagValues:
     return values
 
 
-def is_distributed(argv: list[str]) -> bool:
-    """Whether a command line says `--distributed`, known before anything else of it is read; not where it only asks for
-    help."""
-    if asks_for_help(argv):
-        return False
+@contextlib.contextmanager
+def joined(argv: list[str]) -> Iterator[None]:
+    """Inside, a command line is read. Where it says `--distributed`, and does not only ask for help, this process has
+    joined the others before, and tells those that wait for it what is wrong with its own command line."""
     values = flags.FlagValues()
     flags.DEFINE_bool("distributed", False, "", flag_values=values)
     with contextlib.suppress(flags.Error):  # which is said when all of it is read
         values(["sdclr", *(arg for arg in argv if arg.partition("=")[0] in ("--distributed", "--nodistributed"))])
-    return values["distributed"].value
+    if values["distributed"].value and not asks_for_help(argv):
+        processes.join()
+    with processes.telling():
+        yield
 
 
 def overridden(config: ConfigDict, argv: list[str]) -> ConfigDict:

@@ -24,9 +24,7 @@ def main(argv: list[str]) -> None:
         help="a config with the data set that the run will be evaluated on; default %(default)s, where sdclr evaluate "
         "is given the folder of images",
     )
-    is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
-    options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
-    overrides = [arg for arg, other in zip(argv, is_override, strict=True) if other]
+    options, overrides = parser.parse_beside_config(argv)
     config = import_weights.config_of(options.file, options.config, options.model)
     config = flags.overridden(config, overrides)
     directory = files.expanded(options.out)

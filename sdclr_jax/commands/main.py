@@ -8,7 +8,6 @@ import pathlib
 import signal
 import sys
 import traceback
-import types
 from collections.abc import Iterator
 
 import absl.logging
@@ -60,19 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status = _run(sys.argv[1:] if argv is None else argv)
     except Exception:  # a fault of this program: JAX would let this process wait for the others, and then abort
-        if not (several := _several_processes()):
+        if not (several := ending.several_processes()):
             raise
         traceback.print_exc()
         several.leave(1)
-    if status and (several := _several_processes()):
+    if status and (several := ending.several_processes()):
         several.leave(status)
     return status
-
-
-def _several_processes() -> types.ModuleType | None:
-    """`sdclr_jax.processes` where a command has joined others."""
-    processes = sys.modules.get("sdclr_jax.processes")
-    return processes if processes and processes.joined() else None
 
 
 def _run(argv: list[str]) -> int:

@@ -19,3 +19,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(shortened(f"{message}: {self.prog} --help says more", 500))
+
+    def parse_beside_config(self, argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and the arguments among them that override fields of the config."""
+        overrides = [arg for arg in argv if arg.startswith(("--config.", "--noconfig."))]
+        return self.parse_args([arg for arg in argv if arg not in overrides]), overrides

@@ -37,9 +37,7 @@ def main(argv: list[str]) -> None:
     add("--data_dir", metavar="DIR", help=DATA_DIR)
     add("--open", action="store_true", help="open the page in a browser")
     add("--noprogress", action="store_true", help="no progress bars")
-    is_override = [arg.startswith(("--config.", "--noconfig.")) for arg in argv]
-    options = parser.parse_args([arg for arg, other in zip(argv, is_override, strict=True) if not other])
-    given = [arg for arg, other in zip(argv, is_override, strict=True) if other]
+    options, given = parser.parse_beside_config(argv)
     config = flags.overridden(recipes.load(f"folder:{options.method}"), given)
     fields = recipes.fields(config)
     recipes.warn_of_unread(config, flags.fields(given))

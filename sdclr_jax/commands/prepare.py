@@ -33,10 +33,10 @@ def main(argv: list[str]) -> None:
         return
     from sdclr_jax import processes
     from sdclr_jax.api import agreement
+    from sdclr_jax.commands import flags
     from sdclr_jax.run import versions
 
-    processes.join()
-    with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
+    with flags.joined(argv):
         options = _options(argv)
     with processes.together(stop=True):
         is_folder = options.dataset.startswith(sources.FOLDER)

@@ -30,9 +30,7 @@ def main(argv: list[str]) -> None:
 
 
 def _main(argv: list[str]) -> None:
-    if flags.is_distributed(argv):
-        processes.join()
-    with processes.telling():  # what is wrong with one command line is told to processes that wait for this one
+    with flags.joined(argv):
         args = flags.pretrain(argv, USAGE)
     if (steps := args["check-determinism"].value) is not None:
         said = determinism.check_determinism(args.config, steps, args.data_dir)

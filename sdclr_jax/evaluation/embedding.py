@@ -12,6 +12,7 @@ from sdclr_jax import files
 from sdclr_jax.errors import ArgumentError
 from sdclr_jax.evaluation import cache
 from sdclr_jax.evaluation.features import unit
+from sdclr_jax.records import Embedding
 
 METHOD = "t-SNE"
 LEAST = 4  # images of a map
@@ -63,16 +64,13 @@ def _positions(directions: np.ndarray, seed: int) -> np.ndarray:
 
 def about(
     features: np.ndarray, labels: np.ndarray, seed: int, limit: int = LIMIT, folder: files.Path | None = None
-) -> dict:
-    """What embedding.json holds: the map with the class of each image on it.
+) -> Embedding:
+    """The map with the class of each image on it, positions to three decimals.
 
     Args:
         features: [N, D].
         labels: int [N], places in the class names of results.json.
         seed, limit, folder: as `tsne` takes them.
-
-    Returns:
-        `points` is a list of [x, y, class], with positions to three decimals; `images` how many there are.
 
     Raises:
         ArgumentError: as `tsne`, or labels that are not one class an image.
@@ -80,12 +78,12 @@ def about(
     if np.shape(labels) != (len(features),):
         raise ArgumentError("labels", "must be one class an image: images with any number of attributes have no map")
     rows, positions = tsne(features, seed, limit, folder)
-    points = [
-        [*(round(float(x), 3) for x in position), int(label)]
+    points = tuple(
+        (*(round(float(x), 3) for x in position), int(label))
         for position, label in zip(positions, labels[rows], strict=True)
-    ]
+    )
     settings = {"of": len(features), "perplexity": _perplexity(len(rows)), "metric": "cosine", "seed": seed}
-    return {"format": 1, "method": METHOD, "settings": settings, "images": len(rows), "points": points}
+    return Embedding(method=METHOD, settings=settings, images=len(rows), points=points)
 
 
 def _perplexity(images: int) -> float:

@@ -10,36 +10,16 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 from scipy import stats
 
 from sdclr_jax.errors import ArgumentError
+from sdclr_jax.records.exemplars import Agreement, Drift, Forgotten, GroupShare, Interval, Overlap
 
 FRACTIONS = (0.01, 0.05, 0.1)  # of the images, those with the highest scores: the forgotten set
 CONFIDENCE = 0.95  # of every interval
-
-
-class Share(NamedTuple):
-    """Share of a group in the forgotten set, and what it would be if scores had nothing to do with groups."""
-
-    share: float
-    expected: float  # the group's share in the data
-    low: float  # central interval of the share in a random set of the same size
-    high: float
-
-
-class Overlap(NamedTuple):
-    """How far two forgotten sets of the same images are one set, and what chance alone gives."""
-
-    images: int  # in each of the two sets
-    shared: float  # in both; a fraction only where scores tie
-    jaccard: float  # shared / (in one or the other)
-    expected: float  # Jaccard of two random sets, at their expected overlap
-    low: float
-    high: float
 
 
 def size(images: int, fraction: float) -> int:
@@ -72,8 +52,8 @@ def membership(scores: Float[np.ndarray, " N"], fraction: float) -> Float[np.nda
     return np.where(above, 1.0, np.where(tied, (k - np.count_nonzero(above)) / np.count_nonzero(tied), 0.0))
 
 
-def share(scores: Float[np.ndarray, " N"], member: Bool[np.ndarray, " N"], fraction: float) -> Share:
-    """Share of a group in the forgotten set.
+def share(scores: Float[np.ndarray, " N"], member: Bool[np.ndarray, " N"], fraction: float) -> Interval:
+    """Share of a group in the forgotten set; `expected` is its share in the data.
 
     The null model is that scores are exchangeable between images: any set of that size is as likely. The members in it
     then follow the hypergeometric distribution, which is what shuffled scores would estimate, without their noise.
@@ -87,12 +67,13 @@ def share(scores: Float[np.ndarray, " N"], member: Bool[np.ndarray, " N"], fract
     """
     k = size(len(scores), fraction)
     low, high = _chance(len(scores), int(np.count_nonzero(member)), k)
-    return Share(float(membership(scores, fraction) @ member) / k, float(np.mean(member)), low / k, high / k)
+    found = float(membership(scores, fraction) @ member) / k
+    return Interval(share=found, expected=float(np.mean(member)), low=low / k, high=high / k)
 
 
 def class_share(
     scores: Float[np.ndarray, " N"], labels: Integer[np.ndarray, " N"], classes: Sequence[int], fraction: float
-) -> Share:
+) -> Interval:
     """Share of a class's images that is forgotten, mean over a group's classes.
 
     The null model is that the group is any choice of as many classes. Images of one class are forgotten alike, so a
@@ -107,7 +88,7 @@ def class_share(
         fraction: of the images, in the forgotten set.
 
     Returns:
-        A Share, whose `expected` is the mean over all classes.
+        An Interval, whose `expected` is the mean over all classes.
     """
     present, of = np.unique(labels, return_inverse=True)
     rates = np.bincount(of, membership(scores, fraction)) / np.bincount(of)
@@ -116,7 +97,8 @@ def class_share(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(null, tail, method="lower"), np.quantile(null, 1 - tail, method="higher")
     # Sums in another order differ in the last digit, which is not beyond chance.
-    return Share(*(round(float(x), 12) for x in (rates[member].mean(), rates.mean(), low, high)))
+    found, expected, low, high = (round(float(x), 12) for x in (rates[member].mean(), rates.mean(), low, high))
+    return Interval(share=found, expected=expected, low=low, high=high)
 
 
 @lru_cache
@@ -132,25 +114,27 @@ def _choices(total: int, chosen: int) -> np.ndarray:
     return choices
 
 
-def shares(scores: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]) -> list[dict]:
-    """`share` and, as `by_class`, `class_share` of each group of classes at each of `FRACTIONS`, as JSON holds them.
+def shares(scores: np.ndarray, labels: np.ndarray, groups: Mapping[str, Sequence[int]]) -> tuple[Forgotten, ...]:
+    """`share` and, as `by_class`, `class_share` of each group of classes at each of `FRACTIONS`.
 
     `groups` names the classes of each; one without an image is left out.
     """
     members = {name: np.isin(labels, classes) for name, classes in groups.items()}
-    return [
-        {
-            "fraction": fraction,
-            "images": size(len(scores), fraction),
-            "groups": {
-                name: share(scores, member, fraction)._asdict()
-                | {"by_class": class_share(scores, labels, groups[name], fraction)._asdict()}
+    return tuple(
+        Forgotten(
+            fraction=fraction,
+            images=size(len(scores), fraction),
+            groups={
+                name: GroupShare(
+                    **vars(share(scores, member, fraction)),
+                    by_class=class_share(scores, labels, groups[name], fraction),
+                )
                 for name, member in members.items()
                 if member.any()
             },
-        }
+        )
         for fraction in FRACTIONS
-    ]
+    )
 
 
 def overlap(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"], fraction: float) -> Overlap:
@@ -163,19 +147,19 @@ def overlap(a: Float[np.ndarray, " N"], b: Float[np.ndarray, " N"], fraction: fl
     # Of two sets with ties at the border, the chances of an image to be in either multiply.
     shared = float(membership(a, fraction) @ membership(b, fraction))
     low, high = _chance(len(a), k, k)
-    jaccards = [x / (2 * k - x) for x in (shared, k * k / len(a), low, high)]
-    return Overlap(k, shared, *jaccards)
+    jaccard, expected, lowest, highest = (x / (2 * k - x) for x in (shared, k * k / len(a), low, high))
+    return Overlap(
+        fraction=fraction, images=k, shared=shared, jaccard=jaccard, expected=expected, low=lowest, high=highest
+    )
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> dict:
-    """Rank correlation (Spearman; None where one of them is constant) and `overlap` at each of `FRACTIONS`, as JSON
-    holds them."""
-    ranks = [stats.rankdata(x) for x in (a, b)]
-    constant = any(np.ptp(r) == 0 for r in ranks)
-    return {
-        "rank_correlation": None if constant else float(np.corrcoef(*ranks)[0, 1]),
-        "sets": [{"fraction": fraction} | overlap(a, b, fraction)._asdict() for fraction in FRACTIONS],
-    }
+def overlaps(a: np.ndarray, b: np.ndarray) -> Agreement:
+    """Rank correlation (Spearman; None where one of them is constant) and `overlap` at each of `FRACTIONS`."""
+    constant = np.ptp(a) == 0 or np.ptp(b) == 0
+    return Agreement(
+        rank_correlation=None if constant else float(stats.spearmanr(a, b).statistic),
+        sets=tuple(overlap(a, b, fraction) for fraction in FRACTIONS),
+    )
 
 
 def _chance(images: int, marked: int, drawn: int) -> tuple[int, int]:
@@ -184,7 +168,7 @@ def _chance(images: int, marked: int, drawn: int) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def drift(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str, float]:
+def drift(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> Drift:
     """How far two masks, bool arrays by layer, keep the same weights.
 
     `jaccard` is what both keep over what one or the other keeps; `chance` the same, in expected numbers, for weights
@@ -195,4 +179,4 @@ def drift(a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray]) -> dict[str,
     either = sum(np.count_nonzero(a[layer] | b[layer]) for layer in a)
     random = sum(a[layer].mean() * b[layer].mean() * a[layer].size for layer in a)
     kept = sum(np.count_nonzero(a[layer]) + np.count_nonzero(b[layer]) for layer in a)
-    return {"jaccard": both / either, "chance": float(random / (kept - random))}
+    return Drift(jaccard=both / either, chance=float(random / (kept - random)))

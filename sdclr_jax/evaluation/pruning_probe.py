@@ -19,6 +19,7 @@ from sdclr_jax.objectives.nt_xent import nt_xent_per_image
 from sdclr_jax.objectives.vectors import cosines
 from sdclr_jax.parallel import Shardings
 from sdclr_jax.progress import bar, progressed
+from sdclr_jax.records.exemplars import SummarySettings
 from sdclr_jax.trees import Tree
 
 # What the whole network is held against:
@@ -118,13 +119,13 @@ class PruningProbe:
         self._batch_size, self._seed, self.rates = batch_size, seed, tuple(rates)
         losses = temperature is not None and pairs > 0
         self.scores = ("features", "projections", *(("loss", "loss_rise") if losses else ()))
-        self.settings = {
-            "against": against,
-            "rates": list(self.rates),
-            "pairs_of_views": pairs,
-            "batch_size": self._batch_size,
-            "calibration_batches": CALIBRATION if against == "recalibrated" else 0,
-        }
+        self.settings = SummarySettings(
+            against=against,
+            rates=self.rates,
+            pairs_of_views=pairs,
+            batch_size=batch_size,
+            calibration_batches=CALIBRATION if against == "recalibrated" else 0,
+        )
 
         def outputs(variables: Tree, views: jax.Array) -> Outputs:
             return network.apply(variables, views, train=False)

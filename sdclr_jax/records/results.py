@@ -142,7 +142,8 @@ class Results(Record):
     run: Measured = says("the checkpoint that was measured")
     data: Data = says("the data that it was measured on")
     features: Features | None = says("what is measured of the features themselves", default=None)
-    encoder_checksum: int = says("checksum of the dense branch's variables")
+    encoder_checksum: int = says("checksum of the dense branch's variables, which older versions compare")
+    encoder_sha256: str | None = says("SHA-256 of the same; null where an older version measured some", default=None)
     seen: Object | None = says(
         "what the encoder is given of an image: mean, standard deviation, and of files resize, crop and interpolation; "
         "null where that is not known",
@@ -155,3 +156,9 @@ class Results(Record):
             raise ValueError("protocols is not what it should be")
         for name, score in self.protocols.items():
             score.check_groups(self.data.groups, f"protocols.{name}")
+
+    def same_encoder(self, other: "Results") -> bool:
+        """Whether both are of one encoder: by the digest, or where one of them has none, by the checksum."""
+        if self.encoder_sha256 and other.encoder_sha256:
+            return self.encoder_sha256 == other.encoder_sha256
+        return self.encoder_checksum == other.encoder_checksum

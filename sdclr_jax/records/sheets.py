@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
+from sdclr_jax import files
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -74,6 +76,21 @@ def content(rows: "pyarrow.Table") -> bytes:
     file = io.BytesIO()
     pyarrow.csv.write_csv(table(rows), file)
     return MARK + file.getvalue()
+
+
+def parquet(rows: "pyarrow.Table") -> bytes:
+    """The table as a Parquet file, each text as it is."""
+    import pyarrow.parquet
+
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(rows, file)
+    return file.getvalue()
+
+
+def write(path: files.Path, rows: "pyarrow.Table") -> None:
+    """The table as PATH.parquet and as PATH.csv for people, each whole or not at all."""
+    for ending, made in ((".parquet", parquet), (".csv", content)):
+        files.write(path.with_name(path.name + ending), made(rows))
 
 
 class Writer:

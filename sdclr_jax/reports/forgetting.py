@@ -4,14 +4,16 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from sdclr_jax.records import Summary
+from sdclr_jax.records.exemplars import Checkpoint, GroupShare
 from sdclr_jax.reports import curves
 from sdclr_jax.reports.curves import Curve
-from sdclr_jax.reports.extras import Checkpoint, Exemplars
 from sdclr_jax.reports.groups import Group
 from sdclr_jax.reports.runs import Run
 from sdclr_jax.reports.svg import INK, colour, draw_line, drawing, finish
 
-Found = Mapping[Run, Exemplars]  # of the runs that have any
+Found = Mapping[Run, Summary]  # of the runs that have any
+TOP = 0.1  # of the images: the forgotten set of which shares are shown
 DRIFT = {"since_first": "first", "since_previous": "previous"}
 
 
@@ -20,14 +22,14 @@ def rare(groups: list[Group], found: Found, name: str) -> str:
 
     Empty where no run has both exemplars and few-shot classes.
     """
-    lines = _means(groups, found, lambda point: point.shares["few"].share if "few" in point.shares else None)
+    lines = _means(groups, found, lambda summary, point: getattr(_few(summary, point), "share", None))
     if not lines:
         return ""
     # Of one data set all runs have as many images of few-shot classes, and so one interval.
-    null = next(exemplars.checkpoints for exemplars in found.values() if "few" in exemplars.checkpoints[0].shares)
+    null = next(few for summary in found.values() if (few := _few(summary, summary.checkpoints[0])))
     epochs = [min(line.epochs[0] for _, line in lines), max(line.epochs[-1] for _, line in lines)]
     with drawing(height=280) as axes:
-        low, expected, high = (100 * getattr(null[0].shares["few"], key) for key in ("low", "expected", "high"))
+        low, expected, high = (100 * getattr(null, key) for key in ("low", "expected", "high"))
         room = (epochs[1] - epochs[0]) / 50 or 1
         around = [epochs[0] - room, epochs[1] + room]
         axes.fill_between(around, low, high, color=INK, alpha=0.12, linewidth=0)
@@ -67,21 +69,26 @@ def drift(groups: list[Group], found: Found, name: str) -> str:
         return finish(axes, name, f"Line chart: weights that two masks share, of those that either keeps, of {names}.")
 
 
-def _drift(since: str, key: str) -> Callable[[Checkpoint], float | None]:
-    return lambda point: getattr(getattr(point, since), key, None)
+def _few(summary: Summary, point: Checkpoint) -> GroupShare | None:
+    shares = point.at(summary.ranked_by.rate).scores[summary.ranked_by.score].shares
+    return next((part.groups.get("few") for part in shares if part.fraction == TOP), None)
+
+
+def _drift(since: str, key: str) -> Callable[[Summary, Checkpoint], float | None]:
+    return lambda summary, point: getattr(getattr(point.at(summary.ranked_by.rate).mask, since), key, None)
 
 
 def _means(
-    groups: list[Group], found: Found, value: Callable[[Checkpoint], float | None], least: int = 1
+    groups: list[Group], found: Found, value: Callable[[Summary, Checkpoint], float | None], least: int = 1
 ) -> list[tuple[Group, Curve]]:
     """The mean over the runs of each group that have the value at so many checkpoints."""
     means = []
     for member in groups:
         lines = []
-        for exemplars in (found[run] for run in member.runs if run in found):
-            points = [(point.step, point.epoch, value(point)) for point in exemplars.checkpoints]
+        for summary in (found[run] for run in member.runs if run in found):
+            points = [(point.step, point.epoch, value(summary, point)) for point in summary.checkpoints]
             points = [point for point in points if point[2] is not None]
-            if points and len(exemplars.checkpoints) >= least:
+            if points and len(summary.checkpoints) >= least:
                 lines.append(Curve(*np.array(points, float).T))
         if lines and (mean := curves.mean(lines)).steps.size:
             means.append((member, mean))

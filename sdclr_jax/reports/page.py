@@ -10,7 +10,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from sdclr_jax import files, records
-from sdclr_jax.records import SUMMARY
+from sdclr_jax.records import SUMMARY, names
 from sdclr_jax.reports import extras, figures, forgetting, maps, tables, templates, words
 from sdclr_jax.reports.gallery import AGAINST
 from sdclr_jax.reports.groups import MANY, Group, by_data, group, shown
@@ -150,28 +150,30 @@ def _exemplars(groups: list[Group], folder: Path | None) -> Section | None:
     shown_figures, parts = [], by_data(groups)
     for number, part in enumerate(parts):
         of_part = {run: every[run] for member in part for run in member.runs if run in every}
-        ways = list(dict.fromkeys(found.way for found in of_part.values()))
+        ways = list(dict.fromkeys(map(extras.way, of_part.values())))
         for place, way in enumerate(ways):
-            found = {run: exemplars for run, exemplars in of_part.items() if exemplars.way == way}
+            found = {run: exemplars for run, exemplars in of_part.items() if extras.way(exemplars) == way}
             on = f", {part[0].data_name}" if len(parts) > 1 else ""
             on += f", {100 * way[1]:g} % cut, {way[2]}, by {way[0]}" if len(ways) > 1 else ""
             shown_figures += _forgotten(part, found, f"{number}-{place}", on)
-    links = [(run.name, _link(found.gallery, folder)) for run, found in every.items() if found.gallery and folder]
+    pages = [(run.name, run.path / names.GALLERY) for run in every]
+    links = [(name, _link(gallery, folder)) for name, gallery in pages if folder and gallery.is_file()]
     return Section("What pruning forgets", shown_figures, links)
 
 
 def _forgotten(part: list[Group], found: forgetting.Found, name: str, on: str) -> Iterator[Figure]:
     """The pictures of what was found in one way of runs on one data set."""
     one = next(iter(found.values()))
+    score, rate, against = extras.way(one)
     legend = _legend([member for member in part if any(run in found for run in member.runs)])
-    cut = f"{100 * one.rate:g} %"
+    cut = f"{100 * rate:g} %"
     if picture := forgetting.rare(part, found, f"forgotten-{name}"):
         yield Figure(
             f"Few-shot images among the most forgotten{on}",
             Markup(picture),
-            f"Of the tenth of the training images whose {one.score.replace('_', ' ')} change most when {cut} of the "
+            f"Of the tenth of the training images whose {score.replace('_', ' ')} change most when {cut} of the "
             "weights are cut: the share that is of few-shot classes; means over the runs. "
-            f"{AGAINST.get(one.against, one.against)} Grey: where {100 * one.confidence:g} % of random tenths of one "
+            f"{AGAINST.get(against, against)} Grey: where {100 * one.confidence:g} % of random tenths of one "
             "run have it, around the share in all images.",
             legend,
         )

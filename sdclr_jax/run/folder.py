@@ -56,9 +56,7 @@ def _fields(config: ConfigDict) -> dict[str, Any]:
     return records.flat(_tuples(json.loads(config.to_json())))
 
 
-def check(
-    workdir: pathlib.Path, config: ConfigDict, identity: Callable[[ConfigDict], dict[str, Any]] = _fields
-) -> None:
+def check(workdir: pathlib.Path, config: ConfigDict, identity: Callable[[ConfigDict], dict[str, Any]]) -> None:
     """See that a run of this config may start or go on in a folder; nothing is written.
 
     Args:
@@ -282,7 +280,7 @@ def claim(
     config: ConfigDict,
     data: TrainedOn | None,
     encoder: EncoderRecord,
-    identity: Callable[[ConfigDict], dict[str, Any]] = _fields,
+    identity: Callable[[ConfigDict], dict[str, Any]],
 ) -> None:
     """Write config.json, data.json, encoder.json, saved.json and versions.json to a folder that is held by `lock`; no
     data.json where it is not known what the weights were trained on.

@@ -45,7 +45,8 @@ class Metrics:
         notes = notes or {}
         self._grown, self.lost = Growing(workdir, still_held), []
         self._folder = self._grown.at
-        kept = _cut(self._folder / names.METRICS, read(workdir / names.METRICS), step)
+        written = records.read_metrics(workdir / names.METRICS, ("step", "seconds"))
+        kept = _cut(self._folder / names.METRICS, written, step)
         warned = _cut(self._folder / names.WARNINGS, records.read_warnings(workdir / names.WARNINGS), step)
         self._warned = {line.get("cause") for line in warned}
         self._files = {}
@@ -189,15 +190,6 @@ def _unwritable(path: pathlib.Path, error: OSError) -> UserError:
         f"{path} cannot be written ({error.strerror or error}): make room and permission there; the same command then "
         "goes on from the last checkpoint"
     )
-
-
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, less a last one that a crash has cut short; none where there is no file.
-
-    Raises:
-        UserError: another line is damaged.
-    """
-    return records.read_metrics(path, ("step", "seconds"))
 
 
 def _cut(path: pathlib.Path, lines: list[dict[str, Any]], step: int) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ from sdclr_jax.records import TrainedOn
 from sdclr_jax.run import checkpoints as checkpoints_module
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands import test_pretrain, test_streamed
+from tests import runs
+from tests.commands import test_streamed
 from tests.photos import encoded, jpeg, photo
 
 
@@ -38,7 +39,7 @@ def make(directory, config, image_shape, steps=(1,), is_encoded=False):
 
     record = recipes.encoder_record(config, image_shape, encoded=is_encoded)
     with folder.lock(directory):
-        folder.claim(directory, config, TrainedOn(images=1, sha256="0"), record)
+        folder.claim(directory, config, TrainedOn(images=1, sha256="0"), record, recipes.identity)
     with Checkpoints(directory / "checkpoints", keep_every=1) as checkpoints:
         for step in steps:
             checkpoints.save(step, jax.tree.map(filled, like).replace(step=jax.numpy.int32(step)))
@@ -47,7 +48,7 @@ def make(directory, config, image_shape, steps=(1,), is_encoded=False):
 
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("runs") / "grey", test_pretrain.config(), (9, 8, 8, 1), steps=(1, 2))
+    return make(tmp_path_factory.mktemp("runs") / "grey", runs.config(), (9, 8, 8, 1), steps=(1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_of_larger_pictures_the_middle_is_seen_at_the_size_of_the_run(run):
 
 def test_a_run_on_small_colour_images_takes_them_and_larger_ones(tmp_path):
     colour = ("--config.views.mean=(0.3,0.4,0.5)", "--config.views.std=(0.2,0.3,0.4)")
-    run = load(make(tmp_path / "run", test_pretrain.config("sdclr", *colour), (9, 8, 8, 3)))
+    run = load(make(tmp_path / "run", runs.config("sdclr", *colour), (9, 8, 8, 3)))
     small = photo(8, 8)
     expected = run.encode(np.asarray(small)[None])
     same(run.encode([small]), expected)
@@ -166,7 +167,7 @@ def test_a_run_on_small_colour_images_takes_them_and_larger_ones(tmp_path):
 
 def test_a_run_on_images_that_are_not_square_takes_files_of_any_size(tmp_path):
     colour = ("--config.views.mean=(0.3,0.4,0.5)", "--config.views.std=(0.2,0.3,0.4)")
-    run = load(make(tmp_path / "run", test_pretrain.config("sdclr", *colour), (9, 8, 12, 3)))
+    run = load(make(tmp_path / "run", runs.config("sdclr", *colour), (9, 8, 12, 3)))
     exact = photo(12, 8)
     exact.save(tmp_path / "exact.png")
     same(run.encode([tmp_path / "exact.png"]), run.encode(np.asarray(exact)[None]))
@@ -299,7 +300,7 @@ def test_a_run_is_looked_at_as_it_is_open(grey, monkeypatch):
         evaluate(run)
         exemplars(run)
     assert asked == [1, 1, 2, 2, None, None, None, None]
-    like = recipes.abstract_state(test_pretrain.config(), (9, 8, 8, 1), parallel.shardings(jax.devices()[:1]))
+    like = recipes.abstract_state(runs.config(), (9, 8, 8, 1), parallel.shardings(jax.devices()[:1]))
     for step, expected in ((1, 1), (2, 2), (None, 2)):
         assert _dense(grey, like, step)[0] == expected
 
@@ -343,7 +344,7 @@ def test_a_vit_that_is_evaluated_on_larger_images_than_its_views_encodes_and_lea
 
 @pytest.mark.parametrize("shape", [(1, 18, 8), (1, 17, 4), (17, 8)])
 def test_position_embeddings_that_are_no_square_grid_or_of_another_width_are_refused(tmp_path, shape):
-    config = test_pretrain.config()
+    config = runs.config()
     recipes.override(config, {"model": {"name": "vit_tiny", "patch": 4, "width": 8, "depth": 1, "heads": 2}})
     record = recipes.encoder_record(config, (9, 8, 8, 1), encoded=False)
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), recipes.encoder_shapes(record))

@@ -14,9 +14,9 @@ import sdclr_jax
 from sdclr_jax import files, recipes, records
 from sdclr_jax.data.examples import Examples
 from sdclr_jax.data.sources import DATASETS
-from tests.commands import test_pretrain
+from tests import runs
 
-CONFIG = test_pretrain.config()
+CONFIG = runs.config()
 
 
 @pytest.fixture(scope="module")

@@ -11,21 +11,11 @@ from sdclr_jax.buckets import copies
 from sdclr_jax.commands import prepare
 from sdclr_jax.data import sources
 from sdclr_jax.errors import UserError
-from tests import bucket
 
 
-@pytest.fixture(scope="module")
-def served():
-    with bucket.served() as found:
-        yield found
-
-
-@pytest.fixture
-def cloud(served, tmp_path, monkeypatch):
-    served.objects.clear()
+@pytest.fixture(autouse=True)
+def copied_here(tmp_path, monkeypatch):
     monkeypatch.setattr(copies, "ROOT", tmp_path / "copies")
-    yield served
-    served.fault = lambda method, path, name: None
 
 
 def test_a_copy_follows_the_bucket_and_reads_nothing_twice(cloud):

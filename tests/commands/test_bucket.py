@@ -14,7 +14,7 @@ from sdclr_jax.data.batches import Resident
 from sdclr_jax.evaluation import pruning_probe
 from tests import bucket
 from tests.commands.test_exemplars import QUICK
-from tests.commands.test_pretrain import arguments, assert_same_bits, config, lines, run
+from tests.runs import arguments, assert_same_bits, config, lines, run
 
 RUN, DATA = "gs://bucket/my runs/sdclr", "gs://bucket/data"
 

@@ -26,7 +26,7 @@ from sdclr_jax.evaluation import embedding, frozen, knn, probe, protocols
 from sdclr_jax.recipes import configs
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import arguments, config
+from tests.runs import arguments, config
 
 QUICK = (
     "--config.evaluate.full_epochs=4",
@@ -264,8 +264,8 @@ def test_the_map_is_of_test_images(evaluated, derived):
     drawn = json.loads((evaluated[0] / "embedding.json").read_text())
     features, labels = derived["test"]
     expected = embedding.about(features, labels, 0, limit=40)
-    assert drawn["settings"] == expected["settings"]
-    assert [point[2] for point in drawn["points"]] == [point[2] for point in expected["points"]]
+    assert drawn["settings"] == expected.settings
+    assert [point[2] for point in drawn["points"]] == [point[2] for point in expected.points]
     assert len(drawn["points"]) == 40
 
 
@@ -283,7 +283,7 @@ def test_features_are_extracted_and_the_map_is_drawn_once(evaluated, data_dir, m
     assert after["protocols"].keys() == results["protocols"].keys() | {"ts_knn_1"}
     assert all(after["protocols"][name] == before["protocols"][name] for name in results["protocols"])
     assert (directory / "embedding.json").read_text() == drawn
-    path.write_text(json.dumps(after | {"encoder_checksum": 1}))
+    path.write_text(json.dumps(after | {"encoder_sha256": "of another"}))
     assert main.main(argv) == 0
     assert json.loads(path.read_text())["protocols"].keys() == {"ts_knn_1"}
     path.write_text(json.dumps(before))
@@ -312,7 +312,7 @@ def test_scores_of_another_checkpoint_are_kept_aside(evaluated, tmp_path, capsys
     assert scored(50, "linear_few_shot").protocols.keys() == {*every, "linear_few_shot"}
     scored(100, "knn")
     # Of another encoder, and damaged: neither is joined, and neither is lost.
-    assert scored(50, "knn", encoder_checksum=1).protocols.keys() == {"knn"}
+    assert scored(50, "knn", encoder_sha256="of another").protocols.keys() == {"knn"}
     scored(100, "knn")
     (other,) = tmp_path.glob("results.step50.other.*.json")
     assert records.read(records.Results, other).protocols.keys() == {*every, "linear_few_shot"}
@@ -333,8 +333,11 @@ def test_scores_by_other_labels_are_not_kept(evaluated, tmp_path, capsys):
     corrected = replace(before.data, labels=before.data.labels | {"test": "of other labels"})
     assert evaluate._with_others(replace(before, data=corrected, protocols=one), path).protocols == one
     assert "logistic went, being of another encoder, other data" in capsys.readouterr().err
-    records.write(path, replace(before, data=replace(before.data, labels={})))  # as older versions wrote it
-    assert evaluate._with_others(replace(before, protocols=one), path).protocols == before.protocols
+    # As older versions wrote it.
+    records.write(path, replace(before, data=replace(before.data, labels={}), encoder_sha256=None))
+    joined = evaluate._with_others(replace(before, protocols=one), path)
+    assert (joined.protocols, joined.encoder_sha256) == (before.protocols, None)
+    assert evaluate._with_others(replace(before, protocols=one, encoder_checksum=1), path).protocols == one
 
 
 def test_data_that_changed_since_are_told_of(evaluated, data_dir, tmp_path, monkeypatch, capsys):
@@ -367,11 +370,17 @@ def test_data_that_changed_since_are_told_of(evaluated, data_dir, tmp_path, monk
 def test_an_evaluation_that_changes_the_encoder_is_void(evaluated, data_dir, monkeypatch, capsys):
     directory, _, _ = evaluated
     before = (directory / "results.json").read_text()
-    sums = iter((1, 1, 2))  # before, after, and on disk
-    monkeypatch.setattr(evaluate, "checksum", lambda tree: next(sums))
+    dense, earlier = frozen.dense, []
+
+    def turned(state):  # on disk, afterwards: every sign, which the checksum does not see
+        earlier.append(dense(state))
+        return jax.tree.map(jax.numpy.negative, earlier[0]) if earlier[1:] else earlier[0]
+
+    monkeypatch.setattr(frozen, "dense", turned)
     assert main.main(["evaluate", str(directory), f"--data_dir={data_dir}"]) == 2
     assert "changed during its evaluation" in capsys.readouterr().err
     assert (directory / "results.json").read_text() == before
+    assert trees.checksum(earlier[0]) == trees.checksum(jax.tree.map(jax.numpy.negative, earlier[0]))
 
 
 def test_what_is_measured_stays_when_a_later_protocol_is_stopped(evaluated, data_dir, tmp_path, monkeypatch):
@@ -569,7 +578,7 @@ def test_bad_input(evaluated, data_dir, capsys, argv, sentence):
 def test_a_run_without_a_checkpoint(data_dir, tmp_path, capsys):
     trained_on = records.TrainedOn(images=1, sha256="0" * 64)
     encoder = recipes.encoder_record(config(), (1, 8, 8, 1), encoded=False)
-    folder.claim(tmp_path / "new", config(), trained_on, encoder)
+    folder.claim(tmp_path / "new", config(), trained_on, encoder, recipes.identity)
     assert main.main(["evaluate", str(tmp_path / "new"), f"--data_dir={data_dir}"]) == 2
     assert "no checkpoint yet" in capsys.readouterr().err
 

@@ -1,7 +1,6 @@
 """`sdclr exemplars` on two tiny runs as a user calls it: what it writes, what it leaves alone, what it refuses."""
 
 import csv
-import dataclasses
 import json
 import re
 import shutil
@@ -25,8 +24,8 @@ from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import frozen, pruning_probe
 from sdclr_jax.reports import extras
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import ROOT, TINY, config
 from tests.photos import jpeg, photo
+from tests.runs import ROOT, TINY, config
 
 RUNS = ("zero", "one")
 QUICK = ("--rates=0.5,0.9", "--views=1", "--gallery=50", "--neighbours=3")
@@ -163,14 +162,8 @@ def test_reports_read_it(measured):
     folder, _ = measured
     written, _ = read(folder / "zero")
     found = extras.exemplars(types.SimpleNamespace(path=folder / "zero"))
-    assert [point.step for point in found.checkpoints] == [point["step"] for point in written["checkpoints"]]
-    ranking = written["checkpoints"][-1]["rates"][-1]
-    assert ranking["rate"] == found.rate
-    few = ranking["scores"][found.score]["shares"][-1]["groups"]["few"]
-    assert dataclasses.asdict(found.checkpoints[-1].shares["few"]) == few
-    assert dataclasses.asdict(found.checkpoints[-1].since_first) == ranking["mask"]["since_first"]
-    assert found.checkpoints[0].since_previous is None
-    assert found.gallery == folder / "zero" / "exemplars" / "gallery.html"
+    assert found.to_json() == written
+    assert extras.way(found) == ("features", 0.9, written["settings"]["against"])
 
 
 def test_a_file_that_is_no_overlap_is_not_replaced(measured, tmp_path, capsys):
@@ -260,14 +253,14 @@ def test_images_without_labels(measured, tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "data", unlabelled)
     on_one_device(monkeypatch)
     written = []
-    monkeypatch.setattr(exemplar_files, "_write", lambda folder, table, page: written.append((table, page)))
-    monkeypatch.setattr(exemplars.records, "write", lambda path, content: written.append(content))
+    for module in (exemplar_files.sheets, exemplar_files.files, exemplars.records):
+        monkeypatch.setattr(module, "write", lambda path, content: written.append(content))
     argv = ["exemplars", str(folder / "one"), f"--data_dir={folder / 'data'}", *QUICK]
     assert main.main([*argv, "--against=pruned"]) == 0
-    (table, page), summary = written
+    table, page, summary = written
     assert table.column_names[:4] == ["rank", "id", "path", "score"]
     assert summary.last.rates[-1].scores["features"].shares[-1].groups == {}
-    assert 'name="only"' not in page
+    assert b'name="only"' not in page
 
 
 @pytest.mark.parametrize(

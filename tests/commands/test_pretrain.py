@@ -5,7 +5,6 @@ import copy
 import itertools
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 from jax._src.array import ArrayImpl  # all arrays; that which converts them has no public door
 
-from sdclr_jax import parallel, processes, recipes, records, stops, trees
+from sdclr_jax import parallel, processes, recipes, records, stops
 from sdclr_jax.api import loop
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import flags, main
@@ -28,64 +27,9 @@ from sdclr_jax.data.order import rows
 from sdclr_jax.errors import Diverged, Stopped, UserError
 from sdclr_jax.recipes import methods
 from sdclr_jax.run import folder, metrics, versions
-
-ROOT = pathlib.Path(__file__).parents[2]
-CLOCKS = ("images_per_second", "seconds", "data_wait_seconds", "evaluation_seconds")  # no function of the config
-TINY = (
-    "--config.epochs=3",
-    "--config.batch_size=64",
-    "--config.log_every=2",
-    "--config.checkpoint_every=1",
-    "--config.collapse_every=0",  # what is not measured costs no time
-    "--config.model.width=2",
-    "--config.projector.layers=2",
-    "--config.projector.hidden=8",
-    "--config.projector.out=4",
-    "--config.optimizer.warmup_epochs=1",
-)
-
+from tests.runs import ROOT, arguments, assert_same_bits, config, lines, power_cut, run
 
 pytestmark = pytest.mark.usefixtures("one_trace")
-
-
-def arguments(directory, data_dir, method="sdclr", *more):
-    file = ROOT / "configs" / "digits_lt.py"
-    return [f"--config={file}:{method}", f"--workdir={directory}", f"--data_dir={data_dir}", *TINY, *more]
-
-
-def config(method="sdclr", *more):
-    return flags.pretrain(arguments("unused", "unused", method, *more), "").config
-
-
-def run(config, directory, data_dir):
-    return train(config, directory, data_dir, devices=jax.devices()[:1])
-
-
-@contextlib.contextmanager
-def power_cut(monkeypatch, batches):
-    """What is run here breaks off after so many batches."""
-    whole_batches = Resident.from_step
-
-    def crash(self, step):
-        yield from itertools.islice(whole_batches(self, step), batches)
-        raise RuntimeError("power cut")
-
-    monkeypatch.setattr(Resident, "from_step", crash)
-    with pytest.raises(RuntimeError, match="power cut"):
-        yield
-    monkeypatch.setattr(Resident, "from_step", whole_batches)
-
-
-def lines(directory):
-    return [{k: v for k, v in line.items() if k not in CLOCKS} for line in metrics.read(directory / "metrics.jsonl")]
-
-
-def assert_same_bits(a, b):
-    for name, x in trees.named(a).items():
-        y = trees.named(b)[name]
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(x, y, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +50,7 @@ def test_what_a_run_leaves_behind(finished):
         ".lock", "config.json", "data.json", "encoder.json", "versions.json", "metrics.jsonl", "tensorboard",
         "checkpoints", "saved.json",
     }  # fmt: skip
-    lines = metrics.read(directory / "metrics.jsonl")
+    lines = records.read_metrics(directory / "metrics.jsonl")
     assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10, 12, 14, 15]
     assert lines[-1]["epoch"] == 3.0
     assert int(state.step) == 15
@@ -158,7 +102,7 @@ def test_a_stop_between_two_lines_of_metrics_changes_no_line(
     monkeypatch.undo()
     assert_same_bits(run(between, tmp_path / "stopped", data_dir), expected)
     assert lines(tmp_path / "stopped") == lines(whole)
-    seconds = [line["seconds"] for line in metrics.read(tmp_path / "stopped" / "metrics.jsonl")]
+    seconds = [line["seconds"] for line in records.read_metrics(tmp_path / "stopped" / "metrics.jsonl")]
     assert seconds == sorted(seconds)
 
 
@@ -292,7 +236,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(finished, data_dir, tmp_path
     options = ["pretrain", *arguments(directory, data_dir, "sdclr", "--noprogress")]
     how = {"capture_output": True, "text": True, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "cwd": tmp_path}
     first = subprocess.run([sys.executable, "-c", STOPPED_AT_THE_EIGHTH_BATCH, *options], **how)
-    stopped = metrics.read(directory / "metrics.jsonl")[-1]["step"]
+    stopped = records.read_metrics(directory / "metrics.jsonl")[-1]["step"]
     assert 5 < stopped < 10
     assert first.returncode == 75
     assert f"stopped at step {stopped} of 15: run it again to resume" in first.stderr

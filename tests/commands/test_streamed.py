@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import parallel, recipes
+from sdclr_jax import parallel, recipes, records
 from sdclr_jax.api.evaluate import evaluate
 from sdclr_jax.api.exemplars import exemplars
 from sdclr_jax.api.pretrain import train
@@ -20,9 +20,8 @@ from sdclr_jax.data.images import Encoded
 from sdclr_jax.data.workers import Croppers
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import finetuning, frozen
-from sdclr_jax.run import metrics
-from tests.commands.test_pretrain import TINY, assert_same_bits, lines
 from tests.photos import jpeg, photo
+from tests.runs import TINY, assert_same_bits, lines
 
 pytestmark = pytest.mark.usefixtures("one_trace")
 ROOT = pathlib.Path(__file__).parents[2]
@@ -85,7 +84,7 @@ def finished(tmp_path_factory, folder):
 
 def test_a_run_on_files(finished):
     directory, state = finished
-    lines = metrics.read(directory / "metrics.jsonl")
+    lines = records.read_metrics(directory / "metrics.jsonl")
     assert int(state.step) == lines[-1]["step"] == 4  # 17 images in the long tail
     assert [line["unreadable_images"] for line in lines] == [0] * len(lines)
     assert all(np.isfinite(line["loss"]) and line["data_wait_seconds"] >= 0 for line in lines)

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import branches, parallel, recipes
+from sdclr_jax import branches, parallel, recipes, records
 from sdclr_jax.commands import main
 from sdclr_jax.evaluation import pruning_probe
-from sdclr_jax.run import folder, metrics
+from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
-from tests.commands.test_pretrain import arguments
+from tests.runs import arguments
 
 OPTIONS = (
     "--noprogress",
@@ -47,7 +47,7 @@ def test_damaged_byol_from_the_command_line(tmp_path, monkeypatch, capsys):
     moved = jax.tree.map(lambda a, b: float(abs(a - b).max()), found.target["encoder"], dense)
     assert 0 < max(jax.tree.leaves(moved)) < 1  # the target follows, and is not the dense branch
 
-    written = metrics.read(run / "metrics.jsonl")
+    written = records.read_metrics(run / "metrics.jsonl")
     assert written[-1]["step"] == 10
     assert all(np.isfinite(value) for line in written for value in line.values())
 

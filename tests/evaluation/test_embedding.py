@@ -40,7 +40,7 @@ def test_the_seed_decides_which_images_and_where():
 
 
 def test_what_is_written_is_json_with_the_classes_of_the_chosen_images():
-    found = json.loads(json.dumps(embedding.about(FEATURES, LABELS, seed=3, limit=24), allow_nan=False))
+    found = json.loads(json.dumps(embedding.about(FEATURES, LABELS, seed=3, limit=24).to_json(), allow_nan=False))
     rows, positions = embedding.tsne(FEATURES, seed=3, limit=24)
     assert (found["format"], found["method"], found["images"]) == (1, "t-SNE", 24)
     assert found["settings"] == {"of": 60, "perplexity": pytest.approx(23 / 3), "metric": "cosine", "seed": 3}

@@ -79,11 +79,11 @@ def test_share_of_a_group_by_class_against_every_choice_of_classes():
 def test_classes_and_groups_without_images_are_left_out():
     scores, labels = RNG.random(40), np.repeat([0, 2], 20)
     (_, _, tenth) = exemplars.shares(scores, labels, {"some": [0, 1], "none": [1]})
-    assert tenth["groups"].keys() == {"some"}
+    assert tenth.groups.keys() == {"some"}
     top = np.argsort(-scores)[:4]
     rates = [np.mean(np.isin(np.flatnonzero(labels == c), top)) for c in (0, 2)]
-    assert tenth["groups"]["some"]["by_class"]["share"] == pytest.approx(rates[0])
-    assert tenth["groups"]["some"]["by_class"]["expected"] == pytest.approx(np.mean(rates))
+    assert tenth.groups["some"].by_class.share == pytest.approx(rates[0])
+    assert tenth.groups["some"].by_class.expected == pytest.approx(np.mean(rates))
 
 
 def test_scores_that_are_not_finite_are_refused():
@@ -108,10 +108,10 @@ def test_overlap_is_that_of_sets():
 
 def test_rank_correlation():
     a = np.arange(10.0)
-    assert exemplars.overlaps(a, np.exp(a))["rank_correlation"] == pytest.approx(1)
-    assert exemplars.overlaps(a, -a)["rank_correlation"] == pytest.approx(-1)
-    assert exemplars.overlaps(a, np.ones(10))["rank_correlation"] is None
-    assert [part["fraction"] for part in exemplars.overlaps(a, a)["sets"]] == [0.01, 0.05, 0.1]
+    assert exemplars.overlaps(a, np.exp(a)).rank_correlation == pytest.approx(1)
+    assert exemplars.overlaps(a, -a).rank_correlation == pytest.approx(-1)
+    assert exemplars.overlaps(a, np.ones(10)).rank_correlation is None
+    assert [part.fraction for part in exemplars.overlaps(a, a).sets] == [0.01, 0.05, 0.1]
 
 
 def test_drift_and_its_chance():
@@ -119,10 +119,10 @@ def test_drift_and_its_chance():
     b = {"one": RNG.random((30, 40)) < 0.4, "two": RNG.random(3000) < 0.1}
     flat = [np.concatenate([mask["one"].ravel(), mask["two"]]) for mask in (a, b)]
     found = exemplars.drift(a, b)
-    assert found["jaccard"] == pytest.approx((flat[0] & flat[1]).sum() / (flat[0] | flat[1]).sum())
+    assert found.jaccard == pytest.approx((flat[0] & flat[1]).sum() / (flat[0] | flat[1]).sum())
     shuffled = [
         exemplars.drift(a, {layer: RNG.permutation(mask.ravel()).reshape(mask.shape) for layer, mask in b.items()})
         for _ in range(200)
     ]
-    assert np.mean([s["jaccard"] for s in shuffled]) == pytest.approx(found["chance"], rel=0.01)
-    assert exemplars.drift(a, a)["jaccard"] == 1
+    assert np.mean([s.jaccard for s in shuffled]) == pytest.approx(found.chance, rel=0.01)
+    assert exemplars.drift(a, a).jaccard == 1

@@ -7,13 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from sdclr_jax import parallel, recipes
+from sdclr_jax import parallel, recipes, records
 from sdclr_jax.api import evaluate
 from sdclr_jax.commands import main
 from sdclr_jax.data.subsets import longtail
 from sdclr_jax.evaluation import finetuning
-from sdclr_jax.run import metrics
-from tests.commands.test_pretrain import arguments, config, run
+from tests.runs import arguments, config, run
 
 EPOCHS = (3, 2)
 
@@ -154,4 +153,4 @@ def test_bad_fields_are_refused(more, sentence, data_dir, tmp_path, capsys):
     argv = arguments(tmp_path / "run", data_dir, "sdclr", "--noprogress", f"--config.evaluate.{more}")
     assert main.main(["pretrain", *argv]) == 2
     assert sentence in capsys.readouterr().err
-    assert metrics.read(tmp_path / "run" / "metrics.jsonl") == []
+    assert records.read_metrics(tmp_path / "run" / "metrics.jsonl") == []

@@ -18,7 +18,7 @@ from sdclr_jax.evaluation import frozen_features
 from sdclr_jax.evaluation.frozen import FrozenEncoder, dense, encoder_variables
 from sdclr_jax.evaluation.frozen_features import FrozenFeatures
 from sdclr_jax.models.resnet import BasicBlock, ResNet
-from tests.commands.test_pretrain import config
+from tests.runs import config
 
 
 @pytest.fixture(scope="module")

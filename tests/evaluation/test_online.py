@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from sdclr_jax import parallel, recipes
+from sdclr_jax import parallel, recipes, records
 from sdclr_jax.api import agreement
 from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
@@ -19,9 +19,8 @@ from sdclr_jax.evaluation import protocols
 from sdclr_jax.evaluation.frozen import dense
 from sdclr_jax.evaluation.online import OnlineProbe
 from sdclr_jax.run import clock as clock_of_runs
-from sdclr_jax.run import metrics
 from sdclr_jax.train import Method
-from tests.commands.test_pretrain import arguments, assert_same_bits, config, lines, power_cut, run
+from tests.runs import arguments, assert_same_bits, config, lines, power_cut, run
 
 pytestmark = pytest.mark.usefixtures("one_trace")
 EVERY = ("--config.evaluate.every=2", "--config.evaluate.live_images=500")
@@ -130,7 +129,7 @@ def test_a_stopped_run_measures_the_same(measured, data_dir, tmp_path, monkeypat
 
 
 def test_its_time_is_told_apart_and_the_bar_shows_it(measured, data_dir, tmp_path, monkeypatch, capfd):
-    for line in metrics.read(measured.directory / "metrics.jsonl"):
+    for line in records.read_metrics(measured.directory / "metrics.jsonl"):
         assert ("evaluation_seconds" in line) == ("knn/all" in line)
     measure, late = OnlineProbe.measure, [0.0]
 
@@ -142,7 +141,7 @@ def test_its_time_is_told_apart_and_the_bar_shows_it(measured, data_dir, tmp_pat
     monkeypatch.setattr(clock_of_runs, "time", clock)
     monkeypatch.setattr(OnlineProbe, "measure", slow)
     train(config("sdclr", *EVERY), tmp_path / "slow", data_dir, devices=jax.devices()[:1], progress=True)
-    found = metrics.read(tmp_path / "slow" / "metrics.jsonl")
+    found = records.read_metrics(tmp_path / "slow" / "metrics.jsonl")
     assert [line["step"] for line in found if line.get("evaluation_seconds", 0) >= 1000] == [10, 15]
     assert found[-1]["seconds"] < 1000
     assert all(line["images_per_second"] > 1 for line in found)

@@ -13,7 +13,7 @@ from sdclr_jax.branches import Branch
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.evaluation import pruning_probe
 from sdclr_jax.objectives import nt_xent
-from tests.commands.test_pretrain import config
+from tests.runs import config
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (37, 8, 8, 1), np.uint8)

@@ -24,8 +24,8 @@ from sdclr_jax.interop.usage import Usage
 from sdclr_jax.records import EncoderRecord, Results, View
 from sdclr_jax.run import folder
 from sdclr_jax.run.checkpoints import Checkpoints
+from tests import runs
 from tests.api import test_load
-from tests.commands import test_pretrain
 
 HEADS = {"projector": {"layers": 2, "hidden": 8, "out": 4}}
 
@@ -33,7 +33,7 @@ HEADS = {"projector": {"layers": 2, "hidden": 8, "out": 4}}
 @pytest.fixture(scope="module")
 def sdclr(tmp_path_factory):
     """A run with random weights and a norm per branch; the projector is as wide as the features, as the authors'."""
-    return test_load.make(tmp_path_factory.mktemp("runs") / "sdclr", test_pretrain.config(), (9, 8, 8, 1))
+    return test_load.make(tmp_path_factory.mktemp("runs") / "sdclr", runs.config(), (9, 8, 8, 1))
 
 
 def tensors(path):
@@ -88,7 +88,7 @@ def test_a_whole_network_goes_out_and_comes_back_as_a_run(sdclr, tmp_path, capsy
 
 @pytest.mark.parametrize("method", ["sdclr", "sd_byol"])
 def test_every_branch_starts_from_the_file_and_heads_stay_new(method, tmp_path):
-    config = test_pretrain.config(method)
+    config = runs.config(method)
     like = recipes.abstract_state(config, (1, 8, 8, 1), parallel.shardings(jax.devices()[:1]))
     shapes = trees.named({"params": like.params["weights"], "norms": like.params["norms"]["dense"]})
     is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
@@ -165,11 +165,11 @@ def test_an_export_that_fails_leaves_nothing_in_its_way(sdclr, tmp_path, monkeyp
 def test_a_run_is_known_by_what_is_in_the_file_it_started_from(tmp_path, sdclr):
     path = export(sdclr, "timm", tmp_path / "out") / "model.safetensors"
     hashed = interop.sha256(path)
-    config, run = test_pretrain.config(), tmp_path / "run"
+    config, run = runs.config(), tmp_path / "run"
     config.model.start = str(path)
     found = recipes.with_hash_of_start(recipes.located(config), run)
     assert found.model.start_sha256 == hashed
-    assert recipes.identity(found) != recipes.identity(test_pretrain.config())
+    assert recipes.identity(found) != recipes.identity(runs.config())
     with folder.lock(run):
         folder.claim(run, found, None, encoder_of(found), recipes.identity)
     assert not (run / "data.json").exists()
@@ -199,7 +199,7 @@ def test_pretraining_refuses_a_file_that_does_not_fit_before_it_writes(tmp_path,
     monkeypatch.chdir(tmp_path)
     path = export(sdclr, "timm", tmp_path / "out") / "model.safetensors"
     flags = [
-        *test_pretrain.TINY,
+        *runs.TINY,
         "--config.model.width=4",
         f"--config.model.start={path}",
         f"--data_dir={tmp_path}/data",

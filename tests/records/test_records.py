@@ -38,9 +38,9 @@ FILES = {
 
 
 def content(kind):
-    """As this version writes it: the old files lack `data.seed`, and results `data.labels`."""
+    """As this version writes it, with what the old files lack."""
     found = ENCODER.to_json() if kind is EncoderRecord else json.loads(FILES[kind].read_text())
-    found |= {TrainedOn: {"provenance": None}, Results: {"seen": None}}.get(kind, {})  # which the old files lack
+    found |= {TrainedOn: {"provenance": None}, Results: {"seen": None, "encoder_sha256": None}}.get(kind, {})
     if "data" in found:
         found["data"] |= {"seed": found["data"]["split"]} | ({"labels": {}} if kind is Results else {})
     return found

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from sdclr_jax import records
 from sdclr_jax.commands.report import main
 from sdclr_jax.errors import UserError
 from sdclr_jax.evaluation import embedding
@@ -83,13 +84,13 @@ def texts(picture):
 def test_what_is_read_of_exemplars(make_run):
     (run,) = runs.read([with_exemplars(make_run("a"))])
     found = extras.exemplars(run)
-    assert (found.score, found.rate, found.confidence) == ("features", 0.9, 0.95)
-    assert [(point.step, point.epoch, point.shares["few"].share) for point in found.checkpoints] == [
+    assert extras.way(found) == ("features", 0.9, "recalibrated")
+    points = found.checkpoints
+    assert [(point.step, point.epoch, forgetting._few(found, point).share) for point in points] == [
         (10, 1.0, 0.2), (20, 2.0, 0.4),
     ]  # fmt: skip
-    assert [point.since_first.jaccard for point in found.checkpoints] == [1, 0.5]
-    assert [point.since_previous and point.since_previous.jaccard for point in found.checkpoints] == [None, 0.9]
-    assert found.gallery.name == "gallery.html"
+    assert [forgetting._drift("since_first", "jaccard")(found, point) for point in points] == [1, 0.5]
+    assert [forgetting._drift("since_previous", "jaccard")(found, point) for point in points] == [None, 0.9]
 
 
 def test_shares_and_drift_have_pictures_and_galleries_links(make_run, tmp_path):
@@ -306,7 +307,7 @@ def test_a_map_as_the_evaluation_writes_it_is_read(make_run):
     folder = make_run("a")
     labels = np.arange(12) % 4
     written = embedding.about(np.random.default_rng(0).standard_normal((12, 5)), labels, seed=0, limit=8)
-    (folder / "embedding.json").write_text(json.dumps(written))
+    records.write(folder / "embedding.json", written)
     found = extras.embedding(runs.read([folder])[0])
     assert (found.method, found.of, len(found.points)) == ("t-SNE", 12, 8)
 

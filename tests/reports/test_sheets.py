@@ -8,7 +8,6 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from sdclr_jax.api import exemplar_files
 from sdclr_jax.api.report import report
 from sdclr_jax.records import sheets
 
@@ -65,9 +64,9 @@ def test_names_of_all_languages_are_read_by_spreadsheets_and_by_programs():
     assert [row["id"] for row in csv.DictReader(io.StringIO(content.decode("utf-8-sig")))] == ["Köln.jpg", "東京.png"]
 
 
-def test_the_table_of_exemplars_holds_none_either(tmp_path):
+def test_what_is_written_for_people_holds_none_and_for_programs_all_as_it_is(tmp_path):
     table = pyarrow.table({"rank": [1, 2, 3, 4], "id": EVIL, "score": [-1.0, 0.5, -0.5, 0.0]})
-    exemplar_files._write(tmp_path, table, "page")
+    sheets.write(tmp_path / "exemplars", table)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "exemplars.csv").read_text("utf-8-sig"))))
     assert [row["id"] for row in rows] == [f"'{name}" for name in EVIL]
     assert [float(row["score"]) for row in rows] == [-1.0, 0.5, -0.5, 0.0]

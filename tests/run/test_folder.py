@@ -32,9 +32,17 @@ PRUNE = {"rate": 0.9, "criterion": "smallest", "gradient": True}
 CONFIG = ConfigDict({"seed": 0, "pairs": ((("dense", 0), ("dense", 1)),), "prune": PRUNE})
 
 
+def every_field(config):
+    return records.flat(config.to_dict())
+
+
+def check(directory, config=CONFIG):
+    folder.check(directory, config, every_field)
+
+
 def claim(directory, config=CONFIG, data=DATA):
     with folder.lock(directory):
-        folder.claim(directory, config, data, ENCODER)
+        folder.claim(directory, config, data, ENCODER, every_field)
 
 
 def test_a_config_comes_back_with_its_tuples(tmp_path):
@@ -44,41 +52,41 @@ def test_a_config_comes_back_with_its_tuples(tmp_path):
 
 
 def test_the_same_config_may_go_on_and_another_is_refused_by_field(tmp_path):
-    folder.check(tmp_path / "run", CONFIG)
+    check(tmp_path / "run")
     claim(tmp_path / "run")
-    folder.check(tmp_path / "run", CONFIG)
+    check(tmp_path / "run")
     other = CONFIG.copy_and_resolve_references()
     other.prune.rate, other.seed = 0.5, 3
     with pytest.raises(UserError, match=r"prune\.rate \(0\.9 there, 0\.5 given\); seed \(0 there, 3 given\)"):
-        folder.check(tmp_path / "run", other)
+        check(tmp_path / "run", other)
     del other.prune
     with pytest.raises(UserError, match=r"prune\.rate \(0\.9 there, absent given\)"):
-        folder.check(tmp_path / "run", other)
+        check(tmp_path / "run", other)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="not empty"):
-        folder.check(tmp_path, CONFIG)
+        check(tmp_path)
     with pytest.raises(UserError, match="is a file"):
-        folder.check(tmp_path / "thesis.tex" / "run", CONFIG)
+        check(tmp_path / "thesis.tex" / "run")
 
 
 def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(UserError, match="read-only"):
-        folder.check(tmp_path / "new" / "run", CONFIG)
+        check(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["a[0]", "back\\slash", "every*", "which?"])
 def test_a_path_that_checkpoints_would_be_lost_in_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=r"has one of \*\?\[\\ in it, so no checkpoint could be read: rename it"):
-        folder.check(tmp_path / name / "run", CONFIG)
-    folder.check(tmp_path / folder.fit_name(name) / "run", CONFIG)
+        check(tmp_path / name / "run")
+    check(tmp_path / folder.fit_name(name) / "run")
     with pytest.raises(UserError, match=r"M\\xfcnchen/run is not UTF-8, so no checkpoint could be written"):
-        folder.check(tmp_path / "M\udcfcnchen" / "run", CONFIG)
-    folder.check(tmp_path / "spaces, ümlauts & #%{}()'@:;|$" / "run", CONFIG)
+        check(tmp_path / "M\udcfcnchen" / "run")
+    check(tmp_path / "spaces, ümlauts & #%{}()'@:;|$" / "run")
 
 
 def test_missing_and_damaged_configs(tmp_path):
@@ -181,7 +189,7 @@ def test_what_is_removed_while_a_run_trains_is_told_of_once(tmp_path):
     ]
     shutil.rmtree(tmp_path / "tensorboard")
     assert _lines(log, (5, 6)) == ["tensorboard was removed while the run trained, and is begun again"]
-    assert [line["step"] for line in metrics.read(tmp_path / "metrics.jsonl")] == [3, 4, 5, 6]
+    assert [line["step"] for line in records.read_metrics(tmp_path / "metrics.jsonl")] == [3, 4, 5, 6]
     assert (tmp_path / "tensorboard").is_dir()
     log.close()
     shutil.rmtree(tmp_path)
@@ -193,7 +201,7 @@ def test_a_run_that_has_lost_its_checkpoints_is_refused_and_not_trained_again(tm
     """Renamed, removed, or the folder of them renamed; a run that has had none yet may start again."""
     run = tmp_path / "run"
     claim(run)
-    folder.check(run, CONFIG)
+    check(run)
     assert str(folder.no_checkpoint(run)) == f"{run} has no checkpoint yet: let sdclr pretrain reach its first one"
     records.write(run / "saved.json", records.Saved(step=25))
     says = (
@@ -201,7 +209,7 @@ def test_a_run_that_has_lost_its_checkpoints_is_refused_and_not_trained_again(tm
         "was, with a folder for each step, or give another --workdir"
     )
     with pytest.raises(UserError, match=says):
-        folder.check(run, CONFIG)
+        check(run)
     (run / "checkpoints" / "25.bak").mkdir(parents=True)
     (run / "checkpoints" / "25").touch()
     before = sorted(run.rglob("*"))
@@ -210,7 +218,7 @@ def test_a_run_that_has_lost_its_checkpoints_is_refused_and_not_trained_again(tm
             claim(run)
     assert sorted(run.rglob("*")) == before
     (run / "checkpoints" / "20").mkdir()
-    folder.check(run, CONFIG)
+    check(run)
     assert folder.steps_in(run / "checkpoints") == [20]
 
 
@@ -234,7 +242,7 @@ def test_a_run_of_an_older_version_that_has_lost_its_checkpoints(tmp_path, epoch
         (tmp_path / "run" / name).write_text("{}")
     if refused:
         with pytest.raises(UserError, match=f"has no checkpoint, but {refused}"):
-            folder.check(tmp_path / "run", config)
+            check(tmp_path / "run", config)
     else:
         claim(tmp_path / "run", config)
         assert folder.saved_step(tmp_path / "run") == 0
@@ -255,7 +263,7 @@ def test_a_full_disk_ends_the_run_in_a_sentence(tmp_path, monkeypatch, where):
             log.write({"step": step, "loss": 1.0, "seconds": 1.0})
     log.close()
     monkeypatch.undo()
-    assert metrics.read(tmp_path / "metrics.jsonl")[0]["step"] == 1
+    assert records.read_metrics(tmp_path / "metrics.jsonl")[0]["step"] == 1
 
 
 def test_event_files_hold_the_same_numbers_and_say_where_they_go_on(tmp_path):
@@ -287,7 +295,7 @@ def test_a_damaged_line_is_an_error_and_loses_nothing(tmp_path, damage):
         metrics.Metrics(tmp_path, 20)
     assert path.read_bytes() == before
     path.write_text(good + damage, errors="surrogateescape")  # the last line only: a crash while writing
-    assert metrics.read(path) == [{"step": 10, "seconds": 1.0}]
+    assert records.read_metrics(path) == [{"step": 10, "seconds": 1.0}]
 
 
 def test_other_images_are_noticed(tmp_path):
@@ -360,7 +368,7 @@ def test_a_start_killed_while_claiming_can_be_repeated(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         claim(tmp_path / "run")
     monkeypatch.undo()
-    folder.check(tmp_path / "run", CONFIG)
+    check(tmp_path / "run")
     claim(tmp_path / "run")
 
 
@@ -369,7 +377,7 @@ def test_of_two_starts_that_found_the_folder_empty_one_has_it(tmp_path):
     other = CONFIG.copy_and_resolve_references()
     other.seed = 3
     for config in (CONFIG, other):
-        folder.check(tmp_path / "run", config)
+        check(tmp_path / "run", config)
     claim(tmp_path / "run")
     with pytest.raises(UserError, match=r"holds a run of another config: seed \(0 there, 3 given\)"):
         claim(tmp_path / "run", other)
@@ -385,7 +393,7 @@ def test_damaged_versions_are_told_of(tmp_path):
 def test_a_start_killed_before_its_first_file_can_be_repeated(tmp_path):
     with folder.lock(tmp_path / "run"):
         (tmp_path / "run" / ".sdclr_jax-writing-abc").mkdir()
-    folder.check(tmp_path / "run", CONFIG)
+    check(tmp_path / "run")
     claim(tmp_path / "run")
 
 

@@ -16,7 +16,7 @@ from sdclr_jax.evaluation import cache
 from sdclr_jax.run import folder, metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 from tests.run.test_checkpoints import same
-from tests.run.test_folder import CONFIG, claim
+from tests.run.test_folder import CONFIG, check, claim
 
 # Where many arrays cannot be written or read, orbax closes its event loop before the last of them has said so.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -152,7 +152,8 @@ def test_metrics_of_another_machine_are_continued(cloud):
     assert again.warn({"step": 20, "epoch": 1.0}, "collapse", "once more")
     again.write({"step": 20, "epoch": 1.0, "loss": 7.0, "seconds": 21.0})
     again.close()
-    assert [(line["step"], line["loss"]) for line in metrics.read(run / "metrics.jsonl")] == [(10, 1.0), (20, 7.0)]
+    lines = records.read_metrics(run / "metrics.jsonl")
+    assert [(line["step"], line["loss"]) for line in lines] == [(10, 1.0), (20, 7.0)]
     assert [line["message"] for line in records.read_warnings(run / "warnings.jsonl")] == ["once more"]
     assert cloud.names("run/tensorboard")
 
@@ -243,13 +244,13 @@ def test_a_run_claims_its_folder_in_a_bucket(cloud):
     other = CONFIG.copy_and_resolve_references()
     other.seed = 3
     with pytest.raises(UserError, match=r"gs://bucket/my runs/one holds a run of another config: seed \(0 there, 3"):
-        folder.check(run, other)
+        check(run, other)
     folder.write_config(run, other)
     assert json.loads(cloud.objects["my runs/one/changes.jsonl"].content)["field"] == "seed"
     cloud.put("thesis/chapter.tex", b"")
     with pytest.raises(UserError, match="gs://bucket/thesis is not empty and holds no run"):
-        folder.check(files.expanded("gs://bucket/thesis"), CONFIG)
+        check(files.expanded("gs://bucket/thesis"))
     with pytest.raises(UserError, match="gs://none/run holds no run"):
         folder.read_config(files.expanded("gs://none/run"))
     with pytest.raises(UserError, match=r"has one of \*\?\[\\# in it"):
-        folder.check(files.expanded("gs://bucket/a#b"), CONFIG)
+        check(files.expanded("gs://bucket/a#b"))

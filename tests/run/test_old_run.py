@@ -14,7 +14,6 @@ from sdclr_jax.api.pretrain import train
 from sdclr_jax.commands import main
 from sdclr_jax.data import sources
 from sdclr_jax.records import EncoderRecord, Results, Summary, View
-from sdclr_jax.run import metrics
 from sdclr_jax.run.checkpoints import Checkpoints
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -86,7 +85,7 @@ def test_it_is_resumed(old, data_dir):
     )
     # Rounding made 2e-7 of it on two processors. A state that was not wholly restored makes a tenth or more.
     assert np.linalg.norm(weights - expected) < 1e-3 * np.linalg.norm(before - expected)
-    assert metrics.read(old / "metrics.jsonl")[-1]["step"] == 20
+    assert records.read_metrics(old / "metrics.jsonl")[-1]["step"] == 20
     assert json.loads((old / "encoder.json").read_text())["features"] == 8
     assert load(old).step == 20
 

@@ -7,7 +7,7 @@ import pytest
 from sdclr_jax.commands import main
 from sdclr_jax.errors import UserError
 from sdclr_jax.run import profile
-from tests.commands.test_pretrain import arguments
+from tests.runs import arguments
 
 
 def test_steps_after_the_warm_up_are_traced_and_counted(tmp_path, monkeypatch):

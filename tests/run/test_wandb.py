@@ -10,7 +10,7 @@ import pytest
 from sdclr_jax.api import loop
 from sdclr_jax.errors import ArgumentError, UserError
 from sdclr_jax.run import wandb
-from tests.commands.test_pretrain import config
+from tests.runs import config
 
 find_spec = importlib.util.find_spec
 
