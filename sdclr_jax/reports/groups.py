@@ -63,8 +63,9 @@ def _group(runs: tuple[Run, ...]) -> tuple[Group, ...]:
     for run, variant in variant_of.items():
         data = (*_data(run), variant, run.split if _data(run) in several else None)
         members.setdefault((data, json.dumps(settings(run), sort_keys=True)), []).append(run)
-    labels = _labels(list(members.values()))
     names = [_data_name(repeats[0]) for repeats in members.values()]
+    every = [settings(repeats[0]) for repeats in members.values()]
+    labels = _labels([data for data, _ in members], names, every)
     groups = []
     for index, ((data, _), repeats) in enumerate(members.items()):
         _forbid_twins(repeats)
@@ -167,25 +168,41 @@ def _same_examples(run: Run, other: Run) -> bool:
     return run.lists == other.lists and (labels == others or not (labels and others))
 
 
-def _labels(members: list[list[Run]]) -> list[str]:
-    """The method of each group, with the settings in which it differs from others of that method on that data set."""
-    every = [(_data(repeats[0])[:2], settings(repeats[0])) for repeats in members]
+def _labels(data: list[tuple], names: list[str], every: list[dict[str, object]]) -> list[str]:
+    """The method of each group, with the settings in which it differs from others of that method on that data set.
+
+    Args:
+        data: of each group.
+        names: of its data set and subset.
+        every: its settings.
+    """
     values: dict[tuple, dict[str, Counter]] = {}  # of a method on a data set: field -> how often it has a value
     counts = Counter()
-    for data, one in every:
-        counts[data, one["method"]] += 1
-        of_method = values.setdefault((data, one["method"]), {})
-        for name, value in one.items():
-            of_method.setdefault(name, Counter())[json.dumps(value)] += 1
-    labels, seen = [], Counter()
-    for data, one in every:
-        of_method, count = values[data, one["method"]], counts[data, one["method"]]
-        varying = [name for name in one if max(of_method[name].values()) < count]
-        label = " ".join([shown(one["method"]), *(plain(f"{name}={shown(one[name])}") for name in varying)])
-        # Equal configurations are two groups only where their example lists or labels differ.
-        seen[data, label] += 1
-        labels.append(label + (f" (lists {seen[data, label]})" if seen[data, label] > 1 else ""))
+    lists: dict[str, dict[tuple, int]] = {}  # of a name: the data that have it, whatever the split, and their numbers
+    for of, name, one in zip(data, names, every, strict=True):
+        counts[of[:2], one["method"]] += 1
+        of_method = values.setdefault((of[:2], one["method"]), {})
+        for setting, value in one.items():
+            of_method.setdefault(setting, Counter())[json.dumps(value)] += 1
+        lists.setdefault(name, {}).setdefault(of[:-1], len(lists[name]) + 1)
+    labels = []
+    for of, name, one in zip(data, names, every, strict=True):
+        of_method, count = values[of[:2], one["method"]], counts[of[:2], one["method"]]
+        varying = [setting for setting in one if max(of_method[setting].values()) < count]
+        label = " ".join([shown(one["method"]), *(plain(f"{setting}={shown(one[setting])}") for setting in varying)])
+        number = lists[name][of[:-1]]
+        told = [*_of_split(of, data), *([f"lists {number}"] if number > 1 else [])]
+        labels.append(label + (f" ({', '.join(told)})" if told else ""))
     return labels
+
+
+def _of_split(data: tuple, every: list[tuple]) -> list[str]:
+    """The fields of a split that is by itself, as far as others of its data set have other ones."""
+    if data[-1] is None:
+        return []
+    beside = zip(*(other[-1] for other in every if other[:-2] == data[:-2]), strict=True)
+    fields = zip(("data.split", "data.seed"), data[-1], beside, strict=True)
+    return [f"{name}={value}" for name, value, values in fields if len(set(values)) > 1]
 
 
 def _forbid_twins(repeats: list[Run]) -> None:

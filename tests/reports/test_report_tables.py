@@ -224,8 +224,12 @@ def test_other_example_lists_are_other_data(make_run):
     assert tables.differences(found) == []
     assert "different data" in words.notes(found)[0]
     # Nothing says which of the two lists of split 0 those of split 1 belong to.
-    found = [*found, *runs.read([make_run("d", split=1)])]
-    assert [(len(found.runs), found.runs[0].split) for found in group(found)] == [(2, (0, 0)), (1, (0, 0)), (1, (0, 1))]
+    found = [*found, *runs.read([make_run("d", split=1), make_run("e", "sdclr"), make_run("f", "sdclr", split=1)])]
+    assert [(found.label, len(found.runs), found.runs[0].split) for found in group(found)] == [
+        ("simclr (data.seed=0)", 2, (0, 0)), ("simclr (data.seed=0, lists 2)", 1, (0, 0)),
+        ("simclr (data.seed=1)", 1, (0, 1)),
+        ("sdclr (data.seed=0)", 1, (0, 0)), ("sdclr (data.seed=1)", 1, (0, 1)),
+    ]  # fmt: skip
     assert words.notes(found)[1].startswith("One split of digits (long_tail) has two sets of lists or labels, and ")
 
 
