@@ -179,7 +179,8 @@ FILES = {"mean": [0.5], "resize": 40, "crop": 32}  # what is seen of images of a
         ("evaluate.protocols", None, True),
         ("evaluate.interpolation", None, True),  # where older versions have another default; digits have one size
         ("evaluate.crop", {"mean": [0.5]}, True),
-        ("evaluate.crop", FILES, False),
+        ("evaluate.crop", FILES, True),  # which may be rewritten; what was seen decides
+        ("evaluate.crop_scale", FILES, False),
         ("evaluate.padding", FILES, True),
         ("evaluate.padding", {"mean": [0.5]}, False),
         ("evaluate.knn_k", None, False),
@@ -197,6 +198,20 @@ def test_groups_leave_out_what_changes_no_score(make_run, field, seen, alike):
         groups |= {field: seed}
         folders.append(make_run(str(seed), seed=seed, config=groups, edit=lambda found: found.update(seen=seen)))
     assert len(group(runs.read(folders))) == (1 if alike else 2)
+
+
+def test_groups_go_by_what_the_scores_saw_and_older_runs_that_do_not_say_it_by_the_others(make_run):
+    def on(seen):
+        return lambda results: results.update(seen=seen) or results["data"].update(name="folder:/photos")
+
+    config = {"evaluate": {"padding": 4, "resize": 40, "crop": 32}, "data.name": "folder:/photos"}
+    seen = [FILES, FILES | {"crop": 24}, None]
+    folders = [make_run(str(seed), seed=seed, config=config, edit=on(seen[seed])) for seed in range(3)]
+    found = runs.read(folders)
+    assert [(member.label, [run.seed for run in member.runs]) for member in group(found)] == [
+        ("simclr evaluate.crop=32", [0, 2]), ("simclr evaluate.crop=24", [1]),
+    ]  # fmt: skip
+    assert [page._protocol_settings(run).get("seen.crop") for run in found] == [32, 24, None]
 
 
 def test_groups_of_one_method_are_labelled_by_what_differs(make_run):
