@@ -78,11 +78,11 @@ def _means(
     means = []
     for member in groups:
         lines = []
-        for exemplars in (found[run] for run in member.runs if run in found):
+        for run, exemplars in ((run, found[run]) for run in member.runs if run in found):
             points = [(point.step, point.epoch, value(point)) for point in exemplars.checkpoints]
             points = [point for point in points if point[2] is not None]
             if points and len(exemplars.checkpoints) >= least:
-                lines.append(Curve(*np.array(points, float).T))
+                lines.append(Curve(*np.array(points, float).T, split=run.split))
         if lines and (mean := curves.mean(lines)).steps.size:
             means.append((member, mean))
     return means

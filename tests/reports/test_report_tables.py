@@ -111,6 +111,7 @@ def test_seeds_of_one_split_are_one_sample_of_several_splits(make_run):
     assert level.cells["all"].sd == pytest.approx(np.std(means, ddof=1))
     assert "n = 3 splits)" in words.summary(found[-7:])[0]
     assert {row["n"] for row in csv.DictReader(io.StringIO(tables.means_to_csv([level], [row])))} == {"3"}
+    assert figures._by_class(list(group(found)[1].runs), "knn") == pytest.approx(np.array([means] * 4).T / 100 + 0.5)
 
 
 def test_equal_runs_have_no_direction(make_run):
