@@ -87,6 +87,11 @@ class Row:
     cells: dict[str, Cell]
     of_paper: bool = False  # what the authors report, not what runs were measured to have
 
+    @property
+    def counted(self) -> str:
+        """`3`, or `3 splits` where splits are counted and not runs."""
+        return f"{self.n}{' splits' * self.cells['all'].of_splits}"
+
 
 def title(protocol: str) -> str:
     name, bracket, metric = protocol.partition(" (")
@@ -272,7 +277,7 @@ def _cells(
         cells = [row.cells[score] for score in SUMMARY]
         texts = [escaped(cell.text(sign)) for cell in cells]
         texts = [marked(text) if cell.stands_out else text for text, cell in zip(texts, cells, strict=True)]
-        body.append([escaped(plain(row.protocol)), escaped(row.label + row.on), str(row.n), *texts])
+        body.append([escaped(plain(row.protocol)), escaped(row.label + row.on), row.counted, *texts])
     return ["protocol", "runs of", "n", *(score.capitalize() for score in SUMMARY)], body
 
 

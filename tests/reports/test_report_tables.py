@@ -110,6 +110,9 @@ def test_seeds_of_one_split_are_one_sample_of_several_splits(make_run):
     assert (level.n, level.cells["all"].mean) == (3, pytest.approx(50 + np.mean(means)))
     assert level.cells["all"].sd == pytest.approx(np.std(means, ddof=1))
     assert "n = 3 splits)" in words.summary(found[-7:])[0]
+    assert "points on All, n = 3 splits)" in words.summary(found)[0]
+    assert " 3 splits " in tables.to_text([level]) and "| 3 splits | " in tables.to_markdown([row], sign=True)
+    assert " & 3 splits & " in tables.to_latex([level])
     assert {row["n"] for row in csv.DictReader(io.StringIO(tables.means_to_csv([level], [row])))} == {"3"}
     assert figures._by_class(list(group(found)[1].runs), "knn") == pytest.approx(np.array([means] * 4).T / 100 + 0.5)
 
