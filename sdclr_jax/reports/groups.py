@@ -221,6 +221,9 @@ def _forbid_twins(repeats: list[Run]) -> None:
     for run in repeats:
         first = seen.setdefault((run.seed, run.split), run)
         if first is not run:
+            one, other = first.results.protocols, run.results.protocols
+            both = plain(", ".join(one | other))
+            by = "" if one.keys() == other.keys() else f", and evaluate the other by the protocols of both ({both})"
             raise UserError(
-                f"{first.path} and {run.path} have the same configuration, seed and split: leave one of them out"
+                f"{first.path} and {run.path} have the same configuration, seed and split: leave one of them out{by}"
             )

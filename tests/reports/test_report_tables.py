@@ -230,8 +230,18 @@ def _method(name):
 
 
 def test_same_seed_twice_is_refused(make_run):
-    with pytest.raises(UserError, match="a and .*b have the same configuration, seed and split: leave one"):
+    with pytest.raises(
+        UserError, match="a and .*b have the same configuration, seed and split: leave one of them out$"
+    ):
         group(runs.read([make_run("a"), make_run("b")]))
+
+    def by_mine(results):
+        results["protocols"]["mine"] = results["protocols"].pop("knn")
+
+    with pytest.raises(
+        UserError, match=r"out, and evaluate the other by the protocols of both \(linear_full, knn, mine\)$"
+    ):
+        group(runs.read([make_run("c"), make_run("d", edit=by_mine)]))
 
 
 def test_other_example_lists_are_other_data(make_run):
