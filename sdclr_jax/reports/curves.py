@@ -1,6 +1,7 @@
 """Fields of the metrics over training: of each run, and as the mean of a group's runs."""
 
 import io
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from sdclr_jax.records.sheets import Writer
 from sdclr_jax.reports.groups import Group, by_data, group
 from sdclr_jax.reports.runs import Run, plain
+from sdclr_jax.reports.tables import samples
 
 POINTS = 150  # of a curve in a picture at most; more cannot be seen, and would make the page heavy
 POINTS_IN_FILES = 400
@@ -19,7 +21,9 @@ class Curve(NamedTuple):
     steps: np.ndarray  # [N]
     epochs: np.ndarray  # [N]
     values: np.ndarray  # [N], NaN where the field is no number
-    sd: np.ndarray | None = None  # [N], sample standard deviation over the runs of a mean
+    sd: np.ndarray | None = None  # [N], sample standard deviation over the samples of a mean
+    n: int = 1  # samples of a mean: runs, or splits; see `tables.samples`
+    split: Hashable = None  # of a run
 
 
 def of(member: Group, field: str) -> list[Curve]:
@@ -30,17 +34,17 @@ def of(member: Group, field: str) -> list[Curve]:
             steps, epochs, values = (
                 np.array([row.get(key, row["step"]) for row in rows], float) for key in ("step", "epoch", field)
             )
-            found.append(Curve(steps, epochs, np.where(np.isfinite(values), values, np.nan)))
+            found.append(Curve(steps, epochs, np.where(np.isfinite(values), values, np.nan), split=run.split))
     return found
 
 
 def mean(curves: list[Curve]) -> Curve:
-    """Mean over the runs, only where all of them have arrived: a mean over fewer would jump."""
+    """Mean over the runs, or over several splits, only where all runs have arrived: a mean over fewer would jump."""
     shared = sorted(set.intersection(*(set(curve.steps) for curve in curves)))
     rows = [np.isin(curve.steps, shared) for curve in curves]
-    values = np.array([curve.values[row] for curve, row in zip(curves, rows, strict=True)])
-    sd = values.std(axis=0, ddof=1) if len(curves) > 1 else None
-    return Curve(np.array(shared), curves[0].epochs[rows[0]], values.mean(axis=0), sd)
+    values = np.array(samples((curve.split, curve.values[row]) for curve, row in zip(curves, rows, strict=True)))
+    sd = values.std(axis=0, ddof=1) if len(values) > 1 else None
+    return Curve(np.array(shared), curves[0].epochs[rows[0]], values.mean(axis=0), sd, len(values))
 
 
 def thinned(curve: Curve, points: int = POINTS) -> Curve:
@@ -51,7 +55,8 @@ def thinned(curve: Curve, points: int = POINTS) -> Curve:
     def fewer(line: np.ndarray) -> np.ndarray:
         return np.array([part.mean() for part in np.array_split(line, points)])
 
-    return Curve(*(None if line is None else fewer(line) for line in curve))
+    lines = {name: line for name, line in curve._asdict().items() if isinstance(line, np.ndarray)}
+    return curve._replace(**{name: fewer(line) for name, line in lines.items()})
 
 
 def fields(runs: tuple[Run, ...] | list[Run]) -> list[str]:
@@ -66,12 +71,11 @@ def to_csv(runs: list[Run]) -> str:
     writer.writerow(("data", "group", "field", "n", "step", "epoch", "mean", "sd"))
     for member in (member for part in by_data(group(runs)) for member in part):
         for field in fields(member.runs):
-            found = of(member, field)
-            curve = thinned(mean(found), POINTS_IN_FILES)
+            curve = thinned(mean(of(member, field)), POINTS_IN_FILES)
             deviations = [None] * len(curve.steps) if curve.sd is None else curve.sd
             for step, epoch, value, sd in zip(curve.steps, curve.epochs, curve.values, deviations, strict=True):
                 numbers = [
                     "" if number is None or np.isnan(number) else f"{number:.6g}" for number in (step, epoch, value, sd)
                 ]
-                writer.writerow((member.data_name, member.label, plain(field), len(found), *numbers))
+                writer.writerow((member.data_name, member.label, plain(field), curve.n, *numbers))
     return text.getvalue()

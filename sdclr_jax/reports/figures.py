@@ -9,7 +9,7 @@ from sdclr_jax.reports import curves
 from sdclr_jax.reports.groups import Group
 from sdclr_jax.reports.runs import Run, plain
 from sdclr_jax.reports.svg import INK, colour, dash, draw_line, drawing, finish
-from sdclr_jax.reports.tables import title
+from sdclr_jax.reports.tables import samples, title
 
 TOTAL = "all"  # the name of the density of all layers together
 SIGNS = {  # of collapse: field of the metrics -> what its axis says
@@ -102,8 +102,8 @@ def accuracy(groups: list[Group], protocol: str, name: str) -> str:
         _draw_bands(axes, runs)
         bars = len(runs[0].results.data.class_names) * len(measured) <= MOST_BARS
         for place, (member, found) in enumerate(measured.items()):
-            values = 100 * np.array([np.take(run.protocols[protocol].per_class, _order(run)) for run in found], float)
-            mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1) if len(found) > 1 else None
+            values = 100 * _by_class(found, protocol)
+            mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1) if len(values) > 1 else None
             if bars:
                 _draw_bars(axes, member, mean, sd, place, len(measured))
             else:
@@ -117,6 +117,13 @@ def accuracy(groups: list[Group], protocol: str, name: str) -> str:
         names = " and ".join(member.label for member in measured)
         kind = "Bar" if bars else "Line"
         return finish(axes, name, f"{kind} chart: {what}, most frequent first, of {names}; {title(protocol)}.")
+
+
+def _by_class(runs: list[Run], protocol: str) -> np.ndarray:
+    """[samples, C], the most frequent class first; NaN where an attribute has no score."""
+    return np.array(
+        samples((run.split, np.array(run.protocols[protocol].per_class, float)[_order(run)]) for run in runs)
+    )
 
 
 def _draw_bars(axes, member: Group, mean: np.ndarray, sd: np.ndarray | None, place: int, bars: int) -> None:
@@ -168,18 +175,21 @@ def subject(groups: list[Group], protocol: str) -> str:
 
 def density(groups: list[Group], name: str) -> str:
     """Share of weights that the last mask keeps, by layer; a stroke marks the first mask. Empty without masks."""
-    masked = {member: [found for run in member.runs if (found := masks(run))] for member in groups}
+    masked = {member: [(run.split, found) for run in member.runs if (found := masks(run))] for member in groups}
     masked = {member: found for member, found in masked.items() if found}
     if not masked:
         return ""
-    layers = list(dict.fromkeys(layer for found in masked.values() for _, last in found for layer in last))
+    layers = list(dict.fromkeys(layer for found in masked.values() for _, (_, last) in found for layer in last))
     layers.sort(key=TOTAL.__eq__)  # the total to the end, the layers as they come
     height = 0.8 / len(masked)
     with drawing(height=70 + len(layers) * max(17, 9 * len(masked))) as axes:
         for place, (member, found) in enumerate(masked.items()):
             y = np.arange(len(layers)) + (place + 0.5) * height - 0.4
             first, last = (
-                [100 * float(np.mean([mask[when].get(layer, np.nan) for mask in found])) for layer in layers]
+                [
+                    100 * float(np.mean(samples((at, mask[when].get(layer, np.nan)) for at, mask in found)))
+                    for layer in layers
+                ]
                 for when in (0, 1)
             )
             axes.barh(y, last, height=0.9 * height, color=colour(member.index), alpha=0.8, linewidth=0)

@@ -85,11 +85,11 @@ def _means(
     means = []
     for member in groups:
         lines = []
-        for summary in (found[run] for run in member.runs if run in found):
+        for run, summary in ((run, found[run]) for run in member.runs if run in found):
             points = [(point.step, point.epoch, value(summary, point)) for point in summary.checkpoints]
             points = [point for point in points if point[2] is not None]
             if points and len(summary.checkpoints) >= least:
-                lines.append(Curve(*np.array(points, float).T))
+                lines.append(Curve(*np.array(points, float).T, split=run.split))
         if lines and (mean := curves.mean(lines)).steps.size:
             means.append((member, mean))
     return means

@@ -4,7 +4,8 @@ import contextlib
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import PurePath
@@ -27,6 +28,7 @@ class Group:
     data: tuple  # groups with equal `data` may be compared
     runs: tuple[Run, ...]
     on: str  # `, digits (long_tail)` where the report has other data sets or subsets beside, else empty
+    settings: dict[str, object] = field(default_factory=dict)  # what `settings` says of its runs
 
     @cached_property
     def data_name(self) -> str:
@@ -35,10 +37,6 @@ class Group:
     @property
     def has_sparse_branch(self) -> bool:
         return self.runs[0].has_sparse_branch
-
-    @cached_property
-    def settings(self) -> dict[str, object]:
-        return settings(self.runs[0])
 
 
 def group(runs: list[Run]) -> list[Group]:
@@ -60,18 +58,20 @@ def _group(runs: tuple[Run, ...]) -> tuple[Group, ...]:
     # Nothing says which of the two the lists and labels of another split belong to, so each split is then by itself.
     several = {data for (data, _), seen in variants.items() if len(seen) > 1}
     members: dict[tuple, list[Run]] = {}
+    one_size = _of_one_size(runs)
+    settings_of = {run: settings(run, one_size[run]) for run in runs}
     for run, variant in variant_of.items():
         data = (*_data(run), variant, run.split if _data(run) in several else None)
-        members.setdefault((data, json.dumps(settings(run), sort_keys=True)), []).append(run)
-    labels = _labels(list(members.values()))
+        members.setdefault((data, json.dumps(settings_of[run], sort_keys=True)), []).append(run)
+    every = [settings_of[repeats[0]] for repeats in members.values()]
     names = [_data_name(repeats[0]) for repeats in members.values()]
+    labels = _labels([data for data, _ in members], names, every)
     groups = []
     for index, ((data, _), repeats) in enumerate(members.items()):
         _forbid_twins(repeats)
         repeats = sorted(repeats, key=lambda run: (run.split, run.seed))
-        groups.append(
-            Group(labels[index], index, data, tuple(repeats), f", {names[index]}" if len(set(names)) > 1 else "")
-        )
+        on = f", {names[index]}" if len(set(names)) > 1 else ""
+        groups.append(Group(labels[index], index, data, tuple(repeats), on, every[index]))
     return tuple(groups)
 
 
@@ -109,27 +109,38 @@ def _data_name(run: Run) -> str:
     return f"{plain(f'{kind}{colon}{PurePath(path).name}')} ({subset(run)})"
 
 
-def settings(run: Run) -> dict[str, object]:
+def settings(run: Run, one_size: bool | None) -> dict[str, object]:
     """The configuration as one level of dotted names, without what repeats vary, what changes nothing of what
-    is learnt and scored, and what the run never reads."""
+    is learnt and scored, and what the run never reads.
+
+    Args:
+        one_size: whether the encoder is given whole images, which all have one size; None where that is not known.
+    """
     flat = records.flat(run.config)
+    # A run that is started again may have another config.json than its scores were measured by.
+    seen = run.results.seen or {}
+    flat |= {name: seen[key] for name in config.OF_ANY_SIZE if (key := name.removeprefix("evaluate.")) in seen}
     if flat.get("data.name", "").startswith(config.FOLDER):
         flat["data.name"] = config.FOLDER  # wherever it lies; the lists of images say whether it is the same
     left_out = {"seed", "data.split", "data.seed", *config.UNSCORED}
     left_out |= {name for name in config.free(flat) if not name.startswith("evaluate.")}
-    if (one_size := _of_one_size(run)) is not None:
+    if one_size is not None:
         left_out |= {*(config.OF_ANY_SIZE if one_size else config.OF_ONE_SIZE)}
     with contextlib.suppress(TypeError, ValueError):  # pairs that are none, of a damaged file
         left_out |= config.unread(flat).keys()
     return {name: value for name, value in flat.items() if name not in left_out}
 
 
-def _of_one_size(run: Run) -> bool | None:
-    """Whether the encoder is given whole images, which all have one size; None where that is not known."""
-    data, seen = run.results.data, run.results.seen
-    if seen is None:
-        return True if data.name in ONE_SIZE else None
-    return "resize" not in seen
+def _of_one_size(runs: Sequence[Run]) -> dict[Run, bool | None]:
+    """Whether each run's encoder is given whole images, which all have one size; of a run that does not say so, as one
+    of an older version, what the others on its data say."""
+    told = {run: "resize" not in run.results.seen for run in runs if run.results.seen is not None}
+    told |= {run: True for run in runs if run not in told and run.results.data.name in ONE_SIZE}
+    on: dict[tuple, set[bool]] = {}
+    for run, one_size in told.items():
+        on.setdefault(_data(run), set()).add(one_size)
+    others = {run: on.get(_data(run), set()) for run in runs if run not in told}
+    return told | {run: next(iter(said)) if len(said) == 1 else None for run, said in others.items()}
 
 
 def shown(value: object) -> str:
@@ -167,25 +178,41 @@ def _same_examples(run: Run, other: Run) -> bool:
     return run.lists == other.lists and (labels == others or not (labels and others))
 
 
-def _labels(members: list[list[Run]]) -> list[str]:
-    """The method of each group, with the settings in which it differs from others of that method on that data set."""
-    every = [(_data(repeats[0])[:2], settings(repeats[0])) for repeats in members]
+def _labels(data: list[tuple], names: list[str], every: list[dict[str, object]]) -> list[str]:
+    """The method of each group, with the settings in which it differs from others of that method on that data set.
+
+    Args:
+        data: of each group.
+        names: of its data set and subset.
+        every: its settings.
+    """
     values: dict[tuple, dict[str, Counter]] = {}  # of a method on a data set: field -> how often it has a value
     counts = Counter()
-    for data, one in every:
-        counts[data, one["method"]] += 1
-        of_method = values.setdefault((data, one["method"]), {})
-        for name, value in one.items():
-            of_method.setdefault(name, Counter())[json.dumps(value)] += 1
-    labels, seen = [], Counter()
-    for data, one in every:
-        of_method, count = values[data, one["method"]], counts[data, one["method"]]
-        varying = [name for name in one if max(of_method[name].values()) < count]
-        label = " ".join([shown(one["method"]), *(plain(f"{name}={shown(one[name])}") for name in varying)])
-        # Equal configurations are two groups only where their example lists or labels differ.
-        seen[data, label] += 1
-        labels.append(label + (f" (lists {seen[data, label]})" if seen[data, label] > 1 else ""))
+    lists: dict[str, dict[tuple, int]] = {}  # of a name: the data that have it, whatever the split, and their numbers
+    for of, name, one in zip(data, names, every, strict=True):
+        counts[of[:2], one["method"]] += 1
+        of_method = values.setdefault((of[:2], one["method"]), {})
+        for setting, value in one.items():
+            of_method.setdefault(setting, Counter())[json.dumps(value)] += 1
+        lists.setdefault(name, {}).setdefault(of[:-1], len(lists[name]) + 1)
+    labels = []
+    for of, name, one in zip(data, names, every, strict=True):
+        of_method, count = values[of[:2], one["method"]], counts[of[:2], one["method"]]
+        varying = [setting for setting in one if max(of_method[setting].values()) < count]
+        label = " ".join([shown(one["method"]), *(plain(f"{setting}={shown(one[setting])}") for setting in varying)])
+        number = lists[name][of[:-1]]
+        told = [*_of_split(of, data), *([f"lists {number}"] if number > 1 else [])]
+        labels.append(label + (f" ({', '.join(told)})" if told else ""))
     return labels
+
+
+def _of_split(data: tuple, every: list[tuple]) -> list[str]:
+    """The fields of a split that is by itself, as far as others of its data set have other ones."""
+    if data[-1] is None:
+        return []
+    beside = zip(*(other[-1] for other in every if other[:-2] == data[:-2]), strict=True)
+    fields = zip(("data.split", "data.seed"), data[-1], beside, strict=True)
+    return [f"{name}={value}" for name, value, values in fields if len(set(values)) > 1]
 
 
 def _forbid_twins(repeats: list[Run]) -> None:
@@ -194,6 +221,9 @@ def _forbid_twins(repeats: list[Run]) -> None:
     for run in repeats:
         first = seen.setdefault((run.seed, run.split), run)
         if first is not run:
+            one, other = first.results.protocols, run.results.protocols
+            both = plain(", ".join(one | other))
+            by = "" if one.keys() == other.keys() else f", and evaluate the other by the protocols of both ({both})"
             raise UserError(
-                f"{first.path} and {run.path} have the same configuration, seed and split: leave one of them out"
+                f"{first.path} and {run.path} have the same configuration, seed and split: leave one of them out{by}"
             )

@@ -267,4 +267,5 @@ def _facts(fields: list[tuple[Run, dict]]) -> list[Fact]:
 
 
 def _protocol_settings(run: Run) -> dict[str, object]:
-    return records.flat({name: score.settings | score.found for name, score in run.protocols.items()})
+    of_protocols = {name: score.settings | score.found for name, score in run.protocols.items()}
+    return records.flat({"seen": run.results.seen or {}} | of_protocols)

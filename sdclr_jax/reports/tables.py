@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 from scipy import stats
@@ -17,6 +18,7 @@ from sdclr_jax.reports import published
 from sdclr_jax.reports.groups import Group, by_data, compared, group, subset
 from sdclr_jax.reports.runs import Run, plain
 
+Sample = TypeVar("Sample", float, np.ndarray)
 CONFIDENCE = 0.95  # of the intervals of differences
 LOWER_IS_BETTER = {"std"}
 TITLES = {
@@ -84,6 +86,11 @@ class Row:
     n: int
     cells: dict[str, Cell]
     of_paper: bool = False  # what the authors report, not what runs were measured to have
+
+    @property
+    def counted(self) -> str:
+        """`3`, or `3 splits` where splits are counted and not runs."""
+        return f"{self.n}{' splits' * self.cells['all'].of_splits}"
 
 
 def title(protocol: str) -> str:
@@ -191,14 +198,14 @@ def level(member: Group, protocol: str, score: str) -> Cell:
     return _cell([(split, 100 * value) for split, value in values if value is not None])
 
 
-def samples(values: Iterable[tuple[Hashable, float]]) -> list[float]:
+def samples(values: Iterable[tuple[Hashable, Sample]]) -> list[Sample]:
     """What the mean and its spread are over, from the value of each run with its split: of one split its runs; of
     several the mean of each. The runs of a split share its images, so they are no independent samples of splits."""
-    of_split: dict[Hashable, list[float]] = {}
+    of_split: dict[Hashable, list[Sample]] = {}
     for split, value in values:
         of_split.setdefault(split, []).append(value)
     several = len(of_split) > 1
-    return [x for found in of_split.values() for x in ([float(np.mean(found))] if several else found)]
+    return [x for found in of_split.values() for x in ([sum(found) / len(found)] if several else found)]
 
 
 def _cell(values: list[tuple[Hashable, float]]) -> Cell:
@@ -270,7 +277,7 @@ def _cells(
         cells = [row.cells[score] for score in SUMMARY]
         texts = [escaped(cell.text(sign)) for cell in cells]
         texts = [marked(text) if cell.stands_out else text for text, cell in zip(texts, cells, strict=True)]
-        body.append([escaped(plain(row.protocol)), escaped(row.label + row.on), str(row.n), *texts])
+        body.append([escaped(plain(row.protocol)), escaped(row.label + row.on), row.counted, *texts])
     return ["protocol", "runs of", "n", *(score.capitalize() for score in SUMMARY)], body
 
 

@@ -160,7 +160,8 @@ def _against(member: Group, other: Group, protocol: str) -> str:
         )
     clear = {score: cell for score, cell in cells.items() if cell.stands_out}
     if not clear:
-        return f"the runs show no difference of {member.label} and {other.label} in any score ({overall}, n = {n})."
+        n = f"n = {n}{' splits' * cells['all'].of_splits}"
+        return f"the runs show no difference of {member.label} and {other.label} in any score ({overall}, {n})."
     shares = [score for score in clear if score != "std"]
     ahead = [score for score in shares if leads(cells[score], score)]
     behind = [score for score in shares if score not in ahead]

@@ -79,14 +79,22 @@ def test_runs_without_live_scores_have_no_chart_and_empty_groups_no_panel(make_r
     assert re.search(r"Few, %", html) is None
 
 
-def test_curves_as_csv_are_means_with_their_number_of_runs(make_run):
-    folders = [write(make_run("a"), live(0.5)), write(make_run("b", seed=1), live(0.7))]
+@pytest.mark.parametrize("scores", [{0: (0.5, 0.7)}, {0: (0.4, 0.6), 1: (0.7,)}])
+def test_curves_as_csv_are_means_with_the_number_of_runs_or_of_splits_in_which_they_are_averaged_first(
+    make_run, scores
+):
+    folders = [
+        write(make_run(f"{split}-{seed}", seed=seed, split=split), live(score))
+        for split, of_split in scores.items()
+        for seed, score in enumerate(of_split)
+    ]
     rows = list(csv.DictReader(io.StringIO(curves.to_csv(runs.read(folders)))))
     few = [row for row in rows if row["field"] == "probe/few"]
     assert [(row["data"], row["group"], row["n"], row["step"], row["epoch"]) for row in few] == [
         ("digits (long_tail)", "simclr", "2", step, epoch) for step, epoch in (("10", "1"), ("20", "2"), ("30", "3"))
     ]
     assert [float(row["mean"]) for row in few] == pytest.approx([0.015, 0.03, 0.045])
+    assert [float(row["sd"]) for row in few] == pytest.approx([0.005 / 2**0.5, 0.01 / 2**0.5, 0.015 / 2**0.5], rel=1e-4)
     assert {row["field"] for row in rows} >= {"loss", "knn/all", "knn/std"}
     assert not {row["field"] for row in rows} & {"step", "epoch"}
 

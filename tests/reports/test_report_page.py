@@ -288,6 +288,7 @@ def test_classes_are_ranked_where_splits_order_them_differently(make_run):
         for name in ("train_counts", "groups"):
             results["data"][name].reverse()
 
-    html = page.render(runs.read([make_run("a"), make_run("b", split=1, edit=reversed_counts)]))
-    assert "rank 1 (110)" in html
+    folders = [make_run("a"), make_run("b", split=1, edit=reversed_counts), make_run("c", seed=1)]
+    html = page.render(runs.read(folders))
+    assert "rank 1 (110)" in html and "<td>2 splits</td>" in html
     assert "one (110)" not in html

@@ -110,7 +110,11 @@ def test_seeds_of_one_split_are_one_sample_of_several_splits(make_run):
     assert (level.n, level.cells["all"].mean) == (3, pytest.approx(50 + np.mean(means)))
     assert level.cells["all"].sd == pytest.approx(np.std(means, ddof=1))
     assert "n = 3 splits)" in words.summary(found[-7:])[0]
+    assert "points on All, n = 3 splits)" in words.summary(found)[0]
+    assert " 3 splits " in tables.to_text([level]) and "| 3 splits | " in tables.to_markdown([row], sign=True)
+    assert " & 3 splits & " in tables.to_latex([level])
     assert {row["n"] for row in csv.DictReader(io.StringIO(tables.means_to_csv([level], [row])))} == {"3"}
+    assert figures._by_class(list(group(found)[1].runs), "knn") == pytest.approx(np.array([means] * 4).T / 100 + 0.5)
 
 
 def test_equal_runs_have_no_direction(make_run):
@@ -179,7 +183,8 @@ FILES = {"mean": [0.5], "resize": 40, "crop": 32}  # what is seen of images of a
         ("evaluate.protocols", None, True),
         ("evaluate.interpolation", None, True),  # where older versions have another default; digits have one size
         ("evaluate.crop", {"mean": [0.5]}, True),
-        ("evaluate.crop", FILES, False),
+        ("evaluate.crop", FILES, True),  # which may be rewritten; what was seen decides
+        ("evaluate.crop_scale", FILES, False),
         ("evaluate.padding", FILES, True),
         ("evaluate.padding", {"mean": [0.5]}, False),
         ("evaluate.knn_k", None, False),
@@ -199,6 +204,20 @@ def test_groups_leave_out_what_changes_no_score(make_run, field, seen, alike):
     assert len(group(runs.read(folders))) == (1 if alike else 2)
 
 
+def test_groups_go_by_what_the_scores_saw_and_older_runs_that_do_not_say_it_by_the_others(make_run):
+    def on(seen):
+        return lambda results: results.update(seen=seen) or results["data"].update(name="folder:/photos")
+
+    config = {"evaluate": {"padding": 4, "resize": 40, "crop": 32}, "data.name": "folder:/photos"}
+    seen = [FILES, FILES | {"crop": 24}, None]
+    folders = [make_run(str(seed), seed=seed, config=config, edit=on(seen[seed])) for seed in range(3)]
+    found = runs.read(folders)
+    assert [(member.label, [run.seed for run in member.runs]) for member in group(found)] == [
+        ("simclr evaluate.crop=32", [0, 2]), ("simclr evaluate.crop=24", [1]),
+    ]  # fmt: skip
+    assert [page._protocol_settings(run).get("seen.crop") for run in found] == [32, 24, None]
+
+
 def test_groups_of_one_method_are_labelled_by_what_differs(make_run):
     folders = [make_run(f"sdclr-{rate}", "sdclr", config={"prune.rate": rate}) for rate in (0.9, 0.7)]
     folders += [make_run("simclr"), make_run("simsiam", config={"method": "simsiam"}, edit=_method("simsiam"))]
@@ -211,8 +230,18 @@ def _method(name):
 
 
 def test_same_seed_twice_is_refused(make_run):
-    with pytest.raises(UserError, match="a and .*b have the same configuration, seed and split: leave one"):
+    with pytest.raises(
+        UserError, match="a and .*b have the same configuration, seed and split: leave one of them out$"
+    ):
         group(runs.read([make_run("a"), make_run("b")]))
+
+    def by_mine(results):
+        results["protocols"]["mine"] = results["protocols"].pop("knn")
+
+    with pytest.raises(
+        UserError, match=r"out, and evaluate the other by the protocols of both \(linear_full, knn, mine\)$"
+    ):
+        group(runs.read([make_run("c"), make_run("d", edit=by_mine)]))
 
 
 def test_other_example_lists_are_other_data(make_run):
@@ -224,8 +253,12 @@ def test_other_example_lists_are_other_data(make_run):
     assert tables.differences(found) == []
     assert "different data" in words.notes(found)[0]
     # Nothing says which of the two lists of split 0 those of split 1 belong to.
-    found = [*found, *runs.read([make_run("d", split=1)])]
-    assert [(len(found.runs), found.runs[0].split) for found in group(found)] == [(2, (0, 0)), (1, (0, 0)), (1, (0, 1))]
+    found = [*found, *runs.read([make_run("d", split=1), make_run("e", "sdclr"), make_run("f", "sdclr", split=1)])]
+    assert [(found.label, len(found.runs), found.runs[0].split) for found in group(found)] == [
+        ("simclr (data.seed=0)", 2, (0, 0)), ("simclr (data.seed=0, lists 2)", 1, (0, 0)),
+        ("simclr (data.seed=1)", 1, (0, 1)),
+        ("sdclr (data.seed=0)", 1, (0, 0)), ("sdclr (data.seed=1)", 1, (0, 1)),
+    ]  # fmt: skip
     assert words.notes(found)[1].startswith("One split of digits (long_tail) has two sets of lists or labels, and ")
 
 
