@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import PurePath
+from typing import NamedTuple
 
 from sdclr_jax import records
 from sdclr_jax.errors import UserError
@@ -19,13 +20,30 @@ ONE_SIZE = ("digits", "cifar10", "cifar100")  # data sets whose images have it
 MANY = 20  # groups on one data set: of more, each is compared with the first only, and pictures show the first ones
 
 
+class Data(NamedTuple):
+    """What runs that may be compared have in common."""
+
+    name: str  # 'folder:' of a folder, wherever it lies
+    subset: str
+    group_rule: str
+    published: bool  # whether the lists of images are
+    class_names: tuple[str, ...]
+    counts: tuple[int, ...]  # training images of each class, without saying of which; none of attributes
+    lists: int = 0  # which of the lists and labels of one split
+    split: tuple[int, int] | None = None  # where its runs stand by themselves
+
+    @property
+    def of_every_split(self) -> "Data":
+        return self._replace(split=None)
+
+
 @dataclass(frozen=True, eq=False)
 class Group:
     """Runs of one configuration on one data set, that differ in seed and split only."""
 
     label: str
     index: int  # place among the groups of the report, which decides its colour
-    data: tuple  # groups with equal `data` may be compared
+    data: Data  # groups with equal `data` may be compared
     runs: tuple[Run, ...]
     on: str  # `, digits (long_tail)` where the report has other data sets or subsets beside, else empty
     settings: dict[str, object] = field(default_factory=dict)  # what `settings` says of its runs
@@ -46,7 +64,7 @@ def group(runs: list[Run]) -> list[Group]:
 
 @lru_cache(maxsize=2)  # a report asks for the groups of the same runs a dozen times
 def _group(runs: tuple[Run, ...]) -> tuple[Group, ...]:
-    variants: dict[tuple, list[Run]] = {}
+    variants: dict[tuple[Data, tuple], list[Run]] = {}
     variant_of: dict[Run, int] = {}
     for run in sorted(runs, key=lambda run: run.has_sparse_branch):
         # One split of one data set has one set of example lists and labels. Where it has two, they are two data sets.
@@ -57,11 +75,11 @@ def _group(runs: tuple[Run, ...]) -> tuple[Group, ...]:
         variant_of[run] = variant
     # Nothing says which of the two the lists and labels of another split belong to, so each split is then by itself.
     several = {data for (data, _), seen in variants.items() if len(seen) > 1}
-    members: dict[tuple, list[Run]] = {}
+    members: dict[tuple[Data, str], list[Run]] = {}
     one_size = _of_one_size(runs)
     settings_of = {run: settings(run, one_size[run]) for run in runs}
     for run, variant in variant_of.items():
-        data = (*_data(run), variant, run.split if _data(run) in several else None)
+        data = _data(run)._replace(lists=variant, split=run.split if _data(run) in several else None)
         members.setdefault((data, json.dumps(settings_of[run], sort_keys=True)), []).append(run)
     every = [settings_of[repeats[0]] for repeats in members.values()]
     names = [_data_name(repeats[0]) for repeats in members.values()]
@@ -83,7 +101,7 @@ def compared(part: list[Group]) -> list[tuple[Group, Group]]:
 
 def by_data(groups: list[Group]) -> list[list[Group]]:
     """The groups in parts that may be compared within themselves."""
-    parts: dict[tuple, list[Group]] = {}
+    parts: dict[Data, list[Group]] = {}
     for member in groups:
         parts.setdefault(member.data, []).append(member)
     return list(parts.values())
@@ -93,7 +111,7 @@ def unmatched(groups: list[Group]) -> list[str]:
     """The data whose splits are not averaged, as one of them has two sets of lists or labels."""
     splits: dict[str, set] = {}
     for member in groups:
-        splits.setdefault(member.data_name, set()).add(member.data[-1])
+        splits.setdefault(member.data_name, set()).add(member.data.split)
     return [name for name, found in splits.items() if len(found - {None}) > 1]
 
 
@@ -136,7 +154,7 @@ def _of_one_size(runs: Sequence[Run]) -> dict[Run, bool | None]:
     of an older version, what the others on its data say."""
     told = {run: "resize" not in run.results.seen for run in runs if run.results.seen is not None}
     told |= {run: True for run in runs if run not in told and run.results.data.name in ONE_SIZE}
-    on: dict[tuple, set[bool]] = {}
+    on: dict[Data, set[bool]] = {}
     for run, one_size in told.items():
         on.setdefault(_data(run), set()).add(one_size)
     others = {run: on.get(_data(run), set()) for run in runs if run not in told}
@@ -162,14 +180,18 @@ def confounds(groups: list[Group]) -> dict[str, dict[str, object]]:
     return dict(sorted(fields.items()))
 
 
-def _data(run: Run) -> tuple:
+def _data(run: Run) -> Data:
     """What runs on one data set have in common, whatever their split."""
     data = run.results.data
-    name = config.FOLDER if data.name.startswith(config.FOLDER) else data.name
-    published = bool(run.config["data"].get("lists"))
-    # Every split has as many images of its classes; how many have an attribute depends on which ones are drawn.
-    counts = () if run.has_attributes else tuple(sorted(data.train_counts, reverse=True))
-    return name, subset(run), data.group_rule, published, tuple(sorted(data.class_names)), counts
+    return Data(
+        name=config.FOLDER if data.name.startswith(config.FOLDER) else data.name,
+        subset=subset(run),
+        group_rule=data.group_rule,
+        published=bool(run.config["data"].get("lists")),
+        class_names=tuple(sorted(data.class_names)),
+        # Every split has as many images of its classes; how many have an attribute depends on which ones are drawn.
+        counts=() if run.has_attributes else tuple(sorted(data.train_counts, reverse=True)),
+    )
 
 
 def _same_examples(run: Run, other: Run) -> bool:
@@ -178,7 +200,7 @@ def _same_examples(run: Run, other: Run) -> bool:
     return run.lists == other.lists and (labels == others or not (labels and others))
 
 
-def _labels(data: list[tuple], names: list[str], every: list[dict[str, object]]) -> list[str]:
+def _labels(data: list[Data], names: list[str], every: list[dict[str, object]]) -> list[str]:
     """The method of each group, with the settings in which it differs from others of that method on that data set.
 
     Args:
@@ -186,32 +208,35 @@ def _labels(data: list[tuple], names: list[str], every: list[dict[str, object]])
         names: of its data set and subset.
         every: its settings.
     """
-    values: dict[tuple, dict[str, Counter]] = {}  # of a method on a data set: field -> how often it has a value
-    counts = Counter()
-    lists: dict[str, dict[tuple, int]] = {}  # of a name: the data that have it, whatever the split, and their numbers
+    alike: dict[tuple, list[dict[str, object]]] = {}  # the settings of a method on a data set
+    lists: dict[str, dict[Data, int]] = {}  # of a name: the data that have it, whatever the split, and their numbers
     for of, name, one in zip(data, names, every, strict=True):
-        counts[of[:2], one["method"]] += 1
-        of_method = values.setdefault((of[:2], one["method"]), {})
-        for setting, value in one.items():
-            of_method.setdefault(setting, Counter())[json.dumps(value)] += 1
-        lists.setdefault(name, {}).setdefault(of[:-1], len(lists[name]) + 1)
+        alike.setdefault((of.name, of.subset, one["method"]), []).append(one)
+        lists.setdefault(name, {}).setdefault(of.of_every_split, len(lists[name]) + 1)
+    varying: dict[tuple, set[str]] = {}
+    for key, of_method in alike.items():
+        values: dict[str, Counter] = {}
+        for one in of_method:
+            for setting, value in one.items():
+                values.setdefault(setting, Counter())[json.dumps(value)] += 1
+        varying[key] = {setting for setting, found in values.items() if max(found.values()) < len(of_method)}
     labels = []
     for of, name, one in zip(data, names, every, strict=True):
-        of_method, count = values[of[:2], one["method"]], counts[of[:2], one["method"]]
-        varying = [setting for setting in one if max(of_method[setting].values()) < count]
-        label = " ".join([shown(one["method"]), *(plain(f"{setting}={shown(one[setting])}") for setting in varying)])
-        number = lists[name][of[:-1]]
+        differs = varying[of.name, of.subset, one["method"]]
+        told = [plain(f"{setting}={shown(value)}") for setting, value in one.items() if setting in differs]
+        label = " ".join([shown(one["method"]), *told])
+        number = lists[name][of.of_every_split]
         told = [*_of_split(of, data), *([f"lists {number}"] if number > 1 else [])]
         labels.append(label + (f" ({', '.join(told)})" if told else ""))
     return labels
 
 
-def _of_split(data: tuple, every: list[tuple]) -> list[str]:
+def _of_split(data: Data, every: list[Data]) -> list[str]:
     """The fields of a split that is by itself, as far as others of its data set have other ones."""
-    if data[-1] is None:
+    if data.split is None:
         return []
-    beside = zip(*(other[-1] for other in every if other[:-2] == data[:-2]), strict=True)
-    fields = zip(("data.split", "data.seed"), data[-1], beside, strict=True)
+    beside = [other.split for other in every if other._replace(lists=data.lists, split=data.split) == data]
+    fields = zip(("data.split", "data.seed"), data.split, zip(*beside, strict=True), strict=True)
     return [f"{name}={value}" for name, value, values in fields if len(set(values)) > 1]
 
 
