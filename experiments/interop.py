@@ -332,7 +332,7 @@ def golden() -> None:
     from timm.models.vision_transformer import VisionTransformer
     from torchvision.models import resnet
 
-    sys.path.append(str(ROOT))  # tests/ is not installed with the package
+    sys.path.insert(0, str(ROOT))  # tests/ is not installed with the package
     from tests.interop.files import made
 
     lines = []

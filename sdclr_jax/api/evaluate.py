@@ -106,7 +106,7 @@ def _evaluate(
     agreement.on_data(config, directory, data)
     like = recipes.abstract_state(config, recipes.image_shape(config, data.train.images), shardings)
     step, variables = _dense(directory, like, at)
-    before = trees.digest(variables)
+    before, weak = trees.digest(variables), int(trees.checksum(variables))  # in all processes
     of_encoder = frozen.encoder_variables(variables)
     features = recipes.frozen_features(config, of_encoder, data, shardings, directory / names.FEATURES)
     measured: dict[str, Score] = {}
@@ -120,7 +120,7 @@ def _evaluate(
             run=results.Measured(method=config.method, seed=config.seed, step=step, epoch=epoch),
             data=about(config, data),
             features=rank(),
-            encoder_checksum=int(trees.checksum(variables)),
+            encoder_checksum=weak,
             encoder_sha256=before,
             seen=features.seen,
             protocols={name: measured[name] for name in wanted if name in measured},

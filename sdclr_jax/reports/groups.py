@@ -220,13 +220,16 @@ def _labels(data: list[Data], names: list[str], every: list[dict[str, object]]) 
             for setting, value in one.items():
                 values.setdefault(setting, Counter())[json.dumps(value)] += 1
         varying[key] = {setting for setting, found in values.items() if max(found.values()) < len(of_method)}
-    labels = []
+    found = []
     for of, name, one in zip(data, names, every, strict=True):
         differs = varying[of.name, of.subset, one["method"]]
         told = [plain(f"{setting}={shown(value)}") for setting, value in one.items() if setting in differs]
-        label = " ".join([shown(one["method"]), *told])
+        found.append((name, " ".join([shown(one["method"]), *told]), *_of_split(of, data)))
+    labels, often = [], Counter(found)
+    for of, (name, label, *splits) in zip(data, found, strict=True):
         number = lists[name][of.of_every_split]
-        told = [*_of_split(of, data), *([f"lists {number}"] if number > 1 else [])]
+        needed = number > 1 and (of.lists or often[name, label, *splits] > 1)
+        told = [*splits, *([f"lists {number}"] if needed else [])]
         labels.append(label + (f" ({', '.join(told)})" if told else ""))
     return labels
 

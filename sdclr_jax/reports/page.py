@@ -172,7 +172,7 @@ def _forgotten(part: list[Group], found: forgetting.Found, name: str, on: str) -
             f"Few-shot images among the most forgotten{on}",
             Markup(picture),
             f"Of the tenth of the training images whose {score.replace('_', ' ')} change most when {cut} of the "
-            "weights are cut: the share that is of few-shot classes; means over the runs. "
+            "weights are cut: the share that is of few-shot classes; means over the runs or splits. "
             f"{AGAINST.get(against, against)} Grey: where {100 * one.confidence:g} % of random tenths of one "
             "run have it, around the share in all images.",
             legend,
@@ -182,8 +182,8 @@ def _forgotten(part: list[Group], found: forgetting.Found, name: str, on: str) -
             f"Drift of the mask{on}",
             Markup(picture),
             f"Of the weights that the masks of two checkpoints keep, those that both do, where {cut} are cut: of a "
-            "checkpoint with the first one, and with the one before it. Means over the runs; thin lines are masks of "
-            "the same densities placed at random.",
+            "checkpoint with the first one, and with the one before it. Means over the runs or splits; thin lines are "
+            "masks of the same densities placed at random.",
             legend,
         )
 
@@ -198,8 +198,8 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
             yield Figure(
                 f"{figures.subject(part, protocol).capitalize()}: {tables.title(protocol)}{on}",
                 Markup(figures.accuracy(part, protocol, f"accuracy-{number}-{place}")),
-                "From the most to the least frequent, with their training images in brackets. Means over the runs; "
-                "strokes or bands are one sample standard deviation either way.",
+                "From the most to the least frequent, with their training images in brackets. Means over the runs or "
+                "splits; strokes or bands are one sample standard deviation either way.",
                 _legend(shown_groups),
                 is_open=place == 0,
             )
@@ -220,19 +220,19 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                     f"{tables.title(measure)} over training{on}",
                     Markup(picture),
                     "Scores on validation images while the runs were trained, so not those of the tables above. Means "
-                    "over the runs, bands one sample standard deviation either way.",
+                    "over the runs or splits, bands one sample standard deviation either way.",
                     _legend([m for m in part if any(f"{measure}/all" in row for r in m.runs for row in r.metrics)]),
                 )
         if picture := figures.collapse(part, f"collapse-{number}"):
             yield Figure(
                 f"Collapse{on}",
                 Markup(picture),
-                "Means over the runs; lines with triangles are the sparse branch, with circles the target, the others "
-                "the dense one. Std: mean standard deviation of the dimensions of unit-length projections, 0 where all "
-                "images have become one point. Rank: how many directions the projections, or the features, of a batch "
-                "use (RankMe). Uniformity: 0 for one point, about −4 for an even spread. Alignment: squared distance "
-                "of the two views of an image; its ratio: over that of two images, 1 where images are not "
-                "distinguished. Prototypes: how evenly images use them, 1 is best.",
+                "Means over the runs or splits; lines with triangles are the sparse branch, with circles the target, "
+                "the others the dense one. Std: mean standard deviation of the dimensions of unit-length "
+                "projections, 0 where all images have become one point. Rank: how many directions the projections, "
+                "or the features, of a batch use (RankMe). Uniformity: 0 for one point, about −4 for an even spread. "
+                "Alignment: squared distance of the two views of an image; its ratio: over that of two images, 1 "
+                "where images are not distinguished. Prototypes: how evenly images use them, 1 is best.",
                 _legend([member for member in part if any(map(figures.measured, member.runs))]),
                 is_open=False,
             )
@@ -241,7 +241,7 @@ def _figures(groups: list[Group]) -> Iterator[Figure]:
                 f"What the mask keeps{on}",
                 Markup(picture),
                 "Share of each layer's weights in the sparse branch: bars at the last refresh of the mask, strokes at "
-                "the first; means over the runs.",
+                "the first; means over the runs or splits.",
                 _legend([member for member in part if any(figures.masks(run) for run in member.runs)]),
             )
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import zlib
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,11 @@ from sdclr_jax import interop, trees
 from sdclr_jax.models import ENCODERS
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
-FEATURES = json.loads((GOLDEN / "torch_features.json").read_text())
+
+
+def features() -> dict[str, Any]:
+    """Of tiny models of the libraries' own classes."""
+    return json.loads((GOLDEN / "torch_features.json").read_text())
 
 
 def names() -> dict[tuple[str, str], dict[str, tuple[int, ...]]]:

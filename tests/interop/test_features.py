@@ -22,7 +22,7 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_features_are_those_of_the_libraries(name):
-    (encoder, library), golden = MODELS[name], files.FEATURES[name]
+    (encoder, library), golden = MODELS[name], files.features()[name]
     side = names.side(encoder, library)
     shapes = {key: tuple(shape) for key, shape in golden["shapes"].items()}
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):

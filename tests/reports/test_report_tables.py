@@ -244,6 +244,21 @@ def test_same_seed_twice_is_refused(make_run):
         group(runs.read([make_run("c"), make_run("d", edit=by_mine)]))
 
 
+def test_a_number_of_lists_is_given_only_where_nothing_else_tells_two_groups_apart(make_run):
+    def fewer(results):
+        results["data"].update(train_counts=[20, 10, 5, 1])
+
+    def by_counts(results):
+        results["data"].update(group_rule="counts")
+
+    of_100, of_20 = {"data.imbalance": 100.0}, {"data.imbalance": 20.0}
+    found = [make_run("a", config=of_100), make_run("b", config=of_20, edit=fewer)]
+    found += [make_run(name, name, config=of_100, edit=by_counts) for name in ("sdclr", "simclr")]
+    labels = [member.label for member in group(runs.read(found))]
+    of_100 = "simclr data.imbalance=100.0"
+    assert labels == [of_100, "simclr data.imbalance=20.0", f"{of_100} (lists 3)", "sdclr"]
+
+
 def test_other_example_lists_are_other_data(make_run):
     def other_lists(results):
         results["data"]["lists"]["train"] = "0123"
