@@ -42,7 +42,7 @@ def warn_of_unread(config: ConfigDict, given: Iterable[str]) -> None:
     """Log a warning for each field of `given` that changes nothing."""
     try:
         found = unread(config, given)
-    except (TypeError, ValueError, LookupError):  # a wrong value, which `check` refuses
+    except (AttributeError, TypeError, ValueError, LookupError):  # a wrong value, or none, which `check` refuses
         return
     for name, why in found.items():
         LOG.warning("%s changes nothing of %s: %s", name, config.get("method", "this run"), why)
