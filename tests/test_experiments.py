@@ -251,6 +251,7 @@ def test_ctrl_c_lets_the_runs_of_the_demo_save(tmp_path):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1", "SDCLR_DATA": str(tmp_path / "data")}
     # Long enough that neither run can end before the other has begun.
     fields = ["--config.model.width=2", "--config.epochs=20000", "--config.checkpoint_every=2000"]
+    fields += ["--config.projector.hidden=8", "--config.collapse_every=0", "--config.log_every=5"]
     demo = subprocess.Popen(
         [*command, *fields], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     )
