@@ -17,6 +17,7 @@ from sdclr_jax import files, numerics, parallel, recipes, records
 from sdclr_jax.api import exemplars, lists, photos_folder
 from sdclr_jax.api.collection import Collection, described, look
 from sdclr_jax.api.load import Run
+from sdclr_jax.api.loop import quick_compile
 from sdclr_jax.api.photos_folder import MANIFEST, RUN, SIZES, SMALL, TABLES
 from sdclr_jax.api.pretrain import pretrain
 from sdclr_jax.data import copies, sources
@@ -291,7 +292,9 @@ def _images_per_second(config: ConfigDict, squares: np.ndarray) -> float:
     shardings = parallel.shardings()
     method = recipes.method(config, 1, shardings.replicated)
     shape = recipes.view_shape(config, squares.shape)
-    state = jax.jit(method.init)(np.uint32(0), np.zeros(shape, np.float32))
+    # Placed as a step leaves it, or the second step would be compiled again, in the time that is measured.
+    init = jax.jit(method.init, out_shardings=shardings.replicated, compiler_options=quick_compile(shardings))
+    state = init(np.uint32(0), np.zeros(shape, np.float32))
     batch = parallel.split(
         squares[: config.batch_size], np.arange(config.batch_size), config.batch_size, shardings.batch
     )

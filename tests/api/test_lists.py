@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sdclr_jax import files, recipes
+from sdclr_jax import files, parallel, recipes
 from sdclr_jax.api import collection, lists, photos
 from sdclr_jax.data.copies import Copies
 from sdclr_jax.data.images import Files
@@ -106,11 +106,13 @@ def test_the_classes_of_a_folder_are_named_from_both_ends():
 
 
 def test_images_a_second_are_those_of_the_steps_after_the_first(monkeypatch):
-    """The first step, which compiles, takes 100 seconds, and each of the next three takes 2."""
-    clock, steps = [0.0], itertools.count()
+    """The first step, which compiles, takes 100 seconds, and each of the next three takes 2. All begin with a state that
+    lies where a step leaves it, or the second would be compiled again."""
+    clock, steps, places = [0.0], itertools.count(), set()
 
     def step(state, batch):
         clock[0] += 2.0 if next(steps) else 100.0
+        places.add((state.sharding, state.committed))
         return state, {}
 
     method = types.SimpleNamespace(init=lambda seed, view: view.sum(), jitted_step=step)
@@ -120,7 +122,7 @@ def test_images_a_second_are_those_of_the_steps_after_the_first(monkeypatch):
     config.batch_size = 16
     speed = photos._images_per_second(config, np.zeros((16, 32, 32, 3), np.uint8))
     assert speed == pytest.approx(16 / 2.0)
-    assert next(steps) == 4
+    assert next(steps) == 4 and places == {(parallel.shardings().replicated, True)}
 
 
 def test_images_that_are_not_learned_are_found_by_the_published_rate(monkeypatch, tmp_path):
