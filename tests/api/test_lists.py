@@ -106,8 +106,8 @@ def test_the_classes_of_a_folder_are_named_from_both_ends():
 
 
 def test_images_a_second_are_those_of_the_steps_after_the_first(monkeypatch):
-    """The first step, which compiles, takes 100 seconds, and each of the next three takes 2. All begin with a state that
-    lies where a step leaves it, or the second would be compiled again."""
+    """The first step, which compiles, takes 100 seconds, and each of the next three takes 2. All begin with a state
+    that lies where a step leaves it, or the second would be compiled again."""
     clock, steps, places = [0.0], itertools.count(), set()
 
     def step(state, batch):
